@@ -1,0 +1,6 @@
+"""AudioCraft API: text (and a tune) to music over HTTP, with Meta's AudioCraft.
+
+Importing this package is quick and imports neither torch nor audiocraft.
+"""
+
+__version__ = "0.1.0"

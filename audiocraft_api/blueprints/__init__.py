@@ -1,0 +1,1 @@
+"""Routes. Each module owns one resource: parse and validate, make one service call, render."""

@@ -1,0 +1,99 @@
+"""The one settings table: every setting is a field of `Config`, read from `AUDIOCRAFT_API_<NAME>`.
+
+A wrong value stops the start with a sentence that names variable, value and what was expected; an unknown variable
+with the prefix warns. The README's table is tested against this one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+PREFIX = "AUDIOCRAFT_API_"
+
+logger = logging.getLogger(__name__)
+
+
+class ConfigError(Exception):
+    """A setting has a wrong value; the message names the variable, the value and what was expected."""
+
+
+def _split_commas(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+CommaList = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+
+
+class Config(BaseModel):
+    """Settings of the server, frozen. Parameters of one request are `GenerationParams`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # server
+    bind: str = Field("0.0.0.0:5000", description="Address and port that gunicorn listens on.", pattern=r"^(.+:\d+|unix:.+)$")
+    threads: int = Field(64, ge=4, le=1024, description="Request threads of the one worker process.")
+    graceful_timeout_seconds: int = Field(30, ge=1, le=3600, description="How long a stopping server lets running requests finish.")
+    cors_origins: CommaList = Field(("*",), description="Origins that browsers may call from, separated by commas; `*` is any.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level that is logged.")
+    log_format: Literal["text", "json"] = Field("text", description="Log lines as text or as JSON objects.")
+    log_prompts: bool = Field(False, description="Write prompts into the log at INFO.")
+
+    # models
+    checkpoints_dir: Path = Field(Path("checkpoints"), description="Directory with local checkpoints; a sub-directory of a model's name is used before the hub.")
+    models_file: Path | None = Field(None, description="JSON file with more models, or other checkpoints for the built-in names.")
+    offline: bool = Field(False, description="Never reach for the model hub.")
+    allow_non_commercial: bool = Field(True, description="Serve weights whose licence forbids commercial use (the released MusicGen weights).")
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field("auto", description="Where models run; `auto` takes CUDA, then MPS, then CPU.")
+    model_idle_seconds: float = Field(0.0, ge=0, description="Unload a model that nobody used for so long; 0 keeps it.")
+    model_memory_bytes: int = Field(0, ge=0, description="Unload the least recently used models beyond this many bytes of weights; 0 is no budget.")
+
+    # engine
+    engine: Literal["batching", "plain"] = Field("batching", description="Decode engine: many requests in one loop, or audiocraft's own loop one at a time.")
+    precision: Literal["auto", "exact", "fp16", "bf16", "int8"] = Field("auto", description="Arithmetic of the batching engine; `exact` gives audiocraft's own tokens on the CPU.")
+    max_waiting: int = Field(32, ge=1, le=100_000, description="Requests that may wait for the engine; over it the answer is 503.")
+    max_batch_requests: int = Field(8, ge=1, le=256, description="Requests decoded in one step.")
+    kv_cache_bytes: int = Field(0, ge=0, description="Memory for keys and values; 0 is room for `max_batch_requests` whole requests.")
+    request_deadline_seconds: float = Field(600.0, gt=0, le=86_400, description="A synchronous request that takes longer is answered with 504.")
+
+    # uploads
+    max_upload_bytes: int = Field(20 * 2**20, ge=1024, description="Largest request body.")
+    max_melody_seconds: float = Field(60.0, ge=1, le=600, description="Longest uploaded tune.")
+    max_melody_decoders: int = Field(2, ge=1, le=64, description="Uploads decoded at the same time; the others wait.")
+
+    # audio files
+    audio_dir: Path = Field(Path("generated_audio"), description="Directory of the finished audio files.")
+    audio_max_age_seconds: float = Field(86_400.0, ge=0, description="Delete audio files older than this; 0 keeps them.")
+    audio_max_total_bytes: int = Field(10 * 2**30, ge=0, description="Delete the oldest audio files beyond this many bytes; 0 is no limit.")
+
+
+def variable_name(field: str) -> str:
+    """Return the environment variable of a setting."""
+    return PREFIX + field.upper()
+
+
+def load_config(environ: Mapping[str, str] | None = None, **overrides: Any) -> Config:
+    """Read the settings from `environ` (default: the process's), `overrides` winning. Raises ConfigError."""
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    known = {variable_name(field): field for field in Config.model_fields}
+    for variable, value in environ.items():
+        if variable in known:
+            values[known[variable]] = value
+        elif variable.startswith(PREFIX):
+            logger.warning("Unknown setting %s is ignored.", variable)
+    values.update(overrides)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(detail) for detail in error.errors())) from None
+
+
+def _sentence(detail: Any) -> str:
+    expected = str(detail["msg"]).replace("Input should be", "expected")
+    return f"{variable_name(str(detail['loc'][0]))}={detail['input']!s} is not valid: {expected}"

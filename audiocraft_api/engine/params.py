@@ -1,0 +1,42 @@
+"""What one request asks of an engine. Frozen: parameters travel with the request and are shared by nobody."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Waveform = npt.NDArray[np.float32]  # [C, T], -1 … 1
+
+
+@dataclass(frozen=True, eq=False)
+class AudioInput:
+    """Audio that a generation starts from: a tune to follow, or audio to continue."""
+
+    waveform: Waveform  # [C, T]
+    sample_rate: int  # Hz
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationParams:
+    """All that decides a generation's tokens, with audiocraft's meanings and defaults.
+
+    `model` is a checkpoint's public name; `description` the text ("" means unconditional); `top_p` over 0
+    is used instead of `top_k` (audiocraft `lm.py::_sample_next_token`); `temperature` 0 or `use_sampling`
+    False is greedy. A duration over the model's longest window goes on in windows of `extend_stride_seconds`
+    new audio each (audiocraft `musicgen.py::_generate_tokens`).
+    """
+
+    model: str
+    description: str
+    duration_seconds: float
+    seed: int
+    temperature: float = 1.0
+    top_k: int = 250
+    top_p: float = 0.0
+    cfg_coef: float = 3.0
+    use_sampling: bool = True
+    extend_stride_seconds: float = 18.0
+    melody: AudioInput | None = None
+    audio_prompt: AudioInput | None = None

@@ -1,0 +1,144 @@
+"""One request inside an engine: state, progress, chunks and result, seen from both sides.
+
+The caller waits, reads chunks and cancels; the engine advances, pushes and ends. Knows neither torch nor Flask.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from audiocraft_api.engine.params import GenerationParams, Waveform
+from audiocraft_api.errors import AudioCraftError, Canceled, DeadlineExceeded
+
+State = Literal["waiting", "running", "finished", "aborted"]
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationResult:
+    """A finished generation: the whole waveform [C, T] float32 and how it came about."""
+
+    waveform: Waveform  # [C, T]
+    sample_rate: int  # Hz
+    num_frames: int
+    model: str
+    revision: str
+
+
+class EngineRequest:
+    """A submitted generation. Thread-safe; ends exactly once, finished with a result or aborted with an error."""
+
+    def __init__(self, params: GenerationParams, deadline: float | None = None) -> None:
+        """`deadline` is a `time.monotonic()` value, or None for no limit."""
+        self.params = params
+        self.deadline = deadline
+        self._condition = threading.Condition()
+        self._state: State = "waiting"
+        self._canceled = False
+        self._chunks: list[Waveform] = []
+        self._result: GenerationResult | None = None
+        self._error: AudioCraftError | None = None
+        self._num_frames_done = 0
+        self._num_frames_total = 0
+        self._callbacks: list[Callable[[EngineRequest], None]] = []
+
+    # --- the caller's side
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Frames done of frames to do; (0, 0) until the engine has begun."""
+        return self._num_frames_done, self._num_frames_total
+
+    def cancel(self) -> None:
+        """Ask the engine to stop within a step. A finished request stays finished."""
+        self._canceled = True
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Wait for the end; say whether it came."""
+        with self._condition:
+            return self._condition.wait_for(self._ended, timeout_seconds)
+
+    def result(self, timeout_seconds: float | None = None) -> GenerationResult:
+        """Return the result, or raise what ended the request; TimeoutError when it has not ended in time."""
+        if not self.wait(timeout_seconds):
+            raise TimeoutError("the generation has not ended yet")
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def chunks(self) -> Iterator[Waveform]:
+        """Yield blocks [C, t] in order as they are made; joined they are the result's waveform. Raises what ended it."""
+        index = 0
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: index < len(self._chunks) or self._ended())
+                if index < len(self._chunks):
+                    chunk = self._chunks[index]
+                elif self._error is not None:
+                    raise self._error
+                else:
+                    return
+            index += 1
+            yield chunk
+
+    def add_done_callback(self, callback: Callable[[EngineRequest], None]) -> None:
+        """Call `callback(self)` once at the end, from the engine's thread, or at once when it has ended."""
+        with self._condition:
+            if not self._ended():
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
+    # --- the engine's side
+
+    def check(self) -> None:
+        """Raise Canceled or DeadlineExceeded when the request should stop; engines call it before each step."""
+        if self._canceled:
+            raise Canceled("The generation was canceled.")
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise DeadlineExceeded("The generation did not finish in time; ask for less audio or try again later.")
+
+    def start(self, num_frames_total: int) -> None:
+        self._num_frames_total = num_frames_total
+        self._state = "running"
+
+    def advance(self, num_frames_done: int) -> None:
+        self._num_frames_done = num_frames_done
+
+    def push(self, chunk: Waveform) -> None:
+        """Deliver the next block [C, t]."""
+        with self._condition:
+            self._chunks.append(chunk)
+            self._condition.notify_all()
+
+    def finish(self, *, sample_rate: int, num_frames: int, revision: str) -> None:
+        """End with the pushed blocks as the result."""
+        waveform = np.concatenate(self._chunks, axis=1)
+        self._end("finished", GenerationResult(waveform, sample_rate, num_frames, self.params.model, revision), None)
+
+    def fail(self, error: AudioCraftError) -> None:
+        """End with an error; a request that has ended stays as it is."""
+        self._end("aborted", None, error)
+
+    def _ended(self) -> bool:
+        return self._state in ("finished", "aborted")
+
+    def _end(self, state: State, result: GenerationResult | None, error: AudioCraftError | None) -> None:
+        with self._condition:
+            if self._ended():
+                return
+            self._state, self._result, self._error = state, result, error
+            callbacks, self._callbacks = self._callbacks, []
+            self._condition.notify_all()
+        for callback in callbacks:
+            callback(self)

@@ -1,0 +1,121 @@
+"""The one tree of errors. Each has a stable `code`, an HTTP `status` and a sentence a person can act on.
+
+    AudioCraftError
+    ├── InvalidRequest (400)         names the fields
+    │   └── InvalidMelody (400)
+    ├── NotFound (404)
+    ├── PayloadTooLarge (413)
+    ├── UnsupportedMediaType (415)
+    ├── Unavailable (503)            carries Retry-After
+    │   ├── QueueFull
+    │   ├── ModelUnavailable
+    │   ├── OutOfMemory
+    │   ├── StorageUnavailable
+    │   └── ShuttingDown
+    ├── DeadlineExceeded (504)
+    ├── Canceled                     the caller left or canceled; nobody reads the answer
+    └── GenerationFailed (500)
+        └── ConversionFailed (500)
+
+The HTTP layer maps them in one place; nothing below it knows of HTTP answers beyond these numbers.
+"""
+
+from __future__ import annotations
+
+
+class AudioCraftError(Exception):
+    """Base of all errors that an answer may show; `message` is the sentence."""
+
+    code = "internal_error"
+    status = 500
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(AudioCraftError):
+    """The request is malformed or out of range. `errors` maps each wrong field to its sentences."""
+
+    code = "invalid_request"
+    status = 400
+
+    def __init__(self, message: str, errors: dict[str, list[str]] | None = None) -> None:
+        super().__init__(message)
+        self.errors = errors or {}
+
+
+class InvalidMelody(InvalidRequest):
+    """The uploaded file is not a tune that can be used."""
+
+    code = "invalid_melody"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, {"melody": [message]})
+
+
+class NotFound(AudioCraftError):
+    code = "not_found"
+    status = 404
+
+
+class PayloadTooLarge(AudioCraftError):
+    code = "payload_too_large"
+    status = 413
+
+
+class UnsupportedMediaType(AudioCraftError):
+    code = "unsupported_media_type"
+    status = 415
+
+
+class Unavailable(AudioCraftError):
+    """The service cannot do it now; the same request may work after `retry_after_seconds`."""
+
+    code = "unavailable"
+    status = 503
+
+    def __init__(self, message: str, retry_after_seconds: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QueueFull(Unavailable):
+    code = "queue_full"
+
+
+class ModelUnavailable(Unavailable):
+    code = "model_unavailable"
+
+
+class OutOfMemory(Unavailable):
+    code = "out_of_memory"
+
+
+class StorageUnavailable(Unavailable):
+    code = "storage_unavailable"
+
+
+class ShuttingDown(Unavailable):
+    code = "shutting_down"
+
+
+class DeadlineExceeded(AudioCraftError):
+    code = "deadline_exceeded"
+    status = 504
+
+
+class Canceled(AudioCraftError):
+    """The caller left or asked to stop. 499 is what proxies log for it; no client reads it."""
+
+    code = "canceled"
+    status = 499
+
+
+class GenerationFailed(AudioCraftError):
+    code = "generation_failed"
+    status = 500
+
+
+class ConversionFailed(GenerationFailed):
+    code = "conversion_failed"

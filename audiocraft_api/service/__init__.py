@@ -1,0 +1,1 @@
+"""The order of the steps of a generation: submit, await, convert, store. No Flask request, no torch."""
