@@ -1,0 +1,73 @@
+# make run    set up and serve            make test         set up and run the tests
+# make check  lint, types and tests       make test-faults  the longer fault and soak runs
+# make bench  measure (QUICK=1: short)    make lock         resolve requirements*.in anew
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: run setup test test-faults check lint types bench bench-gpu lock clean
+
+run: setup
+	exec $(BIN)/gunicorn -c gunicorn.conf.py app:app
+
+setup: $(VENV)/.service build/.native checkpoints/demo
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "Python 3.11 is needed; say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# --no-deps: the lock is complete, and audiocraft's own pins of 2023 must not be asked (docs/installing.md).
+$(VENV)/.service: requirements.txt | $(VENV)/.python
+	$(BIN)/pip install --quiet --no-deps $$(grep -oE '^(setuptools|wheel)==[^ ;]+' requirements.txt)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -r requirements.txt
+	touch $@
+
+$(VENV)/.tests: requirements-dev.txt $(VENV)/.service
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -r requirements-dev.txt
+	touch $@
+
+# Native kernels, where there is a C++ compiler; without one the service runs on torch's own.
+build/.native: $(wildcard audiocraft_api/engine/native/*) | $(VENV)/.service
+	$(BIN)/python -m audiocraft_api.engine.native.build
+	mkdir -p build && touch $@
+
+checkpoints/demo: | $(VENV)/.service
+	$(BIN)/python -m audiocraft_api.model.demo checkpoints
+
+setup-tests: setup $(VENV)/.tests
+	scripts/install-test-programs
+
+test: setup-tests
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not fault" $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --fail-under=90
+
+test-faults: setup-tests
+	$(BIN)/pytest -m fault $(ARGS)
+
+lint: $(VENV)/.tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.tests
+	$(BIN)/mypy
+
+check: lint types test
+
+bench: setup-tests
+	$(BIN)/python -m bench $(if $(QUICK),--quick)
+
+bench-gpu:
+	$(BIN)/python -m bench.gpu
+
+lock: $(VENV)/.tests
+	$(BIN)/uv pip compile --quiet --no-header --universal --python-version 3.11 requirements.in -o requirements.txt $(LOCK)
+	$(BIN)/uv pip compile --quiet --no-header --universal --python-version 3.11 requirements-dev.in -o requirements-dev.txt $(LOCK)
+
+clean:
+	rm -rf $(VENV) build checkpoints .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
