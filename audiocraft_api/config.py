@@ -36,40 +36,128 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # server
-    bind: str = Field("0.0.0.0:5000", description="Address and port that gunicorn listens on.", pattern=r"^(.+:\d+|unix:.+)$")
+    bind: str = Field(
+        "0.0.0.0:5000", description="Address and port that gunicorn listens on.", pattern=r"^(.+:\d+|unix:.+)$"
+    )
     threads: int = Field(64, ge=4, le=1024, description="Request threads of the one worker process.")
-    graceful_timeout_seconds: int = Field(30, ge=1, le=3600, description="How long a stopping server lets running requests finish.")
-    cors_origins: CommaList = Field(("*",), description="Origins that browsers may call from, separated by commas; `*` is any.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level that is logged.")
+    max_synchronous_requests: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Requests that may hold a thread while they wait for audio; over it the answer is 503. "
+        "0 is a quarter of the threads, or `max_waiting` when that is less.",
+    )
+    socket_timeout_seconds: float = Field(
+        30.0, ge=1, le=3600, description="A connection that stalls this long in the middle of a request is closed."
+    )
+    graceful_timeout_seconds: int = Field(
+        30, ge=1, le=3600, description="How long a stopping server lets running requests finish."
+    )
+    cors_origins: CommaList = Field(
+        ("*",), description="Origins that browsers may call from, separated by commas; `*` is any."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe level that is logged."
+    )
     log_format: Literal["text", "json"] = Field("text", description="Log lines as text or as JSON objects.")
     log_prompts: bool = Field(False, description="Write prompts into the log at INFO.")
 
     # models
-    checkpoints_dir: Path = Field(Path("checkpoints"), description="Directory with local checkpoints; a sub-directory of a model's name is used before the hub.")
-    models_file: Path | None = Field(None, description="JSON file with more models, or other checkpoints for the built-in names.")
+    checkpoints_dir: Path = Field(
+        Path("checkpoints"),
+        description="Directory with local checkpoints; a sub-directory of a model's name is used before the hub.",
+    )
+    models_file: Path | None = Field(
+        None, description="JSON file with more models, or other checkpoints for the built-in names."
+    )
     offline: bool = Field(False, description="Never reach for the model hub.")
-    allow_non_commercial: bool = Field(True, description="Serve weights whose licence forbids commercial use (the released MusicGen weights).")
-    device: Literal["auto", "cuda", "mps", "cpu"] = Field("auto", description="Where models run; `auto` takes CUDA, then MPS, then CPU.")
+    allow_non_commercial: bool = Field(
+        True, description="Serve weights whose licence forbids commercial use (the released MusicGen weights)."
+    )
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+        "auto", description="Where models run; `auto` takes CUDA, then MPS, then CPU."
+    )
     model_idle_seconds: float = Field(0.0, ge=0, description="Unload a model that nobody used for so long; 0 keeps it.")
-    model_memory_bytes: int = Field(0, ge=0, description="Unload the least recently used models beyond this many bytes of weights; 0 is no budget.")
+    model_memory_bytes: int = Field(
+        0, ge=0, description="Unload the least recently used models beyond this many bytes of weights; 0 is no budget."
+    )
 
     # engine
-    engine: Literal["batching", "plain"] = Field("batching", description="Decode engine: many requests in one loop, or audiocraft's own loop one at a time.")
-    precision: Literal["auto", "exact", "fp16", "bf16", "int8"] = Field("auto", description="Arithmetic of the batching engine; `exact` gives audiocraft's own tokens on the CPU.")
-    max_waiting: int = Field(32, ge=1, le=100_000, description="Requests that may wait for the engine; over it the answer is 503.")
+    engine: Literal["batching", "plain"] = Field(
+        "batching", description="Decode engine: many requests in one loop, or audiocraft's own loop one at a time."
+    )
+    precision: Literal["auto", "exact", "fp16", "bf16", "int8"] = Field(
+        "auto", description="Arithmetic of the batching engine; `exact` gives audiocraft's own tokens on the CPU."
+    )
+    max_waiting: int = Field(
+        32, ge=1, le=100_000, description="Requests that may wait for the engine; over it the answer is 503."
+    )
     max_batch_requests: int = Field(8, ge=1, le=256, description="Requests decoded in one step.")
-    kv_cache_bytes: int = Field(0, ge=0, description="Memory for keys and values; 0 is room for `max_batch_requests` whole requests.")
-    request_deadline_seconds: float = Field(600.0, gt=0, le=86_400, description="A synchronous request that takes longer is answered with 504.")
+    kv_cache_bytes: int = Field(
+        0, ge=0, description="Memory for keys and values; 0 is room for `max_batch_requests` whole requests."
+    )
+    request_deadline_seconds: float = Field(
+        600.0, gt=0, le=86_400, description="A synchronous request that takes longer is answered with 504."
+    )
+
+    # tasks
+    task_backend: Literal["embedded", "celery"] = Field(
+        "embedded", description="Who works the tasks: this server itself, or Celery workers that share a Redis."
+    )
+    task_db: Path = Field(
+        Path("data/tasks.sqlite3"),
+        description="SQLite file of the embedded tasks; on a local disk, never on a network file system.",
+    )
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        pattern=r"^(rediss?|unix)://.+$",
+        description="Redis that keeps the tasks of the Celery back end; it needs `appendonly yes`.",
+    )
+    max_queued_tasks: int = Field(
+        100, ge=1, le=100_000, description="Tasks that may wait to be worked; over it the answer is 503."
+    )
+    max_queued_melody_bytes: int = Field(
+        512 * 2**20, ge=2**20, description="Decoded tunes of unfinished tasks, together; over it the answer is 503."
+    )
+    task_concurrency: int = Field(
+        0, ge=0, le=256, description="Tasks worked at the same time; 0 is `max_batch_requests`."
+    )
+    task_attempts: int = Field(
+        2, ge=1, le=10, description="How often a task is begun, over crashes and lacks, before it counts as failed."
+    )
+    task_lease_seconds: float = Field(
+        15.0, ge=1, le=3600, description="A worker that is silent for so long has lost its task to the others."
+    )
+    task_deadline_seconds: float = Field(
+        3600.0, gt=0, le=86_400, description="An attempt at a task that takes longer fails the task."
+    )
+    task_max_age_seconds: float = Field(
+        86_400.0, ge=0, description="Delete finished tasks and their audio when they are older; 0 keeps them."
+    )
 
     # uploads
+    max_json_bytes: int = Field(256 * 2**10, ge=1024, description="Largest JSON body.")
     max_upload_bytes: int = Field(20 * 2**20, ge=1024, description="Largest request body.")
     max_melody_seconds: float = Field(60.0, ge=1, le=600, description="Longest uploaded tune.")
     max_melody_decoders: int = Field(2, ge=1, le=64, description="Uploads decoded at the same time; the others wait.")
+    melody_timeout_seconds: float = Field(
+        10.0, gt=0, le=600, description="Longest wait for a decoder, and then longest time to decode an uploaded tune."
+    )
 
     # audio files
+    convert_timeout_seconds: float = Field(
+        60.0, gt=0, le=3600, description="Longest time that ffmpeg may take to encode one file."
+    )
     audio_dir: Path = Field(Path("generated_audio"), description="Directory of the finished audio files.")
-    audio_max_age_seconds: float = Field(86_400.0, ge=0, description="Delete audio files older than this; 0 keeps them.")
-    audio_max_total_bytes: int = Field(10 * 2**30, ge=0, description="Delete the oldest audio files beyond this many bytes; 0 is no limit.")
+    audio_max_age_seconds: float = Field(
+        86_400.0, ge=0, description="Delete audio files older than this; 0 keeps them."
+    )
+    audio_max_total_bytes: int = Field(
+        10 * 2**30, ge=0, description="Delete the oldest audio files beyond this many bytes; 0 is no limit."
+    )
+    audio_sweep_interval_seconds: float = Field(
+        60.0, gt=0, le=86_400, description="Time between two sweeps of the audio files."
+    )
 
 
 def variable_name(field: str) -> str:

@@ -1,0 +1,100 @@
+"""The program that decodes one uploaded tune, in a process of its own that `melody_upload` starts and bounds.
+
+    python -I melody_decoder.py SAMPLES_FD MAX_SECONDS < upload
+
+Writes the samples, interleaved float32, to the descriptor and one verdict to standard output, a JSON object: `sample_rate`
+and `channels`, or `refused` with the name of a cause. Imports nothing of the package, so that it starts quickly, and
+trusts nothing that the file says about itself: what counts is what has been decoded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+from contextlib import suppress
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+CONTAINERS = ("WAV", "WAVEX", "RF64", "MP3", "OGG", "FLAC")
+MIN_SAMPLE_RATE = 8_000  # Hz
+MAX_SAMPLE_RATE = 192_000  # Hz
+MAX_CHANNELS = 2
+MIN_SECONDS = 0.5
+# A second of 48 kHz stereo: finer audio may be as long as its samples fit, since a waiting tune stays in memory.
+MAX_SAMPLES_PER_SECOND = 2 * 48_000
+BLOCK_FRAMES = 65_536
+
+ADDRESS_SPACE_BYTES = 512 * 2**20  # of which the libraries take most, reserved and not touched
+MIN_CPU_SECONDS = 2
+
+
+class Refused(Exception):
+    """The file is not a tune that can be used; the message names the cause."""
+
+
+def decode(source: int, samples: BinaryIO, max_seconds: float) -> tuple[int, int]:
+    """Decode the file open as descriptor `source` into `samples`; return its sample rate in Hz and its channels.
+
+    Samples beyond -1 … 1 are clipped. Raises Refused.
+    """
+    try:
+        with soundfile.SoundFile(source, closefd=False) as file:
+            sample_rate, channels = file.samplerate, file.channels
+            if file.format not in CONTAINERS:
+                raise Refused("unknown")
+            if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+                raise Refused("sample_rate")
+            if channels > MAX_CHANNELS:
+                raise Refused("channels")
+            num_frames = 0
+            while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):  # [t, C]
+                num_frames += len(block)
+                if num_frames > max_seconds * sample_rate:
+                    raise Refused("too_long")
+                if num_frames * channels > max_seconds * MAX_SAMPLES_PER_SECOND:
+                    raise Refused("too_fine")
+                if not np.isfinite(block).all():
+                    raise Refused("not_finite")
+                samples.write(np.clip(block, -1.0, 1.0).tobytes())
+    except (soundfile.SoundFileError, MemoryError, OSError, ValueError):
+        raise Refused("damaged") from None
+    if num_frames < MIN_SECONDS * sample_rate:
+        raise Refused("too_short")
+    return sample_rate, channels
+
+
+def limit_resources(max_seconds: float) -> None:
+    """Bound this process for good: memory, processor time, file size; no core file, no file opened from here on."""
+    limits = {
+        resource.RLIMIT_CPU: max(MIN_CPU_SECONDS, math.ceil(max_seconds / 30)),
+        resource.RLIMIT_FSIZE: math.ceil(max_seconds * MAX_SAMPLES_PER_SECOND * 4),
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: 0,
+        resource.RLIMIT_AS: ADDRESS_SPACE_BYTES,
+    }
+    for limit, value in limits.items():
+        # macOS refuses or ignores a bound on the address space; there the counted samples are what bounds memory.
+        with suppress(ValueError, OSError):
+            resource.setrlimit(limit, (value, value))
+
+
+def main() -> None:
+    """Decode standard input as the arguments say and print the verdict."""
+    max_seconds = float(sys.argv[2])
+    verdict: dict[str, str | int]
+    with open(int(sys.argv[1]), "wb") as samples:
+        limit_resources(max_seconds)
+        try:
+            sample_rate, channels = decode(sys.stdin.fileno(), samples, max_seconds)
+            verdict = {"sample_rate": sample_rate, "channels": channels}
+        except Refused as refusal:
+            verdict = {"refused": str(refusal)}
+    print(json.dumps(verdict))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Keeps finished audio as files of one directory, and sweeps it. Must not know who reads the files.
+
+Several processes may share the directory. Leases are counted in this process; a file that another process sweeps
+while it is read here stays readable, since POSIX keeps an unlinked file until its last reader closes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import re
+import stat
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from audiocraft_api.config import Config
+from audiocraft_api.errors import NotFound, StorageUnavailable
+from audiocraft_api.service.storage.base import OpenAudio, StoredAudio
+
+# A version 4 UUID and an extension: a name of any other shape never reaches the file system.
+FILENAME = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\.[a-z0-9]{1,8}")
+TEMPORARY = re.compile(rf"\.{FILENAME.pattern}\.part")
+TEMPORARY_MAX_AGE_SECONDS = 3600.0  # no write takes so long: its writer is dead
+
+logger = logging.getLogger(__name__)
+
+
+class LocalStore:
+    """The `AudioStore` of one machine: `config.audio_dir`, made when it is first written to."""
+
+    def __init__(self, config: Config) -> None:
+        self._directory = config.audio_dir
+        self._max_age_seconds = config.audio_max_age_seconds
+        self._max_total_bytes = config.audio_max_total_bytes
+        self._sweep_interval_seconds = config.audio_sweep_interval_seconds
+        self._lock = threading.Lock()
+        self._leases: Counter[str] = Counter()
+        self._sweeper: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def save(self, audio: bytes, extension: str) -> StoredAudio:
+        """Write to a temporary name in the same directory, sync, rename. Raises StorageUnavailable."""
+        filename = f"{uuid.uuid4()}.{extension}"
+        if not FILENAME.fullmatch(filename):
+            raise ValueError(f"{extension!r} is not a file name extension")
+        self._start_sweeper()
+        path = self._directory / filename
+        temporary = path.with_name(f".{filename}.part")
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "xb") as file:
+                file.write(audio)
+                file.flush()
+                os.fsync(file.fileno())
+                status = os.fstat(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise _unavailable("written", error) from error
+        return _describe(filename, status)
+
+    def open(self, filename: str) -> OpenAudio:
+        """Open a file and lease it until it is closed. Raises NotFound, StorageUnavailable."""
+        if not FILENAME.fullmatch(filename):
+            raise NotFound("There is no such audio file.")
+        self._start_sweeper()
+        with self._lock:
+            self._leases[filename] += 1
+        try:
+            descriptor, status = _open_regular(self._directory / filename)
+        except OSError as error:
+            self._release(filename)
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR):
+                raise NotFound("There is no such audio file.") from None
+            raise _unavailable("read", error) from error
+        leased = _LeasedFile(descriptor, lambda: self._release(filename))
+        return OpenAudio(_describe(filename, status), io.BufferedReader(leased))
+
+    def url_for(self, filename: str) -> str:
+        """Return the path of the file's route on this server."""
+        return f"/audio/{filename}"
+
+    def delete(self, filename: str) -> None:
+        """Delete a file; its readers read on. Raises StorageUnavailable."""
+        if FILENAME.fullmatch(filename):
+            try:
+                (self._directory / filename).unlink(missing_ok=True)
+            except OSError as error:
+                raise _unavailable("deleted", error) from error
+
+    def sweep(self) -> int:
+        """Delete files over the age, then the oldest over the total size; leased ones stay. Raises StorageUnavailable.
+
+        Files whose names this store does not make are left alone, but for the temporary files of writers that died.
+        """
+        now = time.time()
+        kept: list[tuple[float, int, str]] = []  # modified_at, size_bytes, filename
+        num_deleted = 0
+        try:
+            for filename, status in self._files():
+                age_seconds = now - status.st_mtime
+                if TEMPORARY.fullmatch(filename):
+                    if age_seconds > TEMPORARY_MAX_AGE_SECONDS:
+                        (self._directory / filename).unlink(missing_ok=True)
+                elif self._max_age_seconds and age_seconds > self._max_age_seconds and self._evict(filename):
+                    num_deleted += 1
+                else:
+                    kept.append((status.st_mtime, status.st_size, filename))
+            excess_bytes = sum(size for _, size, _ in kept) - self._max_total_bytes if self._max_total_bytes else 0
+            for _, size_bytes, filename in sorted(kept):
+                if excess_bytes <= 0:
+                    break
+                if self._evict(filename):
+                    excess_bytes -= size_bytes
+                    num_deleted += 1
+        except OSError as error:
+            raise _unavailable("swept", error) from error
+        return num_deleted
+
+    def close(self) -> None:
+        """Stop the sweeper. Files stay."""
+        with self._lock:
+            self._closed.set()
+            sweeper = self._sweeper
+        if sweeper is not None:
+            sweeper.join()
+
+    def _files(self) -> list[tuple[str, os.stat_result]]:
+        """List this store's own files, the temporary ones included."""
+        files: list[tuple[str, os.stat_result]] = []
+        with suppress(FileNotFoundError), os.scandir(self._directory) as entries:
+            for entry in entries:
+                if FILENAME.fullmatch(entry.name) or TEMPORARY.fullmatch(entry.name):
+                    with suppress(FileNotFoundError):  # another process swept it
+                        files.append((entry.name, entry.stat(follow_symlinks=False)))
+        return files
+
+    def _evict(self, filename: str) -> bool:
+        """Delete a file unless it is leased; say whether it is gone."""
+        with self._lock:
+            if self._leases[filename] > 0:
+                return False
+            (self._directory / filename).unlink(missing_ok=True)
+            return True
+
+    def _release(self, filename: str) -> None:
+        with self._lock:
+            self._leases[filename] -= 1
+            if self._leases[filename] <= 0:
+                del self._leases[filename]
+
+    def _start_sweeper(self) -> None:
+        with self._lock:
+            if self._sweeper is None and not self._closed.is_set():
+                self._sweeper = threading.Thread(target=self._sweep_until_closed, name="audio-sweeper", daemon=True)
+                self._sweeper.start()
+
+    def _sweep_until_closed(self) -> None:
+        while True:
+            try:
+                num_deleted = self.sweep()
+                if num_deleted:
+                    logger.info("Swept %d audio files.", num_deleted)
+            except StorageUnavailable:
+                pass  # logged where it was raised; the next round may succeed
+            if self._closed.wait(self._sweep_interval_seconds):
+                return
+
+
+class _LeasedFile(io.FileIO):
+    """A file that calls `release` once, when it is closed or forgotten."""
+
+    def __init__(self, descriptor: int, release: Callable[[], None]) -> None:
+        super().__init__(descriptor, "rb")
+        self._release: Callable[[], None] | None = release
+
+    def close(self) -> None:
+        super().close()
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+
+def _open_regular(path: Path) -> tuple[int, os.stat_result]:
+    """Open a regular file, neither through a link nor waiting for a pipe's writer. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EISDIR, "not a regular file", str(path))
+    return descriptor, status
+
+
+def _describe(filename: str, status: os.stat_result) -> StoredAudio:
+    return StoredAudio(filename, status.st_size, status.st_mtime, etag=filename.partition(".")[0])
+
+
+def _unavailable(verb: str, error: OSError) -> StorageUnavailable:
+    logger.error("The audio store could not be %s: %s", verb, error)
+    return StorageUnavailable("The audio store cannot be used now; try again later.")
