@@ -1,0 +1,55 @@
+"""Keys and values of all slots in one place that never grows.
+
+A slot's new row starts by overwriting position 0; nothing is cleared, so what lies beyond a row's length is the past of
+another and must never be attended.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import torch
+from torch import Tensor
+
+
+class StaticKVCache:
+    """Self-attention keys and values, each [layers, slots, H, capacity, d]."""
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_slots: int,
+        num_heads: int,
+        capacity: int,
+        head_dim: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (num_layers, num_slots, num_heads, capacity, head_dim)
+        # On the CPU untouched pages take no memory: short requests do not pay for the capacity.
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+
+    def write(self, layer: int, slot: int, position: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v [H, S, d] from `position` on and return all of the row up to them, [1, H, length, d] each."""
+        end = position + k.shape[1]
+        self.keys[layer, slot, :, position:end] = k
+        self.values[layer, slot, :, position:end] = v
+        return self.keys[layer, slot : slot + 1, :, :end], self.values[layer, slot : slot + 1, :, :end]
+
+
+class SlotPool:
+    """The free slots. The lowest is given out first, so that those in use stay together at the front."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._free = list(range(num_slots))
+
+    def __len__(self) -> int:
+        return len(self._free)
+
+    def take(self) -> int:
+        return heapq.heappop(self._free)
+
+    def give_back(self, slot: int) -> None:
+        heapq.heappush(self._free, slot)

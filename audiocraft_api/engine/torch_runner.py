@@ -1,0 +1,160 @@
+"""The plain runner: PyTorch operations, eagerly, on any device. The twin that the native and the captured one are tested
+against, and what runs where neither can.
+
+A row's bits must not depend on the batch, and a matrix product's may depend on its number of rows. So all products of a
+decode step have the same number of rows, always: `ROW_BLOCK`, filled up with zeros. Two is what one guided request
+needs, and the shape in which audiocraft multiplies for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from audiocraft_api.engine.kv_cache import StaticKVCache
+from audiocraft_api.engine.transformer import Linear, TransformerBody
+from audiocraft_api.engine.weights import DecoderWeights, position_table
+
+ROW_BLOCK = 2
+
+
+def plain_linear(weight: Tensor) -> Linear:
+    """Multiply with a weight as it is."""
+    return lambda x: F.linear(x, weight)
+
+
+def packed_linear(weight: Tensor) -> Linear:
+    """Multiply with a copy of the weight in oneDNN's own order; several times as fast as `plain_linear` on few rows."""
+    ops = torch.ops.mkldnn
+    packed = ops._reorder_linear_weight(weight.contiguous(), ROW_BLOCK)
+    return lambda x: ops._linear_pointwise(x, packed, None, "none", [], "")
+
+
+class TorchRunner:
+    """A `Runner` of PyTorch operations; float32, or half precision with attention and norms in the same type."""
+
+    def __init__(
+        self,
+        weights: DecoderWeights,
+        *,
+        num_slots: int,
+        capacity: int,
+        prepare: Callable[[Tensor], Linear] = plain_linear,
+    ) -> None:
+        """`weights` lie on the device and in the type that the runner shall use."""
+        self.num_slots, self.capacity = num_slots, capacity
+        first = weights.out_norm_weight
+        self._device, self._dtype = first.device, first.dtype
+        self._weights = weights
+        self._body = TransformerBody(weights, prepare)
+        self._heads, self._head_dim = weights.num_heads, weights.dim // weights.num_heads
+        table = weights.positional_scale * position_table(capacity, weights.dim, weights.max_period)
+        self._positions = table.to(self._device, self._dtype)
+        self._cache = StaticKVCache(
+            len(weights.layers),
+            num_slots,
+            self._heads,
+            capacity,
+            self._head_dim,
+            dtype=self._dtype,
+            device=self._device,
+        )
+        # Per slot and layer the keys and values of the context, [1, H, L, d]; None for a null row.
+        self._contexts: list[list[tuple[Tensor, Tensor]] | None] = [None] * num_slots
+
+    @torch.inference_mode()
+    def begin(self, slot: int, context: Tensor | None) -> None:
+        self._contexts[slot] = None
+        if context is None:
+            return
+        context = context.to(self._device, self._dtype)
+        pairs = []
+        for layer in self._weights.layers:
+            assert layer.cross is not None
+            k, v = F.linear(context, layer.cross.key), F.linear(context, layer.cross.value)
+            pairs.append((self._split(k).unsqueeze(0), self._split(v).unsqueeze(0)))
+        self._contexts[slot] = pairs
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, position: int, prefix: Tensor | None, tokens: Tensor) -> Tensor:
+        x = self._embed(tokens.T)
+        if prefix is not None:
+            x = torch.cat([prefix.to(x), x])
+        size = len(x)
+        x = x + self._positions[position : position + size]
+        # A piece that is not the first attends to all before it and, within itself, to nothing after.
+        mask = torch.ones(size, position + size, dtype=torch.bool, device=self._device).tril(position)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self._cache.write(layer, slot, position, self._split(k), self._split(v))
+            return self._join(F.scaled_dot_product_attention(self._split(q).unsqueeze(0), keys, values, attn_mask=mask))
+
+        context = self._contexts[slot]
+
+        def attend_cross(layer: int, q: Tensor) -> Tensor:
+            assert context is not None
+            return self._join(F.scaled_dot_product_attention(self._split(q).unsqueeze(0), *context[layer]))
+
+        x = self._body(x, attend, attend_cross if context is not None else None)
+        # The head's product has the rows of a decode step too, so that prepared weights are used in their shape.
+        last = torch.cat([x[-1:], x.new_zeros(ROW_BLOCK - 1, x.shape[1])])
+        return self._body.logits(last)[0].float().cpu()
+
+    @torch.inference_mode()
+    def decode(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
+        blocks = [
+            self._decode_block(slots[i : i + ROW_BLOCK], tokens[i : i + ROW_BLOCK], positions[i : i + ROW_BLOCK])
+            for i in range(0, len(slots), ROW_BLOCK)
+        ]
+        return torch.cat(blocks).float().cpu()
+
+    def release(self, slot: int) -> None:
+        self._contexts[slot] = None
+
+    def close(self) -> None:
+        self._contexts.clear()
+        del self._body, self._cache, self._weights
+
+    def _decode_block(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
+        num_rows = len(slots)
+        rows = self._embed(tokens) + self._positions[list(positions)]
+        x = F.pad(rows, (0, 0, 0, ROW_BLOCK - num_rows))
+        contexts = [self._contexts[slot] for slot in slots]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out = torch.zeros_like(x)
+            for row in range(num_rows):
+                key, value = self._split(k[row : row + 1]), self._split(v[row : row + 1])
+                past = self._cache.write(layer, slots[row], positions[row], key, value)
+                out[row] = self._join(F.scaled_dot_product_attention(self._split(q[row : row + 1])[None], *past))
+            return out
+
+        def attend_cross(layer: int, q: Tensor) -> Tensor:
+            out = torch.zeros_like(x)
+            for row, context in enumerate(contexts):
+                if context is not None:
+                    query = self._split(q[row : row + 1])[None]
+                    out[row] = self._join(F.scaled_dot_product_attention(query, *context[layer]))
+            return out
+
+        x = self._body(x, attend, attend_cross if any(context is not None for context in contexts) else None)
+        return self._body.logits(x)[:num_rows]
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """Sum the codebooks' embeddings: tokens [N, K] -> [N, D]."""
+        tokens = tokens.to(self._device)
+        x = F.embedding(tokens[:, 0], self._weights.embeddings[0])
+        for codebook, table in enumerate(self._weights.embeddings[1:], start=1):
+            x = x + F.embedding(tokens[:, codebook], table)
+        return x
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[S, D] -> [H, S, d]"""
+        return x.view(len(x), self._heads, self._head_dim).transpose(0, 1)
+
+    def _join(self, x: Tensor) -> Tensor:
+        """[1, H, S, d] -> [S, D]"""
+        return x[0].transpose(0, 1).reshape(x.shape[2], -1)
