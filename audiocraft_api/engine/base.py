@@ -15,6 +15,9 @@ class EngineStatus:
 
     num_waiting: int
     num_running: int
+    is_alive: bool = (
+        True  # False when its thread has died; before the first request there is none yet, and that is fine
+    )
 
 
 class Engine(Protocol):

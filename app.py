@@ -1,0 +1,32 @@
+"""The entry: `gunicorn app:app` for service, `python app.py` for development."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from audiocraft_api.config import ConfigError, load_config
+from audiocraft_api.factory import create_app
+
+
+def __getattr__(name: str) -> Any:
+    """Make `app` when it is first asked for: importing this module reads no settings and starts nothing."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["app"] = create_app()
+    return globals()["app"]
+
+
+def main() -> None:
+    """Serve with Werkzeug's development server."""
+    try:
+        config = load_config()
+        application = create_app(config)
+    except ConfigError as error:
+        sys.exit(str(error))
+    host, _, port = config.bind.rpartition(":")
+    application.run(host=host.strip("[]"), port=int(port), threaded=True)
+
+
+if __name__ == "__main__":
+    main()

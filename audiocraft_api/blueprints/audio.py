@@ -1,0 +1,54 @@
+"""Hands out finished audio files, whole or in ranges. They never change, so caches may keep them."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request, send_file
+
+from audiocraft_api.http.operations import Operation, operation
+from audiocraft_api.http.services import services
+from audiocraft_api.service.convert import MEDIA_TYPES
+from audiocraft_api.service.storage.base import OpenAudio
+
+CACHE_CONTROL = "private, max-age=31536000, immutable"
+
+blueprint = Blueprint("audio", __name__)
+
+
+@blueprint.get("/audio/<filename>")
+@operation(
+    Operation(
+        "Fetch an audio file",
+        "audio",
+        dict.fromkeys((200, 206), tuple(sorted(set(MEDIA_TYPES.values())))) | {304: ()},
+        parameters={"filename": "Name of the file, from `audio_url`."},
+        errors=(404, 416),
+    )
+)
+def audio(filename: str) -> Response:
+    opened = services().store.open(filename)
+    try:
+        response = _respond(opened)
+    except BaseException:
+        opened.file.close()
+        raise
+    if request.method == "HEAD" or response.status_code == 304:
+        opened.file.close()  # no body is sent, so no server closes it
+    return response
+
+
+def _respond(opened: OpenAudio) -> Response:
+    stored = opened.audio
+    response = send_file(
+        opened.file,
+        mimetype=MEDIA_TYPES.get(stored.filename.rpartition(".")[2], "application/octet-stream"),
+        as_attachment=True,
+        download_name=stored.filename,
+        last_modified=stored.modified_at,
+        etag=stored.etag,
+        conditional=False,
+    )
+    response.content_length = stored.size_bytes
+    response.headers["Cache-Control"] = CACHE_CONTROL
+    # Not by send_file: it does not learn the length of a file object, and ranges need it. Raises 416.
+    response.make_conditional(request.environ, accept_ranges=True, complete_length=stored.size_bytes)
+    return response

@@ -1,0 +1,52 @@
+"""The OpenAPI document, and pages for people. Every asset is served from here: the pages work without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Response, current_app, send_from_directory
+
+from audiocraft_api.errors import InvalidRequest
+from audiocraft_api.http.openapi import build_openapi
+from audiocraft_api.http.schemas import GenerateRequest, MelodyRequest
+from audiocraft_api.http.services import services
+from audiocraft_api.model.catalog import Catalog
+
+PAGES = Path(__file__).parent.parent / "http" / "pages"
+# Swagger UI's style sheet holds its icons as data: images.
+CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; frame-ancestors 'none'"
+
+blueprint = Blueprint("docs", __name__, static_folder=PAGES / "static", static_url_path="/docs/static")
+
+
+@blueprint.get("/openapi.json")
+def openapi() -> dict[str, Any]:
+    catalog = services().catalog
+    text_sizes = [spec.name for spec in catalog if catalog.is_allowed(spec)]
+    melody_sizes = [name for name in text_sizes if _follows_melodies(catalog, name)]
+    return build_openapi(current_app, {GenerateRequest: text_sizes, MelodyRequest: melody_sizes})
+
+
+@blueprint.get("/")
+def index() -> Response:
+    return _page("index.html")
+
+
+@blueprint.get("/docs")
+def docs() -> Response:
+    return _page("docs.html")
+
+
+def _page(name: str) -> Response:
+    response = send_from_directory(PAGES, name)
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    return response
+
+
+def _follows_melodies(catalog: Catalog, size: str) -> bool:
+    try:
+        catalog.melody_checkpoint(size)
+    except InvalidRequest:
+        return False
+    return True

@@ -1,0 +1,116 @@
+"""Text to music, answered when the audio is ready."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from typing import Any
+
+from flask import Blueprint, request
+
+from audiocraft_api.engine.params import AudioInput
+from audiocraft_api.errors import InvalidRequest
+from audiocraft_api.http.context import request_id
+from audiocraft_api.http.disconnect import client_gone
+from audiocraft_api.http.operations import Operation, operation
+from audiocraft_api.http.parsing import parse_json
+from audiocraft_api.http.schemas import GenerateBase64Answer, GenerateRequest, GenerateUrlAnswer
+from audiocraft_api.http.services import services
+from audiocraft_api.model.catalog import ModelSpec
+from audiocraft_api.service.generation import GenerateCommand, Recipe
+
+GENERATION_ANSWERS = {200: (GenerateUrlAnswer, GenerateBase64Answer)}
+GENERATION_ERRORS = (400, 411, 413, 415, 503, 504)
+
+blueprint = Blueprint("generate", __name__)
+logger = logging.getLogger(__name__)
+
+
+@blueprint.post("/generate")
+@operation(
+    Operation(
+        "Make music from text",
+        "generation",
+        GENERATION_ANSWERS,
+        description="Waits until the audio is ready. A client that closes its connection stops the generation.",
+        json=GenerateRequest,
+        errors=GENERATION_ERRORS,
+        examples={
+            "demo": {"prompt": "warm analog synth arpeggio, 100 bpm", "model_size": "demo", "duration": 2, "seed": 7},
+            "in the answer": {
+                "prompt": "solo cello, slow",
+                "model_size": "demo",
+                "duration": 1,
+                "output_format": "mp3",
+                "return_type": "base64",
+            },
+            "every field": {
+                "prompt": "bossa nova guitar",
+                "model_size": "small",
+                "duration": 5.0,
+                "temperature": 1.0,
+                "top_k": 250,
+                "top_p": 0.0,
+                "cfg_coef": 3.0,
+                "seed": 1,
+                "output_format": "wav",
+                "return_type": "url",
+            },
+        },
+    )
+)
+def generate() -> dict[str, Any]:
+    fields = parse_json(GenerateRequest, services().config.max_json_bytes)
+    spec = services().catalog.get(fields.model_size)
+    check_duration(fields, spec)
+    with services().waiters.place():
+        return answer_generation(command_of(fields, spec), fields.return_type)
+
+
+def check_duration(fields: GenerateRequest, spec: ModelSpec) -> None:
+    """Raise InvalidRequest when the model makes no audio of that length."""
+    if fields.duration > spec.max_duration_seconds:
+        sentence = f"duration must be at most {spec.max_duration_seconds:g} for the model {spec.name}."
+        raise InvalidRequest(sentence, {"duration": [sentence]})
+
+
+def command_of(fields: GenerateRequest, spec: ModelSpec, melody: AudioInput | None = None) -> GenerateCommand:
+    """Say in the service's words what the fields ask of a model."""
+    return GenerateCommand(
+        prompt=fields.prompt,
+        model=spec.name,
+        duration_seconds=fields.duration,
+        output_format=fields.output_format,
+        temperature=fields.temperature,
+        top_k=fields.top_k,
+        top_p=fields.top_p,
+        cfg_coef=fields.cfg_coef,
+        seed=fields.seed,
+        melody=melody,
+    )
+
+
+def answer_generation(command: GenerateCommand, return_type: str) -> dict[str, Any]:
+    """Run a command while its client waits, and render the result."""
+    if services().config.log_prompts:
+        logger.info("Prompt: %s", command.prompt)
+    gone = client_gone(request.environ)
+    if return_type == "base64":
+        made = services().generation.generate_bytes(command, gone)
+        audio = base64.b64encode(made.audio).decode()
+        return GenerateBase64Answer(audio=audio, **_common_fields(made.recipe)).model_dump()
+    stored = services().generation.generate_file(command, gone)
+    return GenerateUrlAnswer(audio_url=stored.url, **_common_fields(stored.recipe)).model_dump()
+
+
+def _common_fields(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "generation_time": round(recipe.generation_seconds, 3),
+        "format": recipe.format,
+        "sample_rate": recipe.sample_rate,
+        "duration": recipe.duration_seconds,
+        "seed": recipe.seed,
+        "model": recipe.model,
+        "revision": recipe.revision,
+        "request_id": request_id(),
+    }

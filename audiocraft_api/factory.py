@@ -1,0 +1,83 @@
+"""The one composition root: config → services → extensions → blueprints. Makes everything, decides nothing else."""
+
+from __future__ import annotations
+
+from flask import Flask
+from flask_cors import CORS
+
+from audiocraft_api.blueprints import audio, docs, generate, health, melody, models
+from audiocraft_api.config import Config, load_config
+from audiocraft_api.engine.base import Engine
+from audiocraft_api.http import context, errors, parsing
+from audiocraft_api.http.services import EXTENSION, Services
+from audiocraft_api.http.waiters import Waiters
+from audiocraft_api.logs import configure_logging
+from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.model.model_cache import ModelCache
+from audiocraft_api.service.generation import GenerationService
+from audiocraft_api.service.melody_upload import MelodyDecoder
+from audiocraft_api.service.storage.base import AudioStore
+from audiocraft_api.service.storage.local import LocalStore
+
+BLUEPRINTS = (health, models, generate, melody, audio, docs)
+# What a page of another origin may read of an answer, beyond the body.
+EXPOSED_HEADERS = ["X-Request-ID", "Retry-After", "Content-Disposition", "Content-Range", "Accept-Ranges", "Location"]
+# A form has ten texts and one file; its texts are held in memory, the file is not.
+MAX_FORM_PARTS = 50
+MAX_FORM_MEMORY_BYTES = 256 * 2**10
+
+
+def create_app(
+    config: Config | None = None,
+    *,
+    catalog: Catalog | None = None,
+    cache: ModelCache | None = None,
+    engine: Engine | None = None,
+    store: AudioStore | None = None,
+) -> Flask:
+    """Make an app from `config` (default: from the environment); services given are used in place of its own.
+
+    Quick, and without torch: the first request that needs a model loads it. Raises ConfigError.
+    """
+    config = config or load_config()
+    configure_logging(config)
+    catalog = catalog or Catalog(config)
+    cache = cache or ModelCache(catalog, config)
+    engine = engine or _create_engine(cache, config)
+    store = store or LocalStore(config)
+
+    app = Flask("audiocraft_api", static_folder=None)
+    app.config.update(
+        MAX_CONTENT_LENGTH=config.max_upload_bytes,
+        MAX_FORM_MEMORY_SIZE=MAX_FORM_MEMORY_BYTES,
+        MAX_FORM_PARTS=MAX_FORM_PARTS,
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions[EXTENSION] = Services(
+        config=config,
+        catalog=catalog,
+        cache=cache,
+        engine=engine,
+        store=store,
+        generation=GenerationService(engine, store, config),
+        melodies=MelodyDecoder(config),
+        waiters=Waiters(config),
+    )
+    context.init_app(app)
+    errors.init_app(app)
+    app.before_request(parsing.require_sized_body)
+    if config.cors_origins:
+        CORS(app, origins=list(config.cors_origins), expose_headers=EXPOSED_HEADERS, max_age=3600)
+    for module in BLUEPRINTS:
+        app.register_blueprint(module.blueprint)
+    return app
+
+
+def _create_engine(cache: ModelCache, config: Config) -> Engine:
+    if config.engine == "plain":
+        from audiocraft_api.engine.plain import PlainEngine
+
+        return PlainEngine(cache, config)
+    from audiocraft_api.engine.batching import BatchingEngine
+
+    return BatchingEngine(cache, config)

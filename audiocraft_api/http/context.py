@@ -1,0 +1,54 @@
+"""What surrounds every request: its id, its log line, the headers of every answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from typing import cast
+from urllib.parse import quote
+
+from flask import Flask, Response, g, request
+
+from audiocraft_api.logs import request_id_var
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+logger = logging.getLogger("audiocraft_api.access")
+
+
+def request_id() -> str:
+    """Return the id of the current request."""
+    return cast(str, g.request_id)
+
+
+def init_app(app: Flask) -> None:
+    """Give every request an id and a log line, and every answer its common headers."""
+    app.before_request(_begin)
+    app.after_request(_finish)
+    app.teardown_request(_forget)
+
+
+def _begin() -> None:
+    incoming = request.headers.get("X-Request-ID", "")
+    g.request_id = incoming if _SANE_ID.fullmatch(incoming) else secrets.token_hex(8)
+    g.started = time.perf_counter()
+    request_id_var.set(g.request_id)
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Request-ID"] = request_id()
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    fields = {
+        "method": request.method,
+        "path": quote(request.path),
+        "status": response.status_code,
+        "milliseconds": round((time.perf_counter() - g.started) * 1000, 1),
+    }
+    logger.info("%(method)s %(path)s %(status)d in %(milliseconds).1f ms", fields, extra=fields)
+    return response
+
+
+def _forget(_error: BaseException | None) -> None:
+    request_id_var.set("-")  # threads are used again: nothing is logged under a request that is over

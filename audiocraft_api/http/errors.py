@@ -1,0 +1,70 @@
+"""The one place where errors become answers: `{"error": sentence, "code", "request_id", "errors"?}`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from audiocraft_api.errors import AudioCraftError, InvalidRequest, Unavailable
+from audiocraft_api.http.context import request_id
+from audiocraft_api.http.schemas import ErrorAnswer
+
+SENTENCES = {
+    400: "The request is malformed.",
+    404: "There is nothing at this address; /docs lists the routes.",
+    405: "This address does not take that method.",
+    411: "Send the body with a Content-Length header; chunked bodies are not taken.",
+    413: "The request body is too large.",
+    415: "The request body has the wrong content type.",
+    416: "The requested range is not inside the file.",
+    500: "The server met an unexpected problem; its log has the cause under this request id.",
+}
+CODES = {400: "invalid_request", 404: "not_found", 413: "payload_too_large", 416: "range_not_satisfiable"}
+
+logger = logging.getLogger(__name__)
+
+
+def init_app(app: Flask) -> None:
+    app.register_error_handler(AudioCraftError, _answer_own)
+    app.register_error_handler(HTTPException, _answer_http)
+    app.register_error_handler(Exception, _answer_unexpected)
+
+
+def error_response(status: int, code: str, message: str, errors: dict[str, list[str]] | None = None) -> Response:
+    """Render an error answer; `errors` maps fields to sentences."""
+    answer = ErrorAnswer(error=message, code=code, request_id=request_id(), errors=errors or None)
+    response = jsonify(answer.model_dump(exclude_none=True))
+    response.status_code = status
+    return response
+
+
+def _answer_own(error: AudioCraftError) -> Response:
+    if error.status >= 500 and not isinstance(error, Unavailable):
+        logger.error("%s: %s", error.code, error.message, exc_info=error.__cause__)
+    errors = error.errors if isinstance(error, InvalidRequest) else None
+    response = error_response(error.status, error.code, error.message, errors)
+    if isinstance(error, Unavailable):
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    return response
+
+
+def _answer_http(error: HTTPException) -> Response | HTTPException:
+    """Answer what Flask and Werkzeug raise, with the headers that belong to it (Allow, Content-Range)."""
+    status = error.code or 500
+    if status < 400:
+        return error  # a redirect
+    code = CODES.get(status) or re.sub(r"\W+", "_", error.name.lower())
+    response = error_response(status, code, SENTENCES.get(status, f"{error.name}."))
+    for name, value in error.get_headers():
+        if name not in ("Content-Type", "Content-Length"):
+            response.headers[name] = value
+    return response
+
+
+def _answer_unexpected(error: Exception) -> Response:
+    logger.error("Unexpected error.", exc_info=error)
+    return error_response(500, "internal_error", SENTENCES[500])

@@ -1,0 +1,58 @@
+"""The services of one app, as the routes see them. `factory.create_app` makes them; nothing else does."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from typing import cast
+
+from flask import Flask, current_app
+
+from audiocraft_api.config import Config
+from audiocraft_api.engine.base import Engine
+from audiocraft_api.http.waiters import Waiters
+from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.model.model_cache import ModelCache
+from audiocraft_api.service.generation import GenerationService
+from audiocraft_api.service.melody_upload import MelodyDecoder
+from audiocraft_api.service.storage.base import AudioStore
+
+EXTENSION = "audiocraft_api"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Services:
+    """Everything that lives as long as the app."""
+
+    config: Config
+    catalog: Catalog
+    cache: ModelCache
+    engine: Engine
+    store: AudioStore
+    generation: GenerationService
+    melodies: MelodyDecoder
+    waiters: Waiters
+    draining: threading.Event = field(default_factory=threading.Event)
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        """Stop being ready, let running generations go on for `grace_seconds`, then end everything. Once."""
+        if self.draining.is_set():
+            return
+        self.draining.set()
+        logger.info("Draining: running generations have %.0f seconds.", grace_seconds)
+        self.engine.close(grace_seconds)
+        self.cache.close()
+        self.store.close()
+
+
+def services_of(app: Flask) -> Services:
+    """Return the services of an app."""
+    return cast(Services, app.extensions[EXTENSION])
+
+
+def services() -> Services:
+    """Return the services of the app that handles the current request."""
+    return services_of(current_app)

@@ -1,0 +1,74 @@
+"""Log lines, as text or JSON, each with the id of the request it belongs to. Knows nothing of Flask.
+
+Prompts are personal: nothing here or above writes one at INFO unless `Config.log_prompts` says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.config
+import time
+from contextvars import ContextVar
+from typing import Any
+
+from audiocraft_api.config import Config
+
+request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
+
+# What a caller may attach by `extra=`; JSON lines carry it as fields of its own.
+EXTRA_FIELDS = ("method", "path", "status", "milliseconds")
+# C0, DEL and C1 controls and the Unicode line ends: in text, one record stays one line that no client can forge.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
+    code: f"\\u{code:04x}" for code in (0x2028, 0x2029)
+}
+
+
+def log_config(config: Config) -> dict[str, Any]:
+    """Return the `logging.config` dictionary of this process; gunicorn's own loggers are included."""
+    formatter = JsonFormatter if config.log_format == "json" else TextFormatter
+    own = {"level": config.log_level, "handlers": [], "propagate": True}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"lines": {"()": formatter}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
+        "root": {"level": "WARNING", "handlers": ["stderr"]},
+        "loggers": {"audiocraft_api": own, "gunicorn.error": own, "gunicorn.access": own},
+    }
+
+
+def configure_logging(config: Config) -> None:
+    """Send this process's log to standard error in the configured format."""
+    logging.config.dictConfig(log_config(config))
+
+
+class TextFormatter(logging.Formatter):
+    """`time level [request id] logger: message`, one line a record; tracebacks follow on lines of their own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage().translate(_CONTROLS)
+        line = f"{_timestamp(record)} {record.levelname:<7} [{request_id_var.get()}] {record.name}: {message}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": _timestamp(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "request_id": request_id_var.get(),
+            "message": record.getMessage(),
+        }
+        fields |= {name: getattr(record, name) for name in EXTRA_FIELDS if hasattr(record, name)}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{seconds}.{int(record.msecs):03d}Z"

@@ -1,0 +1,33 @@
+"""How gunicorn serves: one process that owns the device, many threads. The settings are those of `Config`."""
+
+import sys
+
+from audiocraft_api.config import ConfigError, load_config
+from audiocraft_api.logs import configure_logging
+from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.worker import ServerLog, Worker
+
+try:
+    config = load_config()
+    Catalog(config)  # its file may be wrong too: say so here, once, and not in every worker that starts
+except ConfigError as error:
+    sys.exit(str(error))
+configure_logging(config)
+
+bind = config.bind
+worker_class = Worker
+workers = 1  # one process owns the device, with one engine
+threads = config.threads
+worker_connections = 1000 + config.threads
+graceful_timeout = config.graceful_timeout_seconds
+timeout = 120  # of the worker's heartbeat, not of requests: loading a model can hold it up
+keepalive = 5
+preload_app = False  # threads and CUDA do not survive a fork
+control_socket_disable = True
+logger_class = ServerLog
+
+
+def worker_exit(_server, worker):
+    """Close what a graceful stop has not closed yet."""
+    if hasattr(worker, "wsgi"):
+        worker.services.close()

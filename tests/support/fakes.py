@@ -1,0 +1,81 @@
+"""Stand-ins for the parts below the HTTP layer, for tests of HTTP itself: an engine of fixed speed, an empty cache."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from audiocraft_api.engine.base import EngineStatus
+from audiocraft_api.engine.params import GenerationParams
+from audiocraft_api.engine.request import EngineRequest
+from audiocraft_api.errors import AudioCraftError, QueueFull, ShuttingDown
+
+SAMPLE_RATE = 32_000
+FRAME_RATE = 50
+
+
+class FakeEngine:
+    """Makes a tone of the right length, a thread a request. Requests wait while `gate` is clear."""
+
+    def __init__(self, *, capacity: int = 1000) -> None:
+        self.capacity = capacity
+        self.gate = threading.Event()
+        self.gate.set()
+        self.submitted: list[EngineRequest] = []
+        self.failure: BaseException | None = None  # raised in place of audio
+        self.is_alive = True
+        self.closed = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
+        if self.closed.is_set():
+            raise ShuttingDown("The server is shutting down.")
+        if self.status().num_running >= self.capacity:
+            raise QueueFull("The queue is full.", retry_after_seconds=7.0)
+        request = EngineRequest(params, deadline)
+        self.submitted.append(request)
+        thread = threading.Thread(target=self._run, args=(request,), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return request
+
+    def status(self) -> EngineStatus:
+        running = sum(thread.is_alive() for thread in self._threads)
+        return EngineStatus(num_waiting=0, num_running=running, is_alive=self.is_alive)
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        self.closed.set()
+        for thread in self._threads:
+            thread.join(grace_seconds)
+        for request in self.submitted:
+            request.fail(ShuttingDown("The server is shutting down."))
+
+    def _run(self, request: EngineRequest) -> None:
+        num_frames = round(request.params.duration_seconds * FRAME_RATE)
+        request.start(num_frames)
+        try:
+            while not self.gate.wait(0.01):
+                request.check()
+            if self.failure is not None:
+                raise self.failure
+        except AudioCraftError as error:
+            request.fail(error)
+            return
+        num_samples = num_frames * SAMPLE_RATE // FRAME_RATE
+        tone = 0.1 * np.sin(np.arange(num_samples, dtype=np.float32) * (2 * np.pi * 440 / SAMPLE_RATE))
+        request.advance(num_frames)
+        request.push(tone[None].astype(np.float32))
+        request.finish(sample_rate=SAMPLE_RATE, num_frames=num_frames, revision="fake")
+
+
+class FakeCache:
+    """A model cache that holds nothing."""
+
+    device = "cpu"
+
+    def loaded_names(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass
