@@ -1,0 +1,224 @@
+"""A loaded model as the engines see it: audiocraft's own modules, and what audiocraft computes around them.
+
+Nothing of one request is kept: audiocraft's shared generation parameters live in a wrapper made for each call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from audiocraft.data.audio_utils import convert_audio
+from audiocraft.models.encodec import CompressionModel
+from audiocraft.models.lm import LMModel
+from audiocraft.models.musicgen import MusicGen
+from audiocraft.modules.conditioners import ClassifierFreeGuidanceDropout, ConditioningAttributes, WavCondition
+from audiocraft.utils.autocast import TorchAutocast
+from torch import Tensor
+
+from audiocraft_api.errors import InvalidRequest
+from audiocraft_api.model.catalog import ModelSpec
+
+if TYPE_CHECKING:
+    from audiocraft_api.engine.params import AudioInput, GenerationParams
+
+ConditionTensors = dict[str, tuple[Tensor, Tensor]]  # name → condition [1, S, D], mask [1, S]
+
+# Added to durations that audiocraft cuts to whole frames, against 4.1 * 50 = 204.99…; far under one frame.
+_EPSILON_SECONDS = 1e-6
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of frames that is decoded at once: `num_frames` from `start`, the first `num_prompt_frames` given."""
+
+    start: int
+    num_prompt_frames: int
+    num_frames: int
+
+
+class LoadedModel:
+    """A language model, its conditioners and its codec, on one device, in eval mode and without gradients."""
+
+    def __init__(self, spec: ModelSpec, revision: str, lm: LMModel, codec: CompressionModel) -> None:
+        self.spec = spec
+        self.revision = revision
+        self.lm = lm
+        self._inner_codec = codec
+        self._lock = threading.Lock()
+        self.device: torch.device = next(lm.parameters()).device
+        self._codec_device: torch.device = next(codec.parameters()).device
+        wrapper = self._wrapper()
+        self.codec: CompressionModel = wrapper.compression_model  # around it for stereo
+        self.sample_rate: int = wrapper.sample_rate
+        self.frame_rate: float = wrapper.frame_rate
+        self.channels: int = wrapper.audio_channels
+        self.num_codebooks: int = lm.num_codebooks
+        self.codebook_size: int = lm.card
+        self.special_token_id: int = lm.special_token_id
+        self.max_window_frames = int(wrapper.max_duration * self.frame_rate)
+        self.has_melody = "self_wav" in lm.condition_provider.conditioners
+        self.weight_bytes = sum(tensor.nbytes for tensor in self._tensors())
+
+    def num_frames(self, duration_seconds: float) -> int:
+        """Return how many frames a duration is, to the nearest."""
+        return max(1, round(duration_seconds * self.frame_rate))
+
+    def windows(self, params: GenerationParams, num_prompt_frames: int = 0) -> list[Window]:
+        """Plan the windows of a request (audiocraft `musicgen.py::_generate_tokens`). Raises InvalidRequest."""
+        total = self.num_frames(params.duration_seconds)
+        if num_prompt_frames >= min(total, self.max_window_frames):
+            raise InvalidRequest(
+                "The audio to continue must be shorter than the asked duration and than the model's longest window."
+            )
+        if total <= self.max_window_frames:
+            return [Window(0, num_prompt_frames, total)]
+        stride = int(self.frame_rate * params.extend_stride_seconds)
+        if not 0 < stride < self.max_window_frames:
+            raise InvalidRequest("The stride of a long generation must be shorter than the model's longest window.")
+        windows, start = [], 0
+        while start + num_prompt_frames < total:
+            windows.append(Window(start, num_prompt_frames, min(total - start, self.max_window_frames)))
+            num_prompt_frames = windows[-1].num_frames - stride
+            start += stride
+        return windows
+
+    @torch.no_grad()
+    def condition_tensors(
+        self, description: str, melody: AudioInput | None = None, window_start_seconds: float | None = None
+    ) -> tuple[ConditionTensors, ConditionTensors]:
+        """Return the conditions of one request and its null conditions, as audiocraft's `lm.generate` makes them for B=1.
+
+        "" as `description` is unconditional. `window_start_seconds` is None for a request of one window; for one of
+        several it is where the window begins, and the melody is turned to there (`musicgen.py::_generate_tokens`).
+        """
+        wrapper = self._wrapper()
+        attributes = self._attributes(wrapper, description, melody)
+        if window_start_seconds is not None:
+            self._turn_melody(wrapper, attributes[0], window_start_seconds)
+        null = ClassifierFreeGuidanceDropout(p=1.0)(attributes)
+        provider = self.lm.condition_provider
+        with wrapper.autocast, self._repeatable_separation():
+            both = provider(provider.tokenize(attributes + null))
+        return (
+            {name: (condition[:1], mask[:1]) for name, (condition, mask) in both.items()},
+            {name: (condition[1:], mask[1:]) for name, (condition, mask) in both.items()},
+        )
+
+    @torch.no_grad()
+    def encode(self, audio: AudioInput) -> Tensor:
+        """Return the codes [1, K, T] of a waveform, converted to the model's rate and channels, on the model's device."""
+        waveform = self._converted(audio)[None].to(self._codec_device)  # [1, C, T]
+        codes, scale = self.codec.encode(waveform)
+        assert scale is None, "MusicGen's codecs do not renormalise"
+        return codes.to(self.device)
+
+    @torch.no_grad()
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Return the waveform [C, T] float32 on the CPU of codes [1, K, T]."""
+        return self.codec.decode(codes.to(self._codec_device), None)[0].float().cpu()
+
+    @torch.no_grad()
+    def generate_codes(self, params: GenerationParams, on_step: Callable[[int, int], None]) -> Tensor:
+        """Return the codes [1, K, T] of audiocraft's own loop, one request at a time.
+
+        `on_step` gets the frames done and to do after each step; what it raises ends the generation.
+        """
+        with self._lock, torch.random.fork_rng(devices=self._cuda_devices()):
+            prompt = None if params.audio_prompt is None else self.encode(params.audio_prompt)
+            windows = self.windows(params, 0 if prompt is None else prompt.shape[-1])
+            wrapper = self._wrapper()
+            self._set_generation_params(wrapper, params)
+            wrapper.set_custom_progress_callback(self._progress(windows, on_step))
+            attributes = self._attributes(wrapper, params.description, params.melody)
+            torch.manual_seed(params.seed)
+            with self._repeatable_separation():
+                return wrapper._generate_tokens(attributes, prompt, progress=True)
+
+    def _wrapper(self) -> MusicGen:
+        wrapper = MusicGen(self.spec.name, self._inner_codec, self.lm)
+        if self.device.type == "mps":
+            wrapper.autocast = TorchAutocast(enabled=False)
+        return wrapper
+
+    def _set_generation_params(self, wrapper: MusicGen, params: GenerationParams) -> None:
+        num_frames = self.num_frames(params.duration_seconds)
+        epsilon = 0.0 if num_frames == self.max_window_frames else _EPSILON_SECONDS
+        long = num_frames > self.max_window_frames
+        wrapper.set_generation_params(
+            use_sampling=params.use_sampling,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            temperature=params.temperature,
+            duration=num_frames / self.frame_rate + epsilon,
+            cfg_coef=params.cfg_coef,
+            extend_stride=params.extend_stride_seconds if long else wrapper.max_duration / 2,
+        )
+
+    def _attributes(
+        self, wrapper: MusicGen, description: str, melody: AudioInput | None
+    ) -> list[ConditioningAttributes]:
+        melodies = None if melody is None else [self._converted(melody)]
+        if melodies is not None and not self.has_melody:
+            raise InvalidRequest(f"The model {self.spec.name!r} cannot follow a melody.")
+        attributes, _ = wrapper._prepare_tokens_and_attributes([description], None, melodies)
+        return attributes
+
+    def _converted(self, audio: AudioInput) -> Tensor:
+        waveform = torch.tensor(audio.waveform)  # a copy: the array may be read-only
+        return convert_audio(waveform, audio.sample_rate, self.sample_rate, self.channels)  # [C, T]
+
+    def _turn_melody(self, wrapper: MusicGen, attributes: ConditioningAttributes, start_seconds: float) -> None:
+        """Extend the tune periodically to a whole window that begins at `start_seconds` (musicgen.py:309-324)."""
+        wav, length, *_ = attributes.wav["self_wav"]
+        if not (wav_length := int(length.item())):
+            return
+        target = int(wrapper.max_duration * self.sample_rate)
+        begin = int(start_seconds * self.sample_rate)
+        positions = torch.arange(begin, begin + target, device=self.device)
+        attributes.wav["self_wav"] = WavCondition(
+            wav[..., positions % wav_length], torch.full_like(length, target), [self.sample_rate], [None], [0.0]
+        )
+
+    def _repeatable_separation(self) -> Any:
+        if not self.has_melody:
+            return nullcontext()
+        from audiocraft_api.model import separator
+
+        return separator.repeatable()
+
+    def _progress(self, windows: list[Window], on_step: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """Turn audiocraft's count of steps, which starts anew in each window, into frames of the whole."""
+        total = windows[-1].start + windows[-1].num_frames
+        frames = self._frames_after_each_step(windows)
+
+        def callback(_step: int, _num_steps: int) -> None:
+            on_step(next(frames), total)
+
+        return callback
+
+    def _frames_after_each_step(self, windows: list[Window]) -> Iterator[int]:
+        for window in windows:
+            num_new = window.num_frames - window.num_prompt_frames
+            # The delay pattern takes some steps more than frames; a frame is done when its last codebook is.
+            num_steps = (
+                len(self.lm.pattern_provider.get_pattern(window.num_frames).layout) - 1 - window.num_prompt_frames
+            )
+            for step in range(1, num_steps + 1):
+                yield window.start + window.num_prompt_frames + max(0, step - (num_steps - num_new))
+
+    def _cuda_devices(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []
+
+    def _tensors(self) -> Iterator[Tensor]:
+        modules: list[torch.nn.Module] = [self.lm, self._inner_codec]
+        for conditioner in self.lm.condition_provider.conditioners.values():
+            # audiocraft hides frozen encoders from the module tree (conditioners.py, `__dict__`).
+            modules += [vars(conditioner)[name] for name in ("t5", "demucs") if name in vars(conditioner)]
+        for module in modules:
+            yield from module.parameters()
+            yield from module.buffers()

@@ -1,0 +1,175 @@
+"""Which models there are: public names, where their weights come from, what they can do and under which licence.
+
+Knows nothing of torch, and loads nothing; `loading` turns a spec into a model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from audiocraft_api.config import Config, ConfigError
+from audiocraft_api.constants import MAX_DURATION_SECONDS
+from audiocraft_api.errors import InvalidRequest
+
+RELEASED_LICENCE = "CC-BY-NC-4.0"
+UNTRAINED_NOTICE = "Untrained: makes noise-like sound, so that everything can be tried without a download."
+
+# A name is also a directory's name under `checkpoints_dir`.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model that can be asked for. `checkpoint` is a hub id, a local directory, or `built-in`."""
+
+    name: str
+    checkpoint: str
+    revision: str | None = None  # of the hub; None is its main branch
+    text: bool = True
+    melody: bool = False
+    channels: int = 1
+    sample_rate: int = 32_000  # Hz
+    max_duration_seconds: float = MAX_DURATION_SECONDS
+    num_codebooks: int = 4
+    licence: str = RELEASED_LICENCE
+    commercial_use: bool = False
+    description: str = ""
+
+    @property
+    def is_built_in(self) -> bool:
+        """Say whether the weights are made on this machine by `model.demo`."""
+        return self.checkpoint == BUILT_IN
+
+
+BUILT_IN = "built-in"
+
+
+def _released(name: str, description: str, *, melody: bool = False) -> ModelSpec:
+    return ModelSpec(name, f"facebook/musicgen-{name}", melody=melody, description=description)
+
+
+def _demo(name: str, description: str, **abilities: Any) -> ModelSpec:
+    description = f"{description} {UNTRAINED_NOTICE}"
+    return ModelSpec(name, BUILT_IN, licence="MIT", commercial_use=True, description=description, **abilities)
+
+
+_DEFAULT_SPECS = (
+    _released("small", "MusicGen small: text to music, 300 million parameters."),
+    _released("medium", "MusicGen medium: text to music, 1.5 billion parameters."),
+    _released("large", "MusicGen large: text to music, 3.3 billion parameters."),
+    _released("melody", "MusicGen melody: text and a tune to music, 1.5 billion parameters.", melody=True),
+    _released("melody-large", "MusicGen melody large: text and a tune to music, 3.3 billion parameters.", melody=True),
+    _demo("demo", "Tiny text-to-music model."),
+    _demo("demo-melody", "Tiny text-and-tune-to-music model.", melody=True),
+    _demo("demo-stereo", "Tiny stereo text-to-music model.", channels=2, num_codebooks=8),
+)
+
+# What the public sizes of POST /generate-with-melody stand for; other melody models go by their own name.
+_MELODY_SIZES = {"medium": "melody", "large": "melody-large", "demo": "demo-melody"}
+
+
+class _Entry(BaseModel):
+    """One model of `models_file`; what it leaves out keeps the built-in value, or the default."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    checkpoint: str | None = Field(None, min_length=1)
+    revision: str | None = Field(None, min_length=1)
+    melody: bool | None = None
+    channels: int | None = Field(None, ge=1, le=2)
+    sample_rate: int | None = Field(None, ge=8_000, le=192_000)
+    max_duration_seconds: float | None = Field(None, gt=0, le=MAX_DURATION_SECONDS)
+    num_codebooks: int | None = Field(None, ge=1, le=64)
+    licence: str | None = Field(None, min_length=1)
+    commercial_use: bool | None = None
+    description: str | None = None
+
+
+class Catalog:
+    """The models of one server, by public name."""
+
+    def __init__(self, config: Config) -> None:
+        """Collect the built-in models and those of `config.models_file`. Raises ConfigError."""
+        self._allow_non_commercial = config.allow_non_commercial
+        self._checkpoints_dir = config.checkpoints_dir
+        self._specs = {spec.name: spec for spec in _DEFAULT_SPECS}
+        if config.models_file is not None:
+            self._specs.update(_read_models_file(config.models_file, self._specs))
+
+    def __iter__(self) -> Iterator[ModelSpec]:
+        return iter(self._specs.values())
+
+    def is_allowed(self, spec: ModelSpec) -> bool:
+        """Say whether the server's settings let this model be used."""
+        return self._allow_non_commercial or spec.commercial_use
+
+    def local_directory(self, spec: ModelSpec) -> Path | None:
+        """Return the directory on this machine that holds the checkpoint, or None when it is the hub's."""
+        for directory in (self._checkpoints_dir / spec.name, Path(spec.checkpoint)):
+            if directory.is_dir() and not (spec.is_built_in and directory == Path(BUILT_IN)):
+                return directory.absolute()
+        return None
+
+    def get(self, name: str) -> ModelSpec:
+        """Return a model by name. Raises InvalidRequest naming `model_size` for an unknown or a refused one."""
+        spec = self._specs.get(name)
+        if spec is None:
+            raise _invalid(f"There is no model {name!r}. Choose one of: {self._listed(self._specs.values())}.")
+        if not self.is_allowed(spec):
+            raise _invalid(
+                f"The weights of {name!r} are licensed {spec.licence}, which forbids commercial use, and this server "
+                f"refuses such weights. Choose one of: {self._listed(self._specs.values())}."
+            )
+        return spec
+
+    def melody_checkpoint(self, size: str) -> ModelSpec:
+        """Return the model that follows a tune for a public size. Raises InvalidRequest naming `model_size`."""
+        spec = self._specs.get(_MELODY_SIZES.get(size, size))
+        if spec is not None and spec.melody:
+            return self.get(spec.name)
+        sizes = [s for s, name in _MELODY_SIZES.items() if self.is_allowed(self._specs[name])]
+        others = [s.name for s in self if s.melody and self.is_allowed(s)]
+        raise _invalid(f"The model {size!r} cannot follow a melody. Choose one of: {', '.join(sizes + others)}.")
+
+    def _listed(self, specs: Any) -> str:
+        return ", ".join(spec.name for spec in specs if self.is_allowed(spec))
+
+
+def _invalid(sentence: str) -> InvalidRequest:
+    return InvalidRequest(sentence, {"model_size": [sentence]})
+
+
+def _read_models_file(path: Path, known: dict[str, ModelSpec]) -> dict[str, ModelSpec]:
+    where = f"The models file {path}"
+    try:
+        entries = TypeAdapter(dict[str, _Entry]).validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        detail = error.errors()[0]
+        place = ".".join(str(part) for part in detail["loc"]) or "the whole file"
+        raise ConfigError(f"{where} is not valid at {place}: {detail['msg']}") from None
+    return {name: _spec(name, entry, known.get(name), where) for name, entry in entries.items()}
+
+
+def _spec(name: str, entry: _Entry, known: ModelSpec | None, where: str) -> ModelSpec:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{where} has the model name {name!r}; expected small letters, digits, '.', '_' and '-'")
+    given = entry.model_dump(exclude_none=True)
+    if known is not None and "checkpoint" not in given:
+        return replace(known, **given)
+    if "checkpoint" not in given:
+        raise ConfigError(f"{where} names no checkpoint for {name!r}; expected a hub id or a directory")
+    # Other weights: nothing of a built-in model's licence or description may be carried over to them.
+    given.setdefault("licence", "unknown")
+    abilities = {} if known is None else {f.name: getattr(known, f.name) for f in fields(known) if f.name in _ABILITIES}
+    return ModelSpec(**{"name": name, **abilities, **given})
+
+
+_ABILITIES = {"melody", "channels", "sample_rate", "max_duration_seconds", "num_codebooks"}

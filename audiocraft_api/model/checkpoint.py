@@ -1,0 +1,135 @@
+"""Build audiocraft's own classes around a checkpoint's files, quickly and safely.
+
+Classes are built on the meta device and given the file's tensors, so nothing is initialised only to be overwritten.
+Files are read as tensors and plain values, never as arbitrary pickles. audiocraft gets local directories only.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from audiocraft.models import builders
+from audiocraft.models.encodec import CompressionModel, HFEncodecCompressionModel, HFEncodecModel
+from audiocraft.models.lm import LMModel
+from audiocraft.modules.conditioners import ConditioningProvider, T5Conditioner
+from omegaconf import DictConfig, OmegaConf
+from transformers import T5Config
+
+from audiocraft_api.model import hub
+from audiocraft_api.model.hub import Hub, WrongCheckpoint
+
+
+def read_package(path: Path) -> dict[str, Any]:
+    """Read a checkpoint file of audiocraft's export format. Raises WrongCheckpoint."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise WrongCheckpoint(f"{path.name} is damaged or was not written by torch.save")
+        package = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        raise WrongCheckpoint(f"{path.name} holds more than weights and is not loaded, for safety") from None
+    if not isinstance(package, dict):
+        raise WrongCheckpoint(f"{path.name} is not a checkpoint exported by audiocraft")
+    return package
+
+
+def load_language_model(path: Path, files: Hub, device: torch.device) -> LMModel:
+    """Build the language model of `state_dict.bin` with its conditioners, as audiocraft's `load_lm_model` does."""
+    package = read_package(path)
+    if not isinstance(package.get("xp.cfg"), str) or not isinstance(package.get("best_state"), dict):
+        raise WrongCheckpoint(f"{path.name} is not a language model exported by audiocraft")
+    config = OmegaConf.create(package["xp.cfg"])
+    if config.get("lm_model") != "transformer_lm":
+        raise WrongCheckpoint(f"{path.name} holds a {config.get('lm_model')!r}, not a MusicGen language model")
+    model = build_language_model(config, files, device)
+    assign(model, package["best_state"], device, path.name)
+    return model
+
+
+def build_language_model(config: DictConfig, files: Hub, device: torch.device) -> LMModel:
+    """Build the language model of a training configuration: itself on the meta device, its conditioners for real."""
+    config = config.copy()
+    OmegaConf.set_struct(config, False)
+    # audiocraft's dtypes (loaders.load_lm_model): half for the transformer on a GPU; MPS computes in float32.
+    config.dtype = "float16" if device.type == "cuda" else "float32"
+    provider = _conditioners(config, files, device)
+    bare = config.copy()
+    bare.conditioners, bare.device = None, "meta"
+    with torch.device("meta"):
+        model = builders.get_lm_model(bare)
+    model.condition_provider = provider
+    model.cfg = config
+    if "self_wav" in provider.conditioners:  # as MusicGen.get_pretrained
+        chroma = provider.conditioners["self_wav"]
+        chroma.match_len_on_eval = True
+        chroma._use_masking = False
+    return model.eval()
+
+
+def _conditioners(config: DictConfig, files: Hub, device: torch.device) -> ConditioningProvider:
+    config = config.copy()
+    config.device = device.type
+    source = None
+    for conditioner in config.conditioners.values():
+        arguments = conditioner.get(conditioner.get("model", ""), {})
+        if conditioner.get("model") == "t5":
+            arguments.name = _text_encoder(arguments.name, files)
+            if device.type == "mps":
+                arguments.autocast_dtype = None
+        elif conditioner.get("model") == "chroma_stem":
+            source = arguments.pop("separator", "released")
+            arguments.pop("cache_path", None)
+    if source is None:
+        return builders.get_conditioner_provider(config.transformer_lm.dim, config)
+    from audiocraft_api.model import separator  # demucs: only melody models need it
+
+    with separator.provided_by(files, separator.RELEASED_ID if source == "released" else source):
+        return builders.get_conditioner_provider(config.transformer_lm.dim, config)
+
+
+def _text_encoder(name: str, files: Hub) -> str:
+    """Return a directory that audiocraft's T5Conditioner takes in the place of a name."""
+    directory = str(files.snapshot(name, hub.TEXT_ENCODER))
+    if directory not in T5Conditioner.MODELS_DIMS:
+        T5Conditioner.MODELS_DIMS[directory] = T5Config.from_pretrained(directory).d_model
+        T5Conditioner.MODELS.append(directory)
+    return directory
+
+
+def load_codec(path: Path, files: Hub, device: torch.device) -> CompressionModel:
+    """Build the codec of `compression_state_dict.bin`: audiocraft's own, or the hub's that it names."""
+    package = read_package(path)
+    if "pretrained" in package:
+        directory = files.snapshot(str(package["pretrained"]), hub.CODEC)
+        model: CompressionModel = HFEncodecCompressionModel(HFEncodecModel.from_pretrained(directory))
+        return model.to(device).eval().requires_grad_(False)
+    if not isinstance(package.get("xp.cfg"), str) or not isinstance(package.get("best_state"), dict):
+        raise WrongCheckpoint(f"{path.name} is not a codec exported by audiocraft")
+    config = OmegaConf.create(package["xp.cfg"])
+    config.device = "cpu"
+    model = builders.get_compression_model(config)
+    assign(model.eval(), package["best_state"], device, path.name)
+    return model
+
+
+def assign(model: torch.nn.Module, state: dict[str, Any], device: torch.device, name: str) -> None:
+    """Give a module the tensors of a file, in the module's dtypes and in memory of their own.
+
+    A mapped file that is overwritten would change or kill a running model, so nothing stays mapped. Raises
+    WrongCheckpoint.
+    """
+    with torch.no_grad():
+        expected = model.state_dict()
+        own = {
+            key: tensor.to(device, expected[key].dtype, copy=True) if key in expected else tensor
+            for key, tensor in state.items()
+        }
+        try:
+            model.load_state_dict(own, assign=True)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise WrongCheckpoint(f"{name} does not hold this model's weights ({reason})") from None
+        model.to(device).requires_grad_(False)

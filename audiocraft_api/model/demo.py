@@ -1,0 +1,105 @@
+"""Make the demo checkpoints: complete, small, untrained MusicGen models in audiocraft's own on-disk format.
+
+The same files come out each time. Run `python -m audiocraft_api.model.demo [directory]` to make all of them.
+Each directory holds `state_dict.bin`, `compression_state_dict.bin` and, laid out as a model hub's cache, the text
+encoder, the codec and the source separator that these name by id.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audiocraft_api.model import audiocraft_imports
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+NAMES = ("demo", "demo-melody", "demo-stereo")
+
+logger = logging.getLogger(__name__)
+
+
+def build(name: str, directory: Path) -> Path:
+    """Make one demo checkpoint in `directory` unless it is there; return where. Safe against others doing the same."""
+    target = directory / name
+    if target.is_dir():
+        return target
+    logger.info("Making the untrained checkpoint %s in %s.", name, directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=directory))
+    try:
+        temporary.chmod(0o755)
+        _write(name, temporary)
+        os.replace(temporary, target)
+    except OSError:
+        if not target.is_dir():  # else another was quicker, with the same content
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _write(name: str, directory: Path) -> None:
+    audiocraft_imports.prepare()
+    import torch
+    from omegaconf import OmegaConf
+
+    from audiocraft_api.model import demo_parts as parts
+    from audiocraft_api.model.checkpoint import build_language_model
+    from audiocraft_api.model.hub import Hub
+
+    hub = directory / "hub"
+    tokenizer = parts.tokenizer()
+    encoder = parts.text_encoder(len(tokenizer))
+    _add_repository(hub, parts.TEXT_ENCODER_ID, tokenizer.save_pretrained, encoder.save_pretrained)
+    _add_repository(hub, parts.CODEC_ID, parts.codec().save_pretrained)
+    if name == "demo-melody":
+        _add_repository(hub, parts.SEPARATOR_ID, parts.save_separator)
+
+    config = OmegaConf.create(parts.configuration(melody=name == "demo-melody", stereo=name == "demo-stereo"))
+    lm = build_language_model(config, Hub(hub, offline=True), torch.device("cpu"))
+    _save(directory / "state_dict.bin", config, parts.language_model_state(lm))
+    torch.save({"pretrained": parts.CODEC_ID}, directory / "compression_state_dict.bin")
+
+
+def _save(path: Path, config: DictConfig, state: dict[str, Any]) -> None:
+    import torch
+    from omegaconf import OmegaConf
+
+    torch.save({"xp.cfg": OmegaConf.to_yaml(config), "best_state": state}, path)
+
+
+def _add_repository(hub: Path, repository: str, *saves: Any) -> None:
+    """Lay files out as the hub's cache does: `models--<org>--<name>`, with `refs/main` naming a snapshot by 40 hex."""
+    root = hub / f"models--{repository.replace('/', '--')}"
+    files = root / "files"
+    files.mkdir(parents=True)
+    for save in saves:
+        save(files)
+    digest = hashlib.sha1(usedforsecurity=False)
+    for path in sorted(files.iterdir()):
+        digest.update(path.name.encode() + path.read_bytes())
+    (root / "snapshots").mkdir()
+    files.rename(root / "snapshots" / digest.hexdigest())
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(digest.hexdigest())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the untrained demo checkpoints.")
+    parser.add_argument("directory", nargs="?", default="checkpoints", type=Path)
+    directory = parser.parse_args().directory
+    made = {name: str(build(name, directory)) for name in NAMES}
+    print(json.dumps(made))
+
+
+if __name__ == "__main__":
+    main()

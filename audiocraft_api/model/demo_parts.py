@@ -1,0 +1,167 @@
+"""The parts of the demo checkpoints: small untrained networks of the released models' structure, from a fixed seed.
+
+Knows nothing of where the files go. Every size that decides the interface (codebooks, their size, frame and sample
+rate, delays, chroma prefix) is the released one; only widths and depths are small.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from demucs.demucs import Demucs
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import EncodecConfig, EncodecModel, T5Config, T5EncoderModel, T5Tokenizer
+
+TEXT_ENCODER_ID = "audiocraft-api/demo-text-encoder"
+CODEC_ID = "audiocraft-api/demo-codec"
+SEPARATOR_ID = "audiocraft-api/demo-separator"
+
+_TEXT_DIM = 32
+_LM_DIM = 64
+# Measured so that decoded noise has a standard deviation near 0.15 and stays well inside -1 … 1, and so that the encoder
+# spreads sound over the codebooks.
+_CODEC_GAINS = {"encoder.layers.15": 4.0, "decoder.layers.15": 0.4}
+_CODEBOOK_SCALE = 0.8
+_WORDS = """a and the of with in for bpm fast slow soft warm dark bright calm happy sad epic lo fi beat beats drums bass
+guitar piano synth strings violin cello flute organ choir voice ambient techno house jazz rock pop folk blues funk hip
+hop classical electronic acoustic electric orchestral cinematic melody rhythm groove loop solo major minor song music"""
+
+
+def draw(module: nn.Module, seed: int, gains: dict[str, float]) -> None:
+    """Fill the parameters with seeded noise: 1/sqrt(fan-in) times the gain of the longest matching name part.
+
+    Norm weights become 1, biases 0, the norms of normalised weights the gain. Names decide the order, so that the
+    result does not hang on how a class is built.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(module.named_parameters()):
+            matches = [part for part in gains if part in name]
+            gain = gains[max(matches, key=len)] if matches else 1.0
+            if name.endswith("original0"):  # weight_norm: g of g * v / |v|
+                parameter.fill_(gain)
+            elif parameter.dim() < 2:
+                parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            else:
+                fan_in = math.prod(parameter.shape[1:])
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * gain / math.sqrt(fan_in))
+
+
+def tokenizer() -> T5Tokenizer:
+    """Return a T5 tokenizer of music words, and of single characters for all others."""
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    words = [(f"▁{word}", -4.0) for word in dict.fromkeys(_WORDS.split())]
+    pieces = [piece for piece, _ in words]
+    characters = [(piece, -8.0) for piece in ["▁", *map(chr, range(33, 127))] if piece not in pieces]
+    return T5Tokenizer(vocab=special + words + characters, extra_ids=0, additional_special_tokens=[])
+
+
+def text_encoder(vocab_size: int) -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=vocab_size, d_model=_TEXT_DIM, d_kv=16, d_ff=64, num_layers=2, num_heads=2, dropout_rate=0.0
+    )
+    model = T5EncoderModel(config).eval()
+    draw(model, 1, {"shared": math.sqrt(_TEXT_DIM)})
+    return model
+
+
+def codec() -> EncodecModel:
+    """Return a codec of the released shape: mono, 32 kHz, 50 frames a second, 4 codebooks of 2048 entries."""
+    config = EncodecConfig(
+        target_bandwidths=[2.2], sampling_rate=32_000, audio_channels=1, normalize=False, use_causal_conv=False,
+        num_filters=4, num_residual_layers=1, upsampling_ratios=[8, 5, 4, 4], hidden_size=32, codebook_dim=32,
+        codebook_size=2048, norm_type="weight_norm", chunk_length_s=None, num_lstm_layers=2, kernel_size=7,
+        last_kernel_size=7, residual_kernel_size=3, use_conv_shortcut=False, pad_mode="reflect",
+    )  # fmt: skip
+    model = EncodecModel(config).eval()
+    draw(model, 2, _CODEC_GAINS)
+    generator = torch.Generator().manual_seed(5)
+    for layer in model.quantizer.layers:
+        entries = torch.randn(layer.codebook.embed.shape, generator=generator) * _CODEBOOK_SCALE
+        layer.codebook.embed.copy_(entries)
+        layer.codebook.embed_avg.copy_(entries)
+        layer.codebook.cluster_size.fill_(1.0)
+        layer.codebook.inited.fill_(1.0)
+    return model
+
+
+def save_separator(directory: Path) -> None:
+    """Write a source separator of demucs' own class, in demucs' hub layout."""
+    arguments: dict[str, Any] = {
+        "sources": ["drums", "bass", "other", "vocals"], "audio_channels": 2, "channels": 4, "depth": 2,
+        "dconv_mode": 0, "resample": False, "samplerate": 44_100, "segment": 10,
+    }  # fmt: skip
+    model = Demucs(**arguments).eval()
+    draw(model, 3, {})
+    metadata = {"klass": "demucs.demucs.Demucs", "args": "[]", "kwargs": json.dumps(arguments)}
+    save_file(model.state_dict(), directory / "demo.safetensors", metadata)
+    (directory / "htdemucs.yaml").write_text("models: [demo]\n")
+
+
+def configuration(*, melody: bool, stereo: bool) -> dict[str, Any]:
+    """Return what `xp.cfg` holds: the released training configuration, as far as the builders read it."""
+    conditioners: dict[str, Any] = {
+        "description": {
+            "model": "t5",
+            "t5": {"name": TEXT_ENCODER_ID, "finetune": False, "word_dropout": 0.2, "normalize_text": False},
+        }
+    }
+    if melody:
+        chroma = {
+            "sample_rate": 32_000, "n_chroma": 12, "radix2_exp": 14, "argmax": True, "match_len_on_eval": False,
+            "eval_wavs": None, "n_eval_wavs": 100, "cache_path": None, "separator": SEPARATOR_ID,
+        }  # fmt: skip
+        conditioners = {"self_wav": {"model": "chroma_stem", "chroma_stem": chroma}, **conditioners}
+    return {
+        "lm_model": "transformer_lm",
+        "device": "cpu",
+        "dtype": "float16",
+        "dataset": {"segment_duration": 30},
+        "channels": 2 if stereo else 1,
+        "sample_rate": 32_000,
+        "interleave_stereo_codebooks": {"use": stereo, "per_timestep": False},
+        "transformer_lm": {
+            "n_q": 8 if stereo else 4, "card": 2048, "dim": _LM_DIM, "num_heads": 2, "num_layers": 2,
+            "hidden_scale": 4, "dropout": 0.0, "emb_lr": None, "activation": "gelu", "norm_first": True,
+            "bias_ff": False, "bias_attn": False, "bias_proj": False, "past_context": None, "causal": True,
+            "custom": False, "memory_efficient": True, "attention_as_float32": False, "layer_scale": None,
+            "positional_embedding": "sin", "xpos": False, "checkpointing": "none", "weight_init": "gaussian",
+            "depthwise_init": "current", "zero_bias_init": True, "norm": "layer_norm", "cross_attention": False,
+            "qk_layer_norm": False, "qk_layer_norm_cross": False, "attention_dropout": None, "kv_repeat": 1,
+            "two_step_cfg": False,
+        },
+        "codebooks_pattern": {
+            "modeling": "delay",
+            "delay": {
+                "delays": [0, 0, 1, 1, 2, 2, 3, 3] if stereo else [0, 1, 2, 3], "flatten_first": 0,
+                "empty_initial": 0,
+            },
+        },
+        "classifier_free_guidance": {"training_dropout": 0.3, "inference_coef": 3.0},
+        "attribute_dropout": {"args": {"active_on_eval": False}},
+        "fuser": {
+            "cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1, "sum": [],
+            "prepend": ["self_wav", "description"] if melody else [],
+            "cross": [] if melody else ["description"],
+            "input_interpolate": [],
+        },
+        "conditioners": {"args": {"merge_text_conditions_p": 0.25, "drop_desc_p": 0.5}, **conditioners},
+    }  # fmt: skip
+
+
+def language_model_state(lm: nn.Module) -> dict[str, Tensor]:
+    """Return half-precision weights for a language model whose own are on the meta device."""
+    gains = {"emb.": math.sqrt(_LM_DIM) / 2, "linears.": 1.5, "output_proj.": 1.0}
+    drawn = nn.Module()
+    state = lm.state_dict()
+    for name, parameter in lm.named_parameters():
+        drawn.register_parameter(name.replace(".", "/"), nn.Parameter(torch.empty(parameter.shape)))
+        state.pop(name)
+    draw(drawn, 4, {part.replace(".", "/"): gain for part, gain in gains.items()})
+    state.update({name.replace("/", "."): parameter.detach() for name, parameter in drawn.named_parameters()})
+    return {name: state[name].half() for name in sorted(state)}

@@ -1,0 +1,145 @@
+"""Find the files of a model hub's repository: in a checkpoint's own `hub` directory, in the local cache, on the hub.
+
+Knows which files of a repository are needed, not what they mean. Downloads show progress in the log. What is on this
+machine is used as it is: the network is asked only for what is missing.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from audiocraft_api.errors import ModelUnavailable
+
+logger = logging.getLogger(__name__)
+
+_PROGRESS_SECONDS = 5.0
+
+
+class WrongCheckpoint(Exception):
+    """Files are damaged, or are not those of a MusicGen model; the message says which and how."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a repository that are needed: of each group the first that exists, and `extra` where there are."""
+
+    groups: tuple[tuple[str, ...], ...]
+    extra: tuple[str, ...] = ()
+
+    def are_in(self, directory: Path) -> bool:
+        return all(any(list(directory.glob(name)) for name in group) for group in self.groups)
+
+
+CHECKPOINT = Files((("state_dict.bin",), ("compression_state_dict.bin",)))
+CODEC = Files((("config.json",), ("model.safetensors", "pytorch_model.bin")))
+TEXT_ENCODER = Files(
+    (("config.json",), ("tokenizer.json", "spiece.model"), ("model.safetensors", "pytorch_model.bin")),
+    extra=("spiece.model", "tokenizer_config.json", "special_tokens_map.json"),
+)
+SEPARATOR = Files((("htdemucs.yaml",), ("*.safetensors",)))
+
+
+class Hub:
+    """Finds repositories, first in `directory` (a hub cache that came with a checkpoint), then in the user's cache."""
+
+    def __init__(self, directory: Path | None = None, *, offline: bool = False) -> None:
+        self._directory = directory
+        self._offline = offline
+
+    def snapshot(self, repository: str, files: Files, revision: str | None = None) -> Path:
+        """Return the directory of a repository's files, downloaded if need be. Raises ModelUnavailable.
+
+        The directory's name is the commit.
+        """
+        caches = [self._directory] if self._directory is not None and self._directory.is_dir() else []
+        for cache in [*caches, None]:
+            found = _cached(repository, files, revision, cache)
+            if found is not None:
+                return found
+        if self._offline:
+            raise ModelUnavailable(
+                f"{repository} is not on this machine, and the server is set to stay offline. "
+                f"Fetch it with `hf download {repository}`, or put the checkpoint under the checkpoints directory.",
+                retry_after_seconds=60,
+            )
+        return _download(repository, files, revision)
+
+
+def _snapshot(repository: str, files: Files, revision: str | None, **options: Any) -> Path | None:
+    """Return a directory with all groups of files, or None. Second choices are fetched only where the first are not."""
+    from huggingface_hub import snapshot_download
+
+    for rank in range(max(len(group) for group in files.groups)):
+        wanted = [group[min(rank, len(group) - 1)] for group in files.groups]
+        patterns = [*wanted, *files.extra]
+        found = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, **options))
+        if files.are_in(found):
+            return found
+    return None
+
+
+def _cached(repository: str, files: Files, revision: str | None, cache: Path | None) -> Path | None:
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return _snapshot(repository, files, revision, cache_dir=cache, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError:
+        raise ModelUnavailable(
+            f"{repository!r} is neither a directory on this machine nor the id of a repository of the model hub.",
+            retry_after_seconds=60,
+        ) from None
+
+
+def _download(repository: str, files: Files, revision: str | None) -> Path:
+    from httpx import HTTPError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    logger.info("Downloading %s from the model hub.", repository)
+    try:
+        found = _snapshot(repository, files, revision, tqdm_class=_progress_class(), library_name="audiocraft-api")
+        if found is not None:
+            return found
+        reason = "its files are not those of a MusicGen model"
+    except GatedRepoError:
+        reason = "the hub asks for a licence to be accepted: do that there, and log in with `hf auth login`"
+    except RevisionNotFoundError:
+        reason = f"it has no revision {revision!r}"
+    except RepositoryNotFoundError:
+        reason = "the hub has no such repository, or it is private: check the id, or log in with `hf auth login`"
+    except (HTTPError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            reason = "the disk is full: make room in the hub's cache directory"
+        else:
+            logger.warning("The download of %s failed: %s", repository, error)
+            reason = "the model hub cannot be reached: check the network, or put the files on this machine"
+    raise ModelUnavailable(f"{repository} cannot be downloaded: {reason}.", retry_after_seconds=60)
+
+
+def _progress_class() -> Any:
+    """Return a progress bar that writes lines into the log."""
+    from tqdm.auto import tqdm
+
+    class LogProgress(tqdm):
+        _next_line = 0.0
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": False, "leave": False})
+
+        def display(self, *_args: Any, **_kwargs: Any) -> bool:
+            if self.unit == "B" and self.total and time.monotonic() >= self._next_line:
+                self._next_line = time.monotonic() + _PROGRESS_SECONDS
+                logger.info("Downloaded %.0f of %.0f MB.", self.n / 1e6, self.total / 1e6)
+            return True
+
+        def clear(self, *_args: Any, **_kwargs: Any) -> None:
+            """Nothing was drawn."""
+
+    return LogProgress

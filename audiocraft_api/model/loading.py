@@ -1,0 +1,166 @@
+"""Load a model: find its files, check them, build it; a failure is one sentence that says what to do.
+
+Free of torch until a model is really loaded. `checkpoint` builds the modules, `hub` finds what the hub's ids name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+import zipfile
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from audiocraft_api.config import Config
+from audiocraft_api.errors import ModelUnavailable
+from audiocraft_api.model import audiocraft_imports, hub
+from audiocraft_api.model.catalog import Catalog, ModelSpec
+from audiocraft_api.model.hub import Hub, WrongCheckpoint
+
+if TYPE_CHECKING:
+    import torch
+
+    from audiocraft_api.model.audiocraft_adapter import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 60.0
+
+
+def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
+    """Load a model from scratch. Raises ModelUnavailable; nothing of a failed load is kept."""
+    begin = time.monotonic()
+    logger.info("Loading %s.", spec.name)
+    try:
+        model = _load(spec, catalog, config)
+    except ModelUnavailable as error:
+        logger.warning("Loading %s failed: %s", spec.name, error)
+        raise
+    except WrongCheckpoint as error:
+        logger.warning("Loading %s failed: %s", spec.name, error)
+        raise ModelUnavailable(
+            f"The checkpoint of {spec.name!r} cannot be used: {error}. Fetch or export it again.", _RETRY_SECONDS
+        ) from None
+    # Files of any kind meet third-party readers here: what they raise is not foreseeable, and every waiter must be told.
+    except Exception as error:
+        logger.exception("Loading %s failed.", spec.name)
+        raise ModelUnavailable(_sentence(spec, error), _RETRY_SECONDS) from None
+    logger.info("Loaded %s on %s in %.1f s.", spec.name, model.device, time.monotonic() - begin)
+    return model
+
+
+def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
+    directory, revision = _locate(spec, catalog, config)
+    # Reading the files for their check sums runs while audiocraft is imported, and leaves them in the page cache.
+    checks = _in_thread(directory)
+    audiocraft_imports.prepare()
+    from audiocraft_api.model.audiocraft_adapter import LoadedModel
+    from audiocraft_api.model.checkpoint import load_codec, load_language_model
+
+    device = choose_device(config.device)
+    files = Hub(directory / "hub", offline=config.offline)
+    checks.result()
+    lm = load_language_model(directory / "state_dict.bin", files, device)
+    # MPS computes the codec's convolutions wrongly.
+    codec_device = device if device.type != "mps" else choose_device("cpu")
+    codec = load_codec(directory / "compression_state_dict.bin", files, codec_device)
+    model = LoadedModel(spec, revision, lm, codec)
+    _check_abilities(model)
+    return model
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device of the setting `device`; `auto` is CUDA, then MPS, then the CPU. Raises ModelUnavailable."""
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        wanted = next(name for name, is_present in present.items() if is_present)
+    if not present[wanted]:
+        raise ModelUnavailable(f"The server is set to use {wanted}, which this machine does not have.", _RETRY_SECONDS)
+    return torch.device(wanted)
+
+
+def _locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, str]:
+    """Return the checkpoint's directory and its revision: the hub's commit, or a check sum of local files."""
+    directory = catalog.local_directory(spec)
+    if directory is None and spec.is_built_in:
+        audiocraft_imports.prepare()
+        from audiocraft_api.model import demo
+
+        directory = demo.build(spec.name, config.checkpoints_dir).absolute()
+    if directory is None:
+        snapshot = Hub(offline=config.offline).snapshot(spec.checkpoint, hub.CHECKPOINT, spec.revision)
+        return snapshot, snapshot.name
+    for (name,) in hub.CHECKPOINT.groups:
+        if not (directory / name).is_file():
+            raise WrongCheckpoint(f"{directory.name} holds no {name}")
+    return directory, _revision(directory)
+
+
+def _revision(directory: Path) -> str:
+    """Return a check sum of a local checkpoint, from the check sums that its files hold of their own parts."""
+    digest = hashlib.sha256()
+    for (name,) in hub.CHECKPOINT.groups:
+        for part in _parts(directory / name):
+            # The folder inside the file is the name that it was first saved under.
+            digest.update(f"{part.filename.partition('/')[2]} {part.file_size} {part.CRC}\n".encode())
+    return digest.hexdigest()[:40]
+
+
+def _parts(path: Path) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.infolist()
+    except zipfile.BadZipFile:
+        raise WrongCheckpoint(f"{path.name} is damaged or was not written by torch.save") from None
+
+
+def _in_thread(directory: Path) -> Future[None]:
+    future: Future[None] = Future()
+
+    def check() -> None:
+        try:
+            for (name,) in hub.CHECKPOINT.groups:
+                _check_sums(directory / name)
+        except (WrongCheckpoint, OSError) as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=check, name="check-sums", daemon=True).start()
+    return future
+
+
+def _check_sums(path: Path) -> None:
+    """Read a file whole and compare its parts with their check sums: torch does not."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise WrongCheckpoint(f"{path.name} is damaged ({error})") from None
+    if damaged is not None:
+        raise WrongCheckpoint(f"{path.name} is damaged ({damaged} does not match its check sum)")
+
+
+def _check_abilities(model: LoadedModel) -> None:
+    spec = model.spec
+    declared = (spec.melody, spec.channels, spec.sample_rate, spec.num_codebooks)
+    found = (model.has_melody, model.channels, model.sample_rate, model.num_codebooks)
+    if declared != found:
+        raise WrongCheckpoint(
+            f"it is declared with melody={declared[0]}, channels={declared[1]}, sample_rate={declared[2]}, "
+            f"num_codebooks={declared[3]}, and its files have {', '.join(map(str, found))}"
+        )
+
+
+def _sentence(spec: ModelSpec, error: Exception) -> str:
+    # torch's allocator on the CPU raises a plain RuntimeError.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
+        return f"There is not enough memory to load {spec.name!r}. Use a smaller model, or free memory and try again."
+    if isinstance(error, ImportError):
+        return f"A package that {spec.name!r} needs is missing or broken: install the locked requirements again."
+    return f"The checkpoint of {spec.name!r} is damaged or not of a MusicGen model. Fetch or export it again."
