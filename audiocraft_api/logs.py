@@ -27,7 +27,7 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0
 def log_config(config: Config) -> dict[str, Any]:
     """Return the `logging.config` dictionary of this process; gunicorn's own loggers are included."""
     formatter = JsonFormatter if config.log_format == "json" else TextFormatter
-    own = {"level": config.log_level, "handlers": [], "propagate": True}
+    own: dict[str, Any] = {"level": config.log_level, "handlers": [], "propagate": True}
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from flask import Blueprint
 
@@ -39,5 +39,5 @@ def generate_with_melody() -> dict[str, Any]:
     spec = services().catalog.melody_checkpoint(fields.model_size)
     check_duration(fields, spec)
     with services().waiters.place():
-        melody = services().melodies.decode(fields.melody.stream)
+        melody = services().melodies.decode(cast(BinaryIO, fields.melody.stream))
         return answer_generation(command_of(fields, spec, melody), fields.return_type)

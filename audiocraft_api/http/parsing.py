@@ -6,6 +6,7 @@ JSON is parsed here and not by Flask: duplicate keys, NaN and the like must be r
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any, TypeVar
 
 from flask import request
@@ -51,10 +52,11 @@ def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Sche
         raise InvalidRequest("The form cannot be read.") from None
     if not any(upload.filename for upload in files.getlist(file_field)):
         raise InvalidRequest(missing_file, {file_field: [missing_file]})
+    given: list[tuple[str, list[Any]]] = [*texts.lists(), *files.lists()]
     fields: dict[str, Any] = {}
-    for name, values in [*texts.lists(), *files.lists()]:
+    for name, values in given:
         if len(values) > 1 or name in fields:
-            raise _refusal({_printable(name): [f"{_printable(name)} is given more than once."]})
+            raise _given_twice(name)
         fields[name] = values[0]
     return _validate(schema, fields, strict=False)
 
@@ -81,9 +83,7 @@ def _load_json(text: str) -> Any:
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        seen: set[str] = set()
-        name = next(_printable(key) for key, _ in pairs if key in seen or seen.add(key))
-        raise _refusal({name: [f"{name} is given more than once."]})
+        raise _given_twice(Counter(name for name, _ in pairs).most_common(1)[0][0])
     return value
 
 
@@ -96,6 +96,10 @@ def _validate(schema: type[Schema], fields: dict[str, Any], *, strict: bool) -> 
             name = str(detail["loc"][0])
             errors.setdefault(name, []).append(_sentence(name, detail))
         raise _refusal(errors) from None
+
+
+def _given_twice(name: str) -> InvalidRequest:
+    return _refusal({_printable(name): [f"{_printable(name)} is given more than once."]})
 
 
 def _refusal(errors: dict[str, list[str]]) -> InvalidRequest:

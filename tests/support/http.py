@@ -1,0 +1,40 @@
+"""Apps and requests for tests of the HTTP layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from audiocraft_api.config import Config
+from audiocraft_api.factory import create_app
+from support.fakes import FakeCache, FakeEngine
+
+
+def fake_app(directory: Path, engine: FakeEngine | None = None, **settings: Any) -> Flask:
+    """Return a new app over a fake engine, with everything else real."""
+    config = Config(audio_dir=directory / "audio", checkpoints_dir=directory / "checkpoints", **settings)
+    return create_app(config, engine=engine or FakeEngine(), cache=FakeCache())
+
+
+def generate(client: FlaskClient, **fields: Any) -> TestResponse:
+    """Ask for a second of audio."""
+    return client.post("/generate", json={"prompt": "solo cello", "duration": 1} | fields)
+
+
+def assert_error(response: TestResponse, status: int, code: str, *fields: str) -> dict[str, Any]:
+    """Check that an answer is an error of the one shape, naming exactly `fields`; return its body."""
+    assert response.status_code == status, response.get_data()[:300]
+    assert response.mimetype == "application/json"
+    body: dict[str, Any] = response.get_json()
+    assert set(body) == {"error", "code", "request_id"} | ({"errors"} if fields else set())
+    assert isinstance(body["error"], str)
+    assert body["error"].strip()
+    assert body["code"] == code
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    assert set(body.get("errors", {})) == set(fields)
+    assert all(isinstance(sentence, str) for sentences in body.get("errors", {}).values() for sentence in sentences)
+    return body
