@@ -6,6 +6,7 @@
     ├── NotFound (404)
     ├── PayloadTooLarge (413)
     ├── UnsupportedMediaType (415)
+    ├── IdempotencyConflict (422)
     ├── Unavailable (503)            carries Retry-After
     │   ├── QueueFull
     │   ├── ModelUnavailable
@@ -67,6 +68,13 @@ class PayloadTooLarge(AudioCraftError):
 class UnsupportedMediaType(AudioCraftError):
     code = "unsupported_media_type"
     status = 415
+
+
+class IdempotencyConflict(AudioCraftError):
+    """The `Idempotency-Key` came before with another request."""
+
+    code = "idempotency_conflict"
+    status = 422
 
 
 class Unavailable(AudioCraftError):

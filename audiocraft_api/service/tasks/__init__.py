@@ -1,0 +1,1 @@
+"""Durable tasks: rows that outlive the process, the stores that keep them and the worker that works them."""

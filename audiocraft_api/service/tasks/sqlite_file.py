@@ -1,0 +1,150 @@
+"""One SQLite file: its two connections, its one write transaction at a time, and its errors as StorageUnavailable.
+
+WAL with `synchronous=FULL`: what has been committed survives a power cut. One lock per process lets its threads write
+one after the other, since SQLite's own waiting is unfair: of 32 writing threads some waited for a second. A damaged
+file is neither moved nor replaced: accepted tasks are in it, and an operator decides. Until then every use raises
+StorageUnavailable and the rest of the service goes on. Knows nothing of tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from audiocraft_api.errors import StorageUnavailable
+from audiocraft_api.service.tasks import sqlite_schema as schema
+
+WAL_BYTES = 64 * 2**20  # what the write-ahead log is cut back to after a burst of large tunes
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+MESSAGES = {
+    sqlite3.SQLITE_BUSY: "The task store is busy; try again later.",
+    sqlite3.SQLITE_LOCKED: "The task store is busy; try again later.",
+    sqlite3.SQLITE_FULL: "There is no room left to keep tasks; try again later.",
+}
+DAMAGED_MESSAGE = "The task store is damaged and waits for an operator; tasks cannot be used until then."
+DAMAGED_REMEDY = (
+    " The file is damaged and left as it is. Stop the server, keep a copy of it and its -wal, then restore a backup,"
+    " rescue its rows with `sqlite3 FILE .recover`, or move it away to begin with an empty one."
+)
+
+logger = logging.getLogger(__name__)
+
+
+class SqliteFile:
+    """Opens with its first use, so that no connection crosses a fork. `changed` is called after each commit."""
+
+    def __init__(self, path: Path, busy_seconds: float, changed: Callable[[], None]) -> None:
+        self._path = path
+        self._busy_seconds = busy_seconds
+        self._changed = changed
+        self._write_lock = threading.Lock()
+        self._read_lock = threading.Lock()
+        self._open_lock = threading.Lock()
+        self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None  # writer, reader
+        self._closed = False
+        self._damaged = False
+        self._failing = False
+
+    @contextmanager
+    def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Hold this process's one write transaction; any error rolls it back. Raises StorageUnavailable."""
+        if not self._write_lock.acquire(timeout=self._busy_seconds):
+            raise StorageUnavailable(MESSAGES[sqlite3.SQLITE_BUSY])
+        try:
+            with self._translated_errors():
+                db, _ = self._open()
+                num_changes = db.total_changes
+                db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                with _transaction(db):
+                    yield db
+                changed = db.total_changes > num_changes
+        finally:
+            self._write_lock.release()
+        if changed:
+            self._changed()
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """Read what is committed; waits for no writer. Raises StorageUnavailable."""
+        with self._read_lock, self._translated_errors():
+            yield self._open()[1]
+
+    def close(self) -> None:
+        with self._write_lock, self._read_lock, self._open_lock:
+            self._closed = True
+            for connection in self._connections or ():
+                connection.close()
+            self._connections = None
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            yield
+            self._failing = False
+        except (sqlite3.Error, OSError) as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extension bits
+            self._damaged = self._damaged or code in DAMAGED
+            if not self._failing:  # once, not for each of a thousand requests
+                self._failing = True
+                remedy = DAMAGED_REMEDY if self._damaged else ""
+                logger.error("The task database %s cannot be used: %s.%s", self._path, error, remedy)
+            default = "The task store cannot be used now; try again later."
+            raise StorageUnavailable(DAMAGED_MESSAGE if self._damaged else MESSAGES.get(code, default)) from error
+
+    def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        with self._open_lock:
+            if self._closed:
+                raise StorageUnavailable("The task store is closed.")
+            if self._damaged:
+                raise StorageUnavailable(DAMAGED_MESSAGE)
+            if self._connections is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts are nobody else's to read
+                writer = self._connect()
+                try:
+                    _prepare(writer)
+                    self._connections = writer, self._connect()
+                finally:
+                    if self._connections is None:
+                        writer.close()
+            return self._connections
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False)
+        db.row_factory = sqlite3.Row
+        return db
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    """Check the file and make the tables where they are missing. Raises sqlite3.Error."""
+    for (finding,) in db.execute("PRAGMA quick_check(1)"):
+        if finding != "ok":
+            error = sqlite3.DatabaseError(finding)
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+    with _transaction(db):
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version not in (0, schema.VERSION):
+            raise sqlite3.DatabaseError(f"its layout is {version}, of another release; this one knows {schema.VERSION}")
+        if version == 0:
+            for statement in schema.TABLES.split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {schema.VERSION}")

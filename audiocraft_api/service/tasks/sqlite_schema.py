@@ -1,0 +1,101 @@
+"""The tables and statements of the SQLite task store; nothing runs here."""
+
+VERSION = 1
+
+TABLES = """
+CREATE TABLE tasks (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    version INTEGER NOT NULL DEFAULT 1,
+    state TEXT NOT NULL DEFAULT 'queued',
+    command TEXT NOT NULL,
+    owner TEXT,
+    created REAL NOT NULL,
+    updated REAL NOT NULL,
+    started REAL,
+    finished REAL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    num_frames_done INTEGER NOT NULL DEFAULT 0,
+    num_frames_total INTEGER NOT NULL DEFAULT 0,
+    result TEXT,
+    error TEXT,
+    error_code TEXT,
+    idempotency_key TEXT,
+    fingerprint TEXT,
+    webhook_url TEXT,
+    cancel_requested INTEGER NOT NULL DEFAULT 0,
+    lease TEXT,
+    held_until REAL NOT NULL DEFAULT 0,
+    hold_seconds REAL NOT NULL DEFAULT 0
+);
+CREATE INDEX unfinished_tasks ON tasks (number) WHERE state IN ('queued', 'processing');
+CREATE INDEX queued_tasks ON tasks (number) WHERE state = 'queued';
+CREATE INDEX finished_tasks ON tasks (finished) WHERE finished IS NOT NULL;
+CREATE INDEX owned_tasks ON tasks (owner, number);
+CREATE UNIQUE INDEX idempotent_tasks ON tasks (ifnull(owner, ''), idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE TABLE audio (
+    task_id TEXT PRIMARY KEY,
+    data BLOB NOT NULL
+);
+"""
+
+UNHELD = "(held_until <= :now OR held_until > :now + hold_seconds)"
+
+INSERT = """
+INSERT INTO tasks (id, command, owner, created, updated, idempotency_key, fingerprint, webhook_url)
+VALUES (:id, :command, :owner, :time, :time, :idempotency_key, :fingerprint, :webhook_url) RETURNING *
+"""
+FIND_TWIN = """
+SELECT * FROM tasks
+WHERE id = :id OR (ifnull(owner, '') = ifnull(:owner, '') AND idempotency_key = :idempotency_key)
+"""
+PAGE = """
+SELECT * FROM tasks WHERE owner IS :owner AND number < ifnull(:before, 9223372036854775807)
+ORDER BY number DESC LIMIT :limit
+"""
+POSITION = """
+SELECT count(*) FROM tasks
+WHERE state = 'queued' AND number <= (SELECT number FROM tasks WHERE id = ? AND state = 'queued')
+"""
+COUNTS = "SELECT state, count(*) FROM tasks WHERE state IN ('queued', 'processing') GROUP BY state"
+MEAN_RUN_SECONDS = """
+SELECT avg(max(finished - started, 0)) FROM (
+    SELECT started, finished FROM tasks WHERE finished IS NOT NULL AND state = 'completed' ORDER BY finished DESC LIMIT ?
+)
+"""
+CLAIMABLE = f"""
+SELECT id, attempts, cancel_requested FROM tasks
+WHERE state IN ('queued', 'processing') AND {UNHELD} AND (:id IS NULL OR id = :id) ORDER BY number LIMIT 1
+"""
+CLAIM = """
+UPDATE tasks SET state = 'processing', version = version + 1, attempts = attempts + 1, lease = :lease,
+    held_until = :held_until, hold_seconds = :hold_seconds, started = :time, updated = :time,
+    num_frames_done = 0, num_frames_total = 0
+WHERE id = :id RETURNING *
+"""
+HEARTBEAT = """
+UPDATE tasks SET held_until = :now + hold_seconds, updated = :time,
+    version = version + (num_frames_done != :done OR num_frames_total != :total),
+    num_frames_done = :done, num_frames_total = :total
+WHERE id = :id AND lease = :lease RETURNING cancel_requested
+"""
+SHOW_LEASE = "SELECT cancel_requested FROM tasks WHERE id = ? AND lease = ?"
+RELEASE = """
+UPDATE tasks SET state = 'queued', version = version + 1, attempts = attempts - :given_back, lease = NULL,
+    held_until = :held_until, hold_seconds = :hold_seconds, updated = :time, num_frames_done = 0, num_frames_total = 0
+WHERE id = :id
+"""
+END = """
+UPDATE tasks SET state = :state, version = version + 1, result = :result, error = :error, error_code = :error_code,
+    lease = NULL, held_until = 0, hold_seconds = 0, finished = :time, updated = :time
+WHERE id = :id
+"""
+IS_UNHELD = f"SELECT 1 FROM tasks WHERE id = :id AND (state = 'queued' OR (state = 'processing' AND {UNHELD}))"
+REQUEST_CANCEL = """
+UPDATE tasks SET cancel_requested = 1, version = version + 1, updated = :time
+WHERE id = :id AND state = 'processing' AND NOT cancel_requested
+"""
+EXPIRE = """
+DELETE FROM tasks WHERE number IN (SELECT number FROM tasks WHERE finished IS NOT NULL AND finished < ? LIMIT ?)
+RETURNING result
+"""
