@@ -96,6 +96,9 @@ class Config(BaseModel):
     kv_cache_bytes: int = Field(
         0, ge=0, description="Memory for keys and values; 0 is room for `max_batch_requests` whole requests."
     )
+    condition_cache_entries: int = Field(
+        64, ge=0, le=10_000, description="Descriptions whose encoded text is kept for each model."
+    )
     request_deadline_seconds: float = Field(
         600.0, gt=0, le=86_400, description="A synchronous request that takes longer is answered with 504."
     )

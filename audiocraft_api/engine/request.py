@@ -58,6 +58,15 @@ class EngineRequest:
         """Frames done of frames to do; (0, 0) until the engine has begun."""
         return self._num_frames_done, self._num_frames_total
 
+    @property
+    def has_ended(self) -> bool:
+        return self._ended()
+
+    @property
+    def should_stop(self) -> bool:
+        """Say whether it was canceled or is past its deadline."""
+        return self._canceled or (self.deadline is not None and time.monotonic() >= self.deadline)
+
     def cancel(self) -> None:
         """Ask the engine to stop within a step. A finished request stays finished."""
         self._canceled = True
@@ -105,7 +114,7 @@ class EngineRequest:
         """Raise Canceled or DeadlineExceeded when the request should stop; engines call it before each step."""
         if self._canceled:
             raise Canceled("The generation was canceled.")
-        if self.deadline is not None and time.monotonic() >= self.deadline:
+        if self.should_stop:
             raise DeadlineExceeded("The generation did not finish in time; ask for less audio or try again later.")
 
     def start(self, num_frames_total: int) -> None:

@@ -69,7 +69,9 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _prepare_layer(layer: LayerWeights, prepare: Callable[[Tensor], Linear]) -> _Layer:
-    cross = layer.cross and _Cross(layer.cross, prepare(layer.cross.query), prepare(layer.cross.out))
+    cross = None
+    if layer.cross is not None:
+        cross = _Cross(layer.cross, prepare(layer.cross.query), prepare(layer.cross.out))
     return _Layer(
         weights=layer,
         qkv=prepare(layer.qkv),

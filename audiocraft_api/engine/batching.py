@@ -1,0 +1,88 @@
+"""The batching engine: many requests in one loop per model. What the service sees of all the files beside this one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from audiocraft_api.config import Config
+from audiocraft_api.engine.base import EngineStatus
+from audiocraft_api.engine.params import GenerationParams
+from audiocraft_api.engine.request import EngineRequest
+from audiocraft_api.errors import QueueFull, ShuttingDown
+
+if TYPE_CHECKING:
+    from audiocraft_api.engine.loop import DecodeLoop, StepperFactory
+    from audiocraft_api.model.model_cache import ModelCache
+
+# How long `close` waits for threads after it has ended their requests: a step, or a model that is just loading.
+JOIN_SECONDS = 10.0
+MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 600.0
+
+
+class BatchingEngine:
+    """An `Engine` with one decode loop per model."""
+
+    def __init__(self, cache: ModelCache, config: Config, make_stepper: StepperFactory | None = None) -> None:
+        """`make_stepper(model, config)` is for tests; by default device and precision decide."""
+        self._cache = cache
+        self._config = config
+        self._make_stepper = make_stepper
+        self._lock = threading.Lock()
+        self._loops: dict[str, DecodeLoop] = {}
+        self._closing = False
+        cache.on_unload(self._drop)
+
+    def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
+        """Take a request; see `Engine.submit`."""
+        request = EngineRequest(params, deadline)
+        with self._lock:
+            if self._closing:
+                raise ShuttingDown("The server is shutting down; try again in a moment.")
+            if sum(loop.scheduler.num_overdue for loop in self._loops.values()) >= self._config.max_waiting:
+                raise QueueFull("The server is busy; try again later.", self._retry_after_seconds())
+            self._loop(params.model).submit(request)
+        return request
+
+    def status(self) -> EngineStatus:
+        loops = list(self._loops.values())
+        return EngineStatus(
+            num_waiting=sum(loop.scheduler.num_waiting for loop in loops),
+            num_running=sum(loop.scheduler.num_running for loop in loops),
+        )
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        """Take no more work, let what runs go on for `grace_seconds`, then end every request with ShuttingDown."""
+        with self._lock:
+            self._closing = True
+            loops = list(self._loops.values())
+        deadline = time.monotonic() + grace_seconds
+        for loop in loops:
+            loop.refuse_waiting()
+        for loop in loops:
+            loop.join(max(0.0, deadline - time.monotonic()))
+        for loop in loops:
+            loop.abort()
+        deadline = time.monotonic() + JOIN_SECONDS
+        for loop in loops:
+            if loop.join(max(0.0, deadline - time.monotonic())):
+                loop.drop()
+
+    def _loop(self, name: str) -> DecodeLoop:
+        # torch comes with the first request, not with the server's start.
+        from audiocraft_api.engine.loop import DecodeLoop
+        from audiocraft_api.engine.precision import make_stepper
+
+        if name not in self._loops:
+            self._loops[name] = DecodeLoop(name, self._cache, self._config, self._make_stepper or make_stepper)
+        return self._loops[name]
+
+    def _retry_after_seconds(self) -> float:
+        seconds = min((loop.seconds_to_next_place for loop in self._loops.values()), default=0.0)
+        return min(max(seconds, MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)
+
+    def _drop(self, name: str) -> None:
+        loop = self._loops.get(name)
+        if loop is not None:
+            loop.drop()

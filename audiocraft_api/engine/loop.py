@@ -1,0 +1,278 @@
+"""The decode loop of one model: schedule, run, postprocess, in one thread that lives while there is work.
+
+Each pass of `step` lets requests in, runs every one of them by one piece, and hands finished frames to the codec's thread.
+A request that fails leaves alone. With the last request gone the thread ends and the model's lease with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from audiocraft_api.config import Config
+from audiocraft_api.engine.codec import ChunkDecoderFactory, make_decoder
+from audiocraft_api.engine.codec_worker import CodecWorker
+from audiocraft_api.engine.preparation import Preparer
+from audiocraft_api.engine.request import EngineRequest
+from audiocraft_api.engine.running import Preparation, RunningRequest
+from audiocraft_api.engine.scheduler import Scheduler
+from audiocraft_api.engine.stepper import Stepper, as_request_error
+from audiocraft_api.errors import AudioCraftError, ShuttingDown
+
+if TYPE_CHECKING:
+    from audiocraft_api.model.audiocraft_adapter import LoadedModel
+    from audiocraft_api.model.model_cache import ModelCache
+
+logger = logging.getLogger(__name__)
+
+# Frames that are handed to the codec at once. It has its own schedule of blocks; this only spares wake-ups.
+DELIVERY_FRAMES = 4
+# How often a loop that has nothing to decode looks for requests that were canceled meanwhile.
+POLL_SECONDS = 0.05
+# Weight of the newest step in the mean time of a step.
+SPEED_SMOOTHING = 0.05
+
+StepperFactory = Callable[["LoadedModel", Config], Stepper]
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A loaded model made ready for decoding; kept until it is unloaded."""
+
+    model: LoadedModel
+    stepper: Stepper
+    codec: ChunkDecoderFactory
+    preparer: Preparer
+
+
+class DecodeLoop:
+    """Decodes the requests of one model. `submit` and the numbers are for callers' threads, the rest is the loop's."""
+
+    def __init__(self, name: str, cache: ModelCache, config: Config, make_stepper: StepperFactory) -> None:
+        self._name = name
+        self._cache = cache
+        self._config = config
+        self._make_stepper = make_stepper
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._aborting = False
+        self.scheduler = Scheduler(config.max_batch_requests)
+        self.step_seconds = 0.0  # mean, 0 until measured
+        self._running: list[RunningRequest] = []
+        self._draining: set[RunningRequest] = set()  # decoded; the codec has not ended with them yet
+        self._prepared: _Prepared | None = None
+
+    # --- callers' threads
+
+    def submit(self, request: EngineRequest) -> None:
+        """Put a request in line, and start the thread when there is none."""
+        with self._lock:
+            self.scheduler.add(request)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._main, name=f"engine-{self._name}", daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    @property
+    def seconds_to_next_place(self) -> float:
+        """Estimate when a running request ends, from the measured speed."""
+        remaining = [total - done for done, total in (run.request.progress for run in list(self._running))]
+        return min(remaining, default=0) * self.step_seconds
+
+    def refuse_waiting(self) -> None:
+        for request in self.scheduler.take_waiting():
+            request.fail(ShuttingDown("The server is shutting down; try again in a moment."))
+
+    def abort(self) -> None:
+        """End every request, running ones within a step."""
+        self._aborting = True
+        self._wake.set()
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait until the thread has ended; say whether it has."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout_seconds)
+        return thread is None or not thread.is_alive()
+
+    def drop(self) -> None:
+        """Let go of prepared weights and cache, because the model is unloaded; does nothing while requests run."""
+        with self._lock:
+            if self._thread is None and self._prepared is not None:
+                self._prepared.stepper.close()
+                self._prepared = None
+
+    # --- the loop's thread
+
+    def _main(self) -> None:
+        while True:
+            try:
+                with self._cache.lease(self._name) as model:
+                    self._serve(model)
+            except Exception as error:  # noqa: BLE001
+                self._fail_all(as_request_error(error))
+            with self._lock:
+                if not self._has_work():
+                    self._thread = None
+                    return
+
+    def _serve(self, model: LoadedModel) -> None:
+        """Decode on a leased model until no request is left."""
+        self._ready = ready = self._prepare(model)
+        self._stepper = ready.stepper
+        self.scheduler.open(ready.stepper.num_slots)
+        with ThreadPoolExecutor(1, "engine-preparation") as self._preparation:
+            self._codec = CodecWorker(ready.codec, self._finish)
+            try:
+                while self._has_work():
+                    self._wake.clear()
+                    self.step()
+            finally:
+                self._codec.close()
+
+    def step(self) -> None:
+        """Make one pass over all requests."""
+        self._schedule()
+        decoded = self._run()
+        self._postprocess()
+        if not decoded:
+            self._wake.wait(POLL_SECONDS)
+
+    def _schedule(self) -> None:
+        """Let those go that are to stop, and new ones in."""
+        if self._aborting:
+            self.refuse_waiting()
+        for request in self.scheduler.take_stopped():
+            self._end_stopped(request)
+        for run in list(self._running):
+            if self._aborting:
+                run.request.fail(ShuttingDown("The server is shutting down; try again in a moment."))
+            self._end_stopped(run.request)
+            if run.request.has_ended:
+                self._leave(run)
+        # The codec's backlog is bounded: where it is the slower part, decoding waits for it.
+        if len(self._draining) >= self._config.max_batch_requests:
+            return
+        for request, slots in self.scheduler.admit():
+            run = RunningRequest(request, slots)
+            self._prepare_window(run, self._preparation.submit(self._ready.preparer.first, run.params))
+            self._running.append(run)
+
+    def _run(self) -> bool:
+        """Advance every request that can; say whether one could."""
+        for run in list(self._running):
+            if run.preparation is not None and run.preparation.done():
+                with self._failing_alone(run):
+                    self._begin_window(run)
+        prefilling = [run for run in self._running if run.preparation is None and not run.is_decoding]
+        for run in prefilling:
+            with self._failing_alone(run):
+                self._stepper.prefill(run)
+        decoding = [run for run in self._running if run.is_decoding and run not in prefilling]
+        if decoding:
+            begin = time.monotonic()
+            for run, error in self._stepper.decode(decoding).items():
+                run.request.fail(error)
+                self._leave(run)
+            seconds = time.monotonic() - begin
+            weight = SPEED_SMOOTHING if self.step_seconds else 1.0
+            self.step_seconds += weight * (seconds - self.step_seconds)
+        return bool(decoding or prefilling)
+
+    def _prepare_window(self, run: RunningRequest, preparation: Future[Preparation]) -> None:
+        run.preparation = preparation
+        preparation.add_done_callback(lambda _: self._wake.set())
+
+    def _begin_window(self, run: RunningRequest) -> None:
+        assert run.preparation is not None
+        run.begin_window(run.preparation.result(), self._stepper.pattern)
+        while len(run.slots) > len(run.rows):  # without guidance one row is enough
+            self.scheduler.give_back(run.slots.pop())
+        self._stepper.begin(run)
+
+    def _postprocess(self) -> None:
+        """Hand complete frames to the codec; end windows and requests."""
+        for run in list(self._running):
+            if run.preparation is not None:
+                continue
+            done = run.is_window_done
+            last = done and run.next_window is None
+            codes = run.take_codes(0 if done else DELIVERY_FRAMES)
+            if last:
+                self._draining.add(run)
+                self._leave(run)
+            if codes is not None:
+                self._codec.put(run, codes, last)
+            if done and run.next_window is not None:
+                later = self._preparation.submit(self._ready.preparer.later, run.params, run.next_window)
+                self._prepare_window(run, later)
+
+    def _finish(self, run: RunningRequest) -> None:
+        """End a request after its last block; in the codec's thread."""
+        if not run.request.has_ended:
+            run.request.finish(
+                sample_rate=self._ready.model.sample_rate,
+                num_frames=run.num_output_frames,
+                revision=self._ready.model.revision,
+            )
+        self._draining.discard(run)
+        self._wake.set()
+
+    def _leave(self, run: RunningRequest) -> None:
+        self._running.remove(run)
+        self._stepper.release(run)
+        self.scheduler.leave(run.slots)
+
+    def _end_stopped(self, request: EngineRequest) -> None:
+        try:
+            request.check()
+        except AudioCraftError as error:
+            request.fail(error)
+
+    @contextmanager
+    def _failing_alone(self, run: RunningRequest) -> Iterator[None]:
+        """End only this request when its own part of a step fails."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            run.request.fail(as_request_error(error))
+            self._leave(run)
+
+    def _has_work(self) -> bool:
+        return bool(self._running or self._draining or self.scheduler.num_waiting)
+
+    def _fail_all(self, error: AudioCraftError) -> None:
+        """Answer every waiter: the model did not load, or the loop itself broke."""
+        for request in [run.request for run in [*self._running, *self._draining]] + self.scheduler.take_waiting():
+            request.fail(error)
+        self._running.clear()
+        self._draining.clear()
+        self.scheduler.close()
+
+    def _prepare(self, model: LoadedModel) -> _Prepared:
+        """Prepare weights, cache and codec once for each loaded model."""
+        with self._lock:
+            ready = self._prepared
+            if ready is None or ready.model is not model:
+                if ready is not None:
+                    ready.stepper.close()
+                self._prepared = None
+                self._prepared = ready = self._make_ready(model)
+            return ready
+
+    def _make_ready(self, model: LoadedModel) -> _Prepared:
+        stepper = self._make_stepper(model, self._config)
+        preparer = Preparer(
+            model,
+            max_prefix=stepper.max_prefix,
+            exact=stepper.is_exact,
+            cache_entries=self._config.condition_cache_entries,
+        )
+        return _Prepared(model, stepper, make_decoder(model.codec), preparer)

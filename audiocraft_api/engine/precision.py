@@ -1,0 +1,61 @@
+"""Which arithmetic runs a model: device and setting in, a stepper over the right runner out.
+
+`exact` is float32 in audiocraft's order of operations. On the CPU the native kernels are taken where they could be
+built, else PyTorch's; `auto` is the fastest that stays within the accuracy rule of docs/engine.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+from audiocraft_api.config import Config
+from audiocraft_api.engine.delay import DelayPattern
+from audiocraft_api.engine.runner import Runner
+from audiocraft_api.engine.scheduler import ROWS_PER_REQUEST
+from audiocraft_api.engine.stepper import HostStepper, Stepper
+from audiocraft_api.engine.torch_runner import TorchRunner, packed_linear, plain_linear
+from audiocraft_api.engine.weights import DecoderWeights, decoder_weights
+from audiocraft_api.errors import OutOfMemory
+
+if TYPE_CHECKING:
+    from audiocraft_api.model.audiocraft_adapter import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+# Room for a prefix: a tune takes 235 positions, and text is not cut.
+MAX_PREFIX = 1024
+
+
+def make_stepper(model: LoadedModel, config: Config) -> Stepper:
+    """Prepare a loaded model for decoding. Raises GenerationFailed for an unknown architecture, OutOfMemory."""
+    pattern = DelayPattern(model.lm.pattern_provider.delays, model.special_token_id)
+    weights = decoder_weights(model.lm)
+    max_prefix = MAX_PREFIX if model.lm.fuser.fuse2cond["prepend"] else 0
+    capacity = max_prefix + pattern.num_columns(model.max_window_frames) - 1
+    num_slots = _num_slots(weights, capacity, config)
+    runner = make_runner(weights, config.precision, num_slots=num_slots, capacity=capacity)
+    return HostStepper(runner, pattern, max_prefix=max_prefix, is_exact=config.precision == "exact")
+
+
+def make_runner(weights: DecoderWeights, precision: str, *, num_slots: int, capacity: int) -> Runner:
+    """Return the runner of a precision for weights on the CPU or, eagerly, on another device."""
+    is_packable = weights.out_norm_weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    prepare = packed_linear if is_packable else plain_linear
+    return TorchRunner(weights, num_slots=num_slots, capacity=capacity, prepare=prepare)
+
+
+def _num_slots(weights: DecoderWeights, capacity: int, config: Config) -> int:
+    """Return the slots that the settings give room for. Raises OutOfMemory when it is not one request."""
+    num_slots = ROWS_PER_REQUEST * config.max_batch_requests
+    if config.kv_cache_bytes:
+        slot_bytes = weights.kv_bytes(capacity, weights.out_norm_weight.element_size())
+        num_slots = min(num_slots, config.kv_cache_bytes // slot_bytes)
+        if num_slots < ROWS_PER_REQUEST:
+            raise OutOfMemory(
+                f"One request of this model needs {ROWS_PER_REQUEST * slot_bytes} bytes for keys and values: "
+                "raise the engine's memory setting."
+            )
+    return num_slots

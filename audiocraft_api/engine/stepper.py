@@ -1,0 +1,132 @@
+"""The model's part of a step: prefill one request, decode many. The sampled tokens are written into their sequences.
+
+`HostStepper` samples on the CPU over any `Runner`. The CUDA stepper keeps all of it on the device.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from audiocraft_api.engine.delay import DelayPattern
+from audiocraft_api.engine.runner import Runner
+from audiocraft_api.engine.running import RunningRequest
+from audiocraft_api.engine.sampling import guide, sample
+from audiocraft_api.errors import AudioCraftError, GenerationFailed, OutOfMemory
+
+logger = logging.getLogger(__name__)
+
+# Positions of one prefill piece: between two pieces all other requests make a step.
+PREFILL_POSITIONS = 128
+
+Failures = dict[RunningRequest, AudioCraftError]
+
+
+class Stepper(Protocol):
+    """Runs requests on one model. One thread at a time."""
+
+    num_slots: int
+    max_prefix: int  # positions before the first column that fit
+    pattern: DelayPattern
+    is_exact: bool  # gives audiocraft's own tokens
+
+    def begin(self, run: RunningRequest) -> None:
+        """Set up the slots for the window that the request has just begun."""
+
+    def prefill(self, run: RunningRequest) -> None:
+        """Run one piece of the request's prefix and prompt; the last piece writes the first tokens."""
+
+    def decode(self, runs: Sequence[RunningRequest]) -> Failures:
+        """Advance every request by one column; return those that could not be, with the reason."""
+
+    def release(self, run: RunningRequest) -> None:
+        """Let the request's slots go."""
+
+    def close(self) -> None: ...
+
+
+class HostStepper:
+    """Steps over a `Runner`, with sampling on the CPU by each request's own generator."""
+
+    def __init__(self, runner: Runner, pattern: DelayPattern, *, max_prefix: int, is_exact: bool) -> None:
+        self._runner = runner
+        self.num_slots = runner.num_slots
+        self.max_prefix = max_prefix
+        self.pattern = pattern
+        self.is_exact = is_exact
+
+    def begin(self, run: RunningRequest) -> None:
+        for slot, row in zip(run.slots, run.rows, strict=True):
+            self._runner.begin(slot, row.context)
+
+    @torch.inference_mode()
+    def prefill(self, run: RunningRequest) -> None:
+        position, prefix = run.position, 0
+        if run.num_fed == 0:
+            position, prefix = 0, run.prefix_length
+        end = min(run.num_filled, run.num_fed + max(1, PREFILL_POSITIONS - prefix))
+        tokens = run.sequence[:, run.num_fed : end]
+        logits = [
+            self._runner.prefill(slot, position, row.prefix if run.num_fed == 0 else None, tokens)
+            for slot, row in zip(run.slots, run.rows, strict=True)
+        ]
+        if end == run.num_filled:
+            _sample(run, torch.stack(logits))
+        else:
+            run.num_fed = end
+
+    @torch.inference_mode()
+    def decode(self, runs: Sequence[RunningRequest]) -> Failures:
+        try:
+            logits = self._logits(runs)
+        except Exception as error:  # noqa: BLE001
+            if len(runs) > 1:  # whose fault it is shows when each goes alone; nothing has been written yet
+                logger.exception("A step of %d requests failed; trying them one by one.", len(runs))
+                return {culprit: cause for run in runs for culprit, cause in self.decode([run]).items()}
+            return {runs[0]: as_request_error(error)}
+        failures: Failures = {}
+        start = 0
+        for run in runs:
+            rows = logits[start : start + len(run.slots)]
+            start += len(run.slots)
+            try:
+                _sample(run, rows)
+            except Exception as error:  # noqa: BLE001
+                failures[run] = as_request_error(error)
+        return failures
+
+    def release(self, run: RunningRequest) -> None:
+        for slot in run.slots:
+            self._runner.release(slot)
+
+    def close(self) -> None:
+        self._runner.close()
+
+    def _logits(self, runs: Sequence[RunningRequest]) -> Tensor:
+        slots = [slot for run in runs for slot in run.slots]
+        positions = [run.position for run in runs for _ in run.slots]
+        tokens = torch.stack([run.next_column for run in runs for _ in run.slots])  # [R, K]
+        return self._runner.decode(slots, tokens, positions)  # [R, K, card]
+
+
+def _sample(run: RunningRequest, logits: Tensor) -> None:
+    """Fill the request's next column from its rows' logits [1 or 2, K, card]."""
+    guided = guide(logits[0], logits[1], run.params.cfg_coef) if len(logits) > 1 else logits[0]
+    if not torch.isfinite(guided).all():
+        raise GenerationFailed("The model's numbers overflowed; other parameters or another precision may help.")
+    run.write(sample(guided, run.params, run.generator))
+
+
+def as_request_error(error: Exception) -> AudioCraftError:
+    """Turn what a step raised into the error that ends a request, and log the cause of an unexpected one."""
+    if isinstance(error, AudioCraftError):
+        return error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        logger.error("Out of memory in the engine: %s", error)
+        return OutOfMemory("There is not enough memory for this generation now; try again later or ask for less audio.")
+    logger.error("A generation failed in the engine.", exc_info=error)
+    return GenerationFailed("The generation failed.")
