@@ -1,0 +1,149 @@
+"""The plain engine: audiocraft's own loop, one request at a time. The reference twin of the batching engine.
+
+Owns one thread, which starts with the first request, and a bounded waiting room. Knows nothing of audiocraft.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+
+import numpy as np
+
+from audiocraft_api.config import Config
+from audiocraft_api.engine.base import EngineStatus
+from audiocraft_api.engine.params import GenerationParams
+from audiocraft_api.engine.request import EngineRequest
+from audiocraft_api.errors import AudioCraftError, GenerationFailed, OutOfMemory, QueueFull, ShuttingDown
+from audiocraft_api.model.model_cache import ModelCache
+
+logger = logging.getLogger(__name__)
+
+_FIRST_GUESS_SECONDS = 5.0  # of a generation, until one was measured
+_JOIN_SECONDS = 10.0  # how long `close` waits for a step, or for a model that is just loading
+
+
+class PlainEngine:
+    """Fills `engine.base.Engine`."""
+
+    def __init__(self, cache: ModelCache, config: Config) -> None:
+        self._cache = cache
+        self._max_waiting = config.max_waiting
+        self._condition = threading.Condition()
+        self._waiting: deque[EngineRequest] = deque()
+        self._running: EngineRequest | None = None
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+        self._mean_seconds = _FIRST_GUESS_SECONDS
+
+    def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
+        """Take a request and return at once. Raises QueueFull and ShuttingDown."""
+        request = EngineRequest(params, deadline)
+        self._drop_ended()
+        with self._condition:
+            if self._is_closed:
+                raise ShuttingDown("The server is shutting down.")
+            if len(self._waiting) >= self._max_waiting:
+                raise QueueFull(
+                    "Too many requests are waiting; try again later.",
+                    retry_after_seconds=max(1.0, self._mean_seconds),
+                )
+            self._waiting.append(request)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="plain-engine", daemon=True)
+                self._thread.start()
+            self._condition.notify_all()
+        return request
+
+    def status(self) -> EngineStatus:
+        with self._condition:
+            return EngineStatus(num_waiting=len(self._waiting), num_running=int(self._running is not None))
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        """Take no more work, let what was taken go on for `grace_seconds`, then end the rest with ShuttingDown."""
+        error = ShuttingDown("The server is shutting down.")
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: not self._waiting and self._running is None, grace_seconds)
+            rest = list(self._waiting)
+            self._waiting.clear()
+            running = self._running
+        for request in rest:
+            request.fail(error)
+        if running is not None:
+            running.fail(error)
+            running.cancel()
+        if self._thread is not None:
+            self._thread.join(_JOIN_SECONDS)
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._waiting or self._is_closed)
+                if not self._waiting:
+                    return
+                self._running = request = self._waiting.popleft()
+            try:
+                self._serve(request)
+            finally:
+                with self._condition:
+                    self._running = None
+                    self._condition.notify_all()
+
+    def _serve(self, request: EngineRequest) -> None:
+        """End a request, whatever happens to it; the next one is not touched by it."""
+        begin = time.monotonic()
+        try:
+            request.check()
+            self._generate(request)
+        except AudioCraftError as error:
+            request.fail(error)
+            return
+        except Exception as error:
+            request.fail(_told(error, request))
+            return
+        self._mean_seconds += 0.3 * (time.monotonic() - begin - self._mean_seconds)
+
+    def _generate(self, request: EngineRequest) -> None:
+        params = request.params
+
+        def on_step(num_frames_done: int, _num_frames_total: int) -> None:
+            request.check()
+            self._drop_ended()
+            request.advance(num_frames_done)
+
+        with self._cache.lease(params.model) as model:
+            request.check()
+            request.start(model.num_frames(params.duration_seconds))
+            codes = model.generate_codes(params, on_step)
+            waveform = model.decode_codes(codes).numpy()
+            request.check()
+            if not np.isfinite(waveform).all():
+                raise GenerationFailed("The model made no usable sound; try another seed or temperature.")
+            request.push(waveform)
+            request.finish(sample_rate=model.sample_rate, num_frames=codes.shape[-1], revision=model.revision)
+
+    def _drop_ended(self) -> None:
+        """Let canceled and late requests leave the waiting room, so that they keep nobody out."""
+        with self._condition:
+            dropped = [request for request in self._waiting if request.should_stop]
+            for request in dropped:
+                self._waiting.remove(request)
+        for request in dropped:
+            try:
+                request.check()
+            except AudioCraftError as error:
+                request.fail(error)
+
+
+def _told(error: Exception, request: EngineRequest) -> AudioCraftError:
+    """Log a cause once, and return what the caller is told of it."""
+    # torch.OutOfMemoryError, and the plain RuntimeError of torch's allocator on the CPU; torch is not imported here.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
+        logger.exception("Out of memory in a generation of %s.", request.params.model)
+        return OutOfMemory("There was not enough memory for this generation; ask for less audio or try again later.")
+    logger.exception("A generation of %s failed.", request.params.model)
+    return GenerationFailed("The generation failed.")

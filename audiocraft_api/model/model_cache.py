@@ -1,0 +1,210 @@
+"""Keep loaded models: load each once, lend it with a count, unload what is idle or over the memory budget.
+
+Never waits on a load to answer what is loaded. Free of torch until a model is really loaded.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from audiocraft_api.config import Config
+from audiocraft_api.errors import ModelUnavailable, ShuttingDown
+from audiocraft_api.model.catalog import Catalog, ModelSpec
+from audiocraft_api.model.loading import load_model
+
+if TYPE_CHECKING:
+    from audiocraft_api.model.audiocraft_adapter import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+ModelState = Literal["unloaded", "loading", "loaded", "failed"]
+UnloadListener = Callable[[str], None]
+
+
+@dataclass(eq=False)
+class _Slot:
+    """What the cache knows of one model; guarded by the cache's condition."""
+
+    state: ModelState = "unloaded"
+    model: LoadedModel | None = None
+    error: ModelUnavailable | None = None  # of the last load
+    num_loads: int = 0  # finished, well or not: those who waited for one tell it by this count
+    num_leases: int = 0
+    last_used: float = 0.0  # time.monotonic()
+
+
+class ModelCache:
+    """The loaded models of one process. Thread-safe."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        config: Config,
+        load: Callable[[ModelSpec, Catalog, Config], LoadedModel] = load_model,
+    ) -> None:
+        self._catalog = catalog
+        self._config = config
+        self._load = load
+        self._slots = {spec.name: _Slot() for spec in catalog}
+        self._condition = threading.Condition()
+        self._listeners: list[UnloadListener] = []
+        self._closed = False
+        self._reaper: threading.Thread | None = None
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[LoadedModel]:
+        """Lend a model, loading it if need be; it is not unloaded until the `with` block ends.
+
+        Raises InvalidRequest for an unknown or refused name, ModelUnavailable when it does not load, ShuttingDown after
+        `close`. Whoever waits for a load that fails gets its error; whoever asks later starts another.
+        """
+        spec = self._catalog.get(name)
+        slot = self._slots[name]
+        model = self._acquire(spec, slot)
+        try:
+            yield model
+        finally:
+            with self._condition:
+                slot.num_leases -= 1
+                slot.last_used = time.monotonic()
+                self._condition.notify_all()
+                is_closed = self._closed
+            if is_closed:
+                self._unload(lambda slot: True)
+            self._unload_over_budget()
+
+    def loaded(self) -> list[str]:
+        """Return the names of the models that are resident now."""
+        with self._condition:
+            return [name for name, slot in self._slots.items() if slot.state == "loaded"]
+
+    def states(self) -> dict[str, ModelState]:
+        """Return the state of each model; `failed` is that the last load failed, and the next request tries again."""
+        with self._condition:
+            return {name: slot.state for name, slot in self._slots.items()}
+
+    def revision(self, name: str) -> str | None:
+        """Return the revision of a resident model, or None."""
+        with self._condition:
+            slot = self._slots.get(name)
+            return slot.model.revision if slot is not None and slot.model is not None else None
+
+    def on_unload(self, listener: UnloadListener) -> None:
+        """Call `listener(name)` after a model left the cache, so that what was made from it can go too."""
+        self._listeners.append(listener)
+
+    def close(self) -> None:
+        """Stop unloading idle models, unload those that nobody uses, and load none any more."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+            reaper = self._reaper
+        if reaper is not None:
+            reaper.join()
+        self._unload(lambda slot: True)
+
+    def _acquire(self, spec: ModelSpec, slot: _Slot) -> LoadedModel:
+        with self._condition:
+            while True:
+                if self._closed:
+                    raise ShuttingDown("The server is shutting down.")
+                if slot.model is not None:
+                    slot.num_leases += 1
+                    slot.last_used = time.monotonic()
+                    return slot.model
+                if slot.state != "loading":
+                    slot.state = "loading"
+                    break
+                awaited = slot.num_loads
+                self._condition.wait_for(lambda: slot.num_loads > awaited or self._closed)
+                if slot.state == "failed" and slot.error is not None:
+                    raise ModelUnavailable(slot.error.message, slot.error.retry_after_seconds)
+        return self._load_into(spec, slot)
+
+    def _load_into(self, spec: ModelSpec, slot: _Slot) -> LoadedModel:
+        """Load outside the lock, and tell all who wait."""
+        model, error = None, ModelUnavailable(f"Loading {spec.name!r} was interrupted. Try again.")
+        try:
+            model = self._load(spec, self._catalog, self._config)
+        except ModelUnavailable as failure:
+            error = failure
+            raise
+        finally:
+            with self._condition:
+                slot.num_loads += 1
+                slot.model, slot.state = model, "failed" if model is None else "loaded"
+                slot.error = error if model is None else None
+                slot.num_leases += model is not None
+                slot.last_used = time.monotonic()
+                self._condition.notify_all()
+            if model is None:
+                _free_memory()
+        self._unload_over_budget()
+        self._start_reaper()
+        return model
+
+    def _unload_over_budget(self) -> None:
+        """Unload the least recently used models that nobody leases until the rest fits into the budget."""
+        budget = self._config.model_memory_bytes
+        if not budget:
+            return
+        with self._condition:
+            sizes = {slot: slot.model.weight_bytes for slot in self._slots.values() if slot.model is not None}
+            excess = sum(sizes.values()) - budget
+            doomed = set()
+            for slot in sorted(sizes, key=lambda slot: slot.last_used):
+                if excess > 0 and slot.num_leases == 0:
+                    doomed.add(slot)
+                    excess -= sizes[slot]
+        self._unload(lambda slot: slot in doomed)
+
+    def _unload(self, is_doomed: Callable[[_Slot], bool]) -> None:
+        unloaded = []
+        with self._condition:
+            for name, slot in self._slots.items():
+                if slot.model is not None and slot.num_leases == 0 and is_doomed(slot):
+                    unloaded.append(name)
+                    slot.model, slot.state = None, "unloaded"
+        for name in unloaded:
+            for listener in self._listeners:
+                listener(name)
+            logger.info("Unloaded %s.", name)
+        if unloaded:
+            _free_memory()
+
+    def _start_reaper(self) -> None:
+        with self._condition:
+            if self._config.model_idle_seconds and self._reaper is None and not self._closed:
+                self._reaper = threading.Thread(target=self._reap, name="model-reaper", daemon=True)
+                self._reaper.start()
+
+    def _reap(self) -> None:
+        """Unload models that were idle for long enough, until the cache is closed."""
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._closed, self._seconds_to_next())
+                if self._closed:
+                    return
+            limit = time.monotonic() - self._config.model_idle_seconds
+            self._unload(lambda slot: slot.last_used <= limit)
+
+    def _seconds_to_next(self) -> float:
+        idle_since = [slot.last_used for slot in self._slots.values() if slot.model is not None and not slot.num_leases]
+        idle_seconds = self._config.model_idle_seconds
+        return max(0.0, min(idle_since) + idle_seconds - time.monotonic()) if idle_since else idle_seconds
+
+
+def _free_memory() -> None:
+    """Give the memory of what is no longer referenced back to the device."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
