@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import sys
 from contextlib import suppress
@@ -28,7 +29,7 @@ MIN_SECONDS = 0.5
 MAX_SAMPLES_PER_SECOND = 2 * 48_000
 BLOCK_FRAMES = 65_536
 
-ADDRESS_SPACE_BYTES = 512 * 2**20  # of which the libraries take most, reserved and not touched
+MEMORY_BYTES = 128 * 2**20  # of address space, beyond what the interpreter and the libraries take
 MIN_CPU_SECONDS = 2
 
 
@@ -60,7 +61,7 @@ def decode(source: int, samples: BinaryIO, max_seconds: float) -> tuple[int, int
                 if not np.isfinite(block).all():
                     raise Refused("not_finite")
                 samples.write(np.clip(block, -1.0, 1.0).tobytes())
-    except (soundfile.SoundFileError, MemoryError, OSError, ValueError):
+    except (soundfile.SoundFileError, MemoryError, ValueError):
         raise Refused("damaged") from None
     if num_frames < MIN_SECONDS * sample_rate:
         raise Refused("too_short")
@@ -69,23 +70,33 @@ def decode(source: int, samples: BinaryIO, max_seconds: float) -> tuple[int, int
 
 def limit_resources(max_seconds: float) -> None:
     """Bound this process for good: memory, processor time, file size; no core file, no file opened from here on."""
-    limits = {
+    bounds = {
         resource.RLIMIT_CPU: max(MIN_CPU_SECONDS, math.ceil(max_seconds / 30)),
         resource.RLIMIT_FSIZE: math.ceil(max_seconds * MAX_SAMPLES_PER_SECOND * 4),
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: 0,
-        resource.RLIMIT_AS: ADDRESS_SPACE_BYTES,
     }
-    for limit, value in limits.items():
-        # macOS refuses or ignores a bound on the address space; there the counted samples are what bounds memory.
-        with suppress(ValueError, OSError):
-            resource.setrlimit(limit, (value, value))
+    # macOS has no /proc and does not hold this bound; there the counted samples and the file's size bound memory.
+    with suppress(OSError), open("/proc/self/statm") as statm:
+        bounds[resource.RLIMIT_AS] = int(statm.read().split()[0]) * resource.getpagesize() + MEMORY_BYTES
+    for name, bound in bounds.items():
+        hard = resource.getrlimit(name)[1]
+        bound = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        resource.setrlimit(name, (bound, bound))
+
+
+def silence_libraries() -> None:
+    """Keep standard error for Python's own words: libmpg123 writes a line there for each damaged frame."""
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
 
 
 def main() -> None:
     """Decode standard input as the arguments say and print the verdict."""
     max_seconds = float(sys.argv[2])
     verdict: dict[str, str | int]
+    silence_libraries()
     with open(int(sys.argv[1]), "wb") as samples:
         limit_resources(max_seconds)
         try:

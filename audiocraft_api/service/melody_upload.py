@@ -99,8 +99,7 @@ class MelodyDecoder:
             child = subprocess.run(
                 command,
                 stdin=source,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                capture_output=True,
                 pass_fds=(samples.fileno(),),
                 env=_environment(),
                 timeout=self._timeout_seconds,
@@ -110,9 +109,9 @@ class MelodyDecoder:
             logger.warning("Decoding an uploaded melody took over %g seconds.", self._timeout_seconds)
             return {"refused": "damaged"}
         if child.returncode == 0:
-            verdict: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+            verdict: dict[str, Any] = json.loads(child.stdout)
             return verdict
-        logger.error("The melody decoder ended with %d: %s", child.returncode, child.stdout[-1000:])
+        logger.error("The melody decoder ended with %d: %s", child.returncode, child.stderr.decode(errors="replace"))
         if child.returncode < 0:  # killed by a signal: a bound was reached, or the decoder crashed
             return {"refused": "damaged"}
         raise Unavailable("Melodies cannot be decoded now; try again later.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import struct
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from collections import Counter
 from io import BytesIO
 
 import numpy as np
+from peak_memory import PeakMemory
 
 from audiocraft_api.service import melody_decoder
 
@@ -30,7 +30,8 @@ def main() -> None:
     slowest_seconds = 0.0
     # Many files take more processor time than one may; all other bounds are the real ones.
     melody_decoder.MIN_CPU_SECONDS = 120
-    with open(sys.argv[1], "rb") as packed, tempfile.TemporaryFile(buffering=0) as source:
+    melody_decoder.silence_libraries()
+    with open(sys.argv[1], "rb") as packed, tempfile.TemporaryFile(buffering=0) as source, PeakMemory() as peak:
         melody_decoder.limit_resources(MAX_SECONDS)
         while length := packed.read(8):
             source.truncate(0)
@@ -48,8 +49,8 @@ def main() -> None:
             except melody_decoder.Refused as refusal:
                 causes[str(refusal)] += 1
             slowest_seconds = max(slowest_seconds, time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    verdict = {"causes": causes, "num_wrong": num_wrong, "slowest_seconds": slowest_seconds, "peak_bytes": peak}
+        peak_bytes = peak.read()
+    verdict = {"causes": causes, "num_wrong": num_wrong, "slowest_seconds": slowest_seconds, "peak_bytes": peak_bytes}
     os.write(1, json.dumps(verdict).encode())
 
 
