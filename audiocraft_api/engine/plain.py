@@ -102,7 +102,7 @@ class PlainEngine:
         except AudioCraftError as error:
             request.fail(error)
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the engine's loop: whatever happened, the caller is told
             request.fail(_told(error, request))
             return
         self._mean_seconds += 0.3 * (time.monotonic() - begin - self._mean_seconds)

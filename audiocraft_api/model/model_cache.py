@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import sys
 import threading
 import time
@@ -78,11 +79,18 @@ class ModelCache:
                 self._condition.notify_all()
                 is_closed = self._closed
             if is_closed:
-                self._unload(lambda slot: True)
+                self._unload()
             self._unload_over_budget()
 
-    def loaded(self) -> list[str]:
-        """Return the names of the models that are resident now."""
+    @property
+    def device(self) -> str:
+        """Where models run; `auto` until the first one has decided it."""
+        with self._condition:
+            models = [slot.model for slot in self._slots.values() if slot.model is not None]
+        return models[0].device.type if models else self._config.device
+
+    def loaded_names(self) -> list[str]:
+        """Return the names of the models that are resident now. Never waits on a load."""
         with self._condition:
             return [name for name, slot in self._slots.items() if slot.state == "loaded"]
 
@@ -109,7 +117,7 @@ class ModelCache:
             reaper = self._reaper
         if reaper is not None:
             reaper.join()
-        self._unload(lambda slot: True)
+        self._unload()
 
     def _acquire(self, spec: ModelSpec, slot: _Slot) -> LoadedModel:
         with self._condition:
@@ -123,11 +131,15 @@ class ModelCache:
                 if slot.state != "loading":
                     slot.state = "loading"
                     break
-                awaited = slot.num_loads
-                self._condition.wait_for(lambda: slot.num_loads > awaited or self._closed)
-                if slot.state == "failed" and slot.error is not None:
-                    raise ModelUnavailable(slot.error.message, slot.error.retry_after_seconds)
+                self._await_load(slot)
         return self._load_into(spec, slot)
+
+    def _await_load(self, slot: _Slot) -> None:
+        """Wait, holding the condition, for a load that another thread does. Raises its error."""
+        awaited = slot.num_loads
+        self._condition.wait_for(lambda: slot.num_loads > awaited or self._closed)
+        if slot.error is not None:
+            raise ModelUnavailable(slot.error.message, slot.error.retry_after_seconds)
 
     def _load_into(self, spec: ModelSpec, slot: _Slot) -> LoadedModel:
         """Load outside the lock, and tell all who wait."""
@@ -159,18 +171,20 @@ class ModelCache:
         with self._condition:
             sizes = {slot: slot.model.weight_bytes for slot in self._slots.values() if slot.model is not None}
             excess = sum(sizes.values()) - budget
-            doomed = set()
+            doomed: set[_Slot] = set()
             for slot in sorted(sizes, key=lambda slot: slot.last_used):
                 if excess > 0 and slot.num_leases == 0:
                     doomed.add(slot)
                     excess -= sizes[slot]
-        self._unload(lambda slot: slot in doomed)
+        self._unload(among=doomed)
 
-    def _unload(self, is_doomed: Callable[[_Slot], bool]) -> None:
+    def _unload(self, among: set[_Slot] | None = None, unused_since: float = math.inf) -> None:
+        """Unload what nobody leases: of all models, or `among` some, those not used after a time."""
         unloaded = []
         with self._condition:
             for name, slot in self._slots.items():
-                if slot.model is not None and slot.num_leases == 0 and is_doomed(slot):
+                is_free = slot.model is not None and slot.num_leases == 0
+                if is_free and slot.last_used <= unused_since and (among is None or slot in among):
                     unloaded.append(name)
                     slot.model, slot.state = None, "unloaded"
         for name in unloaded:
@@ -193,8 +207,7 @@ class ModelCache:
                 self._condition.wait_for(lambda: self._closed, self._seconds_to_next())
                 if self._closed:
                     return
-            limit = time.monotonic() - self._config.model_idle_seconds
-            self._unload(lambda slot: slot.last_used <= limit)
+            self._unload(unused_since=time.monotonic() - self._config.model_idle_seconds)
 
     def _seconds_to_next(self) -> float:
         idle_since = [slot.last_used for slot in self._slots.values() if slot.model is not None and not slot.num_leases]
