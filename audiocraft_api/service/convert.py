@@ -31,6 +31,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from pydub import AudioSegment
 
+MIN_SAMPLE_RATE = 8_000  # Hz
+MAX_SAMPLE_RATE = 192_000  # Hz
 OPUS_SAMPLE_RATE = 48_000  # Hz; the codec knows 8, 12, 16, 24 and 48 kHz only, so MusicGen's 32 kHz is resampled
 
 logger = logging.getLogger(__name__)
@@ -87,13 +89,13 @@ def encode(waveform: Waveform, sample_rate: int, output_format: str, *, timeout_
     channel; Opus holds T at 48 kHz, rounded up; players that read the encoder's delay from MP3 and AAC get T.
 
     Raises InvalidRequest for an unknown format and ConversionFailed for everything else: a waveform that is empty,
-    not mono or stereo, or not finite; ffmpeg missing, failing or slower than `timeout_seconds`.
+    not mono or stereo, not finite, or not at 8 to 192 kHz; ffmpeg missing, failing or slower than `timeout_seconds`.
     """
     row = FORMATS.get(output_format)
     if row is None:
         message = f"output_format must be one of {', '.join(FORMATS)}."
         raise InvalidRequest(message, {"output_format": [message]})
-    _check(waveform)
+    _check(waveform, sample_rate)
     try:
         if row.arguments:
             return _encode_with_ffmpeg(waveform, sample_rate, row, timeout_seconds)
@@ -112,10 +114,13 @@ def ffmpeg_executable() -> str:
     return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
-def _check(waveform: Waveform) -> None:
+def _check(waveform: Waveform, sample_rate: int) -> None:
     if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or waveform.shape[1] == 0:
         logger.error("A waveform of shape %s cannot be encoded.", waveform.shape)
         raise ConversionFailed("The generated audio is neither mono nor stereo, or it is empty.")
+    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:  # libsndfile's Vorbis crashes at 0 Hz
+        logger.error("A waveform at %d Hz cannot be encoded.", sample_rate)
+        raise ConversionFailed("The generated audio has a sample rate that cannot be encoded.")
     if not np.isfinite(waveform).all():
         logger.error("A waveform of shape %s has samples that are not finite.", waveform.shape)
         raise ConversionFailed("The generated audio has samples that are not numbers.")
