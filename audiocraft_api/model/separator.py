@@ -57,8 +57,15 @@ def provided_by(files: Hub, repository: str) -> Iterator[None]:
 @contextmanager
 def repeatable() -> Iterator[None]:
     """Let a separation shift its input always by the same time: demucs draws it from Python's global generator."""
-    with _replaced(demucs.apply, "random", random.Random(0)):
+    with _replaced(demucs.apply, "random", _SameEachTime()):
         yield
+
+
+class _SameEachTime:
+    """Stands in for the module `random`: its state does not go on from one window's separation to the next."""
+
+    def randint(self, least: int, most: int) -> int:
+        return random.Random(0).randint(least, most)
 
 
 @contextmanager
