@@ -40,7 +40,8 @@ class LocalStore:
         self._max_age_seconds = config.audio_max_age_seconds
         self._max_total_bytes = config.audio_max_total_bytes
         self._sweep_interval_seconds = config.audio_sweep_interval_seconds
-        self._lock = threading.Lock()
+        # Reentrant: a forgotten file may be collected, and end its lease, while this thread holds the lock.
+        self._lock = threading.RLock()
         self._leases: Counter[str] = Counter()
         self._sweeper: threading.Thread | None = None
         self._closed = threading.Event()
@@ -140,7 +141,9 @@ class LocalStore:
             for entry in entries:
                 if FILENAME.fullmatch(entry.name) or TEMPORARY.fullmatch(entry.name):
                     with suppress(FileNotFoundError):  # another process swept it
-                        files.append((entry.name, entry.stat(follow_symlinks=False)))
+                        status = entry.stat(follow_symlinks=False)
+                        if stat.S_ISREG(status.st_mode):
+                            files.append((entry.name, status))
         return files
 
     def _evict(self, filename: str) -> bool:
