@@ -99,8 +99,11 @@ class GenerationService:
         audio = convert.encode(result.waveform, result.sample_rate, command.output_format)
         return GeneratedBytes(audio, self._recipe(submission, result))
 
-    def submit(self, command: GenerateCommand) -> Submission:
-        """Resolve the seed and hand the command to the engine. Raises QueueFull, ShuttingDown."""
+    def submit(self, command: GenerateCommand, deadline_seconds: float | None = None) -> Submission:
+        """Resolve the seed and hand the command to the engine.
+
+        It may take `deadline_seconds`, by default those of a synchronous request. Raises QueueFull, ShuttingDown.
+        """
         started = time.monotonic()
         params = GenerationParams(
             model=command.model,
@@ -113,7 +116,7 @@ class GenerationService:
             cfg_coef=command.cfg_coef,
             melody=command.melody,
         )
-        deadline = started + self._config.request_deadline_seconds
+        deadline = started + (deadline_seconds or self._config.request_deadline_seconds)
         return Submission(command, params, self._engine.submit(params, deadline=deadline), started)
 
     def await_result(self, submission: Submission, client_gone: Callable[[], bool]) -> GenerationResult:
@@ -126,8 +129,9 @@ class GenerationService:
                 raise Canceled("The client left.")
             if request.deadline is not None and time.monotonic() >= request.deadline:
                 request.cancel()
+                deadline_seconds = request.deadline - submission.started
                 raise DeadlineExceeded(
-                    f"The generation did not finish within {self._config.request_deadline_seconds:g} seconds; "
+                    f"The generation did not finish within {deadline_seconds:.6g} seconds; "
                     "ask for less audio or try again later."
                 )
         return request.result()

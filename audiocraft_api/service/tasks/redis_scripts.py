@@ -1,0 +1,168 @@
+"""The Lua scripts of the Redis task store: each is one atomic change. Nothing runs here.
+
+Every key begins with KEYS[1], a prefix with a hash tag, so that a cluster keeps them together:
+`task:<id>` hash of the row · `numbers` counter · `unfinished`, `queued` ids by number · `finished` ids by time ·
+`owned:<owner>` ids by number · `idempotent:<owner>:<key>` id · `audio:<id>` bytes, `audio_bytes` their sum ·
+`run_seconds` of the last completed tasks. ARGV[1] is the time in seconds, or "" for the server's own.
+"""
+
+PRELUDE = """
+local function key(name) return KEYS[1] .. name end
+local function clock()
+  if ARGV[1] ~= '' then return tonumber(ARGV[1]) end
+  local time = redis.call('TIME')
+  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+local now = clock()
+local function stamp(seconds) return string.format('%.6f', seconds) end
+local function task(id) return key('task:' .. id) end
+local function field(id, name) return redis.call('HGET', task(id), name) end
+local function change(id, ...)
+  redis.call('HSET', task(id), 'updated', stamp(now), ...)
+  redis.call('HINCRBY', task(id), 'version', 1)
+end
+local function is_unheld(id)
+  local held_until = tonumber(field(id, 'held_until') or '0')
+  return held_until <= now or held_until > now + tonumber(field(id, 'hold_seconds') or '0')
+end
+local function has_lease(id, lease) return field(id, 'lease') == lease end
+local function is_cancel_requested(id) return field(id, 'cancel_requested') == '1' end
+local function finish(id, state, ...)
+  change(id, 'state', state, 'finished', stamp(now), ...)
+  redis.call('HDEL', task(id), 'lease', 'held_until', 'hold_seconds')
+  redis.call('ZREM', key('unfinished'), id)
+  redis.call('ZREM', key('queued'), id)
+  redis.call('ZADD', key('finished'), stamp(now), id)
+  local num_bytes = redis.call('STRLEN', key('audio:' .. id))
+  if num_bytes > 0 then
+    redis.call('DEL', key('audio:' .. id))
+    redis.call('DECRBY', key('audio_bytes'), num_bytes)
+  end
+end
+"""
+
+SUBMIT = """
+local id, max_queued, max_audio_bytes, audio, owner, idempotency_key =
+  ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
+if redis.call('EXISTS', task(id)) == 1 then return {'twin', redis.call('HGETALL', task(id))} end
+local twin_key = key('idempotent:' .. #owner .. ':' .. owner .. ':' .. idempotency_key)
+if idempotency_key ~= '' then
+  local twin = redis.call('GET', twin_key)
+  if twin then return {'twin', redis.call('HGETALL', task(twin))} end
+end
+local num_queued = redis.call('ZCARD', key('queued'))
+if num_queued >= max_queued then return {'full', num_queued} end
+if #audio > 0 and tonumber(redis.call('GET', key('audio_bytes')) or '0') + #audio > max_audio_bytes then
+  return {'full of audio', 0}
+end
+local number = redis.call('INCR', key('numbers'))
+redis.call('HSET', task(id), 'id', id, 'number', number, 'version', 0, 'state', 'queued', 'created', stamp(now),
+  unpack(ARGV, 8))
+change(id)
+redis.call('ZADD', key('unfinished'), number, id)
+redis.call('ZADD', key('queued'), number, id)
+redis.call('ZADD', key('owned:' .. owner), number, id)
+if idempotency_key ~= '' then redis.call('SET', twin_key, id) end
+if #audio > 0 then
+  redis.call('SET', key('audio:' .. id), audio)
+  redis.call('INCRBY', key('audio_bytes'), #audio)
+end
+return {'accepted', redis.call('HGETALL', task(id))}
+"""
+
+CLAIM = """
+local lease, lease_seconds, wanted, max_attempts, code, message =
+  ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local function claim(id)
+  local attempts = tonumber(field(id, 'attempts') or '0')
+  if is_cancel_requested(id) then
+    finish(id, 'canceled')
+  elseif attempts >= max_attempts then
+    finish(id, 'failed', 'error', message, 'error_code', code)
+  else
+    redis.call('ZREM', key('queued'), id)
+    change(id, 'state', 'processing', 'attempts', attempts + 1, 'lease', lease,
+      'held_until', stamp(now + lease_seconds), 'hold_seconds', stamp(lease_seconds), 'started', stamp(now),
+      'num_frames_done', 0, 'num_frames_total', 0)
+    return redis.call('HGETALL', task(id))
+  end
+end
+if wanted ~= '' then
+  return redis.call('ZSCORE', key('unfinished'), wanted) and is_unheld(wanted) and claim(wanted) or {}
+end
+local last = '-inf'
+while true do  -- by blocks: those that are held come first and are few, the queue may be long
+  local block = redis.call('ZRANGEBYSCORE', key('unfinished'), last, '+inf', 'WITHSCORES', 'LIMIT', 0, 100)
+  if #block == 0 then return {} end
+  for index = 1, #block, 2 do
+    local claimed = is_unheld(block[index]) and claim(block[index])
+    if claimed then return claimed end
+    last = '(' .. block[index + 1]
+  end
+end
+"""
+
+HEARTBEAT = """
+local id, lease, done, total = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+if not has_lease(id, lease) then return 'lost' end
+redis.call('HSET', task(id), 'held_until', stamp(now + tonumber(field(id, 'hold_seconds'))))
+if field(id, 'num_frames_done') ~= done or field(id, 'num_frames_total') ~= total then
+  change(id, 'num_frames_done', done, 'num_frames_total', total)
+end
+return is_cancel_requested(id) and 'canceled' or 'held'
+"""
+
+FINISH = """
+local id, lease, state = ARGV[2], ARGV[3], ARGV[4]
+if not has_lease(id, lease) then return '' end
+if is_cancel_requested(id) then
+  finish(id, 'canceled')
+  return 'canceled'
+end
+finish(id, state, unpack(ARGV, 6))
+if state == 'completed' then
+  redis.call('LPUSH', key('run_seconds'), stamp(math.max(now - tonumber(field(id, 'started')), 0)))
+  redis.call('LTRIM', key('run_seconds'), 0, tonumber(ARGV[5]) - 1)
+end
+return state
+"""
+
+RELEASE = """
+local id, lease, pause_seconds, given_back = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+if not has_lease(id, lease) then return 0 end
+if is_cancel_requested(id) then
+  finish(id, 'canceled')
+  return 1
+end
+redis.call('HDEL', task(id), 'lease')
+redis.call('HINCRBY', task(id), 'attempts', -given_back)
+redis.call('ZADD', key('queued'), field(id, 'number'), id)
+change(id, 'state', 'queued', 'held_until', stamp(now + pause_seconds), 'hold_seconds', stamp(pause_seconds),
+  'num_frames_done', 0, 'num_frames_total', 0)
+return 1
+"""
+
+REQUEST_CANCEL = """
+local id = ARGV[2]
+local state = field(id, 'state')
+if state == 'queued' or (state == 'processing' and is_unheld(id)) then
+  finish(id, 'canceled')
+elseif state == 'processing' and not is_cancel_requested(id) then
+  change(id, 'cancel_requested', 1)
+end
+return redis.call('HGETALL', task(id))
+"""
+
+EXPIRE = """
+local ids = redis.call('ZRANGEBYSCORE', key('finished'), '-inf', '(' .. ARGV[2], 'LIMIT', 0, tonumber(ARGV[3]))
+local results = {}
+for _, id in ipairs(ids) do
+  local owner, idempotency_key = field(id, 'owner') or '', field(id, 'idempotency_key')
+  results[#results + 1] = field(id, 'result') or ''
+  if idempotency_key then redis.call('DEL', key('idempotent:' .. #owner .. ':' .. owner .. ':' .. idempotency_key)) end
+  redis.call('ZREM', key('owned:' .. owner), id)
+  redis.call('ZREM', key('finished'), id)
+  redis.call('DEL', task(id))
+end
+return results
+"""

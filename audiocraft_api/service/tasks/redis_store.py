@@ -1,0 +1,257 @@
+"""The task store that several hosts share: a Redis server. Each change is one Lua script, so one atomic step.
+
+What survives is what Redis keeps: the promise that an accepted task is on disk needs `appendonly yes`, and
+`appendfsync always` where the last second counts; a warning is logged when it is off. Holds are measured by the
+server's clock. Nothing is tried twice behind the caller's back: a command whose answer was lost may have been carried
+out, and only the caller knows whether that matters.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from audiocraft_api.errors import QueueFull, StorageUnavailable
+from audiocraft_api.service.tasks import redis_scripts as scripts
+from audiocraft_api.service.tasks.store import (
+    NUM_RECENT_RUNS,
+    ChangeSignal,
+    HeartbeatAnswer,
+    audio_filenames,
+    check_fingerprint,
+)
+from audiocraft_api.service.tasks.task import (
+    INTERRUPTED_CODE,
+    INTERRUPTED_MESSAGE,
+    NewTask,
+    QueueStatus,
+    State,
+    Task,
+)
+
+POLL_SECONDS = 0.25  # for changes by other processes; those of this one wake their waiters at once
+TIMEOUT_SECONDS = 5.0  # to connect, and for each answer
+EXPIRE_BATCH = 500  # tasks forgotten by one script, since Redis serves nobody else meanwhile
+UNAVAILABLE_MESSAGE = "The task store cannot be reached now; try again later."
+
+logger = logging.getLogger(__name__)
+
+
+class RedisTaskStore:
+    """A `TaskStore` in Redis, under keys that begin with `prefix`. `clock` stands in for the server's in tests."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_attempts: int,
+        prefix: str = "{audiocraft-api}:",
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._client: Any = redis.Redis.from_url(  # its own types speak of all decodings at once
+            url,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._max_attempts = max_attempts
+        self._prefix = prefix
+        self._clock = clock
+        self._signal = ChangeSignal(POLL_SECONDS)
+        self._scripts: dict[str, Any] = {}
+        self._is_checked = False
+        self._failing = False
+
+    # --- clients
+
+    def submit(self, new: NewTask, *, max_queued: int, max_audio_bytes: int) -> Task:
+        optional = {
+            "owner": new.owner,
+            "idempotency_key": new.idempotency_key,
+            "fingerprint": new.fingerprint,
+            "webhook_url": new.webhook_url,
+        }
+        row: list[Any] = ["command", json.dumps(new.command)]
+        for name, value in optional.items():
+            row += [name, value] if value is not None else []
+        outcome, answer = self._run(
+            scripts.SUBMIT,
+            new.id,
+            max_queued,
+            max_audio_bytes,
+            new.audio or b"",
+            new.owner or "",
+            new.idempotency_key or "",
+            *row,
+        )
+        if outcome == b"full":
+            raise QueueFull(f"{answer} tasks are waiting already; try again later.")
+        if outcome == b"full of audio":
+            raise QueueFull("The waiting tasks hold as many tunes as there is room for; try again later.")
+        task = _task(_pairs(answer))
+        return check_fingerprint(task, new) if outcome == b"twin" else task
+
+    def get(self, task_id: str) -> Task | None:
+        with self._translated_errors():
+            return _found(self._client.hgetall(self._prefix + "task:" + task_id))
+
+    def audio(self, task_id: str) -> bytes | None:
+        with self._translated_errors():
+            audio: bytes | None = self._client.get(self._prefix + "audio:" + task_id)
+        return audio
+
+    def page(self, owner: str | None, *, before: int | None = None, limit: int = 50) -> list[Task]:
+        newest = "+inf" if before is None else f"({before}"
+        with self._translated_errors():
+            ids = self._client.zrevrangebyscore(
+                self._prefix + "owned:" + (owner or ""), newest, "-inf", start=0, num=limit
+            )
+            pipeline = self._client.pipeline(transaction=False)
+            for task_id in ids:
+                pipeline.hgetall(self._prefix + "task:" + task_id.decode())
+            rows = pipeline.execute()
+        return [_task(row) for row in rows if row]
+
+    def position(self, task_id: str) -> int | None:
+        with self._translated_errors():
+            rank = self._client.zrank(self._prefix + "queued", task_id)
+        return None if rank is None else int(rank) + 1
+
+    def status(self) -> QueueStatus:
+        with self._translated_errors():
+            pipeline = self._client.pipeline()
+            pipeline.zcard(self._prefix + "queued")
+            pipeline.zcard(self._prefix + "unfinished")
+            pipeline.lrange(self._prefix + "run_seconds", 0, -1)
+            num_queued, num_unfinished, run_seconds = pipeline.execute()
+        mean = sum(float(seconds) for seconds in run_seconds) / len(run_seconds) if run_seconds else None
+        return QueueStatus(num_queued, num_unfinished - num_queued, mean)
+
+    def request_cancel(self, task_id: str) -> Task | None:
+        return _found(_pairs(self._run(scripts.REQUEST_CANCEL, task_id)))
+
+    def wait_for_change(self, task_id: str, version: int, timeout_seconds: float) -> Task | None:
+        return self._signal.wait_for_change(self, task_id, version, timeout_seconds)
+
+    # --- workers
+
+    def claim(self, worker_id: str, lease_seconds: float, task_id: str | None = None) -> Task | None:
+        lease = f"{worker_id}/{secrets.token_hex(8)}"
+        message = INTERRUPTED_MESSAGE.format(attempts=self._max_attempts)
+        limits = (self._max_attempts, INTERRUPTED_CODE, message)
+        return _found(_pairs(self._run(scripts.CLAIM, lease, lease_seconds, task_id or "", *limits)))
+
+    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatAnswer:
+        answer: HeartbeatAnswer = self._run(
+            scripts.HEARTBEAT, task.id, task.lease, num_frames_done, num_frames_total
+        ).decode()
+        return answer
+
+    def complete(self, task: Task, result: dict[str, Any]) -> bool:
+        return self._finish(task, "completed", "result", json.dumps(result)) == "completed"
+
+    def fail(self, task: Task, message: str, code: str) -> bool:
+        return bool(self._finish(task, "failed", "error", message, "error_code", code))
+
+    def cancel(self, task: Task) -> bool:
+        return bool(self._finish(task, "canceled"))
+
+    def release(self, task: Task, *, pause_seconds: float = 0.0, count_attempt: bool = False) -> bool:
+        return bool(self._run(scripts.RELEASE, task.id, task.lease, pause_seconds, 0 if count_attempt else 1))
+
+    # --- upkeep
+
+    def expire(self, finished_before: float) -> list[str]:
+        filenames: list[str] = []
+        while True:
+            results = self._run(scripts.EXPIRE, finished_before, EXPIRE_BATCH)
+            filenames += audio_filenames(json.loads(result) for result in results if result)
+            if len(results) < EXPIRE_BATCH:
+                return filenames
+
+    def close(self) -> None:
+        self._client.close()
+
+    # --- inside
+
+    def _finish(self, task: Task, state: State, *outcome: str) -> str:
+        """End a claimed task; return the state that it got, "" when the claim has ended."""
+        answer: bytes = self._run(scripts.FINISH, task.id, task.lease, state, NUM_RECENT_RUNS, *outcome)
+        return answer.decode()
+
+    def _run(self, script: str, *arguments: Any) -> Any:
+        """Run a script after the prelude. Raises StorageUnavailable."""
+        with self._translated_errors():
+            self._check_persistence()
+            if script not in self._scripts:
+                self._scripts[script] = self._client.register_script(scripts.PRELUDE + script)
+            now = "" if self._clock is None else repr(self._clock())
+            answer = self._scripts[script](keys=[self._prefix], args=[now, *arguments])
+        self._signal.notify()
+        return answer
+
+    def _check_persistence(self) -> None:
+        if self._is_checked:
+            return
+        try:
+            is_kept = self._client.info("persistence").get("aof_enabled")
+        except redis.ResponseError:
+            is_kept = True  # a hosted Redis that does not say
+        self._is_checked = True
+        if not is_kept:
+            logger.warning("Redis runs without `appendonly yes`: accepted tasks are lost when it stops.")
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            yield
+            self._failing = False
+        except redis.RedisError as error:
+            if not self._failing:  # once, not for each of a thousand requests
+                self._failing = True
+                logger.error("The task store in Redis cannot be used: %s", error)
+            raise StorageUnavailable(UNAVAILABLE_MESSAGE) from error
+
+
+def _pairs(answer: list[bytes]) -> dict[bytes, bytes]:
+    """Return the flat answer of HGETALL inside a script as the row that it is."""
+    return dict(zip(answer[::2], answer[1::2], strict=True))
+
+
+def _found(row: dict[bytes, bytes]) -> Task | None:
+    return _task(row) if row else None
+
+
+def _task(row: dict[bytes, bytes]) -> Task:
+    values = {name.decode(): value.decode() for name, value in row.items()}
+    return Task(
+        id=values["id"],
+        number=int(values["number"]),
+        version=int(values["version"]),
+        state=values["state"],  # type: ignore[arg-type]
+        command=json.loads(values["command"]),
+        owner=values.get("owner"),
+        created=float(values["created"]),
+        updated=float(values["updated"]),
+        started=float(values["started"]) if "started" in values else None,
+        finished=float(values["finished"]) if "finished" in values else None,
+        attempts=int(values.get("attempts", 0)),
+        num_frames_done=int(values.get("num_frames_done", 0)),
+        num_frames_total=int(values.get("num_frames_total", 0)),
+        result=json.loads(values["result"]) if "result" in values else None,
+        error=values.get("error"),
+        error_code=values.get("error_code"),
+        idempotency_key=values.get("idempotency_key"),
+        fingerprint=values.get("fingerprint"),
+        webhook_url=values.get("webhook_url"),
+        cancel_requested=values.get("cancel_requested") == "1",
+        lease=values.get("lease"),
+    )

@@ -1,0 +1,159 @@
+"""Runs one claimed task to its end: generate, store, write the outcome. Knows no queue and starts no worker.
+
+A lack that may pass (no model, no memory, no storage) uses up an attempt and the task comes again after a pause; a full or
+closing engine uses up none; every other error ends the task at its first attempt. An outcome that cannot be written is tried
+again until the worker stops: the work is not thrown away because the store has an outage.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from audiocraft_api.config import Config
+from audiocraft_api.engine.request import EngineRequest
+from audiocraft_api.errors import AudioCraftError, Canceled, QueueFull, ShuttingDown, StorageUnavailable, Unavailable
+from audiocraft_api.service.generation import GeneratedFile, GenerationService
+from audiocraft_api.service.storage.base import AudioStore
+from audiocraft_api.service.tasks.command import unpack
+from audiocraft_api.service.tasks.store import HeartbeatAnswer, TaskStore
+from audiocraft_api.service.tasks.task import Task
+
+HEARTBEAT_SECONDS = 0.5  # at most; bounds how late a cancel and the progress are seen
+ENGINE_PAUSE_SECONDS = 1.0  # before a task is brought again to an engine that is full or closed
+STORE_RETRY_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class TaskRunner:
+    """Runs tasks, each in its caller's thread."""
+
+    def __init__(self, tasks: TaskStore, generation: GenerationService, files: AudioStore, config: Config) -> None:
+        self._tasks = tasks
+        self._generation = generation
+        self._files = files
+        self._deadline_seconds = config.task_deadline_seconds
+        self._max_attempts = config.task_attempts
+        self._beat_seconds = min(HEARTBEAT_SECONDS, config.task_lease_seconds / 4)
+
+    def run(self, task: Task, stopping: threading.Event) -> None:
+        """Bring a claimed task to its end; give it back when `stopping` is set. Raises nothing."""
+        file: GeneratedFile | None = None
+        with Heartbeat(self._tasks, task, self._beat_seconds, stopping) as heartbeat:
+            try:
+                file = self._generate(task, heartbeat)
+                result = result_of(file)
+                is_kept = self._write(lambda: self._tasks.complete(task, result), stopping)
+            except Exception as error:  # noqa: BLE001 a task's worker answers for every error
+                ending = self._ending(task, error, heartbeat, stopping)
+                is_kept = False
+                self._write(ending, stopping)
+        if file is not None and not is_kept:
+            logger.info("The result of task %s came too late and is deleted.", task.id)
+            self._delete(file.filename)
+
+    def _generate(self, task: Task, heartbeat: Heartbeat) -> GeneratedFile:
+        command = unpack(task.command, self._tasks.audio(task.id))
+        submission = self._generation.submit(command, self._deadline_seconds)
+        heartbeat.watch(submission.request)
+        result = self._generation.await_result(submission, heartbeat.should_stop)
+        return self._generation.save(submission, result)
+
+    def _ending(
+        self, task: Task, error: Exception, heartbeat: Heartbeat, stopping: threading.Event
+    ) -> Callable[[], bool]:
+        """Return what writes the outcome of an error; every one of these changes nothing once the task is lost."""
+        if isinstance(error, Canceled) and heartbeat.answer == "canceled":
+            return lambda: self._tasks.cancel(task)
+        if isinstance(error, Canceled):
+            return lambda: self._tasks.release(task, count_attempt=not stopping.is_set())
+        if isinstance(error, (QueueFull, ShuttingDown)):
+            return lambda: self._tasks.release(task, pause_seconds=ENGINE_PAUSE_SECONDS)
+        if isinstance(error, Unavailable) and task.attempts < self._max_attempts:
+            logger.warning("Task %s could not be worked and will be tried again: %s", task.id, error)
+            pause_seconds = error.retry_after_seconds
+            return lambda: self._tasks.release(task, pause_seconds=pause_seconds, count_attempt=True)
+        if isinstance(error, AudioCraftError):
+            logger.warning("Task %s failed: %s", task.id, error)
+            message, code = error.message, error.code
+        else:
+            logger.error("Task %s failed.", task.id, exc_info=error)
+            message, code = "The task failed because of an error in the server.", AudioCraftError.code
+        return lambda: self._tasks.fail(task, message, code)
+
+    def _write(self, write: Callable[[], bool], stopping: threading.Event) -> bool:
+        """Write the outcome; while the store has an outage, again and again until `stopping` is set."""
+        while True:
+            is_last = stopping.is_set()
+            try:
+                return write()
+            except StorageUnavailable:
+                if is_last:
+                    return False
+            stopping.wait(STORE_RETRY_SECONDS)
+
+    def _delete(self, filename: str) -> None:
+        try:
+            self._files.delete(filename)
+        except StorageUnavailable:
+            logger.warning("%s could not be deleted; the store's sweep will.", filename)
+
+
+class Heartbeat:
+    """Keeps a claim alive from a thread of its own, writes the progress, and learns whether to go on."""
+
+    def __init__(self, tasks: TaskStore, task: Task, seconds: float, stopping: threading.Event) -> None:
+        self.answer: HeartbeatAnswer = "held"
+        self._tasks = tasks
+        self._task = task
+        self._seconds = seconds
+        self._stopping = stopping
+        self._request: EngineRequest | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{task.id}", daemon=True)
+
+    def watch(self, request: EngineRequest) -> None:
+        """Report this request's progress."""
+        self._request = request
+
+    def should_stop(self) -> bool:
+        """Say whether the task was canceled or lost, or the worker stops."""
+        return self.answer != "held" or self._stopping.is_set()
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while self.answer == "held" and not self._ended.wait(self._seconds):
+            progress = self._request.progress if self._request else (0, 0)
+            try:
+                self.answer = self._tasks.heartbeat(self._task, *progress)
+            except StorageUnavailable:
+                continue  # logged where it was raised; the lease may outlive the outage
+
+
+def result_of(file: GeneratedFile) -> dict[str, Any]:
+    """Return what a completed task answers as its `result`."""
+    recipe = file.recipe
+    return {
+        "success": True,
+        "filename": file.filename,
+        "generation_time": round(recipe.generation_seconds, 3),
+        "format": recipe.format,
+        "sample_rate": recipe.sample_rate,
+        "seed": recipe.seed,
+        "duration": recipe.duration_seconds,
+        "model": recipe.model,
+        "revision": recipe.revision,
+    }
