@@ -1,0 +1,69 @@
+// Rows of activations, and their 16-bit integer image for integer weights.
+//
+// Each row has its own scale, so a row's image depends on that row alone. The image is two planes of signed bytes,
+// value = high * 256 + low, because the machines multiply bytes; with both, rounding is negligible beside the weights'.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "vec.h"
+
+namespace native {
+
+struct Activations {
+    int width = 0;               // floats of a row
+    int group = 0;               // inputs of one weight scale; 0 where no image is needed
+    std::vector<float> values;   // [rows, width]
+    std::vector<int8_t> high;    // [rows, width]
+    std::vector<int8_t> low;     // [rows, width]
+    std::vector<float> scales;   // [rows]
+    std::vector<int32_t> sums;   // [rows, width / group]: of the image, to take the weights' offset out again
+
+    void resize(int rows, int new_width, int new_group) {
+        width = new_width;
+        group = new_group;
+        values.resize(size_t(rows) * width);
+        if (!group) return;
+        high.resize(size_t(rows) * width);
+        low.resize(size_t(rows) * width);
+        scales.resize(rows);
+        sums.resize(size_t(rows) * (width / group));
+    }
+
+    float* row(int index) { return values.data() + size_t(index) * width; }
+    const float* row(int index) const { return values.data() + size_t(index) * width; }
+
+    // Make the image of one row from its values; nothing to do for float weights.
+    void quantize(int index) {
+        if (!group) return;
+        constexpr float kLargest = 127 * 256;
+        const float* from = row(index);
+        Vec peak = Vec{};
+        for (int i = 0; i < width; i += kWidth) {
+            const Vec value = load(from + i);
+            const Vec magnitude = value < -value ? -value : value;
+            peak = magnitude > peak ? magnitude : peak;
+        }
+        const float largest = max(peak), inverse = largest > 0 ? kLargest / largest : 0.0f;
+        scales[index] = largest / kLargest;
+        int8_t* to_high = high.data() + size_t(index) * width;
+        int8_t* to_low = low.data() + size_t(index) * width;
+        int32_t* to_sums = sums.data() + size_t(index) * (width / group);
+        for (int begin = 0; begin < width; begin += group) {
+            int32_t total = 0;
+            for (int i = begin; i < begin + group; ++i) {
+                const float shifted = from[i] * inverse + kRound;
+                int32_t bits;
+                std::memcpy(&bits, &shifted, 4);
+                const int32_t value = bits - 0x4b400000;
+                total += value;
+                to_low[i] = int8_t(value);
+                to_high[i] = int8_t((value - int8_t(value)) >> 8);
+            }
+            to_sums[begin / group] = total;
+        }
+    }
+};
+
+}  // namespace native

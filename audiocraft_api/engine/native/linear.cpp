@@ -1,0 +1,178 @@
+#include "linear.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "float_kernel.h"
+#include "gelu.h"
+#include "integer_kernel.h"
+
+namespace native {
+namespace {
+
+constexpr size_t kTaskBytes = 48 << 10;  // weights of one task: enough to stream, small enough to share out evenly
+
+template <class T>
+T convert(float value);
+template <>
+float convert<float>(float value) { return value; }
+template <>
+Half convert<Half>(float value) { return to_half(value); }
+template <>
+BFloat convert<BFloat>(float value) { return to_bfloat(value); }
+
+template <class T>
+bool fits(const float* weights, int count) {
+    bool same = true;
+    for (int i = 0; i < count; ++i) same &= to_float(convert<T>(weights[i])) == weights[i];
+    return same;
+}
+
+template <class T>
+bool all_fit(Pool& pool, const float* weights, int outputs, int inputs) {
+    std::atomic<bool> same{true};
+    pool.run(outputs / kBlock, [&](int block, int) {
+        if (same.load(std::memory_order_relaxed) && !fits<T>(weights + size_t(block) * kBlock * inputs, kBlock * inputs))
+            same.store(false, std::memory_order_relaxed);
+    });
+    return same;
+}
+
+template <class T>
+void pack_float_block(const float* weights, int inputs, T* to) {
+    for (int o = 0; o < kBlock; o += kFloatOutputs)
+        for (int i = 0; i < inputs; i += kFloatInputs)
+            for (int row = o; row < o + kFloatOutputs; ++row)
+                for (int j = i; j < i + kFloatInputs; ++j) *to++ = convert<T>(weights[size_t(row) * inputs + j]);
+}
+
+// Round one output's group to integers with an offset, and return the scale that undoes it.
+template <int Bits>
+Half quantize_group(const float* weights, int group, uint8_t* to) {
+    constexpr int kLargest = (1 << (Bits - 1)) - 1, kOffset = 1 << (Bits - 1);
+    float largest = 0;
+    for (int i = 0; i < group; ++i) largest = std::max(largest, std::fabs(weights[i]));
+    const Half scale = to_half(largest / kLargest);
+    const float inverse = to_float(scale) > 0 ? 1 / to_float(scale) : 0;
+    for (int i = 0; i < group; ++i) {
+        const int rounded = int(std::lrintf(weights[i] * inverse));
+        to[i] = uint8_t(std::min(std::max(rounded, -kLargest), kLargest) + kOffset);
+    }
+    return scale;
+}
+
+template <int Bits>
+void pack_integer_block(const float* weights, int inputs, int group, uint8_t* to, Half* scales) {
+    uint8_t bytes[kBlock][128];
+    for (int begin = 0; begin < inputs; begin += group, scales += kBlock) {
+        for (int o = 0; o < kBlock; ++o)
+            scales[o] = quantize_group<Bits>(weights + size_t(o) * inputs + begin, group, bytes[o]);
+        for (int i = 0; i < group; i += 4, to += kQuadBytes<Bits>) {
+            uint8_t quad[kBlock * 4];
+            for (int o = 0; o < kBlock; ++o) std::memcpy(quad + 4 * o, bytes[o] + i, 4);
+            if (Bits == 6)
+                pack6(quad, to);
+            else
+                std::memcpy(to, quad, sizeof quad);
+        }
+    }
+}
+
+void finish(Epilogue epilogue, const float* block, float* out) {
+    for (int o = 0; o < kBlock; o += kWidth) {
+        const Vec value = load(block + o);
+        if (epilogue == Epilogue::kStore) store(out + o, value);
+        if (epilogue == Epilogue::kAdd) store(out + o, load(out + o) + value);
+        if (epilogue == Epilogue::kGelu) store(out + o, gelu(value));
+    }
+}
+
+// Call kernel(row, integral constant number of rows) over all rows, in the largest steps up to `Most`.
+template <int Most, class Kernel>
+void over_rows(int row, int rows, Kernel&& kernel) {
+    for (; row + Most <= rows; row += Most) kernel(row, std::integral_constant<int, Most>());
+    if constexpr (Most > 1) over_rows<Most / 2>(row, rows, kernel);
+}
+
+}  // namespace
+
+Linear::Linear(Pool& pool, Format format, const float* weights, int outputs, int inputs)
+    : format_(format), outputs_(outputs), inputs_(inputs), group_(group_size(format, inputs)) {
+    if (format == Format::kFloat) {
+        if (all_fit<Half>(pool, weights, outputs, inputs))
+            format_ = Format::kHalf;
+        else if (all_fit<BFloat>(pool, weights, outputs, inputs))
+            format_ = Format::kBFloat;
+    }
+    weights_ = Buffer(block_bytes() * (outputs / kBlock));
+    if (group_) scales_ = Buffer(sizeof(Half) * size_t(outputs) * (inputs / group_));
+    pool.run(outputs / kBlock, [&](int block, int) { pack_block(weights, block); });
+}
+
+size_t Linear::block_bytes() const {
+    const size_t count = size_t(kBlock) * inputs_;
+    switch (format_) {
+        case Format::kFloat: return count * 4;
+        case Format::kInt8: return count;
+        case Format::kInt6: return count * 6 / 8;
+        default: return count * 2;
+    }
+}
+
+void Linear::pack_block(const float* weights, int block) {
+    weights += size_t(block) * kBlock * inputs_;
+    char* to = weights_.as<char>() + block_bytes() * block;
+    auto* bytes = reinterpret_cast<uint8_t*>(to);
+    Half* scales = group_ ? scales_.as<Half>() + size_t(block) * (inputs_ / group_) * kBlock : nullptr;
+    switch (format_) {
+        case Format::kFloat: return pack_float_block(weights, inputs_, reinterpret_cast<float*>(to));
+        case Format::kHalf: return pack_float_block(weights, inputs_, reinterpret_cast<Half*>(to));
+        case Format::kBFloat: return pack_float_block(weights, inputs_, reinterpret_cast<BFloat*>(to));
+        case Format::kInt8: return pack_integer_block<8>(weights, inputs_, group_, bytes, scales);
+        case Format::kInt6: return pack_integer_block<6>(weights, inputs_, group_, bytes, scales);
+    }
+}
+
+void Linear::apply_block(
+    const Activations& in, int rows, int block, Epilogue epilogue, float* out, int out_stride) const {
+    const char* weights = weights_.as<char>() + block_bytes() * block;
+    const Half* scales = group_ ? scales_.as<Half>() + size_t(block) * (inputs_ / group_) * kBlock : nullptr;
+    const auto finish_rows = [&](int row, int count, const float(*results)[kBlock]) {
+        for (int r = 0; r < count; ++r)
+            finish(epilogue, results[r], out + size_t(row + r) * out_stride + block * kBlock);
+    };
+    const auto run_float = [&](auto* typed) {
+        over_rows<4>(0, rows, [&](int row, auto count) {
+            float results[count][kBlock];
+            float_block<std::remove_cv_t<std::remove_pointer_t<decltype(typed)>>, count>(typed, in, row, results);
+            finish_rows(row, count, results);
+        });
+    };
+    const auto run_integer = [&](auto bits) {
+        over_rows<8>(0, rows, [&](int row, auto count) {
+            float results[count][kBlock];
+            const auto* bytes = reinterpret_cast<const uint8_t*>(weights);
+            integer_block<bits, count>(bytes, scales, in, row, results);
+            finish_rows(row, count, results);
+        });
+    };
+    switch (format_) {
+        case Format::kFloat: return run_float(reinterpret_cast<const float*>(weights));
+        case Format::kHalf: return run_float(reinterpret_cast<const Half*>(weights));
+        case Format::kBFloat: return run_float(reinterpret_cast<const BFloat*>(weights));
+        case Format::kInt8: return run_integer(std::integral_constant<int, 8>());
+        case Format::kInt6: return run_integer(std::integral_constant<int, 6>());
+    }
+}
+
+void Linear::apply(
+    Pool& pool, const Activations& in, int rows, Epilogue epilogue, float* out, int out_stride) const {
+    const int blocks = outputs_ / kBlock;
+    const int step = int(std::max<size_t>(1, kTaskBytes / block_bytes()));
+    pool.run((blocks + step - 1) / step, [&](int task, int) {
+        for (int block = task * step; block < std::min(blocks, (task + 1) * step); ++block)
+            apply_block(in, rows, block, epilogue, out, out_stride);
+    });
+}
+
+}  // namespace native

@@ -1,0 +1,55 @@
+// Large zeroed memory straight from the system: in huge pages where there are some, untouched pages cost nothing.
+#pragma once
+
+#include <cstddef>
+#include <new>
+#include <utility>
+
+#include <sys/mman.h>
+
+namespace native {
+
+class Buffer {
+public:
+    Buffer() = default;
+    explicit Buffer(size_t bytes) : bytes_((bytes + kPadding + kHuge - 1) / kHuge * kHuge) {
+        // Transparent huge pages need their alignment; mmap gives small pages' only.
+        void* mapped = mmap(nullptr, bytes_ + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapped == MAP_FAILED) throw std::bad_alloc();
+        mapped_ = mapped;
+        data_ = reinterpret_cast<char*>((reinterpret_cast<size_t>(mapped) + kHuge - 1) / kHuge * kHuge);
+#if defined(MADV_HUGEPAGE)
+        madvise(data_, bytes_, MADV_HUGEPAGE);
+#endif
+    }
+    Buffer(Buffer&& other) noexcept { swap(other); }
+    Buffer& operator=(Buffer&& other) noexcept {
+        swap(other);
+        return *this;
+    }
+    ~Buffer() {
+        if (mapped_) munmap(mapped_, bytes_ + kHuge);
+    }
+
+    template <class T>
+    T* as() const {
+        return reinterpret_cast<T*>(data_);
+    }
+    size_t bytes() const { return mapped_ ? bytes_ : 0; }
+
+private:
+    static constexpr size_t kHuge = size_t(2) << 20;
+    static constexpr size_t kPadding = 64;  // vector loads may read past the last element
+
+    void swap(Buffer& other) {
+        std::swap(mapped_, other.mapped_);
+        std::swap(data_, other.data_);
+        std::swap(bytes_, other.bytes_);
+    }
+
+    void* mapped_ = nullptr;
+    char* data_ = nullptr;
+    size_t bytes_ = 0;
+};
+
+}  // namespace native
