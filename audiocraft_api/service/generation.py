@@ -54,7 +54,7 @@ class Recipe:
     """What was made and how; in every answer."""
 
     format: str
-    sample_rate: int  # Hz
+    sample_rate: int  # Hz, of the file
     duration_seconds: float  # of the audio really made
     generation_seconds: float
     seed: int
@@ -96,8 +96,7 @@ class GenerationService:
         """Generate and return the encoded audio. Raises as `generate_file`."""
         submission = self.submit(command)
         result = self.await_result(submission, client_gone)
-        audio = convert.encode(result.waveform, result.sample_rate, command.output_format)
-        return GeneratedBytes(audio, self._recipe(submission, result))
+        return GeneratedBytes(self._encode(result, command.output_format), self._recipe(submission, result))
 
     def submit(self, command: GenerateCommand, deadline_seconds: float | None = None) -> Submission:
         """Resolve the seed and hand the command to the engine.
@@ -139,14 +138,17 @@ class GenerationService:
     def save(self, submission: Submission, result: GenerationResult) -> GeneratedFile:
         """Convert a result and store it."""
         output_format = submission.command.output_format
-        audio = convert.encode(result.waveform, result.sample_rate, output_format)
-        stored = self._store.save(audio, convert.FORMATS[output_format].extension)
+        stored = self._store.save(self._encode(result, output_format), convert.FORMATS[output_format].extension)
         return GeneratedFile(stored.filename, self._store.url_for(stored.filename), self._recipe(submission, result))
+
+    def _encode(self, result: GenerationResult, output_format: str) -> bytes:
+        timeout_seconds = self._config.convert_timeout_seconds
+        return convert.encode(result.waveform, result.sample_rate, output_format, timeout_seconds=timeout_seconds)
 
     def _recipe(self, submission: Submission, result: GenerationResult) -> Recipe:
         return Recipe(
             format=submission.command.output_format,
-            sample_rate=result.sample_rate,
+            sample_rate=convert.FORMATS[submission.command.output_format].sample_rate or result.sample_rate,
             duration_seconds=result.waveform.shape[1] / result.sample_rate,
             generation_seconds=time.monotonic() - submission.started,
             seed=submission.params.seed,
