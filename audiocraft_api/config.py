@@ -185,6 +185,20 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: Any) -> C
         raise ConfigError("; ".join(_sentence(detail) for detail in error.errors())) from None
 
 
+def settings_table() -> str:
+    """Return the README's table of the settings."""
+    rows = ["| variable | default | |", "|---|---|---|"]
+    for name, field in Config.model_fields.items():
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        shown = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        rows.append(f"| `{variable_name(name)}` | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
 def _sentence(detail: Any) -> str:
     expected = str(detail["msg"]).replace("Input should be", "expected")
     return f"{variable_name(str(detail['loc'][0]))}={detail['input']!s} is not valid: {expected}"
+
+
+if __name__ == "__main__":
+    print(settings_table())

@@ -67,7 +67,7 @@ def create_app(
     errors.init_app(app)
     app.before_request(parsing.require_sized_body)
     if config.cors_origins:
-        CORS(app, origins=list(config.cors_origins), expose_headers=EXPOSED_HEADERS, max_age=3600)
+        CORS(app, origins=list(config.cors_origins), expose_headers=EXPOSED_HEADERS, send_wildcard=True, max_age=3600)
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     return app

@@ -59,7 +59,11 @@ class PlainEngine:
 
     def status(self) -> EngineStatus:
         with self._condition:
-            return EngineStatus(num_waiting=len(self._waiting), num_running=int(self._running is not None))
+            return EngineStatus(
+                num_waiting=len(self._waiting),
+                num_running=int(self._running is not None),
+                is_alive=self._thread is None or self._thread.is_alive(),
+            )
 
     def close(self, grace_seconds: float = 0.0) -> None:
         """Take no more work, let what was taken go on for `grace_seconds`, then end the rest with ShuttingDown."""
