@@ -53,13 +53,11 @@ class BatchingEngine:
         )
 
     def close(self, grace_seconds: float = 0.0) -> None:
-        """Take no more work, let what runs go on for `grace_seconds`, then end every request with ShuttingDown."""
+        """Take no more work, let what was taken go on for `grace_seconds`, then end the rest with ShuttingDown."""
         with self._lock:
             self._closing = True
             loops = list(self._loops.values())
         deadline = time.monotonic() + grace_seconds
-        for loop in loops:
-            loop.refuse_waiting()
         for loop in loops:
             loop.join(max(0.0, deadline - time.monotonic()))
         for loop in loops:

@@ -7,12 +7,14 @@ built, else PyTorch's; `auto` is the fastest that stays within the accuracy rule
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from audiocraft_api.config import Config
 from audiocraft_api.engine.delay import DelayPattern
+from audiocraft_api.engine.native_runner import Format, NativeRunner, native_supports
 from audiocraft_api.engine.runner import Runner
 from audiocraft_api.engine.scheduler import ROWS_PER_REQUEST
 from audiocraft_api.engine.stepper import HostStepper, Stepper
@@ -25,12 +27,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Precision = Literal["auto", "exact", "fp16", "bf16", "int8"]
+
+RunnerFactory = Callable[..., Runner]  # called like `default_runner`
+
+_NATIVE_FORMATS: dict[Precision, Format] = {
+    "auto": "int8",
+    "exact": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "int8": "int8",
+}
+
 # Room for a prefix: a tune takes 235 positions, and text is not cut.
 MAX_PREFIX = 1024
 
 
-def make_stepper(model: LoadedModel, config: Config) -> Stepper:
+def make_stepper(model: LoadedModel, config: Config, make_runner: RunnerFactory | None = None) -> Stepper:
     """Prepare a loaded model for decoding. Raises GenerationFailed for an unknown architecture, OutOfMemory."""
+    make_runner = make_runner or default_runner
     pattern = DelayPattern(model.lm.pattern_provider.delays, model.special_token_id)
     weights = decoder_weights(model.lm)
     max_prefix = MAX_PREFIX if model.lm.fuser.fuse2cond["prepend"] else 0
@@ -40,10 +55,14 @@ def make_stepper(model: LoadedModel, config: Config) -> Stepper:
     return HostStepper(runner, pattern, max_prefix=max_prefix, is_exact=config.precision == "exact")
 
 
-def make_runner(weights: DecoderWeights, precision: str, *, num_slots: int, capacity: int) -> Runner:
-    """Return the runner of a precision for weights on the CPU or, eagerly, on another device."""
-    is_packable = weights.out_norm_weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-    prepare = packed_linear if is_packable else plain_linear
+def default_runner(weights: DecoderWeights, precision: Precision, *, num_slots: int, capacity: int) -> Runner:
+    """Return the runner of a precision: native where the kernels are built and fit, else of PyTorch's operations."""
+    is_cpu = weights.out_norm_weight.device.type == "cpu"
+    if is_cpu and native_supports(weights):
+        return NativeRunner(weights, num_slots=num_slots, capacity=capacity, weight_format=_NATIVE_FORMATS[precision])
+    if precision not in ("auto", "exact"):
+        logger.warning("Precision %s needs the native kernels, which are not there; computing in float32.", precision)
+    prepare = packed_linear if is_cpu and torch.backends.mkldnn.is_available() else plain_linear  # type: ignore[no-untyped-call]
     return TorchRunner(weights, num_slots=num_slots, capacity=capacity, prepare=prepare)
 
 

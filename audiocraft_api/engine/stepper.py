@@ -83,7 +83,7 @@ class HostStepper:
     def decode(self, runs: Sequence[RunningRequest]) -> Failures:
         try:
             logits = self._logits(runs)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             if len(runs) > 1:  # whose fault it is shows when each goes alone; nothing has been written yet
                 logger.exception("A step of %d requests failed; trying them one by one.", len(runs))
                 return {culprit: cause for run in runs for culprit, cause in self.decode([run]).items()}

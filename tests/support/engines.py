@@ -1,0 +1,119 @@
+"""Parts for tests of the batching engine: real models, a lease without a cache, and codes in place of sound."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from audiocraft_api.config import Config
+from audiocraft_api.engine.params import AudioInput, GenerationParams, Waveform
+from audiocraft_api.engine.request import EngineRequest
+from audiocraft_api.engine import precision
+from audiocraft_api.engine.stepper import Stepper
+from audiocraft_api.model import demo
+from audiocraft_api.model.catalog import Catalog
+
+SECONDS = 120.0  # deadline of every wait
+
+
+class CodesDecoder:
+    """A codec that leaves codes as they are: the engine's waveform is then [K, T] of codes."""
+
+    num_frames_wanted = 1
+
+    def open(self) -> CodesDecoder:
+        return self
+
+    def feed(self, codes: Tensor, final: bool = False) -> Waveform:  # noqa: ARG002
+        return codes.numpy().astype(np.float32)
+
+    def feed_many(self, feeds: Sequence[tuple[CodesDecoder, Tensor, bool]]) -> list[Waveform]:
+        return [decoder.feed(codes, final) for decoder, codes, final in feeds]
+
+
+class OneModelEach:
+    """Leases models that stay loaded; `loads` is called once for each name."""
+
+    def __init__(self, load: Callable[[str], Any]) -> None:
+        self._load = functools.cache(load)
+        self.num_leases = 0
+        self.unload: Callable[[str], None]
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[Any]:
+        model = self._load(name)
+        self.num_leases += 1
+        try:
+            yield model
+        finally:
+            self.num_leases -= 1
+
+    def on_unload(self, listener: Callable[[str], None]) -> None:
+        self.unload = listener
+
+
+@functools.cache
+def demo_model(directory: Path, name: str) -> Any:
+    """Return a demo checkpoint, loaded once for all tests."""
+    demo.build(name, directory)
+    from audiocraft_api.model.loading import load_model
+
+    config = Config(checkpoints_dir=directory, device="cpu")
+    catalog = Catalog(config)
+    return load_model(catalog.get(name), catalog, config)
+
+
+def params(model: str = "demo", **changes: Any) -> GenerationParams:
+    defaults = {"model": model, "description": "warm jazz piano", "duration_seconds": 2.0, "seed": 5}
+    return GenerationParams(**(defaults | changes))
+
+
+def noise(seconds: float, seed: int = 0) -> AudioInput:
+    generator = np.random.default_rng(seed)
+    return AudioInput((0.1 * generator.standard_normal((1, int(32_000 * seconds)))).astype(np.float32), 32_000)
+
+
+def codes_of(request: EngineRequest) -> np.ndarray[Any, Any]:
+    """Wait for a request of an engine with `CodesDecoder` and return its codes [K, T]."""
+    return request.result(SECONDS).waveform.astype(np.int64)
+
+
+class WrappedRunner:
+    """A runner that does what another does; tests override a method or two."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.num_slots, self.capacity = inner.num_slots, inner.capacity
+
+    def begin(self, slot: int, context: Tensor | None) -> None:
+        self.inner.begin(slot, context)
+
+    def prefill(self, slot: int, position: int, prefix: Tensor | None, tokens: Tensor) -> Tensor:
+        return self.inner.prefill(slot, position, prefix, tokens)
+
+    def decode(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
+        return self.inner.decode(slots, tokens, positions)
+
+    def release(self, slot: int) -> None:
+        self.inner.release(slot)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def stepper_over(wrap: Callable[[Any], Any], make_runner: Callable[..., Any] = precision.default_runner) -> Any:
+    """Return a `make_stepper` whose runner is `wrap(runner)`."""
+
+    def make_stepper(model: Any, config: Config) -> Stepper:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return wrap(make_runner(*args, **kwargs))
+
+        return precision.make_stepper(model, config, wrapped)
+
+    return make_stepper
