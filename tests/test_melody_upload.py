@@ -209,7 +209,6 @@ def test_bombs_cost_little_and_are_refused(tmp_path: Path) -> None:
 
 
 def test_no_playlist_makes_the_service_open_anything(tmp_path: Path, temporary_directory: Path) -> None:
-    hits: list[Any] = []
     secret = tmp_path / "secret.wav"
     secret.write_bytes(wav_tune())
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -218,11 +217,11 @@ def test_no_playlist_makes_the_service_open_anything(tmp_path: Path, temporary_d
         playlists = hostile_audio.playlists(address, str(secret))
         refusals = {name: refusal(data) for name, data in playlists.items()}
         with pytest.raises(BlockingIOError):  # nobody has knocked
-            hits.append(listener.accept())
+            listener.accept()
 
-    print(f"playlists: {len(refusals)}, hits {len(hits)}")
+    print(f"playlists: {len(refusals)}, hits 0")
     assert len(refusals) >= 20
-    assert all(not list(temporary_directory.iterdir()) for _ in refusals)
+    assert not list(temporary_directory.iterdir())
 
 
 def test_the_child_can_open_no_file_and_take_no_more_memory_than_its_bounds(tmp_path: Path) -> None:
