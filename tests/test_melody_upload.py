@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import hostile_audio
 
 import audiocraft_api
 from audiocraft_api.config import load_config
@@ -24,6 +23,7 @@ from audiocraft_api.engine.params import AudioInput
 from audiocraft_api.errors import InvalidMelody, PayloadTooLarge, StorageUnavailable, Unavailable
 from audiocraft_api.service import melody_decoder
 from audiocraft_api.service.melody_upload import MelodyDecoder
+from support import hostile_audio
 
 SUPPORT = Path(__file__).parent / "support"
 NUM_MUTATIONS = 10_000
