@@ -8,18 +8,18 @@ from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.worker import ServerLog, Worker
 
 try:
-    config = load_config()
-    Catalog(config)  # its file may be wrong too: say so here, once, and not in every worker that starts
+    settings = load_config()
+    Catalog(settings)  # its file may be wrong too: say so here, once, and not in every worker that starts
 except ConfigError as error:
     sys.exit(str(error))
-configure_logging(config)
+configure_logging(settings)
 
-bind = config.bind
+bind = settings.bind
 worker_class = Worker
 workers = 1  # one process owns the device, with one engine
-threads = config.threads
-worker_connections = 1000 + config.threads
-graceful_timeout = config.graceful_timeout_seconds
+threads = settings.threads
+worker_connections = 1000 + settings.threads
+graceful_timeout = settings.graceful_timeout_seconds
 timeout = 120  # of the worker's heartbeat, not of requests: loading a model can hold it up
 keepalive = 5
 preload_app = False  # threads and CUDA do not survive a fork
