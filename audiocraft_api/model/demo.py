@@ -17,8 +17,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiocraft_api.model import audiocraft_imports
-
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -48,7 +46,6 @@ def build(name: str, directory: Path) -> Path:
 
 
 def _write(name: str, directory: Path) -> None:
-    audiocraft_imports.prepare()
     import torch
     from omegaconf import OmegaConf
 
@@ -59,10 +56,10 @@ def _write(name: str, directory: Path) -> None:
     hub = directory / "hub"
     tokenizer = parts.tokenizer()
     encoder = parts.text_encoder(len(tokenizer))
-    _add_repository(hub, parts.TEXT_ENCODER_ID, tokenizer.save_pretrained, encoder.save_pretrained)
-    _add_repository(hub, parts.CODEC_ID, parts.codec().save_pretrained)
+    add_repository(hub, parts.TEXT_ENCODER_ID, tokenizer.save_pretrained, encoder.save_pretrained)
+    add_repository(hub, parts.CODEC_ID, parts.codec().save_pretrained)
     if name == "demo-melody":
-        _add_repository(hub, parts.SEPARATOR_ID, parts.save_separator)
+        add_repository(hub, parts.SEPARATOR_ID, parts.save_separator)
 
     config = OmegaConf.create(parts.configuration(melody=name == "demo-melody", stereo=name == "demo-stereo"))
     lm = build_language_model(config, Hub(hub, offline=True), torch.device("cpu"))
@@ -77,7 +74,7 @@ def _save(path: Path, config: DictConfig, state: dict[str, Any]) -> None:
     torch.save({"xp.cfg": OmegaConf.to_yaml(config), "best_state": state}, path)
 
 
-def _add_repository(hub: Path, repository: str, *saves: Any) -> None:
+def add_repository(hub: Path, repository: str, *saves: Any) -> None:
     """Lay files out as the hub's cache does: `models--<org>--<name>`, with `refs/main` naming a snapshot by 40 hex."""
     root = hub / f"models--{repository.replace('/', '--')}"
     files = root / "files"
@@ -86,6 +83,7 @@ def _add_repository(hub: Path, repository: str, *saves: Any) -> None:
         save(files)
     digest = hashlib.sha1(usedforsecurity=False)
     for path in sorted(files.iterdir()):
+        path.chmod(0o644)  # safetensors lets only the owner read
         digest.update(path.name.encode() + path.read_bytes())
     (root / "snapshots").mkdir()
     files.rename(root / "snapshots" / digest.hexdigest())
