@@ -13,7 +13,9 @@ import soundfile
 from flask.testing import FlaskClient
 
 from audiocraft_api import __version__
+from audiocraft_api.http.services import services_of
 from audiocraft_api.service.convert import FORMATS
+from audiocraft_api.service.generation import GenerateCommand
 from support.fakes import SAMPLE_RATE, FakeEngine
 from support.http import assert_error, fake_app, generate
 
@@ -68,14 +70,10 @@ def test_health_tells_version_models_device_and_queue(client: FlaskClient) -> No
 
 
 def test_health_counts_what_runs(client: FlaskClient, engine: FakeEngine) -> None:
-    engine.gate.clear()
-    app = client.application
-    generation = app.extensions["audiocraft_api"].generation
-    from audiocraft_api.service.generation import GenerateCommand
-
-    generation.submit(GenerateCommand("solo cello", "small", 1.0))
+    engine.open_gate.clear()
+    services_of(client.application).generation.submit(GenerateCommand("solo cello", "small", 1.0))
     assert client.get("/health").json["queue"] == {"waiting": 0, "running": 1}
-    engine.gate.set()
+    engine.open_gate.set()
 
 
 def test_ready_is_200_when_idle_and_when_busy(client: FlaskClient, engine: FakeEngine) -> None:
@@ -92,7 +90,7 @@ def test_ready_is_503_when_the_engine_has_died(client: FlaskClient, engine: Fake
 
 
 def test_a_closed_service_is_alive_but_not_ready_and_takes_no_work(client: FlaskClient) -> None:
-    client.application.extensions["audiocraft_api"].close()
+    services_of(client.application).close()
     assert client.get("/health").status_code == 200
     assert "Retry-After" in client.get("/ready").headers
     assert_error(client.get("/ready"), 503, "shutting_down")
@@ -409,7 +407,7 @@ def test_audio_that_has_not_changed_is_304_and_head_has_no_body(client: FlaskCli
 
 def test_every_way_of_reading_a_file_gives_it_back_for_sweeping(tmp_path: Path) -> None:
     client = fake_app(tmp_path).test_client()
-    store = client.application.extensions["audiocraft_api"].store
+    store = services_of(client.application).store
     url = generate(client).json["audio_url"]
     etag = client.head(url).headers["ETag"]
     client.get(url, buffered=True).get_data()

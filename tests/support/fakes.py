@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Protocol
 
 import numpy as np
 
@@ -15,13 +16,19 @@ SAMPLE_RATE = 32_000
 FRAME_RATE = 50
 
 
-class FakeEngine:
-    """Makes a tone of the right length, a thread a request. Requests wait while `gate` is clear."""
+class Gate(Protocol):
+    def wait(self, seconds: float, /) -> bool:
+        """Wait for the gate to open; say whether it is open."""
 
-    def __init__(self, *, capacity: int = 1000) -> None:
-        self.capacity = capacity
-        self.gate = threading.Event()
-        self.gate.set()
+
+class FakeEngine:
+    """Makes a tone of the right length, a thread a request. Requests go on running while `gate` is closed."""
+
+    def __init__(self, gate: Gate | None = None) -> None:
+        self.capacity = 1000
+        self.open_gate = threading.Event()
+        self.open_gate.set()
+        self.gate: Gate = gate or self.open_gate
         self.submitted: list[EngineRequest] = []
         self.failure: BaseException | None = None  # raised in place of audio
         self.is_alive = True

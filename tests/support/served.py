@@ -1,0 +1,130 @@
+"""A real gunicorn over an app, on a free port, for tests of the server itself.
+
+`gunicorn -c gunicorn.conf.py support.served:app` serves an app over a fake engine, whose requests go on running
+while the file that `AUDIOCRAFT_TEST_HOLD` names is there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from audiocraft_api.config import load_config, variable_name
+from audiocraft_api.factory import create_app
+from support.fakes import FakeCache, FakeEngine
+
+ROOT = Path(__file__).parent.parent.parent
+START_SECONDS = 20.0
+
+
+class Server:
+    """A running gunicorn."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def get(self, path: str, timeout: float = 10.0, **options: Any) -> requests.Response:
+        return requests.get(self.url + path, timeout=timeout, **options)
+
+    def post(self, path: str, timeout: float = 60.0, **options: Any) -> requests.Response:
+        return requests.post(self.url + path, timeout=timeout, **options)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+    def num_running(self) -> int:
+        return int(self.get("/health").json()["queue"]["running"])
+
+    def terminate(self, timeout: float = 30.0) -> int:
+        """Send SIGTERM and return the exit status."""
+        self.process.terminate()
+        return self.process.wait(timeout)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Return once `condition()` is true; fail after `seconds`."""
+    until = time.monotonic() + seconds
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        pause.wait(0.01)
+
+
+@contextmanager
+def serve(directory: Path, app: str = "app:app", **settings: Any) -> Iterator[Server]:
+    """Serve with gunicorn as `make run` does; the server is gone at the end."""
+    port = free_port()
+    log = directory / "server.log"
+    settings = {"bind": f"127.0.0.1:{port}", "audio_dir": directory / "audio"} | settings
+    environ = os.environ | {variable_name(name): str(value) for name, value in settings.items()}
+    environ |= {
+        "PYTHONPATH": str(ROOT / "tests"),
+        "AUDIOCRAFT_TEST_HOLD": str(directory / "hold"),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [Path(sys.executable).parent / "gunicorn", "-c", "gunicorn.conf.py", app]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output)
+    server = Server(process, port, log)
+    try:
+        wait_until(lambda: _answers(server), START_SECONDS)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(server: Server) -> bool:
+    assert server.process.poll() is None, server.log
+    try:
+        return server.get("/health").status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+class _FileGate:
+    """A gate that is closed while a file is there."""
+
+    def __init__(self, hold: Path) -> None:
+        self._hold = hold
+
+    def wait(self, seconds: float) -> bool:
+        if not self._hold.exists():
+            return True
+        threading.Event().wait(seconds)
+        return False
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(name)
+    engine = FakeEngine(gate=_FileGate(Path(os.environ["AUDIOCRAFT_TEST_HOLD"])))
+    return create_app(load_config(), engine=engine, cache=FakeCache())

@@ -1,0 +1,261 @@
+"""The server itself: a real gunicorn with the real configuration, real sockets, real signals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import soundfile
+
+from support.served import Server, serve, wait_until
+
+REQUEST = {"prompt": "solo cello", "duration": 1}
+FAKE = "support.served:app"
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Iterator[Path]:
+    """While this file is there, generations of the fake engine go on."""
+    file = tmp_path / "hold"
+    file.touch()
+    yield file
+    file.unlink(missing_ok=True)
+
+
+def quick_health(server: Server) -> float:
+    """Return how many seconds `/health` took on a new connection."""
+    started = time.monotonic()
+    assert server.get("/health", timeout=5).status_code == 200
+    return time.monotonic() - started
+
+
+def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
+    """Read an HTTP answer to its end from a raw connection: status, headers, JSON body."""
+    connection.settimeout(10)
+    received = b""
+    while block := connection.recv(65536):
+        received += block
+    head, _, body = received.partition(b"\r\n\r\n")
+    status_line, *header_lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in header_lines)
+    return int(status_line.split()[1]), headers, json.loads(body)
+
+
+def test_health_answers_within_two_seconds_of_the_start_without_torch(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with serve(tmp_path) as server:
+        seconds = time.monotonic() - started
+        print(f"first answer after {seconds:.2f} s")
+        children = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True)
+        (worker,) = children.stdout.split()
+        mapped = Path(f"/proc/{worker}/maps").read_text()
+        assert "libtorch" not in mapped
+        assert server.get("/health").json()["models_loaded"] == []
+        assert server.terminate() == 0
+    assert seconds < 2
+
+
+def test_idle_and_stalled_connections_do_not_hold_up_health(tmp_path: Path) -> None:
+    with serve(tmp_path, FAKE) as server:
+        connections = [server.connect() for _ in range(100)]
+        try:
+            for connection in connections[40:60]:
+                connection.sendall(b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Le")
+            for connection in connections[60:80]:
+                connection.sendall(
+                    b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                    b'Content-Length: 100\r\n\r\n{"prompt"'
+                )
+            for connection in connections[80:]:  # answered, and then never closed by the client
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            slowest = max(quick_health(server) for _ in range(10))
+            print(f"slowest /health beside 100 such connections: {slowest:.3f} s")
+            assert slowest < 1
+        finally:
+            for connection in connections:
+                connection.close()
+
+
+def test_a_connection_that_stalls_in_its_body_is_answered_and_closed(tmp_path: Path) -> None:
+    with serve(tmp_path, FAKE, socket_timeout_seconds=1) as server:
+        with server.connect() as connection:
+            connection.sendall(
+                b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                b"Connection: close\r\nContent-Length: 100\r\n\r\n{"
+            )
+            status, _, body = read_answer(connection)
+            assert (status, body["code"]) == (400, "invalid_request")
+        with server.connect() as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHo")
+            connection.settimeout(10)
+            assert connection.recv(1) == b""
+        wait_until(lambda: "Closed a connection that stalled" in server.log)
+        assert "Traceback" not in server.log
+
+
+def test_a_client_that_leaves_stops_its_generation(tmp_path: Path, hold: Path) -> None:
+    with serve(tmp_path, FAKE) as server:
+        assert hold.exists()
+        body = json.dumps(REQUEST).encode()
+        connection = server.connect()
+        connection.sendall(
+            b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            + f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        wait_until(lambda: server.num_running() == 1)
+        connection.close()
+        left = time.monotonic()
+        wait_until(lambda: server.num_running() == 0)
+        assert time.monotonic() - left < 1
+        wait_until(lambda: "POST /generate 499" in server.log)
+        assert not list((tmp_path / "audio").glob("*"))
+
+
+def test_a_missed_deadline_is_504_and_stops_the_generation(tmp_path: Path, hold: Path) -> None:
+    with serve(tmp_path, FAKE, request_deadline_seconds=0.3) as server:
+        assert hold.exists()
+        started = time.monotonic()
+        response = server.post("/generate", json=REQUEST)
+        assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
+        assert time.monotonic() - started < 2
+        wait_until(lambda: server.num_running() == 0)
+
+
+def test_over_the_waiters_cap_the_answer_is_503_at_once_and_health_goes_on(tmp_path: Path, hold: Path) -> None:
+    with serve(tmp_path, FAKE, threads=8, max_waiting=100) as server, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(server.post, "/generate", json=REQUEST) for _ in range(2)]  # a quarter of the threads
+        wait_until(lambda: server.num_running() == 2)
+        times = []
+        for _ in range(20):
+            started = time.monotonic()
+            response = server.post("/generate", json=REQUEST)
+            times.append(time.monotonic() - started)
+            assert (response.status_code, response.json()["code"]) == (503, "queue_full")
+            assert int(response.headers["Retry-After"]) >= 1
+        print(f"503 after at most {max(times) * 1000:.0f} ms")
+        assert sorted(times)[-2] < 0.1  # one of twenty may meet a busy machine
+        assert quick_health(server) < 1
+        hold.unlink()
+        assert [answer.result().status_code for answer in waiting] == [200, 200]
+        assert server.post("/generate", json=REQUEST).status_code == 200
+
+
+def test_sigterm_lets_running_requests_finish_and_takes_no_more(tmp_path: Path, hold: Path) -> None:
+    with serve(tmp_path, FAKE, graceful_timeout_seconds=20) as server, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.post, "/generate", json=REQUEST)
+        wait_until(lambda: server.num_running() == 1)
+        kept = requests.Session()
+        assert kept.get(server.url + "/ready").status_code == 200
+        server.process.terminate()
+        wait_until(lambda: "Draining" in server.log)
+        ready = kept.get(server.url + "/ready")  # on a connection from before; new ones are not taken
+        assert (ready.status_code, ready.json()["code"]) == (503, "shutting_down")
+        hold.unlink()
+        assert running.result(20).status_code == 200
+        assert server.process.wait(20) == 0
+        with pytest.raises(requests.ConnectionError):
+            server.get("/health")
+
+
+def test_a_request_that_outlasts_the_grace_is_told_so(tmp_path: Path, hold: Path) -> None:
+    with serve(tmp_path, FAKE, graceful_timeout_seconds=2) as server, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.post, "/generate", json=REQUEST)
+        wait_until(lambda: server.num_running() == 1)
+        assert hold.exists()
+        assert server.terminate() == 0
+        answer = running.result(20)
+        assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
+        assert "Retry-After" in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"NONSENSE\r\n\r\n", 400, "invalid_request"),
+        (b"GET /" + b"a" * 8000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "uri_too_long"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX-Large: " + b"a" * 65536 + b"\r\n\r\n", 431, "headers_too_large"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nBad Header: 1\r\n\r\n", 400, "invalid_request"),
+    ],
+    ids=["no HTTP", "long address", "large header", "bad header"],
+)
+def test_what_is_no_request_is_refused_in_the_same_shape(
+    shared_server: Server, sent: bytes, status: int, code: str
+) -> None:
+    with shared_server.connect() as connection:
+        connection.sendall(sent)
+        answered, headers, body = read_answer(connection)
+    assert answered == status
+    assert set(body) == {"error", "code", "request_id"}
+    assert body["code"] == code
+    assert headers["X-Request-ID"] == body["request_id"]
+
+
+def test_chunked_bodies_are_411_and_large_ones_413_over_the_wire(shared_server: Server) -> None:
+    chunked = shared_server.post("/generate", data=iter([b"{}"]), headers={"Content-Type": "application/json"})
+    assert (chunked.status_code, chunked.json()["code"]) == (411, "length_required")
+    large = shared_server.post("/generate", data=b" " * 2**20, headers={"Content-Type": "application/json"})
+    assert (large.status_code, large.json()["code"]) == (413, "payload_too_large")
+    assert shared_server.get("/health").status_code == 200
+
+
+def test_curl_saves_a_playable_file_under_the_servers_name(shared_server: Server, tmp_path: Path) -> None:
+    curl = shutil.which("curl")
+    assert curl
+    for output_format in ("wav", "mp3", "ogg"):
+        url = shared_server.post("/generate", json=REQUEST | {"output_format": output_format}).json()["audio_url"]
+        subprocess.run([curl, "-sS", "-O", "-J", shared_server.url + url], cwd=tmp_path, check=True, timeout=10)
+        audio, sample_rate = soundfile.read(tmp_path / url.removeprefix("/audio/"))
+        assert sample_rate == 32_000
+        assert abs(len(audio) - 32_000) < 2 * 1152 if output_format == "mp3" else len(audio) == 32_000
+
+
+def test_many_clients_at_once_each_get_their_own_file(shared_server: Server) -> None:
+    def fetch(number: int) -> tuple[int, bytes]:
+        answer = shared_server.post("/generate", json=REQUEST | {"duration": 1 + number % 3, "seed": number}).json()
+        assert answer["seed"] == number
+        return number, shared_server.get(answer["audio_url"]).content
+
+    with ThreadPoolExecutor(12) as pool:
+        for number, audio in pool.map(fetch, range(48)):
+            assert len(audio) == 44 + 64_000 * (1 + number % 3)
+
+
+def test_logs_of_the_server_and_the_app_have_one_format(tmp_path: Path) -> None:
+    with serve(tmp_path, FAKE, log_format="json") as server:
+        server.get("/health", headers={"X-Request-ID": "mine"})
+        assert server.terminate() == 0
+        records = [json.loads(line) for line in server.log.splitlines()]
+    assert {"gunicorn.error", "audiocraft_api.access"} <= {record["logger"] for record in records}
+    assert [record["path"] for record in records if record["request_id"] == "mine"] == ["/health"]
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server over the fake engine for tests that leave it as it was."""
+    with serve(tmp_path_factory.mktemp("server"), FAKE) as server:
+        yield server
+
+
+def test_interrupting_the_server_ends_it_at_once(tmp_path: Path, hold: Path) -> None:
+    with serve(tmp_path, FAKE, graceful_timeout_seconds=20) as server, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.post, "/generate", json=REQUEST)
+        wait_until(lambda: server.num_running() == 1)
+        assert hold.exists()
+        started = time.monotonic()
+        server.process.send_signal(2)
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - started < 10
+        with pytest.raises((requests.ConnectionError, AssertionError)):
+            assert running.result(10).status_code == 200
+    assert not [thread for thread in threading.enumerate() if thread.name == "drain"]
