@@ -135,7 +135,7 @@ if is_cancel_requested(id) then
   return 1
 end
 redis.call('HDEL', task(id), 'lease')
-redis.call('HINCRBY', task(id), 'attempts', -given_back)
+redis.call('HINCRBY', task(id), 'attempts', 0 - given_back)  -- a plain minus makes "-0" of 0
 redis.call('ZADD', key('queued'), field(id, 'number'), id)
 change(id, 'state', 'queued', 'held_until', stamp(now + pause_seconds), 'hold_seconds', stamp(pause_seconds),
   'num_frames_done', 0, 'num_frames_total', 0)

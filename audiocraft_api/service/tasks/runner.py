@@ -1,8 +1,8 @@
 """Runs one claimed task to its end: generate, store, write the outcome. Knows no queue and starts no worker.
 
-A lack that may pass (no model, no memory, no storage) uses up an attempt and the task comes again after a pause; a full or
-closing engine uses up none; every other error ends the task at its first attempt. An outcome that cannot be written is tried
-again until the worker stops: the work is not thrown away because the store has an outage.
+A lack that may pass (no model, no memory, no storage) uses up an attempt and the task comes again after a pause; a
+full or closing engine uses up none; every other error ends the task at its first attempt. An outcome that cannot be
+written is tried again until the worker stops: the work is not thrown away because the store has an outage.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """One SQLite file: its two connections, its one write transaction at a time, and its errors as StorageUnavailable.
 
 WAL with `synchronous=FULL`: what has been committed survives a power cut. One lock per process lets its threads write
-one after the other, since SQLite's own waiting is unfair: of 32 writing threads some waited for a second. A damaged
-file is neither moved nor replaced: accepted tasks are in it, and an operator decides. Until then every use raises
-StorageUnavailable and the rest of the service goes on. Knows nothing of tasks.
+in the order of their coming, since SQLite's own waiting is unfair: of 32 writing threads some waited for a second. A
+damaged file is neither moved nor replaced: accepted tasks are in it, and an operator decides. Until then every use
+raises StorageUnavailable and the rest of the service goes on. Knows nothing of tasks.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,38 @@ DAMAGED_REMEDY = (
 logger = logging.getLogger(__name__)
 
 
+class FairLock:
+    """A lock that goes to whoever has waited longest; `threading.Lock` goes to anyone, and lets some wait for long."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._turns: deque[threading.Lock] = deque()
+        self._held = False
+
+    def acquire(self, timeout: float = -1) -> bool:
+        with self._mutex:
+            if not self._held:
+                self._held = True
+                return True
+            turn = threading.Lock()
+            turn.acquire()
+            self._turns.append(turn)
+        if turn.acquire(timeout=timeout):
+            return True
+        with self._mutex:
+            if turn in self._turns:
+                self._turns.remove(turn)
+                return False
+        return True  # it was handed over just now
+
+    def release(self) -> None:
+        with self._mutex:
+            if self._turns:
+                self._turns.popleft().release()  # still held, by the next
+            else:
+                self._held = False
+
+
 class SqliteFile:
     """Opens with its first use, so that no connection crosses a fork. `changed` is called after each commit."""
 
@@ -42,7 +75,7 @@ class SqliteFile:
         self._path = path
         self._busy_seconds = busy_seconds
         self._changed = changed
-        self._write_lock = threading.Lock()
+        self._write_lock = FairLock()
         self._read_lock = threading.Lock()
         self._open_lock = threading.Lock()
         self._connections: tuple[sqlite3.Connection, sqlite3.Connection] | None = None  # writer, reader
@@ -75,11 +108,13 @@ class SqliteFile:
             yield self._open()[1]
 
     def close(self) -> None:
-        with self._write_lock, self._read_lock, self._open_lock:
+        self._write_lock.acquire()
+        with self._read_lock, self._open_lock:
             self._closed = True
             for connection in self._connections or ():
                 connection.close()
             self._connections = None
+        self._write_lock.release()
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:

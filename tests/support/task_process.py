@@ -1,0 +1,56 @@
+"""A process that submits or works tasks until it is killed: `task_process.py submit|work <store> <lease seconds>`.
+
+It prints a line after each step that the store has confirmed. A worker ends by itself when nothing is left.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
+from audiocraft_api.service.tasks.store import TaskStore
+from audiocraft_api.service.tasks.task import NewTask
+
+MANY_ATTEMPTS = 100  # killed workers shall not fail the tasks here
+
+
+def open_store(address: str) -> TaskStore:
+    if address.startswith("redis://"):
+        from audiocraft_api.service.tasks.redis_store import RedisTaskStore  # slow to import, and often not needed
+
+        url, _, prefix = address.partition("#")
+        return RedisTaskStore(url, max_attempts=MANY_ATTEMPTS, prefix=prefix)
+    return SqliteTaskStore(Path(address), max_attempts=MANY_ATTEMPTS)
+
+
+def submit(store: TaskStore) -> None:
+    while True:
+        new = NewTask(str(uuid.uuid4()), {"prompt": "killed"}, audio=b"tune" * 1000)
+        print("accepted", store.submit(new, max_queued=10**5, max_audio_bytes=10**9).id, flush=True)
+
+
+def work(store: TaskStore, lease_seconds: float) -> None:
+    worker_id = str(uuid.uuid4())
+    while True:
+        task = store.claim(worker_id, lease_seconds)
+        if task is None:
+            status = store.status()
+            if status.num_queued + status.num_processing == 0:
+                return
+            time.sleep(0.02)
+            continue
+        print("claimed", task.id, flush=True)
+        store.heartbeat(task, 1, 2)
+        if store.complete(task, {"filename": f"{task.id}.wav"}):
+            print("completed", task.id, flush=True)
+
+
+if __name__ == "__main__":
+    role, address, seconds = sys.argv[1:]
+    if role == "submit":
+        submit(open_store(address))
+    else:
+        work(open_store(address), float(seconds))

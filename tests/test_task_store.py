@@ -1,0 +1,494 @@
+"""One contract over both task stores: bounds, leases, attempts, final states. Redis is a real server of the tests' own."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audiocraft_api.errors import IdempotencyConflict, QueueFull
+from audiocraft_api.service.tasks import redis_store, sqlite_store
+from audiocraft_api.service.tasks.redis_store import RedisTaskStore
+from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
+from audiocraft_api.service.tasks.store import TaskStore
+from audiocraft_api.service.tasks.task import INTERRUPTED_CODE, NewTask, Task
+from support.redis_server import RedisServer
+
+LEASE_SECONDS = 30.0
+HOUR_SECONDS = 3600.0
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Shop:
+    """A store, its clock, and short words for what tests do again and again."""
+
+    store: TaskStore
+    clock: Clock
+    open_another: Callable[[], TaskStore]  # on the same tasks, as another process would
+
+    def submit(self, *, max_queued: int = 1000, max_audio_bytes: int = 10**6, **fields: Any) -> Task:
+        new = NewTask(**{"id": str(uuid.uuid4()), "command": {"prompt": "a"}, **fields})
+        return self.store.submit(new, max_queued=max_queued, max_audio_bytes=max_audio_bytes)
+
+    def claim(self, worker_id: str = "worker") -> Task:
+        task = self.store.claim(worker_id, LEASE_SECONDS)
+        assert task is not None
+        return task
+
+    def get(self, task: Task) -> Task:
+        found = self.store.get(task.id)
+        assert found is not None
+        return found
+
+    def pass_seconds(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
+    clock = Clock()
+    opened: list[TaskStore] = []
+    prefix = f"{{{uuid.uuid4()}}}:"
+
+    def open_store() -> TaskStore:
+        store: TaskStore
+        if request.param == "sqlite":
+            store = SqliteTaskStore(tmp_path / "tasks.sqlite3", max_attempts=2, clock=clock, wall_clock=clock)
+        else:
+            server: RedisServer = request.getfixturevalue("redis_server")
+            store = RedisTaskStore(server.url, max_attempts=2, prefix=prefix, clock=clock)
+        opened.append(store)
+        return store
+
+    yield Shop(open_store(), clock, open_store)
+    for store in opened:
+        store.close()
+
+
+def in_parallel(num_threads: int, calls: list[Callable[[], Any]]) -> list[Any]:
+    """Return each call's result, or the QueueFull that it raised."""
+
+    def attempt(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except QueueFull as error:
+            return error
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        return list(pool.map(attempt, calls))
+
+
+class TestAcceptance:
+    def test_an_accepted_task_is_read_back_whole_by_every_process(self, shop: Shop) -> None:
+        command = {"prompt": "naïve 🎺\n", "seed": 2**53 - 1, "temperature": 0.1, "melody": None, "list": []}
+        task = shop.submit(
+            command=command,
+            audio=b"\x00\xff tune",
+            owner="key-1",
+            idempotency_key="k",
+            fingerprint="f",
+            webhook_url="https://example.org/hook",
+        )
+        other = shop.open_another()
+        found = other.get(task.id)
+        assert found is not None
+        assert vars(found) == vars(task)
+        assert (found.command, found.state, found.number, found.version) == (command, "queued", task.number, 1)
+        assert (found.owner, found.webhook_url, found.attempts) == ("key-1", "https://example.org/hook", 0)
+        assert found.created == found.updated == shop.clock.now
+        assert other.audio(task.id) == b"\x00\xff tune"
+
+    def test_an_unknown_task_is_none_everywhere(self, shop: Shop) -> None:
+        assert shop.store.get("unknown") is None
+        assert shop.store.audio("unknown") is None
+        assert shop.store.position("unknown") is None
+        assert shop.store.request_cancel("unknown") is None
+        assert shop.store.wait_for_change("unknown", 0, 5.0) is None
+        assert shop.store.claim("worker", LEASE_SECONDS, "unknown") is None
+
+    def test_racing_writers_fill_the_queue_to_exactly_its_limit(self, shop: Shop) -> None:
+        other = shop.open_another()
+        shops = (shop, Shop(other, shop.clock, shop.open_another))
+        calls = [lambda i=i: shops[i % 2].submit(max_queued=50) for i in range(640)]
+        outcomes = in_parallel(32, calls)
+        accepted = [outcome for outcome in outcomes if isinstance(outcome, Task)]
+        assert len(accepted) == 50
+        assert shop.store.status().num_queued == 50
+        assert len({task.number for task in accepted}) == 50
+
+    def test_a_claimed_task_makes_room_in_the_queue(self, shop: Shop) -> None:
+        shop.submit(max_queued=1)
+        with pytest.raises(QueueFull, match="1 tasks are waiting already"):
+            shop.submit(max_queued=1)
+        shop.claim()
+        shop.submit(max_queued=1)
+
+    def test_the_same_submit_again_makes_no_second_task(self, shop: Shop) -> None:
+        task = shop.submit()
+        assert shop.submit(id=task.id).number == task.number
+        assert shop.store.status().num_queued == 1
+
+    def test_the_tunes_of_unfinished_tasks_are_bounded_together(self, shop: Shop) -> None:
+        shop.submit(audio=b"x" * 60, max_audio_bytes=100)
+        with pytest.raises(QueueFull, match="tunes"):
+            shop.submit(audio=b"x" * 60, max_audio_bytes=100)
+        shop.submit(max_audio_bytes=100)
+        task = shop.claim()
+        assert shop.store.audio(task.id) == b"x" * 60
+        assert shop.store.complete(task, {})
+        assert shop.store.audio(task.id) is None
+        shop.submit(audio=b"x" * 60, max_audio_bytes=100)
+
+
+class TestIdempotency:
+    def test_a_hundred_parallel_posts_with_one_key_make_one_task(self, shop: Shop) -> None:
+        post = lambda: shop.submit(owner="key-1", idempotency_key="once", fingerprint="f")  # noqa: E731
+        tasks = in_parallel(32, [post] * 100)
+        assert len({task.id for task in tasks}) == 1
+        assert shop.store.status().num_queued == 1
+
+    def test_the_same_key_with_another_request_is_refused(self, shop: Shop) -> None:
+        shop.submit(idempotency_key="once", fingerprint="f")
+        with pytest.raises(IdempotencyConflict) as caught:
+            shop.submit(idempotency_key="once", fingerprint="g")
+        assert (caught.value.status, caught.value.code) == (422, "idempotency_conflict")
+
+    def test_owners_do_not_share_idempotency_keys(self, shop: Shop) -> None:
+        tasks = [shop.submit(owner=owner, idempotency_key="once", fingerprint="f") for owner in ("a", "b", None)]
+        assert len({task.id for task in tasks}) == 3
+
+    def test_a_repeated_post_is_answered_even_when_the_queue_is_full_and_after_the_end(self, shop: Shop) -> None:
+        task = shop.submit(idempotency_key="once", max_queued=1)
+        assert shop.submit(idempotency_key="once", max_queued=1).id == task.id
+        shop.store.complete(shop.claim(), {"filename": "a.wav"})
+        assert shop.submit(idempotency_key="once", max_queued=1).state == "completed"
+
+
+class TestClaims:
+    def test_tasks_are_claimed_in_the_order_of_acceptance(self, shop: Shop) -> None:
+        tasks = [shop.submit() for _ in range(5)]
+        assert [shop.claim().id for _ in tasks] == [task.id for task in tasks]
+        assert shop.store.claim("worker", LEASE_SECONDS) is None
+
+    def test_a_claim_counts_the_attempt_and_names_its_lease(self, shop: Shop) -> None:
+        shop.submit()
+        task = shop.claim("worker-7")
+        assert (task.state, task.attempts, task.started) == ("processing", 1, shop.clock.now)
+        assert task.lease is not None
+        assert task.lease.startswith("worker-7/")
+
+    def test_racing_workers_never_get_the_same_task(self, shop: Shop) -> None:
+        tasks = [shop.submit() for _ in range(60)]
+        stores = (shop.store, shop.open_another())
+        calls = [lambda i=i: stores[i % 2].claim(f"worker-{i}", LEASE_SECONDS) for i in range(100)]
+        claimed = [task.id for task in in_parallel(32, calls) if task is not None]
+        assert sorted(claimed) == sorted(task.id for task in tasks)
+
+    def test_a_certain_task_can_be_claimed_unless_somebody_holds_it(self, shop: Shop) -> None:
+        shop.submit()
+        wanted = shop.submit()
+        task = shop.store.claim("worker", LEASE_SECONDS, wanted.id)
+        assert task is not None
+        assert task.id == wanted.id
+        assert shop.store.claim("other", LEASE_SECONDS, wanted.id) is None
+        shop.store.complete(task, {})
+        assert shop.store.claim("other", LEASE_SECONDS, wanted.id) is None
+
+    def test_heartbeats_hold_a_task_and_write_its_progress(self, shop: Shop) -> None:
+        shop.submit()
+        task = shop.claim()
+        for done in range(1, 6):
+            shop.pass_seconds(LEASE_SECONDS * 0.9)
+            assert shop.store.heartbeat(task, done, 250) == "held"
+        assert shop.store.claim("other", LEASE_SECONDS) is None
+        seen = shop.get(task)
+        assert (seen.num_frames_done, seen.num_frames_total, seen.updated) == (5, 250, shop.clock.now)
+        shop.store.heartbeat(task, 5, 250)
+        assert shop.get(task).version == seen.version, "nothing a client sees has changed"
+
+    def test_a_silent_worker_loses_its_task_and_its_late_result(self, shop: Shop) -> None:
+        shop.submit()
+        late = shop.claim("silent")
+        shop.store.heartbeat(late, 40, 250)
+        shop.pass_seconds(LEASE_SECONDS + 0.001)
+        task = shop.claim("other")
+        assert (task.id, task.attempts, task.num_frames_done) == (late.id, 2, 0)
+        assert shop.store.heartbeat(late, 250, 250) == "lost"
+        assert not shop.store.complete(late, {"filename": "late.wav"})
+        assert not shop.store.fail(late, "Late.", "late")
+        assert not shop.store.cancel(late)
+        assert not shop.store.release(late)
+        assert shop.store.complete(task, {"filename": "good.wav"})
+        assert shop.get(task).result == {"filename": "good.wav"}
+
+    def test_a_silent_worker_that_nobody_replaced_may_still_finish(self, shop: Shop) -> None:
+        shop.submit()
+        task = shop.claim()
+        shop.pass_seconds(LEASE_SECONDS * 10)
+        assert shop.store.complete(task, {})
+
+    def test_a_task_that_kills_its_workers_fails_after_two_attempts_and_the_next_one_runs(self, shop: Shop) -> None:
+        poison = shop.submit(audio=b"poison")
+        healthy = shop.submit()
+        for _ in range(2):
+            assert shop.claim().id == poison.id
+            shop.pass_seconds(LEASE_SECONDS + 1)
+        assert shop.claim().id == healthy.id
+        failed = shop.get(poison)
+        assert (failed.state, failed.error_code, failed.attempts) == ("failed", INTERRUPTED_CODE, 2)
+        assert failed.error == "The task was interrupted in each of its 2 attempts and was given up."
+        assert shop.store.audio(poison.id) is None
+
+    def test_a_released_task_keeps_its_place_and_its_attempts(self, shop: Shop) -> None:
+        first, _ = shop.submit(), shop.submit()
+        for _ in range(5):
+            task = shop.claim()
+            assert (task.id, task.attempts) == (first.id, 1)
+            shop.store.heartbeat(task, 3, 4)
+            assert shop.store.release(task)
+            assert not shop.store.release(task)
+            released = shop.get(first)
+            assert (released.state, released.attempts, released.num_frames_done) == ("queued", 0, 0)
+            assert shop.store.position(first.id) == 1
+
+    def test_a_task_that_is_tried_again_pauses_and_uses_up_an_attempt(self, shop: Shop) -> None:
+        first, second = shop.submit(), shop.submit()
+        assert shop.store.release(shop.claim(), pause_seconds=10.0, count_attempt=True)
+        assert (shop.get(first).state, shop.get(first).attempts) == ("queued", 1)
+        assert shop.claim().id == second.id
+        assert shop.store.claim("worker", LEASE_SECONDS) is None
+        shop.pass_seconds(10.001)
+        assert (shop.claim().id, shop.get(first).attempts) == (first.id, 2)
+
+    @pytest.mark.parametrize("jump_seconds", [HOUR_SECONDS, -HOUR_SECONDS])
+    def test_a_task_survives_a_jump_of_the_clock_under_its_worker(self, shop: Shop, jump_seconds: float) -> None:
+        shop.submit()
+        task = shop.claim()
+        shop.pass_seconds(jump_seconds)
+        assert shop.store.heartbeat(task, 1, 2) == "held"
+        assert shop.store.claim("other", LEASE_SECONDS) is None
+        shop.pass_seconds(LEASE_SECONDS - 1)
+        assert shop.store.claim("other", LEASE_SECONDS) is None
+        assert shop.store.complete(task, {})
+
+    @pytest.mark.parametrize("jump_seconds", [HOUR_SECONDS, -HOUR_SECONDS])
+    def test_no_jump_of_the_clock_holds_the_task_of_a_dead_worker_for_longer(
+        self, shop: Shop, jump_seconds: float
+    ) -> None:
+        shop.submit()
+        shop.claim("dead")
+        shop.pass_seconds(jump_seconds + LEASE_SECONDS + 1)
+        assert shop.claim("other").attempts == 2
+
+
+class TestFinalStates:
+    def test_a_final_state_stays(self, shop: Shop) -> None:
+        for end in (
+            lambda task: shop.store.complete(task, {"filename": "a.wav"}),
+            lambda task: shop.store.fail(task, "It failed.", "generation_failed"),
+            lambda task: shop.store.cancel(task),
+        ):
+            shop.submit()
+            task = shop.claim()
+            assert end(task)
+            ended = shop.get(task)
+            assert ended.is_final
+            assert (ended.finished, ended.lease) == (shop.clock.now, None)
+            assert not shop.store.complete(task, {"filename": "b.wav"})
+            assert not shop.store.fail(task, "Again.", "again")
+            assert not shop.store.cancel(task)
+            assert not shop.store.release(task)
+            assert shop.store.heartbeat(task, 1, 1) == "lost"
+            assert vars(shop.get(task)) == vars(ended)
+        assert shop.store.claim("worker", LEASE_SECONDS) is None
+
+    def test_racing_endings_give_exactly_one_final_state(self, shop: Shop) -> None:
+        for _ in range(10):
+            shop.submit()
+            task = shop.claim()
+            endings = [
+                lambda task=task: shop.store.complete(task, {}),
+                lambda task=task: shop.store.fail(task, "No.", "no"),
+                lambda task=task: shop.store.cancel(task),
+                lambda task=task: shop.store.release(task),
+            ]
+            assert in_parallel(16, endings * 4).count(True) == 1
+
+    def test_cancel_works_in_every_state_and_twice(self, shop: Shop) -> None:
+        queued = shop.submit(audio=b"tune")
+        for _ in range(2):
+            canceled = shop.store.request_cancel(queued.id)
+            assert canceled is not None
+            assert (canceled.state, canceled.finished) == ("canceled", shop.clock.now)
+        assert shop.store.audio(queued.id) is None
+
+        shop.submit()
+        running = shop.claim()
+        versions = set()
+        for _ in range(2):
+            asked = shop.store.request_cancel(running.id)
+            assert asked is not None
+            assert (asked.state, asked.cancel_requested) == ("processing", True)
+            versions.add(asked.version)
+        assert len(versions) == 1
+        assert shop.store.heartbeat(running, 1, 2) == "canceled"
+        assert shop.store.cancel(running)
+        assert shop.get(running).state == "canceled"
+
+        shop.submit()
+        done = shop.claim()
+        shop.store.complete(done, {"filename": "a.wav"})
+        for _ in range(2):
+            kept = shop.store.request_cancel(done.id)
+            assert kept is not None
+            assert (kept.state, kept.cancel_requested) == ("completed", False)
+        assert shop.store.status().num_processing == shop.store.status().num_queued == 0
+
+    @pytest.mark.parametrize("ending", ["complete", "fail", "release"])
+    def test_a_task_whose_cancel_was_answered_ends_canceled_whatever_its_worker_says(
+        self, shop: Shop, ending: str
+    ) -> None:
+        shop.submit()
+        task = shop.claim()
+        shop.store.request_cancel(task.id)
+        if ending == "complete":
+            assert not shop.store.complete(task, {"filename": "unwanted.wav"})
+        elif ending == "fail":
+            shop.store.fail(task, "It failed.", "generation_failed")
+        else:
+            shop.store.release(task)
+        ended = shop.get(task)
+        assert (ended.state, ended.result, ended.error) == ("canceled", None, None)
+
+    def test_a_task_of_a_dead_worker_is_canceled_at_once_or_when_its_lease_ends(self, shop: Shop) -> None:
+        before, after = shop.submit(), shop.submit()
+        shop.claim("dead"), shop.claim("dead")
+        shop.store.request_cancel(before.id)
+        shop.pass_seconds(LEASE_SECONDS + 1)
+        canceled = shop.store.request_cancel(after.id)
+        assert canceled is not None
+        assert canceled.state == "canceled"
+        assert shop.store.claim("other", LEASE_SECONDS) is None
+        assert (shop.get(before).state, shop.get(before).attempts) == ("canceled", 1)
+
+
+class TestLists:
+    def test_an_owner_pages_through_its_own_tasks_newest_first(self, shop: Shop) -> None:
+        mine = [shop.submit(owner="me").id for _ in range(7)]
+        shop.submit(owner="you"), shop.submit()
+        seen: list[str] = []
+        before = None
+        while page := shop.store.page("me", before=before, limit=3):
+            seen += [task.id for task in page]
+            before = page[-1].number
+        assert seen == mine[::-1]
+        assert len(shop.store.page(None)) == 1
+        assert shop.store.page("nobody") == []
+
+    def test_position_and_status_follow_the_queue(self, shop: Shop) -> None:
+        assert shop.store.status().mean_run_seconds is None
+        tasks = [shop.submit() for _ in range(3)]
+        assert [shop.store.position(task.id) for task in tasks] == [1, 2, 3]
+        claimed = shop.claim()
+        assert [shop.store.position(task.id) for task in tasks] == [None, 1, 2]
+        status = shop.store.status()
+        assert (status.num_queued, status.num_processing) == (2, 1)
+        shop.pass_seconds(4.0)
+        shop.store.complete(claimed, {})
+        claimed = shop.claim()
+        shop.pass_seconds(6.0)
+        shop.store.complete(claimed, {})
+        status = shop.store.status()
+        assert (status.num_queued, status.num_processing) == (1, 0)
+        assert status.mean_run_seconds == pytest.approx(5.0)
+
+    def test_finished_tasks_expire_and_name_their_files(self, shop: Shop) -> None:
+        old = [shop.submit(owner="me", idempotency_key=str(i)) for i in range(4)]
+        shop.store.complete(shop.claim(), {"filename": "old.wav"})
+        shop.store.fail(shop.claim(), "No.", "no")
+        shop.store.request_cancel(old[2].id)
+        shop.pass_seconds(100)
+        young = shop.submit(owner="me")
+        shop.claim()
+        shop.store.complete(shop.claim(), {"filename": "young.wav"})
+        assert shop.store.expire(shop.clock.now - 50) == ["old.wav"]
+        assert shop.store.expire(shop.clock.now - 50) == []
+        assert [task.id for task in shop.store.page("me")] == [young.id, old[3].id]
+        assert shop.submit(owner="me", idempotency_key="0").id != old[0].id, "its key is free again"
+
+    def test_more_tasks_than_one_transaction_takes_expire_in_one_call(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in (sqlite_store, redis_store):
+            monkeypatch.setattr(module, "EXPIRE_BATCH", 5)
+        for _ in range(12):
+            shop.store.request_cancel(shop.submit().id)
+        shop.submit()
+        shop.pass_seconds(1)
+        assert shop.store.expire(shop.clock.now) == []
+        assert len(shop.store.page(None, limit=10)) == 1
+
+
+class TestChanges:
+    def test_a_waiter_is_woken_by_every_kind_of_change(self, shop: Shop) -> None:
+        task = shop.submit()
+        claimed: list[Task] = []
+        changes: list[Callable[[], object]] = [
+            lambda: claimed.append(shop.claim()),
+            lambda: shop.store.heartbeat(claimed[-1], 5, 250),
+            lambda: shop.store.release(claimed[-1]),
+            lambda: claimed.append(shop.claim()),
+            lambda: shop.store.request_cancel(task.id),
+            lambda: shop.store.complete(claimed[-1], {}),
+        ]
+        states = []
+        with ThreadPoolExecutor(1) as pool:
+            for change in changes:
+                version = shop.get(task).version
+                waiting = pool.submit(shop.store.wait_for_change, task.id, version, 20.0)
+                change()
+                seen = waiting.result(timeout=20)
+                assert seen is not None
+                assert seen.version == version + 1
+                states.append(seen.state)
+        assert states == ["processing", "processing", "queued", "processing", "processing", "canceled"]
+
+    def test_a_waiter_sees_the_change_by_another_process(self, shop: Shop) -> None:
+        task = shop.submit()
+        other = shop.open_another()
+        timer = threading.Timer(0.05, other.request_cancel, (task.id,))
+        timer.start()
+        seen = shop.store.wait_for_change(task.id, task.version, 20.0)
+        timer.join()
+        assert seen is not None
+        assert seen.state == "canceled"
+
+    def test_a_waiter_gets_the_unchanged_task_after_its_time(self, shop: Shop) -> None:
+        task = shop.submit()
+        seen = shop.store.wait_for_change(task.id, task.version, 0.05)
+        assert seen is not None
+        assert seen.version == task.version
