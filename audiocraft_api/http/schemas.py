@@ -40,6 +40,7 @@ def _known_format(name: str) -> str:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_whole)]
 Prompt = Annotated[
     str,
     Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, description="What the music should be like; not blank."),
@@ -74,9 +75,7 @@ class GenerateRequest(_Request):
         description="Sample from the likely tokens of this total probability, instead of `top_k`; 0 is off.",
     )
     cfg_coef: float = Field(DEFAULT_CFG_COEF, ge=0, le=MAX_CFG_COEF, description="How closely to follow the prompt.")
-    seed: Whole | None = Field(
-        None, ge=0, le=MAX_SEED, description="The same seed and fields make the same audio; drawn when left out."
-    )
+    seed: Seed | None = Field(None, description="The same seed and fields make the same audio; drawn when left out.")
     output_format: OutputFormat = Field("wav", description="Format of the audio file.")
     return_type: Literal["url", "base64"] = Field("url", description="A link to the file, or the file in the answer.")
 

@@ -1,0 +1,128 @@
+"""A real browser uses the service: a page of another origin generates and plays, and /docs needs no network."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, sync_playwright
+
+from support.served import Server, serve
+
+PAGE = """<!doctype html><meta charset="utf-8"><title>A page of another origin</title><audio></audio>"""
+GENERATE_AND_PLAY = """
+async ([service, format]) => {
+  const answer = await fetch(service + "/generate", {
+    method: "POST",
+    headers: {"Content-Type": "application/json"},
+    body: JSON.stringify({prompt: "solo cello", duration: 1, output_format: format}),
+  });
+  const requestId = answer.headers.get("X-Request-ID");
+  const body = await answer.json();
+  const audio = document.querySelector("audio");
+  audio.muted = true;
+  audio.src = service + body.audio_url;
+  await audio.play();
+  await new Promise((resolve, reject) => {
+    audio.onended = resolve;
+    audio.onerror = () => reject(new Error(audio.error.message));
+  });
+  return {status: answer.status, sameId: requestId === body.request_id, played: audio.currentTime};
+}
+"""
+READ_AN_ERROR = """
+async (service) => {
+  const answer = await fetch(service + "/generate", {
+    method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({prompt: ""}),
+  });
+  return [answer.status, (await answer.json()).error];
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve(tmp_path_factory.mktemp("server"), "support.served:app") as running:
+        yield running
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[BrowserContext]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert program, "the tests need Chromium; `make test` installs it"
+    switches = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
+    switches += ["disable-component-update", "disable-sync", "autoplay-policy=no-user-gesture-required"]
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path / "profile",
+            executable_path=program,
+            headless=True,
+            args=[f"--{switch}" for switch in switches],
+        )
+        yield context
+        context.close()
+
+
+class _QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def other_origin(tmp_path: Path) -> Iterator[str]:
+    """Serve a page from another port, which is another origin."""
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "index.html").write_text(PAGE)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_QuietHandler, directory=pages)) as pages_server:
+        thread = threading.Thread(target=pages_server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{pages_server.server_port}/"
+        pages_server.shutdown()
+        thread.join()
+
+
+def test_a_page_of_another_origin_generates_and_plays(
+    server: Server, browser: BrowserContext, other_origin: str
+) -> None:
+    page = browser.new_page()
+    page.goto(other_origin)
+    for output_format in ("wav", "mp3", "ogg"):
+        result = page.evaluate(GENERATE_AND_PLAY, [server.url, output_format])
+        assert (result["status"], result["sameId"]) == (200, True)
+        assert result["played"] == pytest.approx(1.0, abs=0.1)
+    assert page.evaluate(READ_AN_ERROR, server.url) == [
+        400,
+        "prompt must have at least 1 character.",
+    ]
+
+
+def test_the_docs_render_from_this_server_alone(server: Server, browser: BrowserContext) -> None:
+    page = browser.new_page()
+    requested: list[str] = []
+    complaints: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(server.url + "/docs")
+    page.get_by_text("/generate-with-melody").first.wait_for(timeout=20_000)
+    page.locator("#operations-generation-generate button").first.click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    page.get_by_text("audio_url").last.wait_for(timeout=20_000)
+    page.locator(".live-responses-table .response-col_status", has_text="200").wait_for(timeout=20_000)
+    assert len(requested) > 4
+    assert not [url for url in requested if not url.startswith((server.url, "data:", "blob:"))]
+    assert not complaints
+
+
+def test_the_first_page_leads_to_the_docs(server: Server, browser: BrowserContext) -> None:
+    page = browser.new_page()
+    page.goto(server.url)
+    page.get_by_role("link", name="Documentation").click()
+    page.get_by_text("/generate-with-melody").first.wait_for(timeout=20_000)
