@@ -4,8 +4,9 @@
 made. Weight norm is folded into a private copy of the decoder's weights, the codebooks are shared with the loaded
 codec, which stays as it was: it is the twin that this one is tested against.
 
-What is promised: all blocks joined equal the codec's own decoding of all codes at once to 1e-6 of full scale (in fp32;
-on CUDA the codec's convolutions must not use TF32). On one machine, with one number of threads, the bits depend on the
+What is promised: all blocks joined differ from the codec's own decoding of all codes at once by fp32 rounding only,
+less than 1e-6 at usual loudness, and are as near to exact arithmetic as that one (on CUDA nearer, where the codec's
+own convolutions may use TF32). On one machine, with one number of threads, the bits depend on the
 request's codes alone: not on how they were cut into feeds, nor on other requests. The order of sums, and with it
 the last bits, may differ between machines, devices, library versions and numbers of threads.
 """
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audiocraft_api.engine.codec_lstm import Lstm
-from audiocraft_api.engine.codec_stages import Conv, Elu, Residual, Stage, Upsample, run
+from audiocraft_api.engine.codec_stages import Conv, Residual, Stage, Upsample, run
 from audiocraft_api.engine.params import Waveform
 
 logger = logging.getLogger(__name__)
@@ -89,9 +90,9 @@ class StreamingDecoderFactory:
         if len(places) != 1:
             raise _NotUnderstood("it has not one recurrent layer")
         self.codebooks: list[Tensor] = [layer.codebook.embed for layer in model.quantizer.layers]  # [2048, D] each
-        self.before = [_stage(layer) for layer in layers[: places[0]]]
+        self.before = _stages(layers[: places[0]])
         self.lstm = _lstm(layers[places[0]].lstm)
-        self.after = [_stage(layer) for layer in layers[places[0] + 1 :]]
+        self.after = _stages(layers[places[0] + 1 :])
         self.num_lanes = 2 if is_stereo else 1
         self.num_channels = self.num_lanes * int(model.config.audio_channels)
         self.block_frames = tuple(block_frames)
@@ -229,24 +230,37 @@ class WholeDecoder:
         return waveform
 
 
-def _stage(layer: Any) -> Stage:
-    """Copy a layer of transformers' EnCodec, its weight norm folded."""
-    name = type(layer).__name__
-    if name == "ELU" and layer.alpha == 1.0:
-        return Elu()
-    if name == "EncodecConv1d":
-        return _conv(layer)
-    if name == "EncodecConvTranspose1d":
-        return _upsample(layer)
-    if name == "EncodecResnetBlock":
-        shortcut = None if type(layer.shortcut).__name__ == "Identity" else _conv(layer.shortcut)
-        if shortcut is not None and shortcut.taps.span:
-            raise _NotUnderstood("a shortcut with a kernel over 1")
-        return Residual([_stage(part) for part in layer.block], shortcut)
-    raise _NotUnderstood(f"a layer of type {name}")
+def _stages(layers: Sequence[Any]) -> list[Stage]:
+    """Copy layers of transformers' EnCodec, weight norm folded and each activation joined to what follows it."""
+    stages: list[Stage] = []
+    activated = False
+    for layer in layers:
+        name = type(layer).__name__
+        if name == "ELU" and layer.alpha == 1.0 and not activated:
+            activated = True
+            continue
+        if name == "EncodecConv1d":
+            stages.append(_conv(layer, activated))
+        elif name == "EncodecConvTranspose1d":
+            stages.append(_upsample(layer, activated))
+        elif name == "EncodecResnetBlock" and not activated:
+            stages.append(_residual(layer))
+        else:
+            raise _NotUnderstood(f"a layer of type {name}")
+        activated = False
+    if activated:
+        raise _NotUnderstood("an activation at the end")
+    return stages
 
 
-def _conv(layer: Any) -> Conv:
+def _residual(layer: Any) -> Residual:
+    shortcut = None if type(layer.shortcut).__name__ == "Identity" else _conv(layer.shortcut, activated=False)
+    if shortcut is not None and shortcut.taps.span:
+        raise _NotUnderstood("a shortcut with a kernel over 1")
+    return Residual(_stages(layer.block), shortcut)
+
+
+def _conv(layer: Any, activated: bool) -> Conv:
     conv = layer.conv
     if layer.norm_type != "weight_norm" or conv.stride[0] != 1 or conv.groups != 1:
         raise _NotUnderstood("a convolution with a norm, a stride or groups")
@@ -254,10 +268,12 @@ def _conv(layer: Any) -> Conv:
         raise _NotUnderstood(f"padding of mode {layer.pad_mode}")
     span = (conv.kernel_size[0] - 1) * conv.dilation[0]
     right = 0 if layer.causal else span // 2
-    return Conv(conv.weight.detach(), _copy(conv.bias), conv.dilation[0], span - right, right, layer.pad_mode)
+    return Conv(
+        conv.weight.detach(), _copy(conv.bias), conv.dilation[0], span - right, right, layer.pad_mode, activated
+    )
 
 
-def _upsample(layer: Any) -> Upsample:
+def _upsample(layer: Any, activated: bool) -> Upsample:
     conv = layer.conv
     if layer.norm_type != "weight_norm" or conv.groups != 1 or conv.dilation[0] != 1 or conv.output_padding[0]:
         raise _NotUnderstood("a transposed convolution with a norm, groups, dilation or padding")
@@ -265,7 +281,7 @@ def _upsample(layer: Any) -> Upsample:
     if trimmed < 0:
         raise _NotUnderstood("a transposed convolution that leaves gaps")
     right = math.ceil(trimmed * layer.trim_right_ratio) if layer.causal else trimmed // 2
-    return Upsample(conv.weight.detach(), _copy(conv.bias), conv.stride[0], trimmed - right)
+    return Upsample(conv.weight.detach(), _copy(conv.bias), conv.stride[0], trimmed - right, activated)
 
 
 def _lstm(module: Any) -> Lstm:

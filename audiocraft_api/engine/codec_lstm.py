@@ -22,9 +22,8 @@ class LstmState:
 
     def __init__(self, module: nn.LSTM) -> None:
         shape = (module.num_layers, module.hidden_size)
-        weight = module.weight_hh_l0
-        self.hidden = torch.zeros(shape, device=weight.device)  # [L, H]
-        self.cell = torch.zeros(shape, device=weight.device)  # [L, H]
+        weight = next(module.parameters())
+        self.hidden, self.cell = weight.new_zeros(shape), weight.new_zeros(shape)  # [L, H]
 
 
 class _Layer:
@@ -53,7 +52,7 @@ class Lstm:
     def __init__(self, module: nn.LSTM) -> None:
         """On a device other than the CPU `module` itself is used, one waveform at a time."""
         self._module = module
-        self._on_cpu = module.weight_hh_l0.device.type == "cpu"
+        self._on_cpu = next(module.parameters()).device.type == "cpu"
         self._layers = [_Layer(module, index) for index in range(module.num_layers)] if self._on_cpu else []
         self._group_size = NUM_ROWS if self._on_cpu and self._rows_are_independent() else 1
 

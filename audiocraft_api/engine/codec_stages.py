@@ -37,8 +37,7 @@ class Linear:
         """`weight` [out, in] is copied, `bias` [out] is not."""
         self.num_outputs = weight.shape[0]
         self._bias = bias
-        self._packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        # An inner size of one has no packed form that pays; the copy drops the shared storage of slices.
+        self._packed = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         self._weight = (
             torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None) if self._packed else weight.clone()
         )
@@ -55,19 +54,27 @@ class Linear:
         return y  # type: ignore[no-any-return]
 
 
-class Elu:
-    """The activation (alpha 1). Without state, so it is its own stream."""
+def _elu(x: Tensor, out: Tensor) -> None:
+    """Write ELU (alpha 1) of `x` into `out`."""
+    if x.device.type != "cpu":
+        torch._C._nn.elu(x, out=out)  # type: ignore[call-arg]
+        return
+    # A third of the time of torch's own, whose expm1 is slow there. exp(x) - 1 is never under x, so the maximum picks
+    # the right branch; its error is at most half a unit in the last place of 1.
+    torch.exp(x, out=out).sub_(1.0).clamp_(max=0.0)
+    torch.maximum(x, out, out=out)
 
-    def open(self) -> Elu:
-        return self
 
-    def feed(self, x: Tensor, final: bool) -> Tensor:  # noqa: ARG002
-        if x.device.type != "cpu":
-            return F.elu(x)
-        # A third of the time of F.elu, whose expm1 is slow there. exp(x) - 1 is never under x, so the maximum picks
-        # the right branch; its error is at most half a unit in the last place of 1.
-        y = torch.exp(x).sub_(1.0).clamp_(max=0.0)
-        return torch.maximum(x, y, out=y)
+def _join(held: Tensor | None, x: Tensor, activated: bool) -> Tensor:
+    """Return the held input followed by the new one, which passes the activation on its way where there is one."""
+    if not activated:
+        return x.contiguous() if held is None else torch.cat((held, x))
+    start = 0 if held is None else held.shape[0]
+    joined = x.new_empty(start + x.shape[0], x.shape[1])
+    if held is not None:
+        joined[:start] = held
+    _elu(x, joined[start:])
+    return joined
 
 
 class _Taps:
@@ -109,8 +116,14 @@ class _Taps:
 class Conv:
     """A convolution of stride 1 that keeps the length, padded at the waveform's true ends only."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dilation: int, left: int, right: int, mode: str) -> None:
-        """`weight` [out, in, kernel]; `left` and `right` are the padding; `mode` is torch's name for it."""
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, dilation: int, left: int, right: int, mode: str, activated: bool
+    ) -> None:
+        """`weight` [out, in, kernel]; `left` and `right` are the padding, `mode` torch's name for it.
+
+        `activated`: the input passes ELU first.
+        """
+        self.activated = activated
         self.taps = _Taps(list(weight.unbind(2)), bias, dilation)
         self.left, self.right, self._mode = left, right, mode
 
@@ -138,7 +151,7 @@ class ConvStream:
 
     def feed(self, x: Tensor, final: bool) -> Tensor:
         conv = self._conv
-        x = x.contiguous() if self._held is None else torch.cat((self._held, x))
+        x = _join(self._held, x, conv.activated)
         if not self._started:
             if final:
                 return conv.taps(conv.pad(x, conv.left, conv.right))
@@ -156,8 +169,12 @@ class ConvStream:
 class Upsample:
     """A transposed convolution: each input gives `stride` outputs, from itself and the inputs just before it."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, left: int) -> None:
-        """`weight` [in, out, kernel]; `left` outputs are trimmed at the start and the length becomes n * stride."""
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, left: int, activated: bool) -> None:
+        """`weight` [in, out, kernel]; `left` outputs are trimmed at the start and the length becomes n * stride.
+
+        `activated`: the input passes ELU first.
+        """
+        self.activated = activated
         num_inputs, self.num_outputs, kernel = weight.shape
         num_taps = -(-kernel // stride)
         padded = F.pad(weight, (0, num_taps * stride - kernel)).view(num_inputs, self.num_outputs, num_taps, stride)
@@ -178,7 +195,9 @@ class UpsampleStream:
     def feed(self, x: Tensor, final: bool) -> Tensor:
         up = self._upsample
         silence = x.new_zeros(up.taps.span, x.shape[1])
-        x = torch.cat((silence if self._held is None else self._held, x, *([silence] if final else [])))
+        x = _join(silence if self._held is None else self._held, x, up.activated)
+        if final:
+            x = torch.cat((x, silence))
         self._held = x[x.shape[0] - up.taps.span :].clone()
         y = up.taps(x).view(-1, up.num_outputs)  # [n * stride, C]
         if final:
@@ -203,14 +222,13 @@ class ResidualStream:
     def __init__(self, residual: Residual) -> None:
         self._shortcut = residual.shortcut
         self._branch = [stage.open() for stage in residual.branch]
-        self._held: Tensor | None = None  # [n, C] inputs that the branch has not reached
+        self._held: Tensor | None = None  # [n, C] what of the shortcut the branch has not reached
 
     def feed(self, x: Tensor, final: bool) -> Tensor:
-        waiting = x if self._held is None else torch.cat((self._held, x))
         y = run(self._branch, x, final)
-        self._held = waiting[y.shape[0] :].clone()
-        passed = waiting[: y.shape[0]]
-        return y.add_(passed if self._shortcut is None else self._shortcut.taps(passed))
+        short = _join(self._held, x if self._shortcut is None else self._shortcut.taps(x), activated=False)
+        self._held = short[y.shape[0] :].clone()
+        return y.add_(short[: y.shape[0]])
 
 
 def run(streams: Sequence[Stream], x: Tensor, final: bool) -> Tensor:
