@@ -25,6 +25,8 @@ def main() -> None:
     except ConfigError as error:
         sys.exit(str(error))
     host, _, port = config.bind.rpartition(":")
+    if host == "unix":
+        host, port = f"unix://{port}", "0"
     application.run(host=host.strip("[]"), port=int(port), threaded=True)
 
 

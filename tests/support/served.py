@@ -90,7 +90,7 @@ def serve(directory: Path, app: str = "app:app", **settings: Any) -> Iterator[Se
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output)
     server = Server(process, port, log)
     try:
-        wait_until(lambda: _answers(server), START_SECONDS)
+        wait_until(lambda: _has_started(server), START_SECONDS)
         yield server
     finally:
         if process.poll() is None:
@@ -102,12 +102,17 @@ def serve(directory: Path, app: str = "app:app", **settings: Any) -> Iterator[Se
                 process.wait()
 
 
-def _answers(server: Server) -> bool:
-    assert server.process.poll() is None, server.log
+def answers(url: str) -> bool:
+    """Say whether a server answers 200 there."""
     try:
-        return server.get("/health").status_code == 200
+        return requests.get(url, timeout=10).status_code == 200
     except requests.ConnectionError:
         return False
+
+
+def _has_started(server: Server) -> bool:
+    assert server.process.poll() is None, server.log
+    return answers(server.url + "/health")
 
 
 class _FileGate:
