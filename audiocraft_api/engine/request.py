@@ -118,8 +118,11 @@ class EngineRequest:
             raise DeadlineExceeded("The generation did not finish in time; ask for less audio or try again later.")
 
     def start(self, num_frames_total: int) -> None:
-        self._num_frames_total = num_frames_total
-        self._state = "running"
+        with self._condition:
+            if self._ended():
+                return
+            self._num_frames_total = num_frames_total
+            self._state = "running"
 
     def advance(self, num_frames_done: int) -> None:
         self._num_frames_done = num_frames_done

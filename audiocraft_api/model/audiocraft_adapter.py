@@ -11,6 +11,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from audiocraft_api.model import audiocraft_imports
+
+audiocraft_imports.prepare()  # before the first import of audiocraft
+
+# ruff: noqa: E402
 import torch
 from audiocraft.data.audio_utils import convert_audio
 from audiocraft.models.encodec import CompressionModel

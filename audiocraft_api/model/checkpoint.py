@@ -7,10 +7,16 @@ Files are read as tensors and plain values, never as arbitrary pickles. audiocra
 from __future__ import annotations
 
 import pickle
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from audiocraft_api.model import audiocraft_imports
+
+audiocraft_imports.prepare()  # before the first import of audiocraft
+
+# ruff: noqa: E402
 import torch
 from audiocraft.models import builders
 from audiocraft.models.encodec import CompressionModel, HFEncodecCompressionModel, HFEncodecModel
@@ -21,6 +27,10 @@ from transformers import T5Config
 
 from audiocraft_api.model import hub
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
+
+# transformers patches torch's initialisers for the whole process while it builds a model: two at once end up with
+# weights on the meta device. Whoever builds holds this.
+BUILDING = threading.RLock()
 
 
 def read_package(path: Path) -> dict[str, Any]:

@@ -35,7 +35,10 @@ def build(name: str, directory: Path) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=directory))
     try:
         temporary.chmod(0o755)
-        _write(name, temporary)
+        from audiocraft_api.model.checkpoint import BUILDING
+
+        with BUILDING:
+            _write(name, temporary)
         os.replace(temporary, target)
     except OSError:
         if not target.is_dir():  # else another was quicker, with the same content

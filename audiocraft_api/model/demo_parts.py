@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from demucs.demucs import Demucs
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel, T5Config, T5EncoderModel, T5Tokenizer
 
@@ -99,7 +99,12 @@ def save_separator(directory: Path) -> None:
     model = Demucs(**arguments).eval()
     draw(model, 3, {})
     metadata = {"klass": "demucs.demucs.Demucs", "args": "[]", "kwargs": json.dumps(arguments)}
-    save_file(model.state_dict(), directory / "demo.safetensors", metadata)
+    content = save(model.state_dict(), metadata)
+    # The library writes the metadata in an order that changes from run to run; the same bytes are wanted.
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    (directory / "demo.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
     (directory / "htdemucs.yaml").write_text("models: [demo]\n")
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from audiocraft_api.config import Config
 from audiocraft_api.errors import ModelUnavailable
-from audiocraft_api.model import audiocraft_imports, hub
+from audiocraft_api.model import hub
 from audiocraft_api.model.catalog import Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
@@ -56,17 +56,17 @@ def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
     directory, revision = _locate(spec, catalog, config)
     # Reading the files for their check sums runs while audiocraft is imported, and leaves them in the page cache.
     checks = _in_thread(directory)
-    audiocraft_imports.prepare()
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
-    from audiocraft_api.model.checkpoint import load_codec, load_language_model
+    from audiocraft_api.model.checkpoint import BUILDING, load_codec, load_language_model
 
     device = choose_device(config.device)
     files = Hub(directory / "hub", offline=config.offline)
     checks.result()
-    lm = load_language_model(directory / "state_dict.bin", files, device)
     # MPS computes the codec's convolutions wrongly.
     codec_device = device if device.type != "mps" else choose_device("cpu")
-    codec = load_codec(directory / "compression_state_dict.bin", files, codec_device)
+    with BUILDING:
+        lm = load_language_model(directory / "state_dict.bin", files, device)
+        codec = load_codec(directory / "compression_state_dict.bin", files, codec_device)
     model = LoadedModel(spec, revision, lm, codec)
     _check_abilities(model)
     return model
@@ -88,7 +88,6 @@ def _locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, st
     """Return the checkpoint's directory and its revision: the hub's commit, or a check sum of local files."""
     directory = catalog.local_directory(spec)
     if directory is None and spec.is_built_in:
-        audiocraft_imports.prepare()
         from audiocraft_api.model import demo
 
         directory = demo.build(spec.name, config.checkpoints_dir).absolute()

@@ -1,0 +1,84 @@
+"""The demo checkpoints: complete, small, the same each time, and of the released models' interface."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from audiocraft_api.config import load_config
+from audiocraft_api.model import demo
+from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.model.loading import load_model
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", demo.NAMES)
+def test_a_checkpoint_is_made_with_the_same_bytes_each_time(name: str, demo_checkpoints: Path, tmp_path: Path) -> None:
+    assert contents(demo.build(name, tmp_path)) == contents(demo_checkpoints / name)
+
+
+def test_the_checkpoints_are_small(demo_checkpoints: Path) -> None:
+    sizes = [path.stat().st_size for path in demo_checkpoints.rglob("*") if path.is_file()]
+    assert sum(sizes) < 25e6
+
+
+def test_a_checkpoint_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    assert list(demo.build("demo", tmp_path).iterdir()) == []
+
+
+def test_two_that_make_the_same_checkpoint_do_not_disturb_each_other(tmp_path: Path, demo_checkpoints: Path) -> None:
+    threads = [threading.Thread(target=demo.build, args=("demo", tmp_path)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    assert contents(tmp_path / "demo") == contents(demo_checkpoints / "demo")
+
+
+def test_the_loader_makes_a_missing_demo_checkpoint(tmp_path: Path) -> None:
+    config = load_config({}, checkpoints_dir=tmp_path / "new", offline=True)
+    catalog = Catalog(config)
+    assert load_model(catalog.get("demo"), catalog, config).num_codebooks == 4
+    assert (tmp_path / "new" / "demo" / "state_dict.bin").is_file()
+
+
+def test_the_command_makes_all_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in demo.NAMES:
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("sys.argv", ["demo", str(tmp_path)])
+    demo.main()
+    assert all(str(tmp_path / name) in capsys.readouterr().out for name in demo.NAMES[:1])
+
+
+@pytest.mark.parametrize(("name", "num_codebooks"), [("demo", 4), ("demo-melody", 4), ("demo-stereo", 8)])
+def test_a_checkpoint_has_the_released_interface_and_makes_bounded_sound(
+    name: str, num_codebooks: int, demo_checkpoints: Path
+) -> None:
+    import torch
+
+    config = load_config({}, checkpoints_dir=demo_checkpoints, offline=True, device="cpu")
+    catalog = Catalog(config)
+    model = load_model(catalog.get(name), catalog, config)
+    assert (model.sample_rate, model.frame_rate, model.codebook_size, model.special_token_id) == (
+        32_000,
+        50,
+        2048,
+        2048,
+    )
+    assert (model.num_codebooks, model.max_window_frames, model.channels) == (num_codebooks, 1500, num_codebooks // 4)
+    delays = [0, 0, 1, 1, 2, 2, 3, 3] if name == "demo-stereo" else [0, 1, 2, 3]
+    assert list(model.lm.pattern_provider.delays) == delays
+    codes = torch.randint(0, 2048, (1, num_codebooks, 500), generator=torch.Generator().manual_seed(1))
+    waveform = model.decode_codes(codes)
+    assert waveform.shape == (num_codebooks // 4, 500 * 640)
+    assert waveform.abs().max() < 1
+    assert 0.05 < waveform.std() < 0.4
