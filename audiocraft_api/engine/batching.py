@@ -49,7 +49,7 @@ class BatchingEngine:
         loops = list(self._loops.values())
         return EngineStatus(
             num_waiting=sum(loop.scheduler.num_waiting for loop in loops),
-            num_running=sum(loop.scheduler.num_running for loop in loops),
+            num_running=sum(loop.num_running for loop in loops),
         )
 
     def close(self, grace_seconds: float = 0.0) -> None:

@@ -81,6 +81,11 @@ class DecodeLoop:
         self._wake.set()
 
     @property
+    def num_running(self) -> int:
+        """Requests that are decoded, or wait for the codec's last block."""
+        return self.scheduler.num_running + len(self._draining)
+
+    @property
     def seconds_to_next_place(self) -> float:
         """Estimate when a running request ends, from the measured speed."""
         remaining = [total - done for done, total in (run.request.progress for run in list(self._running))]
@@ -105,9 +110,8 @@ class DecodeLoop:
     def drop(self) -> None:
         """Let go of prepared weights and cache, because the model is unloaded; does nothing while requests run."""
         with self._lock:
-            if self._thread is None and self._prepared is not None:
-                self._prepared.stepper.close()
-                self._prepared = None
+            if self._thread is None:
+                self._discard()
 
     # --- the loop's thread
 
@@ -125,8 +129,7 @@ class DecodeLoop:
 
     def _serve(self, model: LoadedModel) -> None:
         """Decode on a leased model until no request is left."""
-        self._ready = ready = self._prepare(model)
-        self._stepper = ready.stepper
+        ready = self._prepare(model)
         self.scheduler.open(ready.stepper.num_slots)
         with ThreadPoolExecutor(1, "engine-preparation") as self._preparation:
             self._codec = CodecWorker(ready.codec, self._finish)
@@ -136,6 +139,7 @@ class DecodeLoop:
                     self.step()
             finally:
                 self._codec.close()
+                del self._codec
 
     def step(self) -> None:
         """Make one pass over all requests."""
@@ -174,11 +178,11 @@ class DecodeLoop:
         prefilling = [run for run in self._running if run.preparation is None and not run.is_decoding]
         for run in prefilling:
             with self._failing_alone(run):
-                self._stepper.prefill(run)
+                self._ready.stepper.prefill(run)
         decoding = [run for run in self._running if run.is_decoding and run not in prefilling]
         if decoding:
             begin = time.monotonic()
-            for run, error in self._stepper.decode(decoding).items():
+            for run, error in self._ready.stepper.decode(decoding).items():
                 run.request.fail(error)
                 self._leave(run)
             seconds = time.monotonic() - begin
@@ -192,10 +196,10 @@ class DecodeLoop:
 
     def _begin_window(self, run: RunningRequest) -> None:
         assert run.preparation is not None
-        run.begin_window(run.preparation.result(), self._stepper.pattern)
+        run.begin_window(run.preparation.result(), self._ready.stepper.pattern)
         while len(run.slots) > len(run.rows):  # without guidance one row is enough
             self.scheduler.give_back(run.slots.pop())
-        self._stepper.begin(run)
+        self._ready.stepper.begin(run)
 
     def _postprocess(self) -> None:
         """Hand complete frames to the codec; end windows and requests."""
@@ -227,7 +231,7 @@ class DecodeLoop:
 
     def _leave(self, run: RunningRequest) -> None:
         self._running.remove(run)
-        self._stepper.release(run)
+        self._ready.stepper.release(run)
         self.scheduler.leave(run.slots)
 
     def _end_stopped(self, request: EngineRequest) -> None:
@@ -255,17 +259,27 @@ class DecodeLoop:
         self._running.clear()
         self._draining.clear()
         self.scheduler.close()
+        with self._lock:
+            self._discard()  # whatever state it is in
 
     def _prepare(self, model: LoadedModel) -> _Prepared:
         """Prepare weights, cache and codec once for each loaded model."""
         with self._lock:
             ready = self._prepared
             if ready is None or ready.model is not model:
-                if ready is not None:
-                    ready.stepper.close()
-                self._prepared = None
+                self._discard()
                 self._prepared = ready = self._make_ready(model)
             return ready
+
+    def _discard(self) -> None:
+        if self._prepared is not None:
+            self._prepared.stepper.close()
+            self._prepared = None
+
+    @property
+    def _ready(self) -> _Prepared:
+        assert self._prepared is not None
+        return self._prepared
 
     def _make_ready(self, model: LoadedModel) -> _Prepared:
         stepper = self._make_stepper(model, self._config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ import numpy as np
 from torch import Tensor
 
 from audiocraft_api.config import Config
+from audiocraft_api.engine import precision
 from audiocraft_api.engine.params import AudioInput, GenerationParams, Waveform
 from audiocraft_api.engine.request import EngineRequest
-from audiocraft_api.engine import precision
 from audiocraft_api.engine.stepper import Stepper
 from audiocraft_api.model import demo
 from audiocraft_api.model.catalog import Catalog
@@ -67,6 +68,25 @@ def demo_model(directory: Path, name: str) -> Any:
     config = Config(checkpoints_dir=directory, device="cpu")
     catalog = Catalog(config)
     return load_model(catalog.get(name), catalog, config)
+
+
+@functools.cache
+def short_window_model(directory: Path, name: str) -> Any:
+    """Return a demo checkpoint whose longest window is 19 s; with less, audiocraft does not build it."""
+    from audiocraft_api.model.audiocraft_adapter import LoadedModel
+
+    model = demo_model(directory, name)
+    lm = copy.copy(model.lm)
+    lm.__dict__["cfg"] = copy.deepcopy(model.lm.cfg)
+    lm.cfg.dataset.segment_duration = 19
+    return LoadedModel(model.spec, model.revision, lm, model.codec)
+
+
+def reference_codes(model: Any, params: GenerationParams) -> np.ndarray[Any, Any]:
+    """Return the codes [K, T] of audiocraft's own loop."""
+    codes = model.generate_codes(params, lambda *_: None)[0].numpy()
+    assert isinstance(codes, np.ndarray)
+    return codes
 
 
 def params(model: str = "demo", **changes: Any) -> GenerationParams:

@@ -28,32 +28,35 @@ def build_lm(
     from audiocraft.modules.codebooks_patterns import DelayedPatternProvider
     from audiocraft.modules.conditioners import ConditionFuser, ConditioningProvider
 
-    torch.manual_seed(seed)
-    text = _word_conditioner(dim)
     fuse2cond = {"cross": [], "prepend": [], "sum": [], "input_interpolate": []} | {fuse: ["description"]}
-    lm = LMModel(
-        DelayedPatternProvider(len(delays), list(delays)),
-        ConditioningProvider({"description": text}),
-        ConditionFuser(fuse2cond),
-        n_q=len(delays),
-        card=card,
-        dim=dim,
-        num_heads=num_heads,
-        num_layers=num_layers,
-        norm_first=True,
-        bias_proj=False,
-        bias_ff=False,
-        bias_attn=False,
-        causal=True,
-        custom=True,
-        memory_efficient=False,
-        attention_as_float32=False,
-        cross_attention=fuse == "cross",
-        activation="gelu",
-    ).eval()
-    for parameter in lm.parameters():  # logits with a spread, so that sampling has something to choose from
-        if parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=1.5 / parameter.shape[1] ** 0.5)
+    with torch.device("meta"):  # initialising what is overwritten below takes seconds at the released sizes
+        lm = LMModel(
+            DelayedPatternProvider(len(delays), list(delays)),
+            ConditioningProvider({"description": _word_conditioner(dim)}),
+            ConditionFuser(fuse2cond),
+            n_q=len(delays),
+            card=card,
+            dim=dim,
+            num_heads=num_heads,
+            num_layers=num_layers,
+            norm_first=True,
+            bias_proj=False,
+            bias_ff=False,
+            bias_attn=False,
+            causal=True,
+            custom=True,
+            memory_efficient=False,
+            attention_as_float32=False,
+            cross_attention=fuse == "cross",
+            activation="gelu",
+        )
+    lm.to_empty(device="cpu").eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in lm.named_parameters():
+        if parameter.dim() == 2:  # logits get a spread, so that sampling has something to choose from
+            parameter.normal_(std=1.5 / parameter.shape[1] ** 0.5, generator=generator)
+        else:
+            parameter.fill_(1.0 if name.endswith("weight") else 0.0)
     return lm
 
 
