@@ -10,10 +10,12 @@ import time
 import uuid
 from pathlib import Path
 
+from audiocraft_api.errors import QueueFull
 from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
 from audiocraft_api.service.tasks.store import TaskStore
 from audiocraft_api.service.tasks.task import NewTask
 
+MAX_QUEUED = 60
 MANY_ATTEMPTS = 100  # killed workers shall not fail the tasks here
 
 
@@ -29,7 +31,11 @@ def open_store(address: str) -> TaskStore:
 def submit(store: TaskStore) -> None:
     while True:
         new = NewTask(str(uuid.uuid4()), {"prompt": "killed"}, audio=b"tune" * 1000)
-        print("accepted", store.submit(new, max_queued=10**5, max_audio_bytes=10**9).id, flush=True)
+        try:
+            print("accepted", store.submit(new, max_queued=MAX_QUEUED, max_audio_bytes=10**9).id, flush=True)
+        except QueueFull:
+            print("refused", flush=True)
+            time.sleep(0.01)
 
 
 def work(store: TaskStore, lease_seconds: float) -> None:

@@ -1,9 +1,9 @@
 """The task store that several hosts share: a Redis server. Each change is one Lua script, so one atomic step.
 
-What survives is what Redis keeps: the promise that an accepted task is on disk needs `appendonly yes`, and
-`appendfsync always` where the last second counts; a warning is logged when it is off. Holds are measured by the
-server's clock. Nothing is tried twice behind the caller's back: a command whose answer was lost may have been carried
-out, and only the caller knows whether that matters.
+What survives is what Redis keeps. The promise that an accepted task is on disk needs `appendonly yes`, with
+`appendfsync always` where the last second counts, and `maxmemory-policy noeviction`; a warning is logged when they are
+off. Holds are measured by the server's clock. Nothing is tried twice behind the caller's back: a command whose answer
+was lost may have been carried out, and only the caller knows whether that matters.
 """
 
 from __future__ import annotations
@@ -195,19 +195,22 @@ class RedisTaskStore:
                 self._scripts[script] = self._client.register_script(scripts.PRELUDE + script)
             now = "" if self._clock is None else repr(self._clock())
             answer = self._scripts[script](keys=[self._prefix], args=[now, *arguments])
-        self._signal.notify()
+        if script != scripts.SUBMIT:  # nobody waits for the change of a task that is new
+            self._signal.notify()
         return answer
 
     def _check_persistence(self) -> None:
         if self._is_checked:
             return
         try:
-            is_kept = self._client.info("persistence").get("aof_enabled")
+            info = self._client.info()
         except redis.ResponseError:
-            is_kept = True  # a hosted Redis that does not say
+            info = {}  # a hosted Redis that does not say
         self._is_checked = True
-        if not is_kept:
+        if not info.get("aof_enabled", True):
             logger.warning("Redis runs without `appendonly yes`: accepted tasks are lost when it stops.")
+        if info.get("maxmemory_policy", "noeviction") != "noeviction":
+            logger.warning("Redis runs without `maxmemory-policy noeviction`: accepted tasks are lost when it is full.")
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:

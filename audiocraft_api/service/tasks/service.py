@@ -80,7 +80,7 @@ class TaskService:
         return _owned(self._tasks.request_cancel(task_id), owner)
 
     def wait_for_change(self, task: Task, timeout_seconds: float) -> Task:
-        """Return the task once it differs from `task`, or as it is after the time-out. Raises NotFound if it expired."""
+        """Return the task once it has changed, or as it is after the time-out. Raises NotFound when it expired."""
         return _owned(self._tasks.wait_for_change(task.id, task.version, timeout_seconds), task.owner)
 
     def outlook(self, task: Task) -> Outlook:

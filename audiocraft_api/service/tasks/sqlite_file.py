@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,12 +69,11 @@ class FairLock:
 
 
 class SqliteFile:
-    """Opens with its first use, so that no connection crosses a fork. `changed` is called after each commit."""
+    """Opens with its first use, so that no connection crosses a fork."""
 
-    def __init__(self, path: Path, busy_seconds: float, changed: Callable[[], None]) -> None:
+    def __init__(self, path: Path, busy_seconds: float) -> None:
         self._path = path
         self._busy_seconds = busy_seconds
-        self._changed = changed
         self._write_lock = FairLock()
         self._read_lock = threading.Lock()
         self._open_lock = threading.Lock()
@@ -91,15 +90,11 @@ class SqliteFile:
         try:
             with self._translated_errors():
                 db, _ = self._open()
-                num_changes = db.total_changes
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 with _transaction(db):
                     yield db
-                changed = db.total_changes > num_changes
         finally:
             self._write_lock.release()
-        if changed:
-            self._changed()
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:

@@ -60,7 +60,8 @@ WHERE state = 'queued' AND number <= (SELECT number FROM tasks WHERE id = ? AND 
 COUNTS = "SELECT state, count(*) FROM tasks WHERE state IN ('queued', 'processing') GROUP BY state"
 MEAN_RUN_SECONDS = """
 SELECT avg(max(finished - started, 0)) FROM (
-    SELECT started, finished FROM tasks WHERE finished IS NOT NULL AND state = 'completed' ORDER BY finished DESC LIMIT ?
+    SELECT started, finished FROM tasks WHERE finished IS NOT NULL AND state = 'completed'
+    ORDER BY finished DESC LIMIT ?
 )
 """
 CLAIMABLE = f"""

@@ -1,4 +1,4 @@
-"""The task store of one machine: an SQLite file that any number of its processes share. Not for network file systems."""
+"""The task store of one machine: an SQLite file that its processes share. Not for network file systems."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class SqliteTaskStore:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._signal = ChangeSignal(POLL_SECONDS)
-        self._file = SqliteFile(path, busy_seconds, self._signal.notify)
+        self._file = SqliteFile(path, busy_seconds)
         self._max_attempts = max_attempts
         self._clock = clock
         self._wall_clock = wall_clock
@@ -100,7 +101,7 @@ class SqliteTaskStore:
         return QueueStatus(counts.get("queued", 0), counts.get("processing", 0), mean_run_seconds)
 
     def request_cancel(self, task_id: str) -> Task | None:
-        with self._file.write() as db:
+        with self._change() as db:
             if db.execute(schema.IS_UNHELD, {"id": task_id, "now": self._clock()}).fetchone():
                 self._end(db, task_id, "canceled")
             else:
@@ -114,7 +115,7 @@ class SqliteTaskStore:
     # --- workers
 
     def claim(self, worker_id: str, lease_seconds: float, task_id: str | None = None) -> Task | None:
-        with self._file.write() as db:
+        with self._change() as db:
             while row := db.execute(schema.CLAIMABLE, {"now": self._clock(), "id": task_id}).fetchone():
                 if row["cancel_requested"]:
                     self._end(db, row["id"], "canceled")
@@ -141,7 +142,7 @@ class SqliteTaskStore:
             "done": num_frames_done,
             "total": num_frames_total,
         }
-        with self._file.write(durable=False) as db:  # a lost heartbeat harms nothing: spare the disk
+        with self._change(durable=False) as db:  # a lost heartbeat harms nothing: spare the disk
             row = db.execute(schema.HEARTBEAT, beat).fetchone()
         if row is None:
             return "lost"
@@ -157,7 +158,7 @@ class SqliteTaskStore:
         return self._finish(task, "canceled") is not None
 
     def release(self, task: Task, *, pause_seconds: float = 0.0, count_attempt: bool = False) -> bool:
-        with self._file.write() as db:
+        with self._change() as db:
             row = db.execute(schema.SHOW_LEASE, (task.id, task.lease)).fetchone()
             if row is None:
                 return False
@@ -190,6 +191,13 @@ class SqliteTaskStore:
 
     # --- inside
 
+    @contextmanager
+    def _change(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Write what somebody may wait to see."""
+        with self._file.write(durable=durable) as db:
+            yield db
+        self._signal.notify()
+
     def _row(self, new: NewTask) -> dict[str, Any]:
         return {
             "id": new.id,
@@ -203,7 +211,7 @@ class SqliteTaskStore:
 
     def _finish(self, task: Task, state: State, **outcome: str) -> State | None:
         """End a claimed task; return the state that it got, None when the claim has ended."""
-        with self._file.write() as db:
+        with self._change() as db:
             row = db.execute(schema.SHOW_LEASE, (task.id, task.lease)).fetchone()
             if row is None:
                 return None

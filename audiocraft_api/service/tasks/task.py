@@ -14,7 +14,7 @@ INTERRUPTED_MESSAGE = "The task was interrupted in each of its {attempts} attemp
 
 @dataclass(frozen=True, eq=False)
 class NewTask:
-    """A task that asks to be accepted. `id` is made by the caller, so that a repeated submit cannot make a second task."""
+    """A task that asks to be accepted. The caller makes its `id`: a repeated submit then makes no second task."""
 
     id: str
     command: dict[str, Any]  # JSON
