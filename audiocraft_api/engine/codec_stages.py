@@ -175,11 +175,12 @@ class Upsample:
         `activated`: the input passes ELU first.
         """
         self.activated = activated
-        num_inputs, self.num_outputs, kernel = weight.shape
-        num_taps = -(-kernel // stride)
-        padded = F.pad(weight, (0, num_taps * stride - kernel)).view(num_inputs, self.num_outputs, num_taps, stride)
-        taps = padded.permute(2, 3, 1, 0).flip(0).reshape(num_taps, stride * self.num_outputs, num_inputs)
-        self.taps = _Taps(list(taps.unbind(0)), None if bias is None else bias.repeat(stride))
+        num_inputs, self.num_outputs, _ = weight.shape
+        taps = [
+            F.pad(piece, (0, stride - piece.shape[2])).permute(2, 1, 0).reshape(-1, num_inputs)
+            for piece in reversed(weight.split(stride, dim=2))
+        ]  # each [stride * out, in]; the last is the input's own
+        self.taps = _Taps(taps, None if bias is None else bias.repeat(stride))
         self.stride, self.left = stride, left
 
     def open(self) -> UpsampleStream:
