@@ -39,29 +39,21 @@ struct Activations {
         if (!group) return;
         constexpr float kLargest = 127 * 256;
         const float* from = row(index);
-        Vec peak = Vec{};
-        for (int i = 0; i < width; i += kWidth) {
-            const Vec value = load(from + i);
-            const Vec magnitude = value < -value ? -value : value;
-            peak = magnitude > peak ? magnitude : peak;
-        }
-        const float largest = max(peak), inverse = largest > 0 ? kLargest / largest : 0.0f;
+        const float largest = peak(from, width), inverse = largest > 0 ? kLargest / largest : 0.0f;
         scales[index] = largest / kLargest;
         int8_t* to_high = high.data() + size_t(index) * width;
         int8_t* to_low = low.data() + size_t(index) * width;
         int32_t* to_sums = sums.data() + size_t(index) * (width / group);
         for (int begin = 0; begin < width; begin += group) {
-            int32_t total = 0;
-            for (int i = begin; i < begin + group; ++i) {
-                const float shifted = from[i] * inverse + kRound;
-                int32_t bits;
-                std::memcpy(&bits, &shifted, 4);
-                const int32_t value = bits - 0x4b400000;
+            IntVec total = IntVec{};
+            for (int i = begin; i < begin + group; i += kWidth) {
+                const IntVec value = round_to_int(load(from + i) * inverse);
+                const IntVec signed_low = (value << 24) >> 24;
                 total += value;
-                to_low[i] = int8_t(value);
-                to_high[i] = int8_t((value - int8_t(value)) >> 8);
+                store(to_low + i, signed_low);
+                store(to_high + i, (value - signed_low) >> 8);
             }
-            to_sums[begin / group] = total;
+            to_sums[begin / group] = sum(total);
         }
     }
 };

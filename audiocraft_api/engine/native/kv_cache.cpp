@@ -11,10 +11,8 @@ constexpr int kVecs = kPositions / kWidth;
 
 // Bytes of a head with one scale.
 float quantize(const float* from, int count, int8_t* to) {
-    float largest = 0;
-    for (int i = 0; i < count; ++i) largest = std::max(largest, std::fabs(from[i]));
-    const float inverse = largest > 0 ? 127 / largest : 0;
-    for (int i = 0; i < count; ++i) to[i] = int8_t(std::lrintf(from[i] * inverse));
+    const float largest = peak(from, count), inverse = largest > 0 ? 127 / largest : 0;
+    for (int i = 0; i < count; i += kWidth) store(to + i, round_to_int(load(from + i) * inverse));
     return largest / 127;
 }
 
@@ -24,7 +22,7 @@ void score(const T* keys, const float* query, int head_dim, int length, float* s
     for (int block = 0; block < length; block += kPositions) {
         Vec sums[2][kVecs] = {};  // even and odd dimensions apart, or each addition would wait for the last
         for (int d = 0; d < head_dim; d += 2, keys += 2 * kPositions) {
-            __builtin_prefetch(reinterpret_cast<const char*>(keys) + 1024, 0, 2);
+            __builtin_prefetch(reinterpret_cast<const char*>(keys) + 4096, 0, 2);
             for (int v = 0; v < kVecs; ++v) {
                 sums[0][v] += query[d] * load(keys + v * kWidth);
                 sums[1][v] += query[d + 1] * load(keys + kPositions + v * kWidth);
@@ -34,21 +32,17 @@ void score(const T* keys, const float* query, int head_dim, int length, float* s
     }
 }
 
-// Turn scores into weights e^(score - largest) and return their sum; the tail of the last vector becomes zero.
+// Turn scores into weights e^(score - largest) and return their sum. Room behind them up to a full vector is overwritten.
 float soften(float* scores, int length) {
-    float largest = scores[0];
-    for (int i = 1; i < length; ++i) largest = std::max(largest, scores[i]);
-    Vec total = Vec{};
-    int end = (length + kWidth - 1) / kWidth * kWidth;
+    const int end = (length + kWidth - 1) / kWidth * kWidth;
     for (int i = length; i < end; ++i) scores[i] = -INFINITY;
-    for (int i = 0; i < end; i += kWidth) {
-        const Vec weights = exp(load(scores + i) - largest);
-        store(scores + i, weights);
-        if (i + kWidth <= length) total += weights;
-    }
-    float sums = sum(total);
-    for (int i = length / kWidth * kWidth; i < length; ++i) sums += scores[i];
-    return sums;
+    Vec largest = load(scores), total = Vec{};
+    for (int i = kWidth; i < end; i += kWidth) largest = max(largest, load(scores + i));
+    const float top = max(largest);
+    for (int i = 0; i < end; i += kWidth) store(scores + i, exp(load(scores + i) - top));
+    for (int i = length; i < end; ++i) scores[i] = 0;
+    for (int i = 0; i < end; i += kWidth) total += load(scores + i);
+    return sum(total);
 }
 
 // Weighted sum of values over positions, `Vecs` vectors of dimensions at a time.
@@ -56,7 +50,7 @@ template <class T, int Vecs>
 void blend(const T* values, const float* weights, int head_dim, int length, float scale, float* out) {
     Vec sums[Vecs] = {};
     for (int t = 0; t < length; ++t, values += head_dim) {
-        __builtin_prefetch(reinterpret_cast<const char*>(values) + 1024, 0, 2);
+        __builtin_prefetch(reinterpret_cast<const char*>(values) + 4096, 0, 2);
         for (int v = 0; v < Vecs; ++v) sums[v] += weights[t] * load(values + v * kWidth);
     }
     for (int v = 0; v < Vecs; ++v) store(out + v * kWidth, sums[v] * scale);

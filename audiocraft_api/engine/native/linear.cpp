@@ -1,16 +1,17 @@
 #include "linear.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "float_kernel.h"
 #include "gelu.h"
-#include "integer_kernel.h"
+#include "tiles.h"
 
 namespace native {
 namespace {
 
-constexpr size_t kTaskBytes = 48 << 10;  // weights of one task: enough to stream, small enough to share out evenly
+constexpr int kTasksPerThread = 4;  // enough to share out evenly, few enough to stream
 
 template <class T>
 T convert(float value);
@@ -149,9 +150,16 @@ void Linear::apply_block(
         });
     };
     const auto run_integer = [&](auto bits) {
-        over_rows<8>(0, rows, [&](int row, auto count) {
+        const auto* bytes = reinterpret_cast<const uint8_t*>(weights);
+        int done = 0;
+        for (; rows - done >= kFewestTileRows && tiles_allowed(); done += kTileRows) {
+            float results[kTileRows][kBlock];
+            const int count = std::min(rows - done, kTileRows);
+            tile_block<bits>(bytes, scales, in, done, count, results);
+            finish_rows(done, count, results);
+        }
+        over_rows<8>(done, rows, [&](int row, auto count) {
             float results[count][kBlock];
-            const auto* bytes = reinterpret_cast<const uint8_t*>(weights);
             integer_block<bits, count>(bytes, scales, in, row, results);
             finish_rows(row, count, results);
         });
@@ -168,7 +176,7 @@ void Linear::apply_block(
 void Linear::apply(
     Pool& pool, const Activations& in, int rows, Epilogue epilogue, float* out, int out_stride) const {
     const int blocks = outputs_ / kBlock;
-    const int step = int(std::max<size_t>(1, kTaskBytes / block_bytes()));
+    const int tasks = kTasksPerThread * pool.size(), step = (blocks + tasks - 1) / tasks;
     pool.run((blocks + step - 1) / step, [&](int task, int) {
         for (int block = task * step; block < std::min(blocks, (task + 1) * step); ++block)
             apply_block(in, rows, block, epilogue, out, out_stride);

@@ -47,10 +47,20 @@ inline float sum(Vec value) {
     return lanes[0];
 }
 
+inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+
+inline Vec magnitude(Vec value) { return max(value, -value); }
+
 inline float max(Vec value) {
     float best = value[0];
     for (int i = 1; i < kWidth; ++i) best = value[i] > best ? value[i] : best;
     return best;
+}
+
+inline int32_t sum(IntVec value) {
+    int32_t total = 0;
+    for (int i = 0; i < kWidth; ++i) total += value[i];
+    return total;
 }
 
 // IEEE half and bfloat16 as raw bits. Conversions to 16 bits round to nearest even.
@@ -139,14 +149,38 @@ inline Vec load(const BFloat* from) {
     return Vec(__builtin_convertvector(bits, Wide) << 16);
 }
 
+// Compilers convert between lanes of four and of one byte poorly, so here the machines' own instructions.
 inline Vec load(const int8_t* from) {
-    typedef int8_t Bytes __attribute__((vector_size(kWidth)));
-    Bytes bytes;
-    std::memcpy(&bytes, from, sizeof bytes);
-    return __builtin_convertvector(__builtin_convertvector(bytes, IntVec), Vec);
+#if defined(__AVX512F__)
+    return Vec(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))));
+#elif defined(__AVX2__)
+    return Vec(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))));
+#else
+    Vec value;
+    for (int i = 0; i < kWidth; ++i) value[i] = from[i];
+    return value;
+#endif
+}
+
+// Keep the low byte of each lane.
+inline void store(int8_t* to, IntVec value) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(__m512i(value)));
+#else
+    for (int i = 0; i < kWidth; ++i) to[i] = int8_t(value[i]);
+#endif
 }
 
 constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds |x| < 2^22 to an integer in the low bits
+
+inline IntVec round_to_int(Vec value) { return IntVec(value + kRound) - 0x4b400000; }
+
+// The largest magnitude of `count` floats, a multiple of the width.
+inline float peak(const float* from, int count) {
+    Vec largest = Vec{};
+    for (int i = 0; i < count; i += kWidth) largest = max(largest, magnitude(load(from + i)));
+    return max(largest);
+}
 
 // e^x to about 1 ulp: 2^n times a Taylor polynomial on |r| <= ln 2 / 2. Under -87 the result is about 1e-38.
 inline Vec exp(Vec x) {

@@ -1,0 +1,87 @@
+// The matrix unit of newer processors (AMX), for three and more rows: the same integer sums as dot4.h, many at a time.
+#pragma once
+
+#include "integer_kernel.h"
+
+#if defined(__AMX_INT8__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#define NATIVE_TILES 1
+#endif
+
+namespace native {
+
+constexpr int kTileRows = 16;
+constexpr int kFewestTileRows = 3;
+
+#if defined(NATIVE_TILES)
+
+// The system grants a process the unit's large registers only when asked.
+inline bool tiles_allowed() {
+    static const bool allowed = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
+    return allowed;
+}
+
+// Tiles 0 and 1 sum the high and the low plane, 2 and 3 hold the planes, 4 the weights of 16 outputs x 64 inputs.
+class TileRegisters {
+public:
+    explicit TileRegisters(int rows) {
+        struct alignas(64) {
+            uint8_t palette = 1, start_row = 0, reserved[14] = {};
+            uint16_t row_bytes[16] = {64, 64, 64, 64, 64};
+            uint8_t rows[16] = {};
+        } config;
+        for (int tile = 0; tile < 4; ++tile) config.rows[tile] = uint8_t(rows);
+        config.rows[4] = 16;
+        _tile_loadconfig(&config);
+    }
+    ~TileRegisters() { _tile_release(); }
+};
+
+template <int Bits>
+void tile_block(
+    const uint8_t* weights, const Half* scales, const Activations& in, int row, int rows, float (*out)[kBlock]) {
+    constexpr int kQuads = 16;  // of inputs in one tile
+    const int groups = in.width / in.group;
+    const TileRegisters registers(rows);
+    alignas(64) uint8_t unpacked[kQuads * kBlock * 4];
+    alignas(64) int32_t high_sums[kTileRows * kBlock], low_sums[kTileRows * kBlock];
+    for (int r = 0; r < rows; ++r)
+        for (int o = 0; o < kBlock; ++o) out[r][o] = 0;
+    const int8_t* high = in.high.data() + size_t(row) * in.width;
+    const int8_t* low = in.low.data() + size_t(row) * in.width;
+    for (int g = 0; g < groups; ++g, scales += kBlock) {
+        _tile_zero(0);
+        _tile_zero(1);
+        for (int i = 0; i < in.group; i += 4 * kQuads, weights += kQuads * kQuadBytes<Bits>, high += 64, low += 64) {
+            for (int quad = 0; quad < kQuads; ++quad) {
+                const uint8_t* from = weights + quad * kQuadBytes<Bits>;
+                __builtin_prefetch(from + kPrefetch, 0, 2);
+                if (Bits != 8) _mm512_store_si512(unpacked + 64 * quad, load_weights<Bits>(from));
+            }
+            _tile_loadd(4, Bits == 8 ? weights : unpacked, 64);
+            _tile_loadd(2, high, in.width);
+            _tile_loadd(3, low, in.width);
+            _tile_dpbsud(0, 2, 4);
+            _tile_dpbsud(1, 3, 4);
+        }
+        _tile_stored(0, high_sums, 64);
+        _tile_stored(1, low_sums, 64);
+        for (int r = 0; r < rows; ++r)
+            add_group<Bits>(
+                high_sums + r * kBlock, low_sums + r * kBlock, in.sums[size_t(row + r) * groups + g], scales, out[r]);
+    }
+    for (int r = 0; r < rows; ++r)
+        for (int o = 0; o < kBlock; ++o) out[r][o] *= in.scales[row + r];
+}
+
+#else
+
+inline bool tiles_allowed() { return false; }
+
+template <int Bits>
+void tile_block(const uint8_t*, const Half*, const Activations&, int, int, float (*)[kBlock]) {}
+
+#endif
+
+}  // namespace native
