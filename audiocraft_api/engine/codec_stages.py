@@ -178,7 +178,7 @@ class Upsample:
         num_inputs, self.num_outputs, _ = weight.shape
         taps = [
             F.pad(piece, (0, stride - piece.shape[2])).permute(2, 1, 0).reshape(-1, num_inputs)
-            for piece in reversed(weight.split(stride, dim=2))
+            for piece in reversed(torch.split(weight, stride, dim=2))
         ]  # each [stride * out, in]; the last is the input's own
         self.taps = _Taps(taps, None if bias is None else bias.repeat(stride))
         self.stride, self.left = stride, left
