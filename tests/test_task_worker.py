@@ -258,6 +258,14 @@ class TestFailures:
         assert failed.error == "The task failed because of an error in the server."
         assert "secret cause" in caplog.text
 
+    def test_an_attempt_that_takes_too_long_fails_the_task(self, tmp_path: Path, engine: FakeEngine) -> None:
+        engine.gate.clear()
+        house = House(tmp_path, engine, task_deadline_seconds=0.2)
+        house.worker.start()
+        failed = house.wait_for(house.tasks.submit(COMMAND))
+        assert (failed.state, failed.error_code) == ("failed", "deadline_exceeded")
+        house.close()
+
     def test_a_full_engine_costs_no_attempt(self, house: House, engine: FakeEngine) -> None:
         engine.capacity = 0
         refused = threading.Event()
