@@ -292,6 +292,19 @@ def test_a_damaged_codec_is_refused(checkpoint: Path) -> None:
     assert "damaged" in refusal(checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("part", "weight"), [("codec", "decoder.layers.0.conv.bias"), ("text-encoder", "encoder.final_layer_norm.weight")]
+)
+def test_a_codec_or_text_encoder_that_lacks_a_weight_is_refused(checkpoint: Path, part: str, weight: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = next(checkpoint.glob(f"hub/models--*{part}/snapshots/*/model.safetensors"))
+    state = load_file(path)
+    del state[weight]
+    save_file(state, path, {"format": "pt"})
+    assert f"lacks weights, such as {weight}" in refusal(checkpoint)
+
+
 def test_a_separator_of_another_class_is_refused(demo_checkpoints: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -1,14 +1,12 @@
 """Build audiocraft's own classes around a checkpoint's files, quickly and safely.
 
 Classes are built on the meta device and given the file's tensors, so nothing is initialised only to be overwritten.
-Files are read as tensors and plain values, never as arbitrary pickles. audiocraft gets local directories only.
+audiocraft gets local directories only.
 """
 
 from __future__ import annotations
 
-import pickle
 import threading
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,39 +21,26 @@ from audiocraft.models.encodec import CompressionModel, HFEncodecCompressionMode
 from audiocraft.models.lm import LMModel
 from audiocraft.modules.conditioners import ConditioningProvider, T5Conditioner
 from omegaconf import DictConfig, OmegaConf
-from transformers import T5Config
+from transformers import T5EncoderModel
 
 from audiocraft_api.model import hub
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
+from audiocraft_api.model.package import Package
 
 # transformers patches torch's initialisers for the whole process while it builds a model: two at once end up with
 # weights on the meta device. Whoever builds holds this.
 BUILDING = threading.RLock()
 
 
-def read_package(path: Path) -> dict[str, Any]:
-    """Read a checkpoint file of audiocraft's export format. Raises WrongCheckpoint."""
-    try:
-        if not zipfile.is_zipfile(path):
-            raise WrongCheckpoint(f"{path.name} is damaged or was not written by torch.save")
-        package = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError:
-        raise WrongCheckpoint(f"{path.name} holds more than weights and is not loaded, for safety") from None
-    if not isinstance(package, dict):
-        raise WrongCheckpoint(f"{path.name} is not a checkpoint exported by audiocraft")
-    return package
-
-
-def load_language_model(path: Path, files: Hub, device: torch.device) -> LMModel:
+def load_language_model(package: Package, files: Hub, device: torch.device) -> LMModel:
     """Build the language model of `state_dict.bin` with its conditioners, as audiocraft's `load_lm_model` does."""
-    package = read_package(path)
     if not isinstance(package.get("xp.cfg"), str) or not isinstance(package.get("best_state"), dict):
-        raise WrongCheckpoint(f"{path.name} is not a language model exported by audiocraft")
+        raise WrongCheckpoint("state_dict.bin is not a language model exported by audiocraft")
     config = OmegaConf.create(package["xp.cfg"])
     if config.get("lm_model") != "transformer_lm":
-        raise WrongCheckpoint(f"{path.name} holds a {config.get('lm_model')!r}, not a MusicGen language model")
+        raise WrongCheckpoint(f"state_dict.bin holds a {config.get('lm_model')!r}, not a MusicGen language model")
     model = build_language_model(config, files, device)
-    assign(model, package["best_state"], device, path.name)
+    assign(model, package["best_state"], device, "state_dict.bin")
     return model
 
 
@@ -102,40 +87,54 @@ def _conditioners(config: DictConfig, files: Hub, device: torch.device) -> Condi
 
 def _text_encoder(name: str, files: Hub) -> str:
     """Return a directory that audiocraft's T5Conditioner takes in the place of a name."""
-    directory = str(files.snapshot(name, hub.TEXT_ENCODER))
+    path = files.snapshot(name, hub.TEXT_ENCODER)
+    directory = str(path)
+    # audiocraft does not ask whether all weights were there.
+    encoder = _complete(T5EncoderModel, path)
     if directory not in T5Conditioner.MODELS_DIMS:
-        T5Conditioner.MODELS_DIMS[directory] = T5Config.from_pretrained(directory).d_model
         T5Conditioner.MODELS.append(directory)
+    T5Conditioner.MODELS_DIMS[directory] = encoder.config.d_model
     return directory
 
 
-def load_codec(path: Path, files: Hub, device: torch.device) -> CompressionModel:
+def _complete(kind: Any, directory: Path) -> Any:
+    """Return a model of transformers from a directory; it would make weights up that are not there."""
+    model, report = kind.from_pretrained(directory, output_loading_info=True)
+    if report["missing_keys"]:
+        raise WrongCheckpoint(f"{directory.parent.parent.name} lacks weights, such as {min(report['missing_keys'])}")
+    return model
+
+
+class _CompleteEncodec(HFEncodecModel):
+    """A codec whose weights must all be in the file: making some up first takes most of the time to load it."""
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Initialise only what no file holds, such as the strides of convolutions."""
+        if not isinstance(module, (torch.nn.Conv1d, torch.nn.ConvTranspose1d, torch.nn.LSTM)):
+            super()._init_weights(module)
+
+
+def load_codec(package: Package, files: Hub, device: torch.device) -> CompressionModel:
     """Build the codec of `compression_state_dict.bin`: audiocraft's own, or the hub's that it names."""
-    package = read_package(path)
     if "pretrained" in package:
         directory = files.snapshot(str(package["pretrained"]), hub.CODEC)
-        model: CompressionModel = HFEncodecCompressionModel(HFEncodecModel.from_pretrained(directory))
+        model: CompressionModel = HFEncodecCompressionModel(_complete(_CompleteEncodec, directory))
         return model.to(device).eval().requires_grad_(False)
     if not isinstance(package.get("xp.cfg"), str) or not isinstance(package.get("best_state"), dict):
-        raise WrongCheckpoint(f"{path.name} is not a codec exported by audiocraft")
+        raise WrongCheckpoint("compression_state_dict.bin is not a codec exported by audiocraft")
     config = OmegaConf.create(package["xp.cfg"])
     config.device = "cpu"
     model = builders.get_compression_model(config)
-    assign(model.eval(), package["best_state"], device, path.name)
+    assign(model.eval(), package["best_state"], device, "compression_state_dict.bin")
     return model
 
 
 def assign(model: torch.nn.Module, state: dict[str, Any], device: torch.device, name: str) -> None:
-    """Give a module the tensors of a file, in the module's dtypes and in memory of their own.
-
-    A mapped file that is overwritten would change or kill a running model, so nothing stays mapped. Raises
-    WrongCheckpoint.
-    """
+    """Give a module the tensors of a file, in the module's dtypes. Raises WrongCheckpoint."""
     with torch.no_grad():
         expected = model.state_dict()
         own = {
-            key: tensor.to(device, expected[key].dtype, copy=True) if key in expected else tensor
-            for key, tensor in state.items()
+            key: tensor.to(device, expected[key].dtype) if key in expected else tensor for key, tensor in state.items()
         }
         try:
             model.load_state_dict(own, assign=True)

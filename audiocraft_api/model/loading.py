@@ -5,18 +5,17 @@ Free of torch until a model is really loaded. `checkpoint` builds the modules, `
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
-import zipfile
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from audiocraft_api.config import Config
 from audiocraft_api.errors import ModelUnavailable
-from audiocraft_api.model import hub
+from audiocraft_api.model import hub, package
 from audiocraft_api.model.catalog import Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 60.0
+
+T = TypeVar("T")
 
 
 def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
@@ -54,19 +55,18 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
 
 def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
     directory, revision = _locate(spec, catalog, config)
-    # Reading the files for their check sums runs while audiocraft is imported, and leaves them in the page cache.
-    checks = _in_thread(directory)
+    device = choose_device(config.device)
+    # Both take seconds, and reading does not need Python's lock.
+    weights = _in_thread(lambda: package.read(directory / "state_dict.bin", device.type))
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
     from audiocraft_api.model.checkpoint import BUILDING, load_codec, load_language_model
 
-    device = choose_device(config.device)
     files = Hub(directory / "hub", offline=config.offline)
-    checks.result()
     # MPS computes the codec's convolutions wrongly.
     codec_device = device if device.type != "mps" else choose_device("cpu")
     with BUILDING:
-        lm = load_language_model(directory / "state_dict.bin", files, device)
-        codec = load_codec(directory / "compression_state_dict.bin", files, codec_device)
+        codec = load_codec(package.read(directory / "compression_state_dict.bin"), files, codec_device)
+        lm = load_language_model(weights.result(), files, device)
     model = LoadedModel(spec, revision, lm, codec)
     _check_abilities(model)
     return model
@@ -97,52 +97,20 @@ def _locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, st
     for (name,) in hub.CHECKPOINT.groups:
         if not (directory / name).is_file():
             raise WrongCheckpoint(f"{directory.name} holds no {name}")
-    return directory, _revision(directory)
+    return directory, package.fingerprint(*(directory / name for (name,) in hub.CHECKPOINT.groups))
 
 
-def _revision(directory: Path) -> str:
-    """Return a check sum of a local checkpoint, from the check sums that its files hold of their own parts."""
-    digest = hashlib.sha256()
-    for (name,) in hub.CHECKPOINT.groups:
-        for part in _parts(directory / name):
-            # The folder inside the file is the name that it was first saved under.
-            digest.update(f"{part.filename.partition('/')[2]} {part.file_size} {part.CRC}\n".encode())
-    return digest.hexdigest()[:40]
+def _in_thread(read: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
 
-
-def _parts(path: Path) -> list[zipfile.ZipInfo]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.infolist()
-    except zipfile.BadZipFile:
-        raise WrongCheckpoint(f"{path.name} is damaged or was not written by torch.save") from None
-
-
-def _in_thread(directory: Path) -> Future[None]:
-    future: Future[None] = Future()
-
-    def check() -> None:
+    def work() -> None:
         try:
-            for (name,) in hub.CHECKPOINT.groups:
-                _check_sums(directory / name)
-        except (WrongCheckpoint, OSError) as error:
+            future.set_result(read())
+        except BaseException as error:  # noqa: BLE001 - handed to who waits for the result
             future.set_exception(error)
-        else:
-            future.set_result(None)
 
-    threading.Thread(target=check, name="check-sums", daemon=True).start()
+    threading.Thread(target=work, name="read-checkpoint", daemon=True).start()
     return future
-
-
-def _check_sums(path: Path) -> None:
-    """Read a file whole and compare its parts with their check sums: torch does not."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise WrongCheckpoint(f"{path.name} is damaged ({error})") from None
-    if damaged is not None:
-        raise WrongCheckpoint(f"{path.name} is damaged ({damaged} does not match its check sum)")
 
 
 def _check_abilities(model: LoadedModel) -> None:

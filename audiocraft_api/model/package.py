@@ -1,0 +1,74 @@
+"""A checkpoint file of audiocraft's export format: its check sums, and reading it without running code of its own.
+
+Free of torch until a file is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from audiocraft_api.model.hub import WrongCheckpoint
+
+Package = dict[str, Any]
+
+
+def fingerprint(*paths: Path) -> str:
+    """Return 40 hex digits that follow the files' content, from the check sums that the files hold of their parts.
+
+    Raises WrongCheckpoint.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        for part in _parts(path):
+            # The folder inside the file is the name that it was first saved under.
+            digest.update(f"{part.filename.partition('/')[2]} {part.file_size} {part.CRC}\n".encode())
+    return digest.hexdigest()[:40]
+
+
+def _parts(path: Path) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.infolist()
+    except zipfile.BadZipFile:
+        raise WrongCheckpoint(f"{path.name} is damaged or was not written by torch.save") from None
+
+
+def check_sums(path: Path) -> None:
+    """Read a file whole and compare its parts with their check sums, which torch does not. Raises WrongCheckpoint."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise WrongCheckpoint(f"{path.name} is damaged ({error})") from None
+    if damaged is not None:
+        raise WrongCheckpoint(f"{path.name} is damaged ({damaged} does not match its check sum)")
+
+
+def read(path: Path, device_type: str = "cpu") -> Package:
+    """Check and read a file. Raises WrongCheckpoint.
+
+    Models on the CPU keep these tensors: they are in memory of their own, because a mapped file that is overwritten
+    would change or kill a running model, and in float32, which audiocraft computes in there. For other devices, which
+    copy them anyway, they stay as they are in the mapped file.
+    """
+    check_sums(path)
+    import torch
+
+    try:
+        package = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        raise WrongCheckpoint(f"{path.name} holds more than weights and is not loaded, for safety") from None
+    if not isinstance(package, dict):
+        raise WrongCheckpoint(f"{path.name} is not a checkpoint exported by audiocraft")
+    if device_type == "cpu" and isinstance(package.get("best_state"), dict):
+        package["best_state"] = {
+            name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+            if isinstance(value, torch.Tensor)
+            else value
+            for name, value in package["best_state"].items()
+        }
+    return package
