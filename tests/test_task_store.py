@@ -1,4 +1,4 @@
-"""One contract over both task stores: bounds, leases, attempts, final states. Redis is a real server of the tests' own."""
+"""One contract over both task stores: bounds, leases, attempts, final states. Redis is a real server."""
 
 from __future__ import annotations
 
