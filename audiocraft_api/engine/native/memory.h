@@ -12,14 +12,14 @@ namespace native {
 class Buffer {
 public:
     Buffer() = default;
-    explicit Buffer(size_t bytes) : bytes_((bytes + kPadding + kHuge - 1) / kHuge * kHuge) {
-        // Transparent huge pages need their alignment; mmap gives small pages' only.
+    explicit Buffer(size_t bytes) : bytes_((bytes + kPadding + kPage - 1) / kPage * kPage) {
+        // Huge pages need their alignment; mmap gives small pages' only. The rest behind the last whole one stays small.
         void* mapped = mmap(nullptr, bytes_ + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (mapped == MAP_FAILED) throw std::bad_alloc();
         mapped_ = mapped;
         data_ = reinterpret_cast<char*>((reinterpret_cast<size_t>(mapped) + kHuge - 1) / kHuge * kHuge);
 #if defined(MADV_HUGEPAGE)
-        madvise(data_, bytes_, MADV_HUGEPAGE);
+        madvise(data_, bytes_ / kHuge * kHuge, MADV_HUGEPAGE);
 #endif
     }
     Buffer(Buffer&& other) noexcept { swap(other); }
@@ -38,7 +38,7 @@ public:
     size_t bytes() const { return mapped_ ? bytes_ : 0; }
 
 private:
-    static constexpr size_t kHuge = size_t(2) << 20;
+    static constexpr size_t kHuge = size_t(2) << 20, kPage = 4096;
     static constexpr size_t kPadding = 64;  // vector loads may read past the last element
 
     void swap(Buffer& other) {
