@@ -121,14 +121,19 @@ class PlainEngine:
 
         with self._cache.lease(params.model) as model:
             request.check()
-            request.start(model.num_frames(params.duration_seconds))
+            request.start(
+                model.num_frames(params.duration_seconds),
+                sample_rate=model.sample_rate,
+                frame_rate=model.frame_rate,
+                revision=model.revision,
+            )
             codes = model.generate_codes(params, on_step)
             waveform = model.decode_codes(codes).numpy()
             request.check()
             if not np.isfinite(waveform).all():
                 raise GenerationFailed("The model made no usable sound; try another seed or temperature.")
             request.push(waveform)
-            request.finish(sample_rate=model.sample_rate, num_frames=codes.shape[-1], revision=model.revision)
+            request.finish()
 
     def _drop_ended(self) -> None:
         """Let canceled and late requests leave the waiting room, so that they keep nobody out."""

@@ -5,6 +5,7 @@ The caller waits, reads chunks and cancels; the engine advances, pushes and ends
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,16 @@ from audiocraft_api.engine.params import GenerationParams, Waveform
 from audiocraft_api.errors import AudioCraftError, Canceled, DeadlineExceeded
 
 State = Literal["waiting", "running", "finished", "aborted"]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a result when it is begun."""
+
+    num_frames: int
+    num_samples: int  # of a channel
+    sample_rate: int  # Hz
+    revision: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +55,7 @@ class EngineRequest:
         self._result: GenerationResult | None = None
         self._error: AudioCraftError | None = None
         self._num_frames_done = 0
-        self._num_frames_total = 0
+        self._outline: Outline | None = None
         self._callbacks: list[Callable[[EngineRequest], None]] = []
 
     # --- the caller's side
@@ -56,7 +67,12 @@ class EngineRequest:
     @property
     def progress(self) -> tuple[int, int]:
         """Frames done of frames to do; (0, 0) until the engine has begun."""
-        return self._num_frames_done, self._num_frames_total
+        return self._num_frames_done, 0 if self._outline is None else self._outline.num_frames
+
+    @property
+    def outline(self) -> Outline | None:
+        """What the result will be; None until the engine has begun."""
+        return self._outline
 
     @property
     def has_ended(self) -> bool:
@@ -85,19 +101,23 @@ class EngineRequest:
         assert self._result is not None
         return self._result
 
-    def chunks(self) -> Iterator[Waveform]:
-        """Yield blocks [C, t] in order as they are made; joined they are the result's waveform. Raises what ended it."""
+    def chunks(self, beat_seconds: float | None = None) -> Iterator[Waveform]:
+        """Yield blocks [C, t] in order as they are made; joined they are the result's waveform. Raises what ended it.
+
+        With `beat_seconds` there is also an empty block whenever nothing came for so long.
+        """
         index = 0
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: index < len(self._chunks) or self._ended())
-                if index < len(self._chunks):
+                if not self._condition.wait_for(functools.partial(self._has, index), beat_seconds):
+                    chunk = np.zeros((1, 0), np.float32)
+                elif index < len(self._chunks):
                     chunk = self._chunks[index]
+                    index += 1
                 elif self._error is not None:
                     raise self._error
                 else:
                     return
-            index += 1
             yield chunk
 
     def add_done_callback(self, callback: Callable[[EngineRequest], None]) -> None:
@@ -117,11 +137,13 @@ class EngineRequest:
         if self.should_stop:
             raise DeadlineExceeded("The generation did not finish in time; ask for less audio or try again later.")
 
-    def start(self, num_frames_total: int) -> None:
+    def start(self, num_frames: int, *, sample_rate: int, frame_rate: float, revision: str) -> None:
+        """Begin a result of `num_frames`, of which there are `frame_rate` a second."""
+        num_samples = round(num_frames * sample_rate / frame_rate)
         with self._condition:
             if self._ended():
                 return
-            self._num_frames_total = num_frames_total
+            self._outline = Outline(num_frames, num_samples, sample_rate, revision)
             self._state = "running"
 
     def advance(self, num_frames_done: int) -> None:
@@ -133,14 +155,21 @@ class EngineRequest:
             self._chunks.append(chunk)
             self._condition.notify_all()
 
-    def finish(self, *, sample_rate: int, num_frames: int, revision: str) -> None:
+    def finish(self) -> None:
         """End with the pushed blocks as the result."""
-        waveform = np.concatenate(self._chunks, axis=1)
-        self._end("finished", GenerationResult(waveform, sample_rate, num_frames, self.params.model, revision), None)
+        assert self._outline is not None
+        outline, waveform = self._outline, np.concatenate(self._chunks, axis=1)
+        result = GenerationResult(
+            waveform, outline.sample_rate, outline.num_frames, self.params.model, outline.revision
+        )
+        self._end("finished", result, None)
 
     def fail(self, error: AudioCraftError) -> None:
         """End with an error; a request that has ended stays as it is."""
         self._end("aborted", None, error)
+
+    def _has(self, index: int) -> bool:
+        return index < len(self._chunks) or self._ended()
 
     def _ended(self) -> bool:
         return self._state in ("finished", "aborted")

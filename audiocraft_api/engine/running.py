@@ -66,7 +66,6 @@ class RunningRequest:
         prompt = preparation.prompt
         if self._index < 0:
             self._windows = preparation.windows
-            self.request.start(self.num_output_frames)
             delivered = 0
         else:
             self._num_frames_before += self._delivered - self._delivered_at_start

@@ -60,7 +60,7 @@ class FakeEngine:
 
     def _run(self, request: EngineRequest) -> None:
         num_frames = round(request.params.duration_seconds * FRAME_RATE)
-        request.start(num_frames)
+        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="fake")
         try:
             while not self.gate.wait(0.01):
                 request.check()
@@ -73,7 +73,7 @@ class FakeEngine:
         tone = 0.1 * np.sin(np.arange(num_samples, dtype=np.float32) * (2 * np.pi * 440 / SAMPLE_RATE))
         request.advance(num_frames)
         request.push(tone[None].astype(np.float32))
-        request.finish(sample_rate=SAMPLE_RATE, num_frames=num_frames, revision="fake")
+        request.finish()
 
 
 class FakeCache:
