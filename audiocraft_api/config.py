@@ -47,6 +47,13 @@ class Config(BaseModel):
         description="Requests that may hold a thread while they wait for audio; over it the answer is 503. "
         "0 is a quarter of the threads, or `max_waiting` when that is less.",
     )
+    max_streams: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Streams of audio or of events that may be open, each of which holds a thread; over it the answer "
+        "is 503. 0 is a quarter of the threads.",
+    )
     socket_timeout_seconds: float = Field(
         30.0, ge=1, le=3600, description="A connection that stalls this long in the middle of a request is closed."
     )

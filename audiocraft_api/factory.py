@@ -10,7 +10,7 @@ from audiocraft_api.config import Config, load_config
 from audiocraft_api.engine.base import Engine
 from audiocraft_api.http import context, errors, parsing
 from audiocraft_api.http.services import EXTENSION, Services
-from audiocraft_api.http.waiters import Waiters
+from audiocraft_api.http.waiters import streams, waiters
 from audiocraft_api.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
@@ -61,7 +61,8 @@ def create_app(
         store=store,
         generation=GenerationService(engine, store, config),
         melodies=MelodyDecoder(config),
-        waiters=Waiters(config),
+        waiters=waiters(config),
+        streams=streams(config),
     )
     context.init_app(app)
     errors.init_app(app)

@@ -11,7 +11,7 @@ from flask import Flask, current_app
 
 from audiocraft_api.config import Config
 from audiocraft_api.engine.base import Engine
-from audiocraft_api.http.waiters import Waiters
+from audiocraft_api.http.waiters import Places
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.service.generation import GenerationService
@@ -34,7 +34,8 @@ class Services:
     store: AudioStore
     generation: GenerationService
     melodies: MelodyDecoder
-    waiters: Waiters
+    waiters: Places
+    streams: Places
     draining: threading.Event = field(default_factory=threading.Event)
 
     def close(self, grace_seconds: float = 0.0) -> None:
