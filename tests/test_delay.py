@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.tiny_lm import MONO, STEREO
 
 from audiocraft_api.engine.delay import UNKNOWN, DelayPattern
 from audiocraft_api.model.audiocraft_imports import prepare
+from support.tiny_lm import MONO, STEREO
 
 SPECIAL = 100
 

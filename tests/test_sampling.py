@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from support.engines import params
 from torch import Tensor
 
 from audiocraft_api.engine.sampling import guide, keep_top_k, keep_top_p, sample
 from audiocraft_api.model.audiocraft_imports import prepare
+from support.engines import params
 
 CODEBOOKS, CARD = 4, 2048
 

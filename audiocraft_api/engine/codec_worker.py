@@ -19,7 +19,7 @@ class CodecWorker:
     """Decodes in order of arrival. The queue holds at most the codes of the requests that the loop has admitted."""
 
     def __init__(self, factory: ChunkDecoderFactory, on_last: Callable[[RunningRequest], None]) -> None:
-        """`on_last(request)` is called, in this thread, after a request's last block or its failure."""
+        """`on_last(request)` is called, in this thread, after a request's last codes, when it has ended."""
         self._factory = factory
         self._on_last = on_last
         self._jobs: deque[Job] = deque()
@@ -57,6 +57,8 @@ class CodecWorker:
             block = run.decoder.feed(codes, last)
             if block.shape[1]:
                 run.request.push(block)
+            if last:
+                run.request.finish()
         except Exception as error:  # noqa: BLE001
             run.request.fail(as_request_error(error))
         if last:

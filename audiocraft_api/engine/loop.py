@@ -132,7 +132,7 @@ class DecodeLoop:
         ready = self._prepare(model)
         self.scheduler.open(ready.stepper.num_slots)
         with ThreadPoolExecutor(1, "engine-preparation") as self._preparation:
-            self._codec = CodecWorker(ready.codec, self._finish)
+            self._codec = CodecWorker(ready.codec, self._drained)
             try:
                 while self._has_work():
                     self._wake.clear()
@@ -197,6 +197,13 @@ class DecodeLoop:
     def _begin_window(self, run: RunningRequest) -> None:
         assert run.preparation is not None
         run.begin_window(run.preparation.result(), self._ready.stepper.pattern)
+        model = self._ready.model
+        run.request.start(
+            run.num_output_frames,
+            sample_rate=model.sample_rate,
+            frame_rate=model.frame_rate,
+            revision=model.revision,
+        )
         while len(run.slots) > len(run.rows):  # without guidance one row is enough
             self.scheduler.give_back(run.slots.pop())
         self._ready.stepper.begin(run)
@@ -218,14 +225,8 @@ class DecodeLoop:
                 later = self._preparation.submit(self._ready.preparer.later, run.params, run.next_window)
                 self._prepare_window(run, later)
 
-    def _finish(self, run: RunningRequest) -> None:
-        """End a request after its last block; in the codec's thread."""
-        if not run.request.has_ended:
-            run.request.finish(
-                sample_rate=self._ready.model.sample_rate,
-                num_frames=run.num_output_frames,
-                revision=self._ready.model.revision,
-            )
+    def _drained(self, run: RunningRequest) -> None:
+        """Take note that a request is over; in the codec's thread."""
         self._draining.discard(run)
         self._wake.set()
 

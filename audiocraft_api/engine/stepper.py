@@ -83,9 +83,9 @@ class HostStepper:
     def decode(self, runs: Sequence[RunningRequest]) -> Failures:
         try:
             logits = self._logits(runs)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             if len(runs) > 1:  # whose fault it is shows when each goes alone; nothing has been written yet
-                logger.exception("A step of %d requests failed; trying them one by one.", len(runs))
+                logger.warning("A step of %d requests failed (%s); trying them one by one.", len(runs), error)
                 return {culprit: cause for run in runs for culprit, cause in self.decode([run]).items()}
             return {runs[0]: as_request_error(error)}
         failures: Failures = {}
