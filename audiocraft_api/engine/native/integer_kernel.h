@@ -30,13 +30,15 @@ void integer_block(const uint8_t* weights, const Half* scales, const Activations
     for (int g = 0; g < groups; ++g, scales += kBlock) {
         Sums high_sums[Rows], low_sums[Rows];
         for (int r = 0; r < Rows; ++r) high_sums[r] = low_sums[r] = zero_sums();
-        for (int i = 0; i < group; i += 4, weights += kQuadBytes<Bits>, high += 4, low += 4) {
-            __builtin_prefetch(weights + kPrefetch, 0, 2);
-            const Weights quad = load_weights<Bits>(weights);
-            for (int r = 0; r < Rows; ++r) {
-                dot4(high_sums[r], quad, high + size_t(r) * in.width);
-                dot4(low_sums[r], quad, low + size_t(r) * in.width);
-            }
+        for (int i = 0; i < group; i += kQuadInputs, weights += kPackBytes<Bits>) {
+            for (int byte = 0; byte < kPackBytes<Bits>; byte += 64) __builtin_prefetch(weights + kPrefetch + byte, 0, 2);
+            Quad quads[kQuads];
+            unpack<Bits>(weights, quads);
+            for (int q = 0; q < kQuads; ++q, high += 4, low += 4)
+                for (int r = 0; r < Rows; ++r) {
+                    dot4(high_sums[r], quads[q], high + size_t(r) * in.width);
+                    dot4(low_sums[r], quads[q], low + size_t(r) * in.width);
+                }
         }
         for (int r = 0; r < Rows; ++r) {
             int32_t upper[kBlock], lower[kBlock];

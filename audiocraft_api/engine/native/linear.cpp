@@ -68,13 +68,13 @@ void pack_integer_block(const float* weights, int inputs, int group, uint8_t* to
     for (int begin = 0; begin < inputs; begin += group, scales += kBlock) {
         for (int o = 0; o < kBlock; ++o)
             scales[o] = quantize_group<Bits>(weights + size_t(o) * inputs + begin, group, bytes[o]);
-        for (int i = 0; i < group; i += 4, to += kQuadBytes<Bits>) {
-            uint8_t quad[kBlock * 4];
-            for (int o = 0; o < kBlock; ++o) std::memcpy(quad + 4 * o, bytes[o] + i, 4);
-            if (Bits == 6)
-                pack6(quad, to);
-            else
-                std::memcpy(to, quad, sizeof quad);
+        for (int i = 0; i < group; i += kQuadInputs, to += kPackBytes<Bits>) {
+            uint8_t image[kQuads][kBlock][4];
+            for (int q = 0; q < kQuads; ++q)
+                for (int o = 0; o < kBlock; ++o) std::memcpy(image[q][o], bytes[o] + i + 4 * q, 4);
+            Quad quads[kQuads];
+            std::memcpy(quads, image, sizeof quads);
+            pack<Bits>(quads, to);
         }
     }
 }

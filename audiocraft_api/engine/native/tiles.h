@@ -41,10 +41,10 @@ public:
 template <int Bits>
 void tile_block(
     const uint8_t* weights, const Half* scales, const Activations& in, int row, int rows, float (*out)[kBlock]) {
-    constexpr int kQuads = 16;  // of inputs in one tile
+    constexpr int kTileInputs = 64;
     const int groups = in.width / in.group;
     const TileRegisters registers(rows);
-    alignas(64) uint8_t unpacked[kQuads * kBlock * 4];
+    alignas(64) uint8_t unpacked[kTileInputs * kBlock];
     alignas(64) int32_t high_sums[kTileRows * kBlock], low_sums[kTileRows * kBlock];
     for (int r = 0; r < rows; ++r)
         for (int o = 0; o < kBlock; ++o) out[r][o] = 0;
@@ -53,13 +53,17 @@ void tile_block(
     for (int g = 0; g < groups; ++g, scales += kBlock) {
         _tile_zero(0);
         _tile_zero(1);
-        for (int i = 0; i < in.group; i += 4 * kQuads, weights += kQuads * kQuadBytes<Bits>, high += 64, low += 64) {
-            for (int quad = 0; quad < kQuads; ++quad) {
-                const uint8_t* from = weights + quad * kQuadBytes<Bits>;
-                __builtin_prefetch(from + kPrefetch, 0, 2);
-                if (Bits != 8) _mm512_store_si512(unpacked + 64 * quad, load_weights<Bits>(from));
+        for (int i = 0; i < in.group; i += kTileInputs, high += kTileInputs, low += kTileInputs) {
+            const uint8_t* tile = Bits == 8 ? weights : unpacked;
+            for (int at = 0; at < kTileInputs; at += kQuadInputs, weights += kPackBytes<Bits>) {
+                for (int byte = 0; byte < kPackBytes<Bits>; byte += 64)
+                    __builtin_prefetch(weights + kPrefetch + byte, 0, 2);
+                if (Bits == 8) continue;
+                Quad quads[kQuads];
+                unpack<Bits>(weights, quads);
+                for (int q = 0; q < kQuads; ++q) store_quad(unpacked + at * kBlock + 64 * q, quads[q]);
             }
-            _tile_loadd(4, Bits == 8 ? weights : unpacked, 64);
+            _tile_loadd(4, tile, 64);
             _tile_loadd(2, high, in.width);
             _tile_loadd(3, low, in.width);
             _tile_dpbsud(0, 2, 4);
