@@ -6,15 +6,18 @@ with the prefix warns. The README's table is tested against this one.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 PREFIX = "AUDIOCRAFT_API_"
+MIN_WEBHOOK_KEY_BYTES = 24  # as Standard Webhooks asks
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +28,23 @@ class ConfigError(Exception):
 
 def _split_commas(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def webhook_key(secret: SecretStr) -> bytes:
+    """Return the key in a secret of Standard Webhooks, `whsec_` and base64; none in an empty one. Raises ValueError."""
+    text = secret.get_secret_value()
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        key = b""
+    if text and len(key) < MIN_WEBHOOK_KEY_BYTES:
+        raise ValueError(f"`whsec_` and the base64 of at least {MIN_WEBHOOK_KEY_BYTES} bytes was expected")
+    return key
+
+
+def _check_webhook_secret(secret: SecretStr) -> SecretStr:
+    webhook_key(secret)
+    return secret
 
 
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
@@ -51,8 +71,8 @@ class Config(BaseModel):
         0,
         ge=0,
         le=1024,
-        description="Streams of audio or of events that may be open, each of which holds a thread; over it the answer "
-        "is 503. 0 is a quarter of the threads.",
+        description="Streams of audio or of events, and WebSockets, that may be open, each of which holds a thread; "
+        "over it the answer is 503. 0 is a quarter of the threads.",
     )
     socket_timeout_seconds: float = Field(
         30.0, ge=1, le=3600, description="A connection that stalls this long in the middle of a request is closed."
@@ -144,6 +164,26 @@ class Config(BaseModel):
     task_max_age_seconds: float = Field(
         86_400.0, ge=0, description="Delete finished tasks and their audio when they are older; 0 keeps them."
     )
+    event_heartbeat_seconds: float = Field(
+        15.0, ge=0.1, le=300, description="A stream of events that has nothing to tell sends a comment this often."
+    )
+
+    # webhooks
+    webhook_secret: Annotated[SecretStr, AfterValidator(_check_webhook_secret)] = Field(
+        SecretStr(""),
+        description="Key that webhooks are signed with: `whsec_` and base64 (`openssl rand -base64 32`). Without one "
+        "`webhook_url` is refused.",
+    )
+    webhook_allow_private: bool = Field(
+        False, description="Call webhooks on private, loopback and link-local addresses too."
+    )
+    webhook_attempts: int = Field(
+        8, ge=1, le=20, description="How often a webhook is called before it is given up; the pauses grow fourfold."
+    )
+    webhook_timeout_seconds: float = Field(10.0, gt=0, le=120, description="Longest time of one call of a webhook.")
+    webhook_threads: int = Field(
+        4, ge=1, le=64, description="Webhooks called at the same time, half of them of a host."
+    )
 
     # uploads
     max_json_bytes: int = Field(256 * 2**10, ge=1024, description="Largest JSON body.")
@@ -197,14 +237,20 @@ def settings_table() -> str:
     rows = ["| variable | default | |", "|---|---|---|"]
     for name, field in Config.model_fields.items():
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        shown = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        shown = (
+            ""
+            if default is None or not str(default)
+            else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        )
         rows.append(f"| `{variable_name(name)}` | {shown} | {field.description} |")
     return "\n".join(rows)
 
 
 def _sentence(detail: Any) -> str:
     expected = str(detail["msg"]).replace("Input should be", "expected")
-    return f"{variable_name(str(detail['loc'][0]))}={detail['input']!s} is not valid: {expected}"
+    name = str(detail["loc"][0])
+    value = "(hidden)" if name.endswith("_secret") else detail["input"]
+    return f"{variable_name(name)}={value!s} is not valid: {expected}"
 
 
 if __name__ == "__main__":

@@ -492,3 +492,81 @@ class TestChanges:
         seen = shop.store.wait_for_change(task.id, task.version, 0.05)
         assert seen is not None
         assert seen.version == task.version
+
+
+class TestWebhooks:
+    def finish(self, shop: Shop, **fields: Any) -> Task:
+        shop.submit(**{"webhook_url": "https://example.org/hook", **fields})
+        task = shop.claim()
+        assert shop.store.complete(task, {"filename": "a.wav"})
+        return shop.get(task)
+
+    def test_a_webhook_waits_from_the_final_state_until_it_is_ended(self, shop: Shop) -> None:
+        self.finish(shop, webhook_url=None)
+        shop.submit(webhook_url="https://example.org/hook")
+        assert shop.store.claim_webhook(10.0) is None
+        shop.store.fail(shop.claim(), "No.", "no")
+        claimed = shop.open_another().claim_webhook(10.0)
+        assert claimed is not None
+        assert (claimed.state, claimed.webhook_url, claimed.webhook_attempts) == (
+            "failed",
+            "https://example.org/hook",
+            1,
+        )
+        assert shop.store.claim_webhook(10.0) is None
+        shop.store.end_webhook(claimed)
+        shop.pass_seconds(HOUR_SECONDS)
+        assert shop.store.claim_webhook(10.0) is None
+        assert shop.get(claimed).version == claimed.version
+
+    def test_a_canceled_task_tells_its_webhook_too(self, shop: Shop) -> None:
+        task = shop.submit(webhook_url="https://example.org/hook")
+        shop.store.request_cancel(task.id)
+        claimed = shop.store.claim_webhook(10.0)
+        assert claimed is not None
+        assert (claimed.id, claimed.state) == (task.id, "canceled")
+
+    def test_a_webhook_of_a_dead_sender_comes_again(self, shop: Shop) -> None:
+        task = self.finish(shop)
+        assert shop.store.claim_webhook(10.0) is not None
+        shop.pass_seconds(11)
+        again = shop.store.claim_webhook(10.0)
+        assert again is not None
+        assert (again.id, again.webhook_attempts) == (task.id, 2)
+
+    def test_a_paused_webhook_lets_the_others_pass(self, shop: Shop) -> None:
+        first, second = self.finish(shop), self.finish(shop)
+        claimed = shop.store.claim_webhook(10.0)
+        assert claimed is not None
+        shop.store.pause_webhook(claimed, 60.0)
+        other = shop.store.claim_webhook(10.0)
+        assert other is not None
+        assert {claimed.id, other.id} == {first.id, second.id}
+        shop.store.end_webhook(other)
+        assert shop.store.claim_webhook(10.0) is None
+        shop.pass_seconds(61)
+        again = shop.store.claim_webhook(10.0)
+        assert again is not None
+        assert (again.id, again.webhook_attempts) == (claimed.id, 2)
+
+    def test_webhooks_of_busy_hosts_are_passed_over(self, shop: Shop) -> None:
+        first = self.finish(shop, webhook_url="https://slow.example/1")
+        shop.pass_seconds(1)
+        self.finish(shop, webhook_url="http://Slow.example:8080/2?a=b")
+        shop.pass_seconds(1)
+        last = self.finish(shop, webhook_url="https://fast.example/")
+        claimed = shop.store.claim_webhook(10.0, ["slow.example", "other.example"])
+        assert claimed is not None
+        assert claimed.id == last.id
+        assert shop.store.claim_webhook(10.0, ["slow.example"]) is None
+        claimed = shop.store.claim_webhook(10.0)
+        assert claimed is not None
+        assert claimed.id == first.id
+
+    def test_an_expired_task_tells_nobody(self, shop: Shop) -> None:
+        task = self.finish(shop)
+        shop.pass_seconds(HOUR_SECONDS)
+        shop.store.expire(shop.clock.now)
+        assert shop.store.claim_webhook(10.0) is None
+        shop.store.pause_webhook(task, 0.0)
+        assert shop.store.claim_webhook(10.0) is None

@@ -3,7 +3,7 @@
 Every key begins with KEYS[1], a prefix with a hash tag, so that a cluster keeps them together:
 `task:<id>` hash of the row · `numbers` counter · `unfinished`, `queued` ids by number · `finished` ids by time ·
 `owned:<owner>` ids by number · `idempotent:<owner>:<key>` id · `audio:<id>` bytes, `audio_bytes` their sum ·
-`run_seconds` of the last completed tasks. ARGV[1] is the time in seconds, or "" for the server's own.
+`run_seconds` of the last completed tasks · `webhooks` ids by the time they are due. ARGV[1] is the time in seconds, or "" for the server's own.
 """
 
 PRELUDE = """
@@ -33,6 +33,7 @@ local function finish(id, state, ...)
   redis.call('ZREM', key('unfinished'), id)
   redis.call('ZREM', key('queued'), id)
   redis.call('ZADD', key('finished'), stamp(now), id)
+  if field(id, 'webhook_url') then redis.call('ZADD', key('webhooks'), stamp(now), id) end
   local num_bytes = redis.call('STRLEN', key('audio:' .. id))
   if num_bytes > 0 then
     redis.call('DEL', key('audio:' .. id))
@@ -153,6 +154,25 @@ end
 return redis.call('HGETALL', task(id))
 """
 
+CLAIM_WEBHOOK = """
+local is_busy = {}
+for index = 3, #ARGV do is_busy[ARGV[index]] = true end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('webhooks'), '-inf', stamp(now))) do
+  if not is_busy[field(id, 'webhook_host')] then
+    redis.call('HINCRBY', task(id), 'webhook_attempts', 1)
+    redis.call('ZADD', key('webhooks'), stamp(now + tonumber(ARGV[2])), id)
+    return redis.call('HGETALL', task(id))
+  end
+end
+return {}
+"""
+
+PAUSE_WEBHOOK = """
+local due = stamp(now + tonumber(ARGV[3]))
+redis.call('ZADD', key('webhooks'), 'XX', due, ARGV[2])
+return 1
+"""
+
 EXPIRE = """
 local ids = redis.call('ZRANGEBYSCORE', key('finished'), '-inf', '(' .. ARGV[2], 'LIMIT', 0, tonumber(ARGV[3]))
 local results = {}
@@ -162,6 +182,7 @@ for _, id in ipairs(ids) do
   if idempotency_key then redis.call('DEL', key('idempotent:' .. #owner .. ':' .. owner .. ':' .. idempotency_key)) end
   redis.call('ZREM', key('owned:' .. owner), id)
   redis.call('ZREM', key('finished'), id)
+  redis.call('ZREM', key('webhooks'), id)
   redis.call('DEL', task(id))
 end
 return results

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ from audiocraft_api.service.tasks.store import (
     HeartbeatAnswer,
     audio_filenames,
     check_fingerprint,
+    host_of,
 )
 from audiocraft_api.service.tasks.task import (
     INTERRUPTED_CODE,
@@ -78,6 +79,7 @@ class RedisTaskStore:
             "idempotency_key": new.idempotency_key,
             "fingerprint": new.fingerprint,
             "webhook_url": new.webhook_url,
+            "webhook_host": host_of(new.webhook_url),
         }
         row: list[Any] = ["command", json.dumps(new.command)]
         for name, value in optional.items():
@@ -167,6 +169,18 @@ class RedisTaskStore:
     def release(self, task: Task, *, pause_seconds: float = 0.0, count_attempt: bool = False) -> bool:
         return bool(self._run(scripts.RELEASE, task.id, task.lease, pause_seconds, 0 if count_attempt else 1))
 
+    # --- webhooks
+
+    def claim_webhook(self, hold_seconds: float, busy_hosts: Collection[str] = ()) -> Task | None:
+        return _found(_pairs(self._run(scripts.CLAIM_WEBHOOK, hold_seconds, *busy_hosts)))
+
+    def pause_webhook(self, task: Task, seconds: float) -> None:
+        self._run(scripts.PAUSE_WEBHOOK, task.id, seconds)
+
+    def end_webhook(self, task: Task) -> None:
+        with self._translated_errors():
+            self._client.zrem(self._prefix + "webhooks", task.id)
+
     # --- upkeep
 
     def expire(self, finished_before: float) -> list[str]:
@@ -255,6 +269,7 @@ def _task(row: dict[bytes, bytes]) -> Task:
         idempotency_key=values.get("idempotency_key"),
         fingerprint=values.get("fingerprint"),
         webhook_url=values.get("webhook_url"),
+        webhook_attempts=int(values.get("webhook_attempts", 0)),
         cancel_requested=values.get("cancel_requested") == "1",
         lease=values.get("lease"),
     )

@@ -23,6 +23,9 @@ CREATE TABLE tasks (
     idempotency_key TEXT,
     fingerprint TEXT,
     webhook_url TEXT,
+    webhook_host TEXT,
+    webhook_pending INTEGER NOT NULL DEFAULT 0,
+    webhook_attempts INTEGER NOT NULL DEFAULT 0,
     cancel_requested INTEGER NOT NULL DEFAULT 0,
     lease TEXT,
     held_until REAL NOT NULL DEFAULT 0,
@@ -31,6 +34,7 @@ CREATE TABLE tasks (
 CREATE INDEX unfinished_tasks ON tasks (number) WHERE state IN ('queued', 'processing');
 CREATE INDEX queued_tasks ON tasks (number) WHERE state = 'queued';
 CREATE INDEX finished_tasks ON tasks (finished) WHERE finished IS NOT NULL;
+CREATE INDEX pending_webhooks ON tasks (held_until) WHERE webhook_pending;
 CREATE INDEX owned_tasks ON tasks (owner, number);
 CREATE UNIQUE INDEX idempotent_tasks ON tasks (ifnull(owner, ''), idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE TABLE audio (
@@ -42,8 +46,9 @@ CREATE TABLE audio (
 UNHELD = "(held_until <= :now OR held_until > :now + hold_seconds)"
 
 INSERT = """
-INSERT INTO tasks (id, command, owner, created, updated, idempotency_key, fingerprint, webhook_url)
-VALUES (:id, :command, :owner, :time, :time, :idempotency_key, :fingerprint, :webhook_url) RETURNING *
+INSERT INTO tasks (id, command, owner, created, updated, idempotency_key, fingerprint, webhook_url,
+    webhook_host)
+VALUES (:id, :command, :owner, :time, :time, :idempotency_key, :fingerprint, :webhook_url, :webhook_host) RETURNING *
 """
 FIND_TWIN = """
 SELECT * FROM tasks
@@ -88,13 +93,25 @@ WHERE id = :id
 """
 END = """
 UPDATE tasks SET state = :state, version = version + 1, result = :result, error = :error, error_code = :error_code,
-    lease = NULL, held_until = 0, hold_seconds = 0, finished = :time, updated = :time
+    lease = NULL, held_until = 0, hold_seconds = 0, finished = :time, updated = :time,
+    webhook_pending = (webhook_url IS NOT NULL)
 WHERE id = :id
 """
 IS_UNHELD = f"SELECT 1 FROM tasks WHERE id = :id AND (state = 'queued' OR (state = 'processing' AND {UNHELD}))"
 REQUEST_CANCEL = """
 UPDATE tasks SET cancel_requested = 1, version = version + 1, updated = :time
 WHERE id = :id AND state = 'processing' AND NOT cancel_requested
+"""
+CLAIM_WEBHOOK = f"""
+UPDATE tasks SET webhook_attempts = webhook_attempts + 1, held_until = :held_until, hold_seconds = :hold_seconds
+WHERE number = (
+    SELECT number FROM tasks
+    WHERE webhook_pending AND {UNHELD} AND webhook_host NOT IN (SELECT value FROM json_each(:busy_hosts))
+    ORDER BY held_until LIMIT 1
+) RETURNING *
+"""
+PAUSE_WEBHOOK = """
+UPDATE tasks SET held_until = :held_until, hold_seconds = :hold_seconds WHERE id = :id AND webhook_pending
 """
 EXPIRE = """
 DELETE FROM tasks WHERE number IN (SELECT number FROM tasks WHERE finished IS NOT NULL AND finished < ? LIMIT ?)

@@ -6,7 +6,7 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +21,7 @@ from audiocraft_api.service.tasks.store import (
     HeartbeatAnswer,
     audio_filenames,
     check_fingerprint,
+    host_of,
 )
 from audiocraft_api.service.tasks.task import (
     INTERRUPTED_CODE,
@@ -175,6 +176,29 @@ class SqliteTaskStore:
             db.execute(schema.RELEASE, release)
             return True
 
+    # --- webhooks
+
+    def claim_webhook(self, hold_seconds: float, busy_hosts: Collection[str] = ()) -> Task | None:
+        now = self._clock()
+        hold = {
+            "now": now,
+            "held_until": now + hold_seconds,
+            "hold_seconds": hold_seconds,
+            "busy_hosts": json.dumps(list(busy_hosts)),
+        }
+        with self._file.write(durable=False) as db:  # what is lost is told again
+            row = db.execute(schema.CLAIM_WEBHOOK, hold).fetchone()
+        return _task(row) if row else None
+
+    def pause_webhook(self, task: Task, seconds: float) -> None:
+        pause = {"id": task.id, "held_until": self._clock() + seconds, "hold_seconds": seconds}
+        with self._file.write(durable=False) as db:
+            db.execute(schema.PAUSE_WEBHOOK, pause)
+
+    def end_webhook(self, task: Task) -> None:
+        with self._file.write(durable=False) as db:
+            db.execute("UPDATE tasks SET webhook_pending = 0 WHERE id = ?", (task.id,))
+
     # --- upkeep
 
     def expire(self, finished_before: float) -> list[str]:
@@ -207,6 +231,7 @@ class SqliteTaskStore:
             "idempotency_key": new.idempotency_key,
             "fingerprint": new.fingerprint,
             "webhook_url": new.webhook_url,
+            "webhook_host": host_of(new.webhook_url),
         }
 
     def _finish(self, task: Task, state: State, **outcome: str) -> State | None:

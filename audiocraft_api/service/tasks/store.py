@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 from audiocraft_api.errors import IdempotencyConflict
 from audiocraft_api.service.tasks.task import NewTask, QueueStatus, Task
@@ -79,6 +80,19 @@ class TaskStore(Protocol):
     def wait_for_change(self, task_id: str, version: int, timeout_seconds: float) -> Task | None:
         """Return the task once its version is over `version`, or as it is after the time-out; None if unknown."""
 
+    def claim_webhook(self, hold_seconds: float, busy_hosts: Collection[str] = ()) -> Task | None:
+        """Begin to tell the webhook of a final task that nobody holds, and hold it; None when there is none.
+
+        The attempt is counted. A task with a webhook waits here from its final state until `end_webhook`; those for
+        `busy_hosts` are passed over.
+        """
+
+    def pause_webhook(self, task: Task, seconds: float) -> None:
+        """Let a claimed webhook come again after a pause."""
+
+    def end_webhook(self, task: Task) -> None:
+        """Let a webhook come no more: it was told, or given up."""
+
     def expire(self, finished_before: float) -> list[str]:
         """Forget tasks that finished before a time (seconds since the epoch), and return their audio files' names."""
 
@@ -115,6 +129,11 @@ class ChangeSignal:
 def audio_filenames(results: Iterable[dict[str, Any] | None]) -> list[str]:
     """Return the names of the audio files that results speak of."""
     return [result["filename"] for result in results if result and "filename" in result]
+
+
+def host_of(url: str | None) -> str | None:
+    """Return the host that a webhook's address names."""
+    return urlsplit(url).hostname if url else None
 
 
 def check_fingerprint(task: Task, new: NewTask) -> Task:

@@ -48,6 +48,7 @@ class Task:
     idempotency_key: str | None
     fingerprint: str | None
     webhook_url: str | None
+    webhook_attempts: int  # to tell the webhook of the final state
     cancel_requested: bool
     lease: str | None  # names one claim by one worker; whoever shows it may write the task
 
