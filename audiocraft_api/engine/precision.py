@@ -14,12 +14,13 @@ import torch
 
 from audiocraft_api.config import Config
 from audiocraft_api.engine.delay import DelayPattern
+from audiocraft_api.engine.graph_stepper import GraphStepper
 from audiocraft_api.engine.native_runner import Format, NativeRunner, native_supports
 from audiocraft_api.engine.runner import Runner
 from audiocraft_api.engine.scheduler import ROWS_PER_REQUEST
 from audiocraft_api.engine.stepper import HostStepper, Stepper
 from audiocraft_api.engine.torch_runner import TorchRunner, packed_linear, plain_linear
-from audiocraft_api.engine.weights import DecoderWeights, decoder_weights
+from audiocraft_api.engine.weights import DecoderWeights, converted, decoder_weights
 from audiocraft_api.errors import OutOfMemory
 
 if TYPE_CHECKING:
@@ -39,6 +40,14 @@ _NATIVE_FORMATS: dict[Precision, Format] = {
     "int8": "int8",
 }
 
+_CUDA_TYPES = {
+    "auto": torch.float16,
+    "exact": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float16,
+}
+
 # Room for a prefix: a tune takes 235 positions, and text is not cut.
 MAX_PREFIX = 1024
 
@@ -51,6 +60,16 @@ def make_stepper(model: LoadedModel, config: Config, make_runner: RunnerFactory 
     max_prefix = MAX_PREFIX if model.lm.fuser.fuse2cond["prepend"] else 0
     capacity = max_prefix + pattern.num_columns(model.max_window_frames) - 1
     num_slots = _num_slots(weights, capacity, config)
+    if model.device.type == "cuda":
+        dtype = _CUDA_TYPES[config.precision]
+        return GraphStepper(
+            converted(weights, dtype),
+            pattern,
+            num_places=num_slots // ROWS_PER_REQUEST,
+            max_prefix=max_prefix,
+            num_columns=pattern.num_columns(model.max_window_frames),
+            capture=True,
+        )
     runner = make_runner(weights, config.precision, num_slots=num_slots, capacity=capacity)
     return HostStepper(runner, pattern, max_prefix=max_prefix, is_exact=config.precision == "exact")
 

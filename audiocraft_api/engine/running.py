@@ -57,6 +57,7 @@ class RunningRequest:
         self.num_filled = 0
         self.num_fed = 0
         self.prefix_length = 0
+        self.is_prefix_run = True
         self._pattern: DelayPattern
         self._num_frames = 0
         self._delivered = self._delivered_at_start = 0
@@ -76,6 +77,7 @@ class RunningRequest:
         self.preparation = None
         self.rows = preparation.rows
         self.prefix_length = 0 if self.rows[0].prefix is None else len(self.rows[0].prefix)
+        self.is_prefix_run = self.prefix_length == 0
         self._num_frames = self._windows[self._index].num_frames
         self.sequence = pattern.sequence(prompt, self._num_frames)  # [K, S]
         self.num_filled = prompt.shape[1] + 1
@@ -85,13 +87,17 @@ class RunningRequest:
     @property
     def is_decoding(self) -> bool:
         """Say whether its next step is one position; else it waits for a preparation or a prefill."""
-        prefix_to_run = self.prefix_length if self.num_fed == 0 else 0
-        return self.preparation is None and prefix_to_run == 0 and self.num_filled - self.num_fed == 1
+        return self.preparation is None and self.is_prefix_run and self.num_filled - self.num_fed == 1
 
     @property
     def position(self) -> int:
-        """Where the next column to feed stands in the cache."""
-        return self.prefix_length + self.num_fed
+        """Where what is fed next stands in the cache."""
+        return self.prefix_length + self.num_fed if self.is_prefix_run else 0
+
+    @property
+    def num_prefix_left(self) -> int:
+        """Positions of the prefix that are still to be run."""
+        return 0 if self.is_prefix_run else self.prefix_length
 
     @property
     def next_column(self) -> Tensor:
@@ -101,11 +107,20 @@ class RunningRequest:
     def write(self, tokens: Tensor) -> None:
         """Fill the next column with sampled tokens [K] where the pattern and the prompt leave it open."""
         column = self.sequence[:, self.num_filled]
-        self.sequence[:, self.num_filled] = torch.where(column == UNKNOWN, tokens, column)
-        self.num_fed = self.num_filled
-        self.num_filled += 1
+        self.fill(torch.where(column == UNKNOWN, tokens, column).unsqueeze(1))
+
+    def fill(self, columns: Tensor) -> None:
+        """Take finished columns [K, n] as the next ones."""
+        end = self.num_filled + columns.shape[1]
+        self.sequence[:, self.num_filled : end] = columns
+        self.num_filled, self.num_fed = end, end - 1
         done = max(self._num_complete, self._delivered_at_start)
         self.request.advance(self._num_frames_before + done - self._delivered_at_start)
+
+    @property
+    def num_open(self) -> int:
+        """Columns that are still to be filled."""
+        return self.sequence.shape[1] - self.num_filled
 
     @property
     def is_window_done(self) -> bool:

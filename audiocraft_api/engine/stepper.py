@@ -65,15 +65,14 @@ class HostStepper:
 
     @torch.inference_mode()
     def prefill(self, run: RunningRequest) -> None:
-        position, prefix = run.position, 0
-        if run.num_fed == 0:
-            position, prefix = 0, run.prefix_length
-        end = min(run.num_filled, run.num_fed + max(1, PREFILL_POSITIONS - prefix))
+        position = run.position
+        end = min(run.num_filled, run.num_fed + max(1, PREFILL_POSITIONS - run.num_prefix_left))
         tokens = run.sequence[:, run.num_fed : end]
         logits = [
-            self._runner.prefill(slot, position, row.prefix if run.num_fed == 0 else None, tokens)
+            self._runner.prefill(slot, position, None if run.is_prefix_run else row.prefix, tokens)
             for slot, row in zip(run.slots, run.rows, strict=True)
         ]
+        run.is_prefix_run = True
         if end == run.num_filled:
             _sample(run, torch.stack(logits))
         else:

@@ -33,8 +33,16 @@ def packed_linear(weight: Tensor) -> Linear:
     return lambda x: ops._linear_pointwise(x, packed, None, "none", [], "")
 
 
+def embed(weights: DecoderWeights, tokens: Tensor) -> Tensor:
+    """Sum the codebooks' embeddings, in their order: tokens [N, K] -> float32 [N, D]."""
+    x = F.embedding(tokens[:, 0], weights.embeddings[0]).float()
+    for codebook, table in enumerate(weights.embeddings[1:], start=1):
+        x = x + F.embedding(tokens[:, codebook], table)
+    return x
+
+
 class TorchRunner:
-    """A `Runner` of PyTorch operations; float32, or half precision with attention and norms in the same type."""
+    """A `Runner` of PyTorch operations, in float32 or with half precision in products and attention."""
 
     def __init__(
         self,
@@ -52,7 +60,7 @@ class TorchRunner:
         self._body = TransformerBody(weights, prepare)
         self._heads, self._head_dim = weights.num_heads, weights.dim // weights.num_heads
         table = weights.positional_scale * position_table(capacity, weights.dim, weights.max_period)
-        self._positions = table.to(self._device, self._dtype)
+        self._positions = table.to(self._device)
         self._cache = StaticKVCache(
             len(weights.layers),
             num_slots,
@@ -80,7 +88,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def prefill(self, slot: int, position: int, prefix: Tensor | None, tokens: Tensor) -> Tensor:
-        x = self._embed(tokens.T)
+        x = embed(self._weights, tokens.T.to(self._device))
         if prefix is not None:
             x = torch.cat([prefix.to(x), x])
         size = len(x)
@@ -120,12 +128,12 @@ class TorchRunner:
 
     def _decode_block(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
         num_rows = len(slots)
-        rows = self._embed(tokens) + self._positions[list(positions)]
+        rows = embed(self._weights, tokens.to(self._device)) + self._positions[list(positions)]
         x = F.pad(rows, (0, 0, 0, ROW_BLOCK - num_rows))
         contexts = [self._contexts[slot] for slot in slots]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            out = torch.zeros_like(x)
+            out = torch.zeros_like(q)
             for row in range(num_rows):
                 key, value = self._split(k[row : row + 1]), self._split(v[row : row + 1])
                 past = self._cache.write(layer, slots[row], positions[row], key, value)
@@ -133,7 +141,7 @@ class TorchRunner:
             return out
 
         def attend_cross(layer: int, q: Tensor) -> Tensor:
-            out = torch.zeros_like(x)
+            out = torch.zeros_like(q)
             for row, context in enumerate(contexts):
                 if context is not None:
                     query = self._split(q[row : row + 1])[None]
@@ -142,14 +150,6 @@ class TorchRunner:
 
         x = self._body(x, attend, attend_cross if any(context is not None for context in contexts) else None)
         return self._body.logits(x)[:num_rows]
-
-    def _embed(self, tokens: Tensor) -> Tensor:
-        """Sum the codebooks' embeddings: tokens [N, K] -> [N, D]."""
-        tokens = tokens.to(self._device)
-        x = F.embedding(tokens[:, 0], self._weights.embeddings[0])
-        for codebook, table in enumerate(self._weights.embeddings[1:], start=1):
-            x = x + F.embedding(tokens[:, codebook], table)
-        return x
 
     def _split(self, x: Tensor) -> Tensor:
         """[S, D] -> [H, S, d]"""

@@ -7,8 +7,8 @@ is refused here, once, when the model is prepared: a silent difference would be 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,21 @@ def decoder_weights(lm: Any) -> DecoderWeights:
         max_period=float(lm.transformer.max_period),
         positional_scale=float(lm.transformer.positional_scale),
     )
+
+
+def converted(weights: DecoderWeights, dtype: torch.dtype) -> DecoderWeights:
+    """Return the weights in another type; those that have it already are shared."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(dtype)
+        if isinstance(value, list):
+            return [changed(item) for item in value]
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(value, **{field.name: changed(getattr(value, field.name)) for field in fields(value)})
+        return value
+
+    return cast(DecoderWeights, changed(weights))
 
 
 def position_table(capacity: int, dim: int, max_period: float) -> Tensor:
