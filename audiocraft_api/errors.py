@@ -3,12 +3,14 @@
     AudioCraftError
     ├── InvalidRequest (400)         names the fields
     │   └── InvalidMelody (400)
+    ├── Forbidden (403)
     ├── NotFound (404)
     ├── PayloadTooLarge (413)
     ├── UnsupportedMediaType (415)
     ├── IdempotencyConflict (422)
     ├── Unavailable (503)            carries Retry-After
     │   ├── QueueFull
+    │   ├── TooManyStreams
     │   ├── ModelUnavailable
     │   ├── OutOfMemory
     │   ├── StorageUnavailable
@@ -55,6 +57,11 @@ class InvalidMelody(InvalidRequest):
         super().__init__(message, {"melody": [message]})
 
 
+class Forbidden(AudioCraftError):
+    code = "forbidden"
+    status = 403
+
+
 class NotFound(AudioCraftError):
     code = "not_found"
     status = 404
@@ -90,6 +97,10 @@ class Unavailable(AudioCraftError):
 
 class QueueFull(Unavailable):
     code = "queue_full"
+
+
+class TooManyStreams(Unavailable):
+    code = "too_many_streams"
 
 
 class ModelUnavailable(Unavailable):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from flask import Flask
 from flask_cors import CORS
 
-from audiocraft_api.blueprints import audio, docs, generate, health, melody, models
+from audiocraft_api.blueprints import audio, docs, generate, health, live, melody, models, stream
 from audiocraft_api.config import Config, load_config
 from audiocraft_api.engine.base import Engine
-from audiocraft_api.http import context, errors, parsing
+from audiocraft_api.http import context, errors, live_socket, parsing
 from audiocraft_api.http.services import EXTENSION, Services
-from audiocraft_api.http.waiters import streams, waiters
+from audiocraft_api.http.streams import Streams
+from audiocraft_api.http.waiters import Waiters
 from audiocraft_api.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
@@ -18,10 +19,14 @@ from audiocraft_api.service.generation import GenerationService
 from audiocraft_api.service.melody_upload import MelodyDecoder
 from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.storage.local import LocalStore
+from audiocraft_api.service.streaming import StreamingService
 
-BLUEPRINTS = (health, models, generate, melody, audio, docs)
+BLUEPRINTS = (health, models, generate, melody, stream, live, audio, docs)
 # What a page of another origin may read of an answer, beyond the body.
-EXPOSED_HEADERS = ["X-Request-ID", "Retry-After", "Content-Disposition", "Content-Range", "Accept-Ranges", "Location"]
+EXPOSED_HEADERS = [
+    *("X-Request-ID", "Retry-After", "Content-Disposition", "Content-Range", "Accept-Ranges", "Location"),
+    *stream.HEADERS,
+]
 # A form has ten texts and one file; its texts are held in memory, the file is not.
 MAX_FORM_PARTS = 50
 MAX_FORM_MEMORY_BYTES = 256 * 2**10
@@ -46,9 +51,11 @@ def create_app(
     engine = engine or _create_engine(cache, config)
     store = store or LocalStore(config)
 
+    generation = GenerationService(engine, store, config)
     app = Flask("audiocraft_api", static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=config.max_upload_bytes,
+        SOCK_SERVER_OPTIONS=live_socket.server_options(config),
         MAX_FORM_MEMORY_SIZE=MAX_FORM_MEMORY_BYTES,
         MAX_FORM_PARTS=MAX_FORM_PARTS,
     )
@@ -59,10 +66,11 @@ def create_app(
         cache=cache,
         engine=engine,
         store=store,
-        generation=GenerationService(engine, store, config),
+        generation=generation,
+        streaming=StreamingService(generation, config),
         melodies=MelodyDecoder(config),
-        waiters=waiters(config),
-        streams=streams(config),
+        waiters=Waiters(config),
+        streams=Streams(config),
     )
     context.init_app(app)
     errors.init_app(app)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response, current_app, send_from_directory
+from pydantic import BaseModel
 
 from audiocraft_api.errors import InvalidRequest
 from audiocraft_api.http.openapi import build_openapi
-from audiocraft_api.http.schemas import GenerateRequest, MelodyRequest
+from audiocraft_api.http.schemas import GenerateRequest, MelodyRequest, StreamRequest
 from audiocraft_api.http.services import services
 from audiocraft_api.model.catalog import Catalog
 
@@ -25,7 +26,12 @@ def openapi() -> dict[str, Any]:
     catalog = services().catalog
     text_sizes = [spec.name for spec in catalog if catalog.is_allowed(spec)]
     melody_sizes = [name for name in text_sizes if _follows_melodies(catalog, name)]
-    return build_openapi(current_app, {GenerateRequest: text_sizes, MelodyRequest: melody_sizes})
+    sizes: dict[type[BaseModel], list[str]] = {
+        GenerateRequest: text_sizes,
+        StreamRequest: text_sizes,
+        MelodyRequest: melody_sizes,
+    }
+    return build_openapi(current_app, sizes)
 
 
 @blueprint.get("/")

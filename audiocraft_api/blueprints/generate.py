@@ -14,7 +14,7 @@ from audiocraft_api.http.context import request_id
 from audiocraft_api.http.disconnect import client_gone
 from audiocraft_api.http.operations import Operation, operation
 from audiocraft_api.http.parsing import parse_json
-from audiocraft_api.http.schemas import GenerateBase64Answer, GenerateRequest, GenerateUrlAnswer
+from audiocraft_api.http.schemas import GenerateBase64Answer, GenerateRequest, GenerateUrlAnswer, StreamRequest
 from audiocraft_api.http.services import services
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.service.generation import GenerateCommand, Recipe
@@ -67,14 +67,14 @@ def generate() -> dict[str, Any]:
         return answer_generation(command_of(fields, spec), fields.return_type)
 
 
-def check_duration(fields: GenerateRequest, spec: ModelSpec) -> None:
+def check_duration(fields: StreamRequest, spec: ModelSpec) -> None:
     """Raise InvalidRequest when the model makes no audio of that length."""
     if fields.duration > spec.max_duration_seconds:
         sentence = f"duration must be at most {spec.max_duration_seconds:g} for the model {spec.name}."
         raise InvalidRequest(sentence, {"duration": [sentence]})
 
 
-def command_of(fields: GenerateRequest, spec: ModelSpec, melody: AudioInput | None = None) -> GenerateCommand:
+def command_of(fields: StreamRequest, spec: ModelSpec, melody: AudioInput | None = None) -> GenerateCommand:
     """Say in the service's words what the fields ask of a model."""
     return GenerateCommand(
         prompt=fields.prompt,

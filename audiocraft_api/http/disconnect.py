@@ -6,14 +6,22 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
+# Where gunicorn and Werkzeug's development server put a request's socket.
+SOCKET_KEYS = ("gunicorn.socket", "werkzeug.socket")
+
+
+def connection_of(environ: Mapping[str, Any]) -> Any:
+    """Return the socket of a request, None where the server does not tell."""
+    return next((environ[key] for key in SOCKET_KEYS if key in environ), None)
+
 
 def client_gone(environ: Mapping[str, Any]) -> Callable[[], bool]:
     """Return a function that says whether the client of this request has closed its connection.
 
-    gunicorn and Werkzeug's development server put the socket into the environment; without one nobody can tell and
-    the answer is always no. A client that shuts down its sending side alone counts as gone: no HTTP client does.
+    Without a socket nobody can tell, and the answer is always no. A client that shuts down its sending side alone
+    counts as gone: no HTTP client does.
     """
-    connection = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    connection = connection_of(environ)
     if connection is None:
         return lambda: False
 

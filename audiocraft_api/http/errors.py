@@ -15,6 +15,7 @@ from audiocraft_api.http.schemas import ErrorAnswer
 
 SENTENCES = {
     400: "The request is malformed.",
+    403: "This is not allowed.",
     404: "There is nothing at this address; /docs lists the routes.",
     405: "This address does not take that method.",
     411: "Send the body with a Content-Length header; chunked bodies are not taken.",

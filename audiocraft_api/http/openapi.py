@@ -74,7 +74,7 @@ def _path_item(rule: Rule, found: Operation) -> dict[str, Any]:
         "operationId": rule.endpoint.rsplit(".", 1)[-1],
         "summary": found.summary,
         "tags": [found.tag],
-        "responses": {str(status): _answer(status, bodies) for status, bodies in found.answers.items()}
+        "responses": {str(status): _answer(status, bodies, found.headers) for status, bodies in found.answers.items()}
         | {str(status): _error(status) for status in found.errors}
         | {"default": _error(500)},
     }
@@ -100,12 +100,14 @@ def _request_body(found: Operation) -> dict[str, Any] | None:
     return None
 
 
-def _answer(status: int, bodies: Sequence[type[BaseModel] | str]) -> dict[str, Any]:
+def _answer(status: int, bodies: Sequence[type[BaseModel] | str], headers: Mapping[str, str]) -> dict[str, Any]:
     schemas = [_ref(body) for body in bodies if not isinstance(body, str)]
     content: dict[str, Any] = {body: {} for body in bodies if isinstance(body, str)}
     if schemas:
         content[JSON] = {"schema": schemas[0] if len(schemas) == 1 else {"oneOf": schemas}}
-    return {"description": HTTPStatus(status).phrase, "headers": REQUEST_ID} | ({"content": content} if content else {})
+    described = {name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()}
+    answer: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": REQUEST_ID | described}
+    return answer | ({"content": content} if content else {})
 
 
 def _error(status: int) -> dict[str, Any]:

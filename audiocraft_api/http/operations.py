@@ -13,7 +13,10 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Operation:
-    """One documented route. `answers` maps a status to the schemas, or the media types, of its bodies."""
+    """One documented route. `answers` maps a status to the schemas, or the media types, of its bodies.
+
+    `headers` are those of the answers, beside the ones of every answer.
+    """
 
     summary: str
     tag: str
@@ -24,6 +27,7 @@ class Operation:
     examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     errors: tuple[int, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def operation(documented: Operation) -> Callable[[View], View]:

@@ -33,6 +33,11 @@ def parse_json(schema: type[Schema], max_bytes: int) -> Schema:
         text = request.get_data(cache=False).decode()
     except UnicodeDecodeError:
         raise InvalidRequest("JSON must be encoded as UTF-8.") from None
+    return parse_json_text(schema, text)
+
+
+def parse_json_text(schema: type[Schema], text: str) -> Schema:
+    """Validate a JSON object. Raises InvalidRequest."""
     value = _load_json(text)
     if not isinstance(value, dict):
         raise InvalidRequest("The request body must be a JSON object with the fields of the request.")

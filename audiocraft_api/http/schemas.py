@@ -54,8 +54,8 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
-class GenerateRequest(_Request):
-    """A text-to-music request."""
+class StreamRequest(_Request):
+    """A text-to-music request whose audio is sent while it is made."""
 
     prompt: Prompt
     model_size: str = Field("small", max_length=64, description="A text-to-music model of `GET /models`.")
@@ -76,7 +76,12 @@ class GenerateRequest(_Request):
     )
     cfg_coef: float = Field(DEFAULT_CFG_COEF, ge=0, le=MAX_CFG_COEF, description="How closely to follow the prompt.")
     seed: Seed | None = Field(None, description="The same seed and fields make the same audio; drawn when left out.")
-    output_format: OutputFormat = Field("wav", description="Format of the audio file.")
+    output_format: OutputFormat = Field("wav", description="Format of the audio.")
+
+
+class GenerateRequest(StreamRequest):
+    """A text-to-music request."""
+
     return_type: Literal["url", "base64"] = Field("url", description="A link to the file, or the file in the answer.")
 
 

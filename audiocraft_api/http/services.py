@@ -11,12 +11,14 @@ from flask import Flask, current_app
 
 from audiocraft_api.config import Config
 from audiocraft_api.engine.base import Engine
-from audiocraft_api.http.waiters import Places
+from audiocraft_api.http.streams import Streams
+from audiocraft_api.http.waiters import Waiters
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.service.generation import GenerationService
 from audiocraft_api.service.melody_upload import MelodyDecoder
 from audiocraft_api.service.storage.base import AudioStore
+from audiocraft_api.service.streaming import StreamingService
 
 EXTENSION = "audiocraft_api"
 
@@ -33,9 +35,10 @@ class Services:
     engine: Engine
     store: AudioStore
     generation: GenerationService
+    streaming: StreamingService
     melodies: MelodyDecoder
-    waiters: Places
-    streams: Places
+    waiters: Waiters
+    streams: Streams
     draining: threading.Event = field(default_factory=threading.Event)
 
     def close(self, grace_seconds: float = 0.0) -> None:
@@ -45,6 +48,7 @@ class Services:
         self.draining.set()
         logger.info("Draining: running generations have %.0f seconds.", grace_seconds)
         self.engine.close(grace_seconds)
+        self.streams.close()
         self.cache.close()
         self.store.close()
 

@@ -35,12 +35,17 @@ MIN_SAMPLE_RATE = 8_000  # Hz
 MAX_SAMPLE_RATE = 192_000  # Hz
 OPUS_SAMPLE_RATE = 48_000  # Hz; the codec knows 8, 12, 16, 24 and 48 kHz only, so MusicGen's 32 kHz is resampled
 
+Samples = npt.NDArray[np.int16] | npt.NDArray[np.float32]  # [T, C]
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """One row of `FORMATS`. A format is written by libsndfile (`container`, `subtype`) or by ffmpeg (`arguments`)."""
+    """One row of `FORMATS`. A format is written by libsndfile (`container`, `subtype`) or by ffmpeg (`arguments`).
+
+    `stream_arguments` are for audio that is sent while it is made, where those of a file do not do.
+    """
 
     name: str
     extension: str
@@ -49,6 +54,7 @@ class AudioFormat:
     container: str = ""
     subtype: str = ""
     arguments: tuple[str, ...] = ()
+    stream_arguments: tuple[str, ...] = ()
     sample_rate: int | None = None  # Hz, where the format fixes it
 
 
@@ -67,6 +73,11 @@ FORMATS: dict[str, AudioFormat] = {
             "audio/mp4",
             "AAC in MP4",
             arguments=("-codec:a", "aac", "-b:a", "192k", "-movflags", "+faststart", "-f", "ipod"),
+            # Fragments of 0.2 s, each with an index of its own, after a beginning that has none.
+            stream_arguments=(
+                *("-codec:a", "aac", "-b:a", "192k", "-movflags", "+empty_moov+default_base_moof"),
+                *("-frag_duration", "200000", "-f", "mp4"),
+            ),
         ),
         AudioFormat(
             "opus",
@@ -74,6 +85,8 @@ FORMATS: dict[str, AudioFormat] = {
             "audio/ogg",
             "Ogg Opus, 48 kHz",
             arguments=("-codec:a", "libopus", "-b:a", "128k", "-f", "opus"),
+            # Pages of 0.1 s; a page is only sent when the next one begins.
+            stream_arguments=("-codec:a", "libopus", "-b:a", "128k", "-page_duration", "100000", "-f", "opus"),
             sample_rate=OPUS_SAMPLE_RATE,
         ),
     )
@@ -95,7 +108,7 @@ def encode(waveform: Waveform, sample_rate: int, output_format: str, *, timeout_
     if row is None:
         message = f"output_format must be one of {', '.join(FORMATS)}."
         raise InvalidRequest(message, {"output_format": [message]})
-    _check(waveform, sample_rate)
+    check(waveform, sample_rate)
     try:
         if row.arguments:
             return _encode_with_ffmpeg(waveform, sample_rate, row, timeout_seconds)
@@ -114,7 +127,8 @@ def ffmpeg_executable() -> str:
     return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
-def _check(waveform: Waveform, sample_rate: int) -> None:
+def check(waveform: Waveform, sample_rate: int) -> None:
+    """Raise ConversionFailed for a waveform that no format can hold."""
     if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or waveform.shape[1] == 0:
         logger.error("A waveform of shape %s cannot be encoded.", waveform.shape)
         raise ConversionFailed("The generated audio is neither mono nor stereo, or it is empty.")
@@ -127,33 +141,43 @@ def _check(waveform: Waveform, sample_rate: int) -> None:
 
 
 def _encode_with_libsndfile(waveform: Waveform, sample_rate: int, row: AudioFormat) -> bytes:
-    samples: npt.NDArray[np.int16] | npt.NDArray[np.float32]  # [T, C]
-    if row.subtype == "PCM_16":
-        samples = _pcm16(waveform)
-    elif row.subtype == "FLOAT":
-        samples = waveform.T
-    else:
-        samples = np.clip(waveform.T, -1.0, 1.0)
+    samples = samples_of(waveform, row)
     file = io.BytesIO()
-    quality = {"compression_level": 0.4} if row.subtype == "VORBIS" else {}
-    with soundfile.SoundFile(
-        file, "w", sample_rate, waveform.shape[0], row.subtype, format=row.container, **quality
-    ) as encoder:
-        # By blocks of a second: libsndfile 1.2 puts a whole write on the stack for Vorbis and crashes at 90 s.
-        for start in range(0, len(samples), sample_rate):
-            encoder.write(samples[start : start + sample_rate])
+    with open_libsndfile(file, waveform.shape[0], sample_rate, row) as encoder:
+        length = write_length(sample_rate)
+        for start in range(0, len(samples), length):
+            encoder.write(samples[start : start + length])
     return file.getvalue()
+
+
+def open_libsndfile(file: io.BytesIO, num_channels: int, sample_rate: int, row: AudioFormat) -> soundfile.SoundFile:
+    """Open libsndfile's encoder of a format, to be fed in writes of `write_length` samples [T, C]."""
+    quality = {"compression_level": 0.4} if row.subtype == "VORBIS" else {}
+    return soundfile.SoundFile(file, "w", sample_rate, num_channels, row.subtype, format=row.container, **quality)
+
+
+def samples_of(waveform: Waveform, row: AudioFormat) -> Samples:
+    """Return what libsndfile is fed of `waveform` [C, T] for a format."""
+    if row.subtype == "PCM_16":
+        return pcm16(waveform)
+    return waveform.T if row.subtype == "FLOAT" else np.clip(waveform.T, -1.0, 1.0)
+
+
+def write_length(sample_rate: int) -> int:
+    """Return the samples of one write to libsndfile: a tenth of a second.
+
+    Not more: libsndfile 1.2 puts a whole write on the stack for Vorbis, and crashes at 90 s. Always as many: Vorbis
+    looks ahead as far as it was fed, so that other writes make other audio.
+    """
+    return sample_rate // 10
 
 
 def _encode_with_ffmpeg(waveform: Waveform, sample_rate: int, row: AudioFormat, timeout_seconds: float) -> bytes:
     segment = AudioSegment(
-        data=_pcm16(waveform).tobytes(), sample_width=2, frame_rate=sample_rate, channels=waveform.shape[0]
+        data=pcm16(waveform).tobytes(), sample_width=2, frame_rate=sample_rate, channels=waveform.shape[0]
     )
     command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-f", "wav", "-i", "pipe:0"]
-    if row.sample_rate is not None:
-        # The resampler keeps back its last samples: pad with silence and cut to the right count.
-        length = math.ceil(waveform.shape[1] * row.sample_rate / sample_rate)
-        command += ["-af", f"aresample={row.sample_rate},apad=whole_len={length},atrim=end_sample={length}"]
+    command += resampling(row, waveform.shape[1], sample_rate)
     # A file, not a pipe: the MP3 and MP4 writers go back to fill in the length.
     with tempfile.TemporaryDirectory(prefix="audiocraft-api-") as directory:
         path = Path(directory, f"audio.{row.extension}")
@@ -168,7 +192,16 @@ def _encode_with_ffmpeg(waveform: Waveform, sample_rate: int, row: AudioFormat, 
         return path.read_bytes()
 
 
-def _pcm16(waveform: Waveform) -> npt.NDArray[np.int16]:
+def resampling(row: AudioFormat, num_samples: int, sample_rate: int) -> list[str]:
+    """Return ffmpeg's arguments that bring `num_samples` at `sample_rate` Hz to the rate that a format fixes, if any."""
+    if row.sample_rate is None:
+        return []
+    # The resampler keeps back its last samples: pad with silence and cut to the right count.
+    length = math.ceil(num_samples * row.sample_rate / sample_rate)
+    return ["-af", f"aresample={row.sample_rate},apad=whole_len={length},atrim=end_sample={length}"]
+
+
+def pcm16(waveform: Waveform) -> npt.NDArray[np.int16]:
     """Return `waveform` [C, T] as interleaved 16-bit samples [T, C], clipped; what a reader divides by 32768."""
     scaled = np.rint(waveform.T * np.float32(32768.0))  # [T, C]
     return np.ascontiguousarray(np.clip(scaled, -32768, 32767), dtype=np.int16)

@@ -96,7 +96,7 @@ class GenerationService:
         """Generate and return the encoded audio. Raises as `generate_file`."""
         submission = self.submit(command)
         result = self.await_result(submission, client_gone)
-        return GeneratedBytes(self._encode(result, command.output_format), self._recipe(submission, result))
+        return GeneratedBytes(self._encode(result, command.output_format), self.recipe(submission, result))
 
     def submit(self, command: GenerateCommand, deadline_seconds: float | None = None) -> Submission:
         """Resolve the seed and hand the command to the engine.
@@ -139,13 +139,14 @@ class GenerationService:
         """Convert a result and store it."""
         output_format = submission.command.output_format
         stored = self._store.save(self._encode(result, output_format), convert.FORMATS[output_format].extension)
-        return GeneratedFile(stored.filename, self._store.url_for(stored.filename), self._recipe(submission, result))
+        return GeneratedFile(stored.filename, self._store.url_for(stored.filename), self.recipe(submission, result))
 
     def _encode(self, result: GenerationResult, output_format: str) -> bytes:
         timeout_seconds = self._config.convert_timeout_seconds
         return convert.encode(result.waveform, result.sample_rate, output_format, timeout_seconds=timeout_seconds)
 
-    def _recipe(self, submission: Submission, result: GenerationResult) -> Recipe:
+    def recipe(self, submission: Submission, result: GenerationResult) -> Recipe:
+        """Tell what a result is and how it was made."""
         return Recipe(
             format=submission.command.output_format,
             sample_rate=convert.FORMATS[submission.command.output_format].sample_rate or result.sample_rate,
