@@ -16,3 +16,15 @@ def demo_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in demo.NAMES:
         demo.build(name, directory)
     return directory
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests marked `gpu` out where there is no CUDA device: they are another machine's."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        config.hook.pytest_deselected(items=marked)
+        items[:] = [item for item in items if item not in marked]

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from audiocraft_api.engine.codec import ChunkDecoderFactory
 from audiocraft_api.engine.running import RunningRequest
 from audiocraft_api.engine.stepper import as_request_error
+from audiocraft_api.errors import AudioCraftError
 
 Job = tuple[RunningRequest, Tensor, bool]  # codes [K, t]; whether they are the last
 
 
 class CodecWorker:
-    """Decodes in order of arrival. The queue holds at most the codes of the requests that the loop has admitted."""
+    """Decodes what waits, together. The queue holds at most the codes of the requests that the loop has admitted."""
 
-    def __init__(self, factory: ChunkDecoderFactory, on_last: Callable[[RunningRequest], None]) -> None:
+    def __init__(
+        self, factory: ChunkDecoderFactory, device: torch.device, on_last: Callable[[RunningRequest], None]
+    ) -> None:
         """`on_last(request)` is called, in this thread, after a request's last codes, when it has ended."""
         self._factory = factory
+        self._device = device
         self._on_last = on_last
         self._jobs: deque[Job] = deque()
         self._condition = threading.Condition()
@@ -41,25 +46,50 @@ class CodecWorker:
         self._thread.join()
 
     def _work(self) -> None:
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._jobs or self._closing)
-                if not self._jobs:
-                    return
-                run, codes, last = self._jobs.popleft()
-            self._decode(run, codes, last)
+        # A stream of its own: the codec must not wait for steps, nor they for it.
+        stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            while jobs := self._next():
+                self._decode(jobs)
+                for run, _, last in jobs:
+                    if last:
+                        self._on_last(run)
 
-    def _decode(self, run: RunningRequest, codes: Tensor, last: bool) -> None:
+    def _next(self) -> list[Job]:
+        """Wait for jobs and take the first of every request that has one; none when closed."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._jobs or self._closing)
+            taken: dict[RunningRequest, Job] = {}
+            later: deque[Job] = deque()
+            for job in self._jobs:
+                if job[0] in taken:
+                    later.append(job)
+                else:
+                    taken[job[0]] = job
+            self._jobs = later
+            return list(taken.values())
+
+    def _decode(self, jobs: Sequence[Job]) -> None:
+        jobs = [job for job in jobs if not _stopped(job[0])]
         try:
-            run.request.check()
-            if run.decoder is None:
-                run.decoder = self._factory.open()
-            block = run.decoder.feed(codes, last)
+            for run, _, _ in jobs:
+                run.decoder = run.decoder or self._factory.open()
+            blocks = self._factory.feed_many([(run.decoder, codes, last) for run, codes, last in jobs])
+        except Exception as error:  # noqa: BLE001
+            for run, _, _ in jobs:
+                run.request.fail(as_request_error(error))
+            return
+        for (run, _, last), block in zip(jobs, blocks, strict=True):
             if block.shape[1]:
                 run.request.push(block)
             if last:
                 run.request.finish()
-        except Exception as error:  # noqa: BLE001
-            run.request.fail(as_request_error(error))
-        if last:
-            self._on_last(run)
+
+
+def _stopped(run: RunningRequest) -> bool:
+    """Say whether nobody wants more of a request, and end it when it was canceled."""
+    try:
+        run.request.check()
+    except AudioCraftError as error:
+        run.request.fail(error)
+    return run.request.has_ended

@@ -132,7 +132,7 @@ class DecodeLoop:
         ready = self._prepare(model)
         self.scheduler.open(ready.stepper.num_slots)
         with ThreadPoolExecutor(1, "engine-preparation") as self._preparation:
-            self._codec = CodecWorker(ready.codec, self._drained)
+            self._codec = CodecWorker(ready.codec, model.device, self._drained)
             try:
                 while self._has_work():
                     self._wake.clear()
