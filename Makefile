@@ -59,7 +59,7 @@ types: $(VENV)/.tests
 
 check: lint types test
 
-bench: setup-tests
+bench: setup
 	$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 bench-gpu:

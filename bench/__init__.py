@@ -1,0 +1,1 @@
+"""Measurements that the README quotes: `make bench`. A benchmark, not a test: it prints figures and judges nothing."""

@@ -1,0 +1,115 @@
+"""`python -m bench [--quick]`: print the table of figures; the last line of standard output is one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+# What each figure must reach, and what we aim for: (must, aim), with the sense of the comparison in the name's row.
+TARGETS = {
+    "exact_speedup": "≥ 5.5, aim 7",
+    "auto_speedup": "≥ 11, aim 16",
+    "step_growth": "≤ 1.5, aim 1.2",
+    "http_10s_seconds": "≤ 10",
+    "aggregate_8_rtf": "≥ 3, aim 4.5",
+    "medium_auto_speedup": "≥ 14, aim 18",
+    "auto_kl_nats": "≤ 0.005",
+    "auto_logit_error": "≤ 0.06",
+    "cold_first_token_seconds": "≤ 3",
+    "first_audio_seconds": "≤ 1.5",
+    "service_overhead_wav_ms": "≤ 50",
+    "health_rps": "≥ 1000",
+    "health_p99_ms": "≤ 100",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="shorter runs, without the medium model")
+    quick = parser.parse_args().quick
+    began = time.monotonic()
+    figures: dict[str, object] = {"machine": machine()}
+    print(json.dumps(figures["machine"]), flush=True)
+    for section in (engine_section, accuracy_section, http_section, service_section):
+        for name, value in section(quick).items():
+            figures[name] = value
+            shown = f"{value:.4g}" if isinstance(value, float) else value
+            print(f"{name:30} {shown!s:>12}   {TARGETS.get(name, '')}", flush=True)
+    figures["bench_seconds"] = round(time.monotonic() - began)
+    print(json.dumps(figures))
+
+
+def machine() -> dict[str, object]:
+    """Describe what the figures were measured on."""
+    import torch
+
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    versions = {name: metadata.version(name) for name in ("torch", "audiocraft", "transformers")}
+    return {
+        "processor": model.partition(":")[2].strip() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def engine_section(quick: bool) -> dict[str, object]:
+    """Compare single requests with audiocraft's own loop, on `small`'s and `medium`'s real shapes."""
+    from bench import engine
+
+    seconds = 3.0 if quick else 10.0
+    model = engine.load("small")
+    theirs, codes = engine.audiocraft(model, seconds)
+    exact, auto = (engine.ours(model, precision, seconds) for precision in ("exact", "auto"))
+    near, far = engine.step_seconds(model, "auto", (75, 1450), 10 if quick else 40)
+    figures: dict[str, object] = {
+        "audiocraft_s_per_s": theirs,
+        "exact_s_per_s": exact["s_per_s"],
+        "exact_speedup": theirs / exact["s_per_s"],
+        "auto_s_per_s": auto["s_per_s"],
+        "auto_speedup": theirs / auto["s_per_s"],
+        "exact_tokens_identical": bool(np.array_equal(engine.codes_of(model, "exact", seconds), codes)),
+        "exact_tokens_compared": int(codes.size),
+        "step_growth": far / near,
+        "first_audio_seconds": auto["first_audio_seconds"],
+    }
+    del model
+    if not quick:
+        model = engine.load("medium")
+        theirs, _codes = engine.audiocraft(model, 1.0)
+        auto = engine.ours(model, "auto", 4.0)
+        figures |= {
+            "medium_audiocraft_s_per_s": theirs,
+            "medium_auto_s_per_s": auto["s_per_s"],
+            "medium_auto_speedup": theirs / auto["s_per_s"],
+        }
+    return figures
+
+
+def accuracy_section(_quick: bool) -> dict[str, object]:
+    """Hold `auto` to the accuracy rule: guided logits over 40 steps of `small`'s shape, against `exact`."""
+    from bench import accuracy, engine
+
+    return accuracy.compare(engine.load("small"), "auto", num_steps=40)
+
+
+def http_section(_quick: bool) -> dict[str, object]:
+    from bench import http
+
+    return {**http.single_and_eight("small"), **http.cold_start("small")}
+
+
+def service_section(quick: bool) -> dict[str, object]:
+    from bench import service
+
+    return {**service.overhead(20 if quick else 100), **service.health_under_load(5.0 if quick else 15.0)}
+
+
+if __name__ == "__main__":
+    main()

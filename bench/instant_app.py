@@ -1,0 +1,35 @@
+"""The service over an engine that answers at once with silence: all that remains is what the service itself costs."""
+
+from __future__ import annotations
+
+import numpy as np
+from flask import Flask
+
+from audiocraft_api import factory
+from audiocraft_api.engine.base import EngineStatus
+from audiocraft_api.engine.params import GenerationParams
+from audiocraft_api.engine.request import EngineRequest
+
+SAMPLE_RATE, FRAME_RATE = 32_000, 50
+
+
+class InstantEngine:
+    """An `Engine` whose generations have ended when they are submitted."""
+
+    def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
+        request = EngineRequest(params, deadline)
+        num_frames = int(params.duration_seconds * FRAME_RATE)
+        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="none")
+        request.push(np.zeros((1, num_frames * SAMPLE_RATE // FRAME_RATE), np.float32))
+        request.finish()
+        return request
+
+    def status(self) -> EngineStatus:
+        return EngineStatus(0, 0)
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        pass
+
+
+def create_app() -> Flask:
+    return factory.create_app(engine=InstantEngine())
