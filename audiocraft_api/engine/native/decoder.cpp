@@ -36,7 +36,7 @@ Decoder::Decoder(const Shape& shape)
 void Decoder::set_layer(int index, const LayerPointers& from) {
     const int dim = shape_.dim;
     const auto pack = [&](const float* weights, int outputs, int inputs) {
-        return Linear(pool_, format_, weights, outputs, inputs);
+        return Linear(weights_, pool_, format_, weights, outputs, inputs);
     };
     Layer& layer = layers_[index];
     layer.norm1 = {copy(from.norm1_weight, dim), copy(from.norm1_bias, dim)};
@@ -55,7 +55,7 @@ void Decoder::set_layer(int index, const LayerPointers& from) {
 
 void Decoder::set_ends(const float* heads, const float* norm_weight, const float* norm_bias,
                        const float* const* embeddings, const float* positions) {
-    heads_ = Linear(pool_, format_, heads, shape_.codebooks * shape_.card, shape_.dim);
+    heads_ = Linear(weights_, pool_, format_, heads, shape_.codebooks * shape_.card, shape_.dim);
     out_norm_ = {copy(norm_weight, shape_.dim), copy(norm_bias, shape_.dim)};
     embeddings_.assign(embeddings, embeddings + shape_.codebooks);
     positions_ = positions;
@@ -201,11 +201,7 @@ void Decoder::feed_forward(const Layer& layer, int rows) {
 }
 
 size_t Decoder::bytes() const {
-    size_t total = heads_.bytes();
-    for (const Layer& layer : layers_)
-        for (const Linear* linear : {&layer.qkv, &layer.self_out, &layer.cross_query, &layer.cross_key,
-                                     &layer.cross_value, &layer.cross_out, &layer.linear1, &layer.linear2})
-            total += linear->bytes();
+    size_t total = weights_.bytes();
     for (const Slot& slot : slots_) total += slot.self.bytes() + slot.cross.bytes();
     return total;
 }

@@ -76,6 +76,7 @@ private:
     Shape shape_;
     Format format_;
     Pool pool_;
+    Arena weights_;
     std::vector<Layer> layers_;
     std::vector<Slot> slots_;
     Norm out_norm_;

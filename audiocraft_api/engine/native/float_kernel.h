@@ -3,10 +3,10 @@
 
 #include "activations.h"
 #include "dot4.h"
+#include "memory.h"
 
 namespace native {
 
-constexpr int kPrefetch = 4096;   // bytes ahead, into the second cache; nearer measured slower
 constexpr int kFloatOutputs = 4;  // outputs of one float sub-block
 constexpr int kFloatInputs = 16;  // inputs of one output that lie side by side in it
 
@@ -18,7 +18,7 @@ void float_sub_block(const T* weights, const Activations& in, int row, float (*o
     for (int r = 0; r < Rows; ++r) x[r] = in.row(row + r);
     for (int i = 0; i < in.width; i += kFloatInputs, weights += kFloatOutputs * kFloatInputs) {
         for (size_t byte = 0; byte < kFloatOutputs * kFloatInputs * sizeof(T); byte += 64)
-            __builtin_prefetch(reinterpret_cast<const char*>(weights) + kPrefetch + byte, 0, 2);
+            stream(reinterpret_cast<const char*>(weights) + byte);
         for (int j = 0; j < kFloatInputs; j += kWidth)
             for (int o = 0; o < kFloatOutputs; ++o) {
                 const Vec weight = load(weights + o * kFloatInputs + j);

@@ -31,7 +31,7 @@ void integer_block(const uint8_t* weights, const Half* scales, const Activations
         Sums high_sums[Rows], low_sums[Rows];
         for (int r = 0; r < Rows; ++r) high_sums[r] = low_sums[r] = zero_sums();
         for (int i = 0; i < group; i += kQuadInputs, weights += kPackBytes<Bits>) {
-            for (int byte = 0; byte < kPackBytes<Bits>; byte += 64) __builtin_prefetch(weights + kPrefetch + byte, 0, 2);
+            for (int byte = 0; byte < kPackBytes<Bits>; byte += 64) stream(weights + byte);
             Quad quads[kQuads];
             unpack<Bits>(weights, quads);
             for (int q = 0; q < kQuads; ++q, high += 4, low += 4)

@@ -22,7 +22,7 @@ void score(const T* keys, const float* query, int head_dim, int length, float* s
     for (int block = 0; block < length; block += kPositions) {
         Vec sums[2][kVecs] = {};  // even and odd dimensions apart, or each addition would wait for the last
         for (int d = 0; d < head_dim; d += 2, keys += 2 * kPositions) {
-            __builtin_prefetch(reinterpret_cast<const char*>(keys) + 4096, 0, 2);
+            stream(keys);
             for (int v = 0; v < kVecs; ++v) {
                 sums[0][v] += query[d] * load(keys + v * kWidth);
                 sums[1][v] += query[d + 1] * load(keys + kPositions + v * kWidth);
@@ -50,7 +50,7 @@ template <class T, int Vecs>
 void blend(const T* values, const float* weights, int head_dim, int length, float scale, float* out) {
     Vec sums[Vecs] = {};
     for (int t = 0; t < length; ++t, values += head_dim) {
-        __builtin_prefetch(reinterpret_cast<const char*>(values) + 4096, 0, 2);
+        stream(values);
         for (int v = 0; v < Vecs; ++v) sums[v] += weights[t] * load(values + v * kWidth);
     }
     for (int v = 0; v < Vecs; ++v) store(out + v * kWidth, sums[v] * scale);

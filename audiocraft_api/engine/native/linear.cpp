@@ -97,7 +97,7 @@ void over_rows(int row, int rows, Kernel&& kernel) {
 
 }  // namespace
 
-Linear::Linear(Pool& pool, Format format, const float* weights, int outputs, int inputs)
+Linear::Linear(Arena& arena, Pool& pool, Format format, const float* weights, int outputs, int inputs)
     : format_(format), outputs_(outputs), inputs_(inputs), group_(group_size(format, inputs)) {
     if (format == Format::kFloat) {
         if (all_fit<Half>(pool, weights, outputs, inputs))
@@ -105,8 +105,8 @@ Linear::Linear(Pool& pool, Format format, const float* weights, int outputs, int
         else if (all_fit<BFloat>(pool, weights, outputs, inputs))
             format_ = Format::kBFloat;
     }
-    weights_ = Buffer(block_bytes() * (outputs / kBlock));
-    if (group_) scales_ = Buffer(sizeof(Half) * size_t(outputs) * (inputs / group_));
+    weights_ = arena.take(block_bytes() * (outputs / kBlock));
+    if (group_) scales_ = reinterpret_cast<Half*>(arena.take(sizeof(Half) * size_t(outputs) * (inputs / group_)));
     pool.run(outputs / kBlock, [&](int block, int) { pack_block(weights, block); });
 }
 
@@ -122,9 +122,9 @@ size_t Linear::block_bytes() const {
 
 void Linear::pack_block(const float* weights, int block) {
     weights += size_t(block) * kBlock * inputs_;
-    char* to = weights_.as<char>() + block_bytes() * block;
+    char* to = weights_ + block_bytes() * block;
     auto* bytes = reinterpret_cast<uint8_t*>(to);
-    Half* scales = group_ ? scales_.as<Half>() + size_t(block) * (inputs_ / group_) * kBlock : nullptr;
+    Half* scales = group_ ? scales_ + size_t(block) * (inputs_ / group_) * kBlock : nullptr;
     switch (format_) {
         case Format::kFloat: return pack_float_block(weights, inputs_, reinterpret_cast<float*>(to));
         case Format::kHalf: return pack_float_block(weights, inputs_, reinterpret_cast<Half*>(to));
@@ -136,8 +136,8 @@ void Linear::pack_block(const float* weights, int block) {
 
 void Linear::apply_block(
     const Activations& in, int rows, int block, Epilogue epilogue, float* out, int out_stride) const {
-    const char* weights = weights_.as<char>() + block_bytes() * block;
-    const Half* scales = group_ ? scales_.as<Half>() + size_t(block) * (inputs_ / group_) * kBlock : nullptr;
+    const char* weights = weights_ + block_bytes() * block;
+    const Half* scales = group_ ? scales_ + size_t(block) * (inputs_ / group_) * kBlock : nullptr;
     const auto finish_rows = [&](int row, int count, const float(*results)[kBlock]) {
         for (int r = 0; r < count; ++r)
             finish(epilogue, results[r], out + size_t(row + r) * out_stride + block * kBlock);

@@ -27,14 +27,13 @@ public:
 
     // Pack float32 weights [outputs, inputs]; outputs are a multiple of 16, inputs of 64. kFloat keeps weights that fit
     // in 16 bits, as those of released checkpoints do, in 16 bits: the same products for half the memory traffic.
-    Linear(Pool& pool, Format format, const float* weights, int outputs, int inputs);
+    Linear(Arena& arena, Pool& pool, Format format, const float* weights, int outputs, int inputs);
 
     // For `rows` rows of `in`: store W in, add it to `out`, or store gelu(W in). `out` is [rows, out_stride].
     void apply(Pool& pool, const Activations& in, int rows, Epilogue epilogue, float* out, int out_stride) const;
 
     int outputs() const { return outputs_; }
     int inputs() const { return inputs_; }
-    size_t bytes() const { return weights_.bytes() + scales_.bytes(); }
 
     // Inputs that share one scale, or 0 for float kinds.
     static int group_size(Format format, int inputs) {
@@ -48,8 +47,8 @@ private:
 
     Format format_ = Format::kFloat;
     int outputs_ = 0, inputs_ = 0, group_ = 0;
-    Buffer weights_;
-    Buffer scales_;  // float16 [outputs / 16, inputs / group, 16]
+    char* weights_ = nullptr;
+    Half* scales_ = nullptr;  // float16 [outputs / 16, inputs / group, 16]
 };
 
 }  // namespace native

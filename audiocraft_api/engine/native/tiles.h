@@ -56,8 +56,7 @@ void tile_block(
         for (int i = 0; i < in.group; i += kTileInputs, high += kTileInputs, low += kTileInputs) {
             const uint8_t* tile = Bits == 8 ? weights : unpacked;
             for (int at = 0; at < kTileInputs; at += kQuadInputs, weights += kPackBytes<Bits>) {
-                for (int byte = 0; byte < kPackBytes<Bits>; byte += 64)
-                    __builtin_prefetch(weights + kPrefetch + byte, 0, 2);
+                for (int byte = 0; byte < kPackBytes<Bits>; byte += 64) stream(weights + byte);
                 if (Bits == 8) continue;
                 Quad quads[kQuads];
                 unpack<Bits>(weights, quads);
