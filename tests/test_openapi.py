@@ -64,7 +64,7 @@ def test_every_documented_example_is_sent_and_works(client: FlaskClient, documen
         for media_type, content in item.get("post", {}).get("requestBody", {}).get("content", {}).items():
             for example in content.get("examples", {}).values():
                 assert media_type == "application/json"
-                response = client.post(path, json=example["value"])
+                response = client.post(path, json=example["value"], buffered=True)
                 assert response.status_code in item["post"]["responses"].keys() - {
                     "default"
                 } or response.status_code in (
@@ -127,6 +127,7 @@ class ShortEngine(FakeEngine):
         ("GET /audio/{filename}", GenerationMode.POSITIVE),
         ("POST /generate", GenerationMode.POSITIVE),
         ("POST /generate", GenerationMode.NEGATIVE),
+        ("POST /generate-stream", GenerationMode.NEGATIVE),
         ("POST /generate-with-melody", GenerationMode.POSITIVE),
         ("POST /generate-with-melody", GenerationMode.NEGATIVE),
     ],
