@@ -36,6 +36,9 @@ class BatchingEngine:
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         """Take a request; see `Engine.submit`."""
+        # torch comes with the first request, not with the server's start; nobody else waits for it.
+        from audiocraft_api.engine import loop as _  # noqa: F401
+
         request = EngineRequest(params, deadline)
         with self._lock:
             if self._closing:
@@ -68,7 +71,6 @@ class BatchingEngine:
                 loop.drop()
 
     def _loop(self, name: str) -> DecodeLoop:
-        # torch comes with the first request, not with the server's start.
         from audiocraft_api.engine.loop import DecodeLoop
         from audiocraft_api.engine.precision import make_stepper
 

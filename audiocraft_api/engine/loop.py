@@ -181,14 +181,18 @@ class DecodeLoop:
                 self._ready.stepper.prefill(run)
         decoding = [run for run in self._running if run.is_decoding and run not in prefilling]
         if decoding:
-            begin = time.monotonic()
-            for run, error in self._ready.stepper.decode(decoding).items():
-                run.request.fail(error)
-                self._leave(run)
-            seconds = time.monotonic() - begin
-            weight = SPEED_SMOOTHING if self.step_seconds else 1.0
-            self.step_seconds += weight * (seconds - self.step_seconds)
+            self._decode(decoding)
         return bool(decoding or prefilling)
+
+    def _decode(self, runs: list[RunningRequest]) -> None:
+        begin, num_filled = time.monotonic(), runs[0].num_filled
+        for run, error in self._ready.stepper.decode(runs).items():
+            run.request.fail(error)
+            self._leave(run)
+        num_steps = max(1, runs[0].num_filled - num_filled)
+        seconds = (time.monotonic() - begin) / num_steps
+        weight = SPEED_SMOOTHING if self.step_seconds else 1.0
+        self.step_seconds += weight * (seconds - self.step_seconds)
 
     def _prepare_window(self, run: RunningRequest, preparation: Future[Preparation]) -> None:
         run.preparation = preparation

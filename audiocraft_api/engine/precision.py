@@ -14,7 +14,7 @@ import torch
 
 from audiocraft_api.config import Config
 from audiocraft_api.engine.delay import DelayPattern
-from audiocraft_api.engine.graph_stepper import GraphStepper
+from audiocraft_api.engine.graph_stepper import MAX_CONTEXT, GraphStepper
 from audiocraft_api.engine.native_runner import Format, NativeRunner, native_supports
 from audiocraft_api.engine.runner import Runner
 from audiocraft_api.engine.scheduler import ROWS_PER_REQUEST
@@ -89,7 +89,7 @@ def _num_slots(weights: DecoderWeights, capacity: int, config: Config) -> int:
     """Return the slots that the settings give room for. Raises OutOfMemory when it is not one request."""
     num_slots = ROWS_PER_REQUEST * config.max_batch_requests
     if config.kv_cache_bytes:
-        slot_bytes = weights.kv_bytes(capacity, weights.out_norm_weight.element_size())
+        slot_bytes = _slot_bytes(weights, capacity, config.precision)
         num_slots = min(num_slots, config.kv_cache_bytes // slot_bytes)
         if num_slots < ROWS_PER_REQUEST:
             raise OutOfMemory(
@@ -97,3 +97,13 @@ def _num_slots(weights: DecoderWeights, capacity: int, config: Config) -> int:
                 "raise the engine's memory setting."
             )
     return num_slots
+
+
+def _slot_bytes(weights: DecoderWeights, capacity: int, precision: Precision) -> int:
+    """Return the bytes that a slot's keys and values take where this precision runs."""
+    if weights.out_norm_weight.device.type == "cuda":
+        # Room for a context lies beside each conditional row.
+        return weights.kv_bytes(capacity + MAX_CONTEXT // ROWS_PER_REQUEST, _CUDA_TYPES[precision].itemsize)
+    if precision != "exact" and native_supports(weights):
+        return weights.kv_bytes(capacity, 1 + 4 * weights.num_heads / weights.dim)  # bytes, and a scale for each head
+    return weights.kv_bytes(capacity, 4)
