@@ -7,6 +7,7 @@ from typing import Any
 
 from audiocraft_api.config import ConfigError, load_config
 from audiocraft_api.factory import create_app
+from audiocraft_api.http.services import services_of
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +28,7 @@ def main() -> None:
     host, _, port = config.bind.rpartition(":")
     if host == "unix":
         host, port = f"unix://{port}", "0"
+    services_of(application).start()
     application.run(host=host.strip("[]"), port=int(port), threaded=True)
 
 

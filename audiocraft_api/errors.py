@@ -5,6 +5,7 @@
     │   └── InvalidMelody (400)
     ├── Forbidden (403)
     ├── NotFound (404)
+    ├── AudioGone (410)
     ├── PayloadTooLarge (413)
     ├── UnsupportedMediaType (415)
     ├── IdempotencyConflict (422)
@@ -65,6 +66,13 @@ class Forbidden(AudioCraftError):
 class NotFound(AudioCraftError):
     code = "not_found"
     status = 404
+
+
+class AudioGone(AudioCraftError):
+    """The audio was made and is not kept any more."""
+
+    code = "audio_gone"
+    status = 410
 
 
 class PayloadTooLarge(AudioCraftError):
@@ -138,3 +146,15 @@ class GenerationFailed(AudioCraftError):
 
 class ConversionFailed(GenerationFailed):
     code = "conversion_failed"
+
+
+def error_of(code: str, message: str) -> AudioCraftError:
+    """Return the error that a kept `code` stands for; a code that no class has is kept, as an internal error."""
+    kinds = [AudioCraftError]
+    for kind in kinds:
+        if kind.code == code:
+            return kind(message)
+        kinds += kind.__subclasses__()
+    error = AudioCraftError(message)
+    error.code = code
+    return error

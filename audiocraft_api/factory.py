@@ -5,12 +5,13 @@ from __future__ import annotations
 from flask import Flask
 from flask_cors import CORS
 
-from audiocraft_api.blueprints import audio, docs, generate, health, live, melody, models, stream
+from audiocraft_api.blueprints import audio, docs, generate, health, live, melody, models, stream, task_events, tasks
 from audiocraft_api.config import Config, load_config
 from audiocraft_api.engine.base import Engine
 from audiocraft_api.http import context, errors, live_socket, parsing
 from audiocraft_api.http.services import EXTENSION, Services
 from audiocraft_api.http.streams import Streams
+from audiocraft_api.http.tasks import show
 from audiocraft_api.http.waiters import Waiters
 from audiocraft_api.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
@@ -20,11 +21,14 @@ from audiocraft_api.service.melody_upload import MelodyDecoder
 from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.storage.local import LocalStore
 from audiocraft_api.service.streaming import StreamingService
+from audiocraft_api.service.tasks.backend import EmbeddedBackend, TaskBackend
+from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
 
-BLUEPRINTS = (health, models, generate, melody, stream, live, audio, docs)
+BLUEPRINTS = (health, models, generate, melody, tasks, task_events, stream, live, audio, docs)
 # What a page of another origin may read of an answer, beyond the body.
 EXPOSED_HEADERS = [
     *("X-Request-ID", "Retry-After", "Content-Disposition", "Content-Range", "Accept-Ranges", "Location"),
+    "Preference-Applied",
     *stream.HEADERS,
 ]
 # A form has ten texts and one file; its texts are held in memory, the file is not.
@@ -71,6 +75,7 @@ def create_app(
         melodies=MelodyDecoder(config),
         waiters=Waiters(config),
         streams=Streams(config),
+        tasks=_create_tasks(generation, store, config),
     )
     context.init_app(app)
     errors.init_app(app)
@@ -80,6 +85,11 @@ def create_app(
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     return app
+
+
+def _create_tasks(generation: GenerationService, files: AudioStore, config: Config) -> TaskBackend:
+    store = SqliteTaskStore(config.task_db, max_attempts=config.task_attempts)
+    return EmbeddedBackend(store, generation, files, config, lambda task: show(task, files).model_dump(mode="json"))
 
 
 def _create_engine(cache: ModelCache, config: Config) -> Engine:

@@ -45,6 +45,10 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         gthread.DEFAULT_WORKER_DATA_TIMEOUT = FIRST_BYTE_SECONDS
         super().init_process()  # serves until the end
 
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.services.start()  # here, after the fork
+
     @property
     def services(self) -> Services:
         return services_of(self.wsgi)

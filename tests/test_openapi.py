@@ -130,6 +130,13 @@ class ShortEngine(FakeEngine):
         ("POST /generate-stream", GenerationMode.NEGATIVE),
         ("POST /generate-with-melody", GenerationMode.POSITIVE),
         ("POST /generate-with-melody", GenerationMode.NEGATIVE),
+        ("POST /generate-async", GenerationMode.POSITIVE),
+        ("POST /generate-async", GenerationMode.NEGATIVE),
+        ("GET /tasks", GenerationMode.POSITIVE),
+        ("GET /tasks", GenerationMode.NEGATIVE),
+        ("GET /tasks/{task_id}", GenerationMode.POSITIVE),
+        ("DELETE /tasks/{task_id}", GenerationMode.POSITIVE),
+        ("GET /tasks/{task_id}/events", GenerationMode.POSITIVE),
     ],
 )
 def test_generated_requests_get_documented_answers_and_no_server_error(
@@ -151,6 +158,9 @@ def test_generated_requests_get_documented_answers_and_no_server_error(
     )
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
     def call(case: schemathesis.Case) -> None:
+        (case.headers or {}).pop("Idempotency-Key", None)  # one that came before with another request is rightly 422
+        if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
+            case.body.pop("webhook_url", None)  # which addresses are called, no schema can say
         statuses[case.call_and_validate(excluded_checks=excluded).status_code] += 1
 
     call()

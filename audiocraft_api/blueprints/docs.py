@@ -12,6 +12,7 @@ from audiocraft_api.errors import InvalidRequest
 from audiocraft_api.http.openapi import build_openapi
 from audiocraft_api.http.schemas import GenerateRequest, MelodyRequest, StreamRequest
 from audiocraft_api.http.services import services
+from audiocraft_api.http.task_schemas import MelodyTaskRequest, TaskRequest
 from audiocraft_api.model.catalog import Catalog
 
 PAGES = Path(__file__).parent.parent / "http" / "pages"
@@ -29,7 +30,9 @@ def openapi() -> dict[str, Any]:
     sizes: dict[type[BaseModel], list[str]] = {
         GenerateRequest: text_sizes,
         StreamRequest: text_sizes,
+        TaskRequest: text_sizes,
         MelodyRequest: melody_sizes,
+        MelodyTaskRequest: melody_sizes,
     }
     return build_openapi(current_app, sizes)
 

@@ -6,7 +6,7 @@ import base64
 import logging
 from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint, Response, request
 
 from audiocraft_api.engine.params import AudioInput
 from audiocraft_api.errors import InvalidRequest
@@ -14,13 +14,25 @@ from audiocraft_api.http.context import request_id
 from audiocraft_api.http.disconnect import client_gone
 from audiocraft_api.http.operations import Operation, operation
 from audiocraft_api.http.parsing import parse_json
+from audiocraft_api.http.prefer import preference
 from audiocraft_api.http.schemas import GenerateBase64Answer, GenerateRequest, GenerateUrlAnswer, StreamRequest
 from audiocraft_api.http.services import services
+from audiocraft_api.http.task_schemas import AcceptedAnswer
+from audiocraft_api.http.tasks import IDEMPOTENCY_HEADER, answer_by_task
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.service.generation import GenerateCommand, Recipe
 
-GENERATION_ANSWERS = {200: (GenerateUrlAnswer, GenerateBase64Answer)}
+GENERATION_ANSWERS = {200: (GenerateUrlAnswer, GenerateBase64Answer), 202: (AcceptedAnswer,)}
 GENERATION_ERRORS = (400, 411, 413, 415, 503, 504)
+GENERATION_DESCRIPTION = (
+    "Waits until the audio is ready. A client that closes its connection stops the generation. "
+    "With the header `Prefer: respond-async` the answer is a task, at once; with `Prefer: wait=N` it is one when "
+    "the audio is not ready within N seconds. `Idempotency-Key` works with `Prefer`."
+)
+PREFER = {
+    "Prefer": {"type": "string", "description": "`respond-async`, `wait=N` (RFC 7240).", "examples": ["wait=10"]},
+    **IDEMPOTENCY_HEADER,
+}
 
 blueprint = Blueprint("generate", __name__)
 logger = logging.getLogger(__name__)
@@ -32,9 +44,10 @@ logger = logging.getLogger(__name__)
         "Make music from text",
         "generation",
         GENERATION_ANSWERS,
-        description="Waits until the audio is ready. A client that closes its connection stops the generation.",
+        description=GENERATION_DESCRIPTION,
         json=GenerateRequest,
-        errors=GENERATION_ERRORS,
+        errors=(*GENERATION_ERRORS, 410, 422),
+        request_headers=PREFER,
         examples={
             "demo": {"prompt": "warm analog synth arpeggio, 100 bpm", "model_size": "demo", "duration": 2, "seed": 7},
             "in the answer": {
@@ -59,12 +72,21 @@ logger = logging.getLogger(__name__)
         },
     )
 )
-def generate() -> dict[str, Any]:
+def generate() -> dict[str, Any] | Response:
     fields = parse_json(GenerateRequest, services().config.max_json_bytes)
     spec = services().catalog.get(fields.model_size)
     check_duration(fields, spec)
+    log_prompt(fields.prompt)
+    if preferred := preference(services().config.request_deadline_seconds):
+        return answer_by_task(command_of(fields, spec), fields.return_type, preferred)
     with services().waiters.place():
         return answer_generation(command_of(fields, spec), fields.return_type)
+
+
+def log_prompt(prompt: str) -> None:
+    """Log a prompt where the operator wants it."""
+    if services().config.log_prompts:
+        logger.info("Prompt: %s", prompt)
 
 
 def check_duration(fields: StreamRequest, spec: ModelSpec) -> None:
@@ -92,8 +114,6 @@ def command_of(fields: StreamRequest, spec: ModelSpec, melody: AudioInput | None
 
 def answer_generation(command: GenerateCommand, return_type: str) -> dict[str, Any]:
     """Run a command while its client waits, and render the result."""
-    if services().config.log_prompts:
-        logger.info("Prompt: %s", command.prompt)
     gone = client_gone(request.environ)
     if return_type == "base64":
         made = services().generation.generate_bytes(command, gone)

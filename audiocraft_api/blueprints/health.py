@@ -18,12 +18,12 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/health")
 @operation(Operation("Whether the server is alive", "health", {200: (HealthAnswer,)}))
 def health() -> dict[str, Any]:
-    status = services().engine.status()
+    status, tasks = services().engine.status(), services().tasks.monitor.status
     return HealthAnswer(
         version=__version__,
         models_loaded=services().cache.loaded_names(),
         device=services().cache.device,
-        queue=QueueAnswer(waiting=status.num_waiting, running=status.num_running),
+        queue=QueueAnswer(waiting=status.num_waiting + tasks.num_queued, running=status.num_running),
     ).model_dump()
 
 

@@ -12,7 +12,7 @@ from flask import Blueprint, g, request
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed, Server
 
-from audiocraft_api.blueprints.generate import check_duration, command_of
+from audiocraft_api.blueprints.generate import check_duration, command_of, log_prompt
 from audiocraft_api.errors import AudioCraftError, Canceled, InvalidRequest, ShuttingDown, Unavailable
 from audiocraft_api.http.context import request_id
 from audiocraft_api.http.live_socket import check_handshake, hang_up, prepare_socket
@@ -82,8 +82,7 @@ def _generate(ws: Server) -> None:
     fields = parse_json_text(StreamRequest, _first_message(ws))
     spec = services().catalog.get(fields.model_size)
     check_duration(fields, spec)
-    if services().config.log_prompts:
-        logger.info("Prompt: %s", fields.prompt)
+    log_prompt(fields.prompt)
     stream = services().streaming.open(command_of(fields, spec))
     try:
         _play(ws, stream)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import Any, BinaryIO, cast
 
-from flask import Blueprint
+from flask import Blueprint, Response
 
 from audiocraft_api.blueprints.generate import (
     GENERATION_ANSWERS,
+    GENERATION_DESCRIPTION,
     GENERATION_ERRORS,
+    PREFER,
     answer_generation,
     check_duration,
     command_of,
+    log_prompt,
 )
 from audiocraft_api.http.operations import Operation, operation
 from audiocraft_api.http.parsing import parse_form
+from audiocraft_api.http.prefer import preference
 from audiocraft_api.http.schemas import MelodyRequest
 from audiocraft_api.http.services import services
+from audiocraft_api.http.tasks import answer_by_task
 
 NO_FILE = "No melody file provided"
 
@@ -29,15 +34,21 @@ blueprint = Blueprint("melody", __name__)
         "Make music from text and a tune",
         "generation",
         GENERATION_ANSWERS,
-        description="Waits until the audio is ready. A client that closes its connection stops the generation.",
+        description=GENERATION_DESCRIPTION,
         form=MelodyRequest,
-        errors=GENERATION_ERRORS,
+        errors=(*GENERATION_ERRORS, 410, 422),
+        request_headers=PREFER,
     )
 )
-def generate_with_melody() -> dict[str, Any]:
+def generate_with_melody() -> dict[str, Any] | Response:
     fields = parse_form(MelodyRequest, "melody", NO_FILE)
     spec = services().catalog.melody_checkpoint(fields.model_size)
     check_duration(fields, spec)
+    log_prompt(fields.prompt)
+    preferred = preference(services().config.request_deadline_seconds)
     with services().waiters.place():
         melody = services().melodies.decode(cast(BinaryIO, fields.melody.stream))
-        return answer_generation(command_of(fields, spec, melody), fields.return_type)
+        command = command_of(fields, spec, melody)
+        if not preferred:
+            return answer_generation(command, fields.return_type)
+    return answer_by_task(command, fields.return_type, preferred)

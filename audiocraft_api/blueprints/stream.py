@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from flask import Blueprint, Response, request
 
-from audiocraft_api.blueprints.generate import GENERATION_ERRORS, check_duration, command_of
+from audiocraft_api.blueprints.generate import GENERATION_ERRORS, check_duration, command_of, log_prompt
 from audiocraft_api.errors import AudioCraftError, Canceled
 from audiocraft_api.http.context import request_id
 from audiocraft_api.http.disconnect import client_gone
@@ -54,8 +54,7 @@ def generate_stream() -> Response:
     fields = parse_json(StreamRequest, services().config.max_json_bytes)
     spec = services().catalog.get(fields.model_size)
     check_duration(fields, spec)
-    if services().config.log_prompts:
-        logger.info("Prompt: %s", fields.prompt)
+    log_prompt(fields.prompt)
     gone = client_gone(request.environ)
     place = services().streams.take(request.environ)
     try:

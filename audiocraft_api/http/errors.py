@@ -18,10 +18,12 @@ SENTENCES = {
     403: "This is not allowed.",
     404: "There is nothing at this address; /docs lists the routes.",
     405: "This address does not take that method.",
+    410: "The audio was made and is not kept any more.",
     411: "Send the body with a Content-Length header; chunked bodies are not taken.",
     413: "The request body is too large.",
     415: "The request body has the wrong content type.",
     416: "The requested range is not inside the file.",
+    422: "This Idempotency-Key came before with another request; use a new one.",
     500: "The server met an unexpected problem; its log has the cause under this request id.",
 }
 CODES = {400: "invalid_request", 404: "not_found", 413: "payload_too_large", 416: "range_not_satisfiable"}

@@ -80,14 +80,23 @@ def _path_item(rule: Rule, found: Operation) -> dict[str, Any]:
     }
     if found.description:
         item["description"] = found.description
-    if found.parameters:
-        item["parameters"] = [
-            {"name": name, "in": "path", "required": True, "description": text, "schema": {"type": "string"}}
-            for name, text in found.parameters.items()
-        ]
+    if parameters := _parameters(found):
+        item["parameters"] = parameters
     if body := _request_body(found):
         item["requestBody"] = body
     return item
+
+
+def _parameters(found: Operation) -> list[dict[str, Any]]:
+    query = found.query.model_json_schema()["properties"] if found.query else {}
+    return [
+        *(
+            {"name": name, "in": "path", "required": True, "description": text, "schema": {"type": "string"}}
+            for name, text in found.parameters.items()
+        ),
+        *({"name": name, "in": "query", "schema": schema} for name, schema in query.items()),
+        *({"name": name, "in": "header", "schema": dict(schema)} for name, schema in found.request_headers.items()),
+    ]
 
 
 def _request_body(found: Operation) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 class Operation:
     """One documented route. `answers` maps a status to the schemas, or the media types, of its bodies.
 
-    `headers` are those of the answers, beside the ones of every answer.
+    `headers` are those of the answers, beside the ones of every answer; `request_headers` maps a name to its schema.
     """
 
     summary: str
@@ -28,6 +28,8 @@ class Operation:
     errors: tuple[int, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    request_headers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    query: type[BaseModel] | None = None
 
 
 def operation(documented: Operation) -> Callable[[View], View]:

@@ -66,6 +66,16 @@ def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Sche
     return _validate(schema, fields, strict=False)
 
 
+def parse_query(schema: type[Schema]) -> Schema:
+    """Validate the query of the current request. Raises InvalidRequest."""
+    fields = {}
+    for name, values in request.args.lists():
+        if len(values) > 1:
+            raise _given_twice(name)
+        fields[name] = values[0]
+    return _validate(schema, fields, strict=False)
+
+
 def require_sized_body() -> None:
     """Answer 411 to a body of unknown length, before anything of it is read."""
     if request.content_length is None and "Transfer-Encoding" in request.headers:

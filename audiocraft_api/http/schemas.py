@@ -85,8 +85,8 @@ class GenerateRequest(StreamRequest):
     return_type: Literal["url", "base64"] = Field("url", description="A link to the file, or the file in the answer.")
 
 
-class MelodyRequest(GenerateRequest):
-    """A request that follows an uploaded tune; a form, numbers as text."""
+class MelodyFields(StreamRequest):
+    """What a request that follows an uploaded tune has beside, or other than, one that does not."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -97,6 +97,10 @@ class MelodyRequest(GenerateRequest):
     melody: Annotated[FileStorage, WithJsonSchema({"type": "string", "format": "binary"})] = Field(
         description="The tune: a WAV, MP3, OGG or FLAC file."
     )
+
+
+class MelodyRequest(MelodyFields, GenerateRequest):
+    """A request that follows an uploaded tune; a form, numbers as text."""
 
 
 class _Answer(BaseModel):
@@ -128,7 +132,7 @@ class GenerateBase64Answer(_GenerateAnswer):
 
 
 class QueueAnswer(_Answer):
-    waiting: int
+    waiting: int = Field(description="Requests that wait for the engine, and tasks that are queued.")
     running: int
 
 

@@ -19,6 +19,7 @@ from audiocraft_api.service.generation import GenerationService
 from audiocraft_api.service.melody_upload import MelodyDecoder
 from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.streaming import StreamingService
+from audiocraft_api.service.tasks.backend import TaskBackend
 
 EXTENSION = "audiocraft_api"
 
@@ -39,7 +40,12 @@ class Services:
     melodies: MelodyDecoder
     waiters: Waiters
     streams: Streams
+    tasks: TaskBackend
     draining: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        """Start what works without being asked: unfinished tasks go on. Once, in the process that serves."""
+        self.tasks.start()
 
     def close(self, grace_seconds: float = 0.0) -> None:
         """Stop being ready, let running generations go on for `grace_seconds`, then end everything. Once."""
@@ -47,7 +53,10 @@ class Services:
             return
         self.draining.set()
         logger.info("Draining: running generations have %.0f seconds.", grace_seconds)
+        tasks = threading.Thread(target=self.tasks.close, args=(grace_seconds,), name="drain-tasks")
+        tasks.start()
         self.engine.close(grace_seconds)
+        tasks.join()
         self.streams.close()
         self.cache.close()
         self.store.close()

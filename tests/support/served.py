@@ -78,7 +78,8 @@ def serve(directory: Path, app: str = "app:app", **settings: Any) -> Iterator[Se
     """Serve with gunicorn as `make run` does; the server is gone at the end."""
     port = free_port()
     log = directory / "server.log"
-    settings = {"bind": f"127.0.0.1:{port}", "audio_dir": directory / "audio"} | settings
+    own = {"audio_dir": directory / "audio", "task_db": directory / "tasks.sqlite3"}
+    settings = {"bind": f"127.0.0.1:{port}", **own} | settings
     environ = os.environ | {variable_name(name): str(value) for name, value in settings.items()}
     environ |= {
         "PYTHONPATH": str(ROOT / "tests"),
@@ -115,7 +116,7 @@ def _has_started(server: Server) -> bool:
     return answers(server.url + "/health")
 
 
-class _FileGate:
+class FileGate:
     """A gate that is closed while a file is there."""
 
     def __init__(self, hold: Path) -> None:
@@ -131,5 +132,5 @@ class _FileGate:
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(name)
-    engine = FakeEngine(gate=_FileGate(Path(os.environ["AUDIOCRAFT_TEST_HOLD"])))
+    engine = FakeEngine(gate=FileGate(Path(os.environ["AUDIOCRAFT_TEST_HOLD"])))
     return create_app(load_config(), engine=engine, cache=FakeCache())
