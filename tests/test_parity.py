@@ -163,15 +163,40 @@ def decode_alone(runner: Any, lm: Any, case: GenerationParams, num_frames: int) 
     return pattern.codes(sequence, 0, num_frames)
 
 
-def test_the_shape_of_the_released_small_model_gives_audiocrafts_tokens() -> None:
+@pytest.fixture(scope="module")
+def released_shape() -> Any:
+    """A language model of the released small one's shape, with random weights."""
+    return build_lm(dim=1024, num_heads=16, num_layers=24, card=2048)
+
+
+def test_the_shape_of_the_released_small_model_gives_audiocrafts_tokens(released_shape: Any) -> None:
     num_frames = 10
-    lm = build_lm(dim=1024, num_heads=16, num_layers=24, card=2048)
-    runner = default_runner(decoder_weights(lm), "exact", num_slots=2, capacity=num_frames + 4)
+    runner = default_runner(decoder_weights(released_shape), "exact", num_slots=2, capacity=num_frames + 4)
     case = params()
 
-    codes = decode_alone(runner, lm, case, num_frames)
+    codes = decode_alone(runner, released_shape, case, num_frames)
 
-    assert torch.equal(codes, generate(lm, case.description, case.seed, num_frames, cfg_coef=case.cfg_coef))
+    expected = generate(released_shape, case.description, case.seed, num_frames, cfg_coef=case.cfg_coef)
+    assert torch.equal(codes, expected)
+
+
+def test_auto_keeps_to_the_accuracy_rule(released_shape: Any) -> None:
+    num_steps = 12
+    cond, _ = conditions(released_shape, params().description)
+    guided = []
+    tokens = torch.randint(2048, (num_steps, 4), generator=torch.Generator().manual_seed(1))
+    for precision in ("exact", "auto"):
+        runner = default_runner(decoder_weights(released_shape), precision, num_slots=2, capacity=num_steps)
+        runner.begin(0, cond["description"][0][0])
+        runner.begin(1, None)
+        steps = [runner.decode([0, 1], row.expand(2, -1), [index] * 2).clone() for index, row in enumerate(tokens)]
+        guided.append(torch.stack([guide(cond_row, null_row, 3.0) for cond_row, null_row in steps]).double())
+        runner.close()
+    exact, auto = guided
+    log_p, log_q = exact.log_softmax(-1), auto.log_softmax(-1)
+
+    assert (log_p.exp() * (log_p - log_q)).sum(-1).mean() <= 0.005  # nats
+    assert (auto - exact).norm() <= 0.06 * exact.norm()
 
 
 @pytest.mark.parametrize("prepare", [plain_linear, packed_linear])
