@@ -148,6 +148,9 @@ def _unsupported(lm: Any) -> Iterator[str]:
     attention = first.self_attn
     if lm.out_norm is None or not first.norm_first:
         yield "its norms come after the blocks"
+    pattern = lm.pattern_provider
+    if not hasattr(pattern, "delays") or pattern.flatten_first or pattern.empty_initial:
+        yield "its codebooks are not delayed one by one"
     if transformer.positional_embedding != "sin":
         yield "its positions are not sinusoidal"
     if (
