@@ -141,7 +141,12 @@ class FfmpegEncoder:
         self._sample_rate = sample_rate
         self._timeout_seconds = timeout_seconds
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads could fill up
-        self._process = _start_ffmpeg(row, num_channels, sample_rate, num_samples, self._errors.fileno())
+        try:
+            self._process = _start_ffmpeg(row, num_channels, sample_rate, num_samples, self._errors.fileno())
+        except (OSError, RuntimeError) as error:
+            self._errors.close()
+            logger.error("ffmpeg did not start: %s", error)
+            raise ConversionFailed(f"The audio could not be converted to {row.name}.") from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._input, self._output = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -231,11 +236,7 @@ def _start_ffmpeg(
     command += ["-f", "s16le", "-ar", str(sample_rate), "-ac", str(num_channels), "-i", "pipe:0"]
     command += convert.resampling(row, num_samples, sample_rate)
     command += ["-flush_packets", "1", *(row.stream_arguments or row.arguments), "pipe:1"]
-    try:
-        return subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
-    except OSError as error:
-        logger.error("ffmpeg did not start: %s", error)
-        raise ConversionFailed(f"The audio could not be converted to {row.name}.") from error
+    return subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
 
 
 def _wav_header(row: AudioFormat, num_channels: int, sample_rate: int) -> bytes:

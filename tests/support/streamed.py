@@ -1,0 +1,64 @@
+"""An app over a fake engine that makes its audio in blocks of a tenth of a second, for tests of streams.
+
+`gunicorn -c gunicorn.conf.py support.streamed:app` serves it. A prompt like `fail after 3` or `hold after 0` says what
+happens after so many blocks: the generation fails, or it goes on once the file `AUDIOCRAFT_TEST_HOLD` is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audiocraft_api.config import load_config
+from audiocraft_api.engine.request import EngineRequest
+from audiocraft_api.errors import AudioCraftError, GenerationFailed
+from audiocraft_api.factory import create_app
+from support.fakes import FRAME_RATE, SAMPLE_RATE, FakeCache, FakeEngine
+from support.served import FileGate
+
+BLOCK_FRAMES = 5
+
+
+class BlockEngine(FakeEngine):
+    """Makes a stereo tone block by block."""
+
+    def _run(self, request: EngineRequest) -> None:
+        num_frames = round(request.params.duration_seconds * FRAME_RATE)
+        event = re.fullmatch(r"(fail|hold) after (\d+)", request.params.description)
+        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="fake")
+        try:
+            if self.failure is not None:
+                raise self.failure
+            for number, start in enumerate(range(0, num_frames, BLOCK_FRAMES)):
+                if event and number == int(event[2]):
+                    self._meet(event[1], request)
+                request.check()
+                request.push(block(start, min(start + BLOCK_FRAMES, num_frames)))
+                request.advance(min(start + BLOCK_FRAMES, num_frames))
+            request.finish()
+        except AudioCraftError as error:
+            request.fail(error)
+
+    def _meet(self, event: str, request: EngineRequest) -> None:
+        if event == "fail":
+            raise GenerationFailed("The generation failed.")
+        while not self.gate.wait(0.01):
+            request.check()
+
+
+def block(first_frame: int, last_frame: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the tone's frames [2, t]."""
+    step = SAMPLE_RATE // FRAME_RATE
+    time = np.arange(first_frame * step, last_frame * step) / SAMPLE_RATE
+    return np.stack([0.3 * np.sin(2 * np.pi * 440 * time), 0.2 * np.sin(2 * np.pi * 660 * time)]).astype(np.float32)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(name)
+    engine = BlockEngine(gate=FileGate(Path(os.environ["AUDIOCRAFT_TEST_HOLD"])))
+    return create_app(load_config(), engine=engine, cache=FakeCache())
