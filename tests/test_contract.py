@@ -396,6 +396,12 @@ def test_audio_is_given_in_ranges(client: FlaskClient) -> None:
     assert response.headers["Content-Range"] == f"bytes */{len(whole)}"
 
 
+@pytest.mark.parametrize("wanted", ["bytes=0-9,20-29", "samples=0-9", "bytes=nine", "bytes=", "", "bytes=9-0-9"])
+def test_what_is_not_one_range_of_bytes_is_answered_with_the_whole_file(client: FlaskClient, wanted: str) -> None:
+    response = client.get(generate(client).json["audio_url"], buffered=True, headers={"Range": wanted})
+    assert (response.status_code, len(response.get_data())) == (200, 64_044)
+
+
 def test_audio_that_has_not_changed_is_304_and_head_has_no_body(client: FlaskClient) -> None:
     url = generate(client).json["audio_url"]
     head = client.head(url)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from flask import Blueprint, Response, request, send_file
 
 from audiocraft_api.http.operations import Operation, operation
@@ -10,6 +12,8 @@ from audiocraft_api.service.convert import MEDIA_TYPES
 from audiocraft_api.service.storage.base import OpenAudio
 
 CACHE_CONTROL = "private, max-age=31536000, immutable"
+# What is asked for otherwise, several ranges or other units, is answered with the whole file (RFC 9110, 14.2).
+ONE_RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]+-[0-9]*|-[0-9]+)\s*", re.IGNORECASE)
 
 blueprint = Blueprint("audio", __name__)
 
@@ -49,6 +53,9 @@ def _respond(opened: OpenAudio) -> Response:
     )
     response.content_length = stored.size_bytes
     response.headers["Cache-Control"] = CACHE_CONTROL
+    environ = dict(request.environ)
+    if not ONE_RANGE.fullmatch(environ.get("HTTP_RANGE", "")):
+        environ.pop("HTTP_RANGE", None)
     # Not by send_file: it does not learn the length of a file object, and ranges need it. Raises 416.
-    response.make_conditional(request.environ, accept_ranges=True, complete_length=stored.size_bytes)
+    response.make_conditional(environ, accept_ranges=True, complete_length=stored.size_bytes)
     return response
