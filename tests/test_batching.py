@@ -433,3 +433,21 @@ def test_closing_with_grace_lets_requests_finish(make_rig: Callable[..., Rig]) -
     rig.runner.gate.set()
     rig.engine.close(SECONDS)
     assert request.state == "finished"
+
+
+def test_submitting_does_not_wait_for_a_model_that_is_being_prepared(cache: OneModelEach) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(inner: Any) -> Any:
+        entered.set()
+        assert leave.wait(SECONDS)
+        return inner
+
+    engine = BatchingEngine(cache, Config(precision="exact"), stepper_over(slow))
+    first = engine.submit(params())
+    assert entered.wait(SECONDS)
+    second = engine.submit(params(seed=1))
+    assert engine.status().num_waiting == 2
+    leave.set()
+    assert codes_of(first).shape == codes_of(second).shape
+    engine.close()

@@ -264,17 +264,16 @@ class DecodeLoop:
         self._running.clear()
         self._draining.clear()
         self.scheduler.close()
-        with self._lock:
-            self._discard()  # whatever state it is in
+        self._discard()  # whatever state it is in
 
     def _prepare(self, model: LoadedModel) -> _Prepared:
         """Prepare weights, cache and codec once for each loaded model."""
-        with self._lock:
-            ready = self._prepared
-            if ready is None or ready.model is not model:
-                self._discard()
-                self._prepared = ready = self._make_ready(model)
-            return ready
+        # Takes seconds, so not under the lock: `drop` keeps off while there is a thread.
+        ready = self._prepared
+        if ready is None or ready.model is not model:
+            self._discard()
+            self._prepared = ready = self._make_ready(model)
+        return ready
 
     def _discard(self) -> None:
         if self._prepared is not None:
