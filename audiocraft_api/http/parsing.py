@@ -6,6 +6,7 @@ JSON is parsed here and not by Flask: duplicate keys, NaN and the like must be r
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from typing import Any, TypeVar
 
@@ -14,12 +15,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import LengthRequired
 
-from audiocraft_api.errors import InvalidRequest, UnsupportedMediaType
+from audiocraft_api.errors import InvalidRequest, StorageUnavailable, UnsupportedMediaType
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 MAX_ERRORS = 20  # a body of ten thousand unknown fields gets no answer of ten thousand sentences
 
 Schema = TypeVar("Schema", bound=BaseModel)
+
+logger = logging.getLogger(__name__)
 
 
 def parse_json(schema: type[Schema], max_bytes: int) -> Schema:
@@ -47,7 +50,7 @@ def parse_json_text(schema: type[Schema], text: str) -> Schema:
 def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Schema:
     """Validate the form of the current request, numbers as text, with its one file. Raises as `parse_json`.
 
-    Without the file the answer is `missing_file`, whatever else is wrong.
+    Without the file the answer is `missing_file`, whatever else is wrong. Raises StorageUnavailable too.
     """
     if request.mimetype not in FORM_TYPES and (request.mimetype or request.content_length):
         raise UnsupportedMediaType("Send a form with the header Content-Type: multipart/form-data.")
@@ -55,6 +58,9 @@ def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Sche
         files, texts = request.files, request.form
     except UnicodeError:
         raise InvalidRequest("The form cannot be read.") from None
+    except OSError as error:  # of the temporary file that a large upload goes into, not of the connection
+        logger.error("An upload could not be kept: %s", error)
+        raise StorageUnavailable("There is no room for the upload now; try again later.") from error
     if not any(upload.filename for upload in files.getlist(file_field)):
         raise InvalidRequest(missing_file, {file_field: [missing_file]})
     given: list[tuple[str, list[Any]]] = [*texts.lists(), *files.lists()]
