@@ -143,6 +143,11 @@ class Config(BaseModel):
         pattern=r"^(rediss?|unix)://.+$",
         description="Redis that keeps the tasks of the Celery back end; it needs `appendonly yes`.",
     )
+    broker_url: str = Field(
+        "",
+        pattern=r"^((amqps?|rediss?|redis\+socket|sentinel)://.+)?$",
+        description="Broker of the Celery back end, a RabbitMQ (`amqp://…`) or a Redis; empty is `redis_url`.",
+    )
     max_queued_tasks: int = Field(
         100, ge=1, le=100_000, description="Tasks that may wait to be worked; over it the answer is 503."
     )

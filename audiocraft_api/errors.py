@@ -18,6 +18,7 @@
     │   └── ShuttingDown
     ├── DeadlineExceeded (504)
     ├── Canceled                     the caller left or canceled; nobody reads the answer
+    ├── NotStreamable (501)
     └── GenerationFailed (500)
         └── ConversionFailed (500)
 
@@ -137,6 +138,13 @@ class Canceled(AudioCraftError):
 
     code = "canceled"
     status = 499
+
+
+class NotStreamable(AudioCraftError):
+    """Audio is made where it cannot be heard meanwhile."""
+
+    code = "not_streamable"
+    status = 501
 
 
 class GenerationFailed(AudioCraftError):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 from flask import Flask
 from flask_cors import CORS
 
@@ -23,6 +26,10 @@ from audiocraft_api.service.storage.local import LocalStore
 from audiocraft_api.service.streaming import StreamingService
 from audiocraft_api.service.tasks.backend import EmbeddedBackend, TaskBackend
 from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
+from audiocraft_api.service.tasks.task import Task
+
+if TYPE_CHECKING:
+    from audiocraft_api.service.tasks.celery_backend import CeleryBackend
 
 BLUEPRINTS = (health, models, generate, melody, tasks, task_events, stream, live, audio, docs)
 # What a page of another origin may read of an answer, beyond the body.
@@ -52,8 +59,9 @@ def create_app(
     configure_logging(config)
     catalog = catalog or Catalog(config)
     cache = cache or ModelCache(catalog, config)
-    engine = engine or _create_engine(cache, config)
     store = store or LocalStore(config)
+    remote = _create_remote_tasks(store, config) if config.task_backend == "celery" else None
+    engine = engine or (remote.engine if remote else create_engine(cache, config))
 
     generation = GenerationService(engine, store, config)
     app = Flask("audiocraft_api", static_folder=None)
@@ -70,12 +78,12 @@ def create_app(
         cache=cache,
         engine=engine,
         store=store,
-        generation=generation,
+        generation=remote.generation if remote else generation,
         streaming=StreamingService(generation, config),
         melodies=MelodyDecoder(config),
         waiters=Waiters(config),
         streams=Streams(config),
-        tasks=_create_tasks(generation, store, config),
+        tasks=remote or _create_tasks(generation, store, config),
     )
     context.init_app(app)
     errors.init_app(app)
@@ -89,10 +97,23 @@ def create_app(
 
 def _create_tasks(generation: GenerationService, files: AudioStore, config: Config) -> TaskBackend:
     store = SqliteTaskStore(config.task_db, max_attempts=config.task_attempts)
-    return EmbeddedBackend(store, generation, files, config, lambda task: show(task, files).model_dump(mode="json"))
+    return EmbeddedBackend(store, generation, files, config, _renderer(files))
 
 
-def _create_engine(cache: ModelCache, config: Config) -> Engine:
+def _create_remote_tasks(files: AudioStore, config: Config) -> CeleryBackend:
+    from audiocraft_api.service.tasks.celery_backend import CeleryBackend
+    from audiocraft_api.service.tasks.redis_store import RedisTaskStore
+
+    store = RedisTaskStore(config.redis_url, max_attempts=config.task_attempts)
+    return CeleryBackend(store, files, config, _renderer(files))
+
+
+def _renderer(files: AudioStore) -> Callable[[Task], dict[str, Any]]:
+    return lambda task: show(task, files).model_dump(mode="json")
+
+
+def create_engine(cache: ModelCache, config: Config) -> Engine:
+    """Return the engine that the settings name; it starts with its first request."""
     if config.engine == "plain":
         from audiocraft_api.engine.plain import PlainEngine
 

@@ -23,7 +23,7 @@ LAYERS = [
     {"service"},
     {"http"},
     {"blueprints"},
-    {"factory", "worker"},
+    {"factory", "worker", "celery_app"},
 ]
 TORCH = {"torch", "torchaudio", "audiocraft", "transformers", "demucs"}
 

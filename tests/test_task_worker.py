@@ -31,6 +31,7 @@ from audiocraft_api.errors import (
 from audiocraft_api.service.generation import GenerateCommand, GenerationService
 from audiocraft_api.service.storage.base import StoredAudio
 from audiocraft_api.service.storage.local import LocalStore
+from audiocraft_api.service.tasks import expiry as expiry_module
 from audiocraft_api.service.tasks import runner as runner_module
 from audiocraft_api.service.tasks import worker as worker_module
 from audiocraft_api.service.tasks.command import pack, unpack
@@ -395,7 +396,7 @@ class TestExpiry:
     def test_finished_tasks_and_their_files_expire_together(
         self, house: House, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(worker_module, "EXPIRE_SECONDS", 0.0)
+        monkeypatch.setattr(expiry_module, "EXPIRE_SECONDS", 0.0)
         house.worker.start()
         done = house.wait_for(house.tasks.submit(COMMAND))
         assert len(house.audio_files()) == 1

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
         "closed before the last chunk of the body. A client that closes its connection stops the generation. "
         "WAV headers say that the length is unknown (0xFFFFFFFF).",
         json=StreamRequest,
-        errors=GENERATION_ERRORS,
+        errors=(*GENERATION_ERRORS, 501),
         headers=HEADERS,
         examples={
             "demo": {"prompt": "warm analog synth arpeggio, 100 bpm", "model_size": "demo", "duration": 2, "seed": 7},

@@ -25,6 +25,7 @@ SENTENCES = {
     416: "The requested range is not inside the file.",
     422: "This Idempotency-Key came before with another request; use a new one.",
     500: "The server met an unexpected problem; its log has the cause under this request id.",
+    501: "Audio is made on other machines and cannot be heard while it is made.",
 }
 CODES = {400: "invalid_request", 404: "not_found", 413: "payload_too_large", 416: "range_not_satisfiable"}
 

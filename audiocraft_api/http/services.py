@@ -15,7 +15,7 @@ from audiocraft_api.http.streams import Streams
 from audiocraft_api.http.waiters import Waiters
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
-from audiocraft_api.service.generation import GenerationService
+from audiocraft_api.service.generation import Generation
 from audiocraft_api.service.melody_upload import MelodyDecoder
 from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.streaming import StreamingService
@@ -35,7 +35,7 @@ class Services:
     cache: ModelCache
     engine: Engine
     store: AudioStore
-    generation: GenerationService
+    generation: Generation
     streaming: StreamingService
     melodies: MelodyDecoder
     waiters: Waiters

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from audiocraft_api.config import Config
 from audiocraft_api.constants import DEFAULT_CFG_COEF, DEFAULT_TOP_K, MAX_SEED
@@ -77,6 +78,16 @@ class GeneratedBytes:
 
     audio: bytes
     recipe: Recipe
+
+
+class Generation(Protocol):
+    """What the synchronous routes ask for, wherever the audio is made."""
+
+    def generate_file(self, command: GenerateCommand, client_gone: Callable[[], bool]) -> GeneratedFile:
+        """Generate and store. Raises what ended it, Canceled, DeadlineExceeded."""
+
+    def generate_bytes(self, command: GenerateCommand, client_gone: Callable[[], bool]) -> GeneratedBytes:
+        """Generate and return the encoded audio. Raises as `generate_file`."""
 
 
 class GenerationService:

@@ -103,6 +103,14 @@ while true do  -- by blocks: those that are held come first and are few, the que
 end
 """
 
+NUM_UNHELD = """
+local num_unheld = 0
+for _, id in ipairs(redis.call('ZRANGE', key('unfinished'), 0, tonumber(ARGV[2]) - 1)) do
+  if is_unheld(id) then num_unheld = num_unheld + 1 end
+end
+return num_unheld
+"""
+
 HEARTBEAT = """
 local id, lease, done, total = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if not has_lease(id, lease) then return 'lost' end

@@ -151,6 +151,10 @@ class RedisTaskStore:
         limits = (self._max_attempts, INTERRUPTED_CODE, message)
         return _found(_pairs(self._run(scripts.CLAIM, lease, lease_seconds, task_id or "", *limits)))
 
+    def num_unheld(self, limit: int) -> int:
+        """Return how many of the oldest `limit` unfinished tasks could be claimed now."""
+        return int(self._run(scripts.NUM_UNHELD, limit))
+
     def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatAnswer:
         answer: HeartbeatAnswer = self._run(
             scripts.HEARTBEAT, task.id, task.lease, num_frames_done, num_frames_total

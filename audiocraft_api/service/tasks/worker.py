@@ -16,15 +16,20 @@ import time
 from audiocraft_api.config import Config
 from audiocraft_api.errors import StorageUnavailable
 from audiocraft_api.service.storage.base import AudioStore
+from audiocraft_api.service.tasks.expiry import TaskExpiry
 from audiocraft_api.service.tasks.runner import TaskRunner
 from audiocraft_api.service.tasks.store import TaskStore
 from audiocraft_api.service.tasks.task import Task
 
 POLL_SECONDS = 1.0  # for tasks of dead workers and ended pauses; new tasks wake the worker
-EXPIRE_SECONDS = 60.0
 STOP_SECONDS = 5.0  # for the threads to give their tasks back, after the grace
 
 logger = logging.getLogger(__name__)
+
+
+def new_worker_id() -> str:
+    """Return a name that says where a worker runs, and that no other has."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 class TaskWorker:
@@ -33,18 +38,16 @@ class TaskWorker:
     def __init__(self, tasks: TaskStore, runner: TaskRunner, files: AudioStore, config: Config) -> None:
         self._tasks = tasks
         self._runner = runner
-        self._files = files
         self._concurrency = config.task_concurrency or config.max_batch_requests
         self._lease_seconds = config.task_lease_seconds
-        self._max_age_seconds = config.task_max_age_seconds
-        self._worker_id = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._expiry = TaskExpiry(tasks, files, config)
+        self._worker_id = new_worker_id()
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # one thread looks for work; the others work, or wait to look
         self._wake = threading.Event()
         self._closing = threading.Event()  # claim no more
         self._stopping = threading.Event()  # give back what runs
         self._threads: list[threading.Thread] = []
-        self._next_expiry = 0.0
 
     def start(self) -> None:
         """Start once, in the process that owns the engine; threads do not survive a fork. After `close`, do nothing."""
@@ -83,7 +86,7 @@ class TaskWorker:
         with self._turn:
             while not self._closing.is_set():
                 try:
-                    self._expire()
+                    self._expiry.run()
                     if task := self._tasks.claim(self._worker_id, self._lease_seconds):
                         return task
                 except StorageUnavailable:
@@ -93,13 +96,3 @@ class TaskWorker:
                 self._wake.wait(POLL_SECONDS)
                 self._wake.clear()
         return None
-
-    def _expire(self) -> None:
-        if not self._max_age_seconds or time.monotonic() < self._next_expiry:
-            return
-        self._next_expiry = time.monotonic() + EXPIRE_SECONDS
-        filenames = self._tasks.expire(time.time() - self._max_age_seconds)
-        for filename in filenames:
-            self._files.delete(filename)
-        if filenames:
-            logger.info("Expired %d finished tasks and their audio.", len(filenames))

@@ -1,0 +1,117 @@
+"""The entry of Celery workers: `celery -A audiocraft_api.celery_app worker`. One process owns a device.
+
+Composes a worker as `factory` composes a server. Importing this module reads no settings; asking it for `app` reads
+them, and only a worker that starts makes an engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from typing import Any
+
+from celery import Celery, signals
+from celery.concurrency import get_implementation
+
+from audiocraft_api.config import Config, ConfigError, load_config
+from audiocraft_api.engine.base import Engine
+from audiocraft_api.factory import create_engine
+from audiocraft_api.logs import configure_logging
+from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.model.model_cache import ModelCache
+from audiocraft_api.service.generation import GenerationService
+from audiocraft_api.service.storage.local import LocalStore
+from audiocraft_api.service.tasks.celery_transport import (
+    DRAIN_SHARE,
+    RUN_NEXT,
+    RUN_TASK,
+    CeleryTransport,
+    create_celery,
+)
+from audiocraft_api.service.tasks.celery_worker import CeleryWorker
+from audiocraft_api.service.tasks.redis_store import RedisTaskStore
+from audiocraft_api.service.tasks.runner import TaskRunner
+
+POOLS = ("threads", "solo")
+WRONG_POOL = (
+    "The pool must be threads (or solo): a device belongs to one process, and neither CUDA nor the engine's threads "
+    "survive a fork. Start it with: celery -A audiocraft_api.celery_app worker -P threads"
+)
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerProcess:
+    """Everything that lives as long as a worker."""
+
+    def __init__(self, celery: Celery, config: Config, engine: Engine | None) -> None:
+        self._config = config
+        self._cache = ModelCache(Catalog(config), config)
+        self._engine = engine or create_engine(self._cache, config)
+        self._files = LocalStore(config)
+        self._store = RedisTaskStore(config.redis_url, max_attempts=config.task_attempts)
+        generation = GenerationService(self._engine, self._files, config)
+        runner = TaskRunner(self._store, generation, self._files, config)
+        self.worker = CeleryWorker(self._store, runner, self._files, CeleryTransport(celery), config)
+
+    def begin_stop(self) -> None:
+        """Let what runs go on for the grace time, then give it back."""
+        grace_seconds = self._config.graceful_timeout_seconds * DRAIN_SHARE
+        logger.info("Draining: running tasks have %.0f seconds.", grace_seconds)
+        self.worker.close(grace_seconds)
+
+    def close(self) -> None:
+        """End everything, after the last task."""
+        self._engine.close()
+        self._cache.close()
+        self._store.close()
+        self._files.close()
+
+
+def create_celery_app(config: Config | None = None, *, engine: Engine | None = None) -> Celery:
+    """Make Celery with the tasks of this service; a worker started with it uses `engine` in place of its own.
+
+    Loads nothing until then. Raises ConfigError.
+    """
+    config = config or load_config()
+    Catalog(config)  # its file may be wrong: say so at the start
+    celery = create_celery(config)
+    started: list[WorkerProcess] = []
+
+    @celery.task(name=RUN_NEXT)  # type: ignore[untyped-decorator]
+    def run_next() -> None:
+        started[0].worker.run()
+
+    @celery.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
+    def run_task(task_id: str) -> None:
+        started[0].worker.run(task_id)
+
+    def start(sender: Any, **_: Any) -> None:
+        if sender.pool_cls not in [get_implementation(name) for name in POOLS]:
+            sys.exit(WRONG_POOL)
+        started.append(WorkerProcess(celery, config, engine))
+        started[0].worker.start()
+
+    def begin_stop(**_: Any) -> None:
+        # From a signal handler, which must not wait for locks that the interrupted code may hold.
+        threading.Thread(target=started[0].begin_stop, name="drain").start()
+
+    def close(**_: Any) -> None:
+        started[0].close()
+
+    signals.setup_logging.connect(lambda **_: configure_logging(config), weak=False)
+    signals.worker_init.connect(start, weak=False)
+    signals.worker_shutting_down.connect(begin_stop, weak=False)
+    signals.worker_shutdown.connect(close, weak=False)
+    return celery
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        globals()["app"] = create_celery_app()
+    except ConfigError as error:
+        sys.exit(str(error))
+    return globals()["app"]

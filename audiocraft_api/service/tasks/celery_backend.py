@@ -1,0 +1,43 @@
+"""Tasks that Celery workers run: the parts of a server that accepts and watches them, and works none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from audiocraft_api.config import Config
+from audiocraft_api.service.storage.base import AudioStore
+from audiocraft_api.service.tasks.celery_transport import CeleryTransport, create_celery
+from audiocraft_api.service.tasks.monitor import QueueMonitor
+from audiocraft_api.service.tasks.remote import RemoteEngine, RemoteGeneration
+from audiocraft_api.service.tasks.service import TaskService
+from audiocraft_api.service.tasks.store import TaskStore
+from audiocraft_api.service.tasks.task import Task
+from audiocraft_api.service.tasks.webhooks import WebhookSender
+
+
+class CeleryBackend:
+    """A `TaskBackend` over a store that the workers share; and what stands for their engines here."""
+
+    def __init__(
+        self, store: TaskStore, files: AudioStore, config: Config, render: Callable[[Task], dict[str, Any]]
+    ) -> None:
+        self._store = store
+        self._transport = CeleryTransport(create_celery(config))
+        self.service = TaskService(store, config, self._transport.announce)
+        self.webhooks = WebhookSender(store, render, config)
+        self.monitor = QueueMonitor(store)
+        self.engine = RemoteEngine(self.monitor)
+        waited_for = TaskService(store, config, self._transport.announce_waited_for)
+        self.generation = RemoteGeneration(waited_for, files, config)
+
+    def start(self) -> None:
+        self.monitor.start()
+        self.webhooks.start()
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        self.generation.close(grace_seconds)
+        self._transport.close()
+        self.webhooks.close()
+        self.monitor.close()
+        self._store.close()

@@ -1,0 +1,145 @@
+"""Celery as the transport of tasks: its settings, and the messages that bring workers to the task store.
+
+The row is the truth. A message only says that there is work, and may be lost, late or doubled: whoever gets one asks
+the store for a task, and a sweep (`CeleryWorker`) sends again what was lost. Knows neither store nor engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from contextlib import suppress
+
+from celery import Celery
+from kombu import Connection, Queue
+from kombu.exceptions import OperationalError
+
+from audiocraft_api.config import Config
+from audiocraft_api.errors import Unavailable
+from audiocraft_api.service.tasks.task import Task
+
+RUN_NEXT = "audiocraft_api.run_next"  # () the oldest task that nobody holds
+RUN_TASK = "audiocraft_api.run_task"  # (task id) a certain task, whose client waits for the answer
+TASKS_QUEUE = "audiocraft-api.tasks"
+# A queue of their own: workers take from both in turn, so a client does not wait behind tasks that nobody waits for.
+WAITED_FOR_QUEUE = "audiocraft-api.waited-for"
+QUEUES = (TASKS_QUEUE, WAITED_FOR_QUEUE)
+DRAIN_SHARE = 0.8  # of the graceful time-out; in the rest, what did not finish is given back
+MAX_UNSENT = 10_000
+CONNECT_SECONDS = 4.0
+CLOSE_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+def create_celery(config: Config) -> Celery:
+    """Return Celery with our settings and without tasks. Connects to nothing yet."""
+    # Longer than any attempt: until then a worker's messages are its own. Recovery does not wait for it: leases do that.
+    visibility = {"visibility_timeout": int(2 * config.task_deadline_seconds) + 60}
+    celery = Celery("audiocraft_api", set_as_current=False)
+    celery.conf.update(
+        broker_url=config.broker_url or config.redis_url.replace("unix://", "redis+socket://", 1),
+        # kombu looks for messages of dead workers every interval x 10 loops, by default every 100 s.
+        broker_transport_options={**visibility, "unacked_restore_interval": 1},
+        result_backend_transport_options=visibility,
+        **visibility,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # an outage of any length
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_default_queue=TASKS_QUEUE,
+        task_queues=[Queue(name, routing_key=name) for name in QUEUES],
+        task_acks_late=True,  # a message counts as waiting for nobody while its task runs
+        worker_prefetch_multiplier=1,
+        worker_enable_prefetch_count_reduction=False,  # else a worker takes fewer tasks after each outage
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_pool="threads",
+        worker_concurrency=config.task_concurrency or config.max_batch_requests,
+        worker_soft_shutdown_timeout=config.graceful_timeout_seconds * DRAIN_SHARE,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+    )
+    return celery
+
+
+class CeleryTransport:
+    """Sends messages. Thread-safe; starts a thread with the first announcement, which holds up no client."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._lock = threading.Lock()
+        self._unsent: queue.Queue[str | None] = queue.Queue(MAX_UNSENT)
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._failing = False
+
+    def announce(self, _task: Task) -> None:
+        """Tell the workers soon that there is a new task. Raises nothing: what gets lost, the sweep sends again."""
+        self._send_soon("")
+
+    def announce_waited_for(self, task: Task) -> None:
+        """Tell the workers soon of a task whose client waits for the answer. Raises nothing."""
+        self._send_soon(task.id)
+
+    def announce_some(self, num_tasks: int) -> None:
+        """Tell the workers now of tasks that nobody holds. Raises Unavailable."""
+        try:
+            for _ in range(num_tasks):
+                self._send("")
+        except OperationalError as error:
+            raise Unavailable("The broker cannot be reached now.") from error
+
+    def num_waiting(self) -> int:
+        """Return how many messages no worker has taken yet. Raises Unavailable."""
+        with self._celery.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
+            try:
+                connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_SECONDS)
+                return sum(_num_messages(connection, name) for name in QUEUES)
+            except (*connection.connection_errors, OperationalError) as error:
+                raise Unavailable("The broker cannot be reached now.") from error
+
+    def close(self) -> None:
+        """Send what is left, as far as that is quick."""
+        with self._lock:
+            self._closing.set()
+            thread = self._thread
+        if thread is not None:
+            with suppress(queue.Full):
+                self._unsent.put_nowait(None)
+            thread.join(CLOSE_SECONDS)
+
+    def _send_soon(self, task_id: str) -> None:
+        with self._lock:
+            if self._closing.is_set():
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._send_all, name="task-announcer", daemon=True)
+                self._thread.start()
+        with suppress(queue.Full):
+            self._unsent.put_nowait(task_id)
+
+    def _send_all(self) -> None:
+        while (task_id := self._unsent.get()) is not None:
+            try:
+                self._send(task_id)
+                self._failing = False
+            except Exception as error:  # noqa: BLE001 a broker fails in many ways, and none may end the thread
+                if not self._failing:
+                    self._failing = True
+                    logger.error("The broker cannot be used; tasks wait until it can: %s", error)
+
+    def _send(self, task_id: str) -> None:
+        if task_id:
+            self._celery.send_task(RUN_TASK, (task_id,), queue=WAITED_FOR_QUEUE, retry=False)
+        else:
+            self._celery.send_task(RUN_NEXT, queue=TASKS_QUEUE, retry=False)
+
+
+def _num_messages(connection: Connection, name: str) -> int:
+    """Return the length of a queue of the broker; a queue that is not there yet, or not any more, has none."""
+    with connection.channel() as channel:
+        try:
+            return int(channel.queue_declare(queue=name, passive=True).message_count)
+        except connection.channel_errors:
+            return 0
