@@ -37,10 +37,7 @@ def make_stepper(device: str, steppers: list[GraphStepper]) -> Callable[[Any, Co
     """Return what makes a float32 stepper on a device, whatever device the model is on."""
 
     def make(model: Any, config: Config) -> GraphStepper:
-        weights = converted(decoder_weights(model.lm), torch.float32)
-        if device == "cuda":
-            model.lm.to("cuda")
-            weights = decoder_weights(model.lm)
+        weights = converted(decoder_weights(model.lm), torch.float32, torch.device(device))
         pattern = DelayPattern(model.lm.pattern_provider.delays, model.special_token_id)
         stepper = GraphStepper(
             weights,

@@ -65,7 +65,7 @@ def make_stepper(model: LoadedModel, config: Config, make_runner: RunnerFactory 
         if config.precision == "int8":
             logger.warning("Precision int8 is for CPUs; computing in float16.")
         return GraphStepper(
-            converted(weights, dtype),
+            converted(weights, dtype, model.device),
             pattern,
             num_places=num_slots // ROWS_PER_REQUEST,
             max_prefix=max_prefix,

@@ -94,12 +94,12 @@ def decoder_weights(lm: Any) -> DecoderWeights:
     )
 
 
-def converted(weights: DecoderWeights, dtype: torch.dtype) -> DecoderWeights:
-    """Return the weights in another type; those that have it already are shared."""
+def converted(weights: DecoderWeights, dtype: torch.dtype, device: torch.device) -> DecoderWeights:
+    """Return the weights in another type and place; those that are so already are shared."""
 
     def changed(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value.to(dtype)
+            return value.to(device, dtype)
         if isinstance(value, list):
             return [changed(item) for item in value]
         if is_dataclass(value) and not isinstance(value, type):
