@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -42,11 +43,14 @@ def test_two_that_make_the_same_checkpoint_do_not_disturb_each_other(tmp_path: P
     assert contents(tmp_path / "demo") == contents(demo_checkpoints / "demo")
 
 
-def test_the_loader_makes_a_missing_demo_checkpoint(tmp_path: Path) -> None:
+def test_the_loader_makes_a_missing_demo_checkpoint_and_the_log_says_that_it_is_untrained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = load_config({}, checkpoints_dir=tmp_path / "new", offline=True)
     catalog = Catalog(config)
     assert load_model(catalog.get("demo"), catalog, config).num_codebooks == 4
     assert (tmp_path / "new" / "demo" / "state_dict.bin").is_file()
+    assert "demo: Untrained: makes noise-like sound" in caplog.text
 
 
 def test_the_command_makes_all_checkpoints(
@@ -56,7 +60,8 @@ def test_the_command_makes_all_checkpoints(
         (tmp_path / name).mkdir()
     monkeypatch.setattr("sys.argv", ["demo", str(tmp_path)])
     demo.main()
-    assert all(str(tmp_path / name) in capsys.readouterr().out for name in demo.NAMES[:1])
+    told = json.loads(capsys.readouterr().out)
+    assert told == {name: str(tmp_path / name) for name in demo.NAMES}
 
 
 @pytest.mark.parametrize(("name", "num_codebooks"), [("demo", 4), ("demo-melody", 4), ("demo-stereo", 8)])

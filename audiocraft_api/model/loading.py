@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from audiocraft_api.config import Config
 from audiocraft_api.errors import ModelUnavailable
 from audiocraft_api.model import hub, package
-from audiocraft_api.model.catalog import Catalog, ModelSpec
+from audiocraft_api.model.catalog import UNTRAINED_NOTICE, Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
         logger.exception("Loading %s failed.", spec.name)
         raise ModelUnavailable(_sentence(spec, error), _RETRY_SECONDS) from None
     logger.info("Loaded %s on %s in %.1f s.", spec.name, model.device, time.monotonic() - begin)
+    if spec.is_built_in:
+        logger.warning("%s: %s", spec.name, UNTRAINED_NOTICE)
     return model
 
 
