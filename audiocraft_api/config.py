@@ -113,7 +113,7 @@ class Config(BaseModel):
     engine: Literal["batching", "plain"] = Field(
         "batching", description="Decode engine: many requests in one loop, or audiocraft's own loop one at a time."
     )
-    precision: Literal["auto", "exact", "fp16", "bf16", "int8"] = Field(
+    precision: Literal["auto", "exact", "fp16", "bf16", "int8", "int6"] = Field(
         "auto", description="Arithmetic of the batching engine; `exact` gives audiocraft's own tokens on the CPU."
     )
     max_waiting: int = Field(

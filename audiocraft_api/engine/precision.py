@@ -15,7 +15,7 @@ import torch
 from audiocraft_api.config import Config
 from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.graph_stepper import MAX_CONTEXT, GraphStepper
-from audiocraft_api.engine.native_runner import Format, NativeRunner, native_supports
+from audiocraft_api.engine.native_runner import Format, NativeRunner, has_byte_arithmetic, native_supports
 from audiocraft_api.engine.runner import Runner
 from audiocraft_api.engine.scheduler import ROWS_PER_REQUEST
 from audiocraft_api.engine.stepper import HostStepper, Stepper
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["auto", "exact", "fp16", "bf16", "int8"]
+Precision = Literal["auto", "exact", "fp16", "bf16", "int8", "int6"]
 
 RunnerFactory = Callable[..., Runner]  # called like `default_runner`
 
 _NATIVE_FORMATS: dict[Precision, Format] = {
-    "auto": "int8",
     "exact": "float32",
     "fp16": "float16",
     "bf16": "bfloat16",
     "int8": "int8",
+    "int6": "int6",
 }
 
 _CUDA_TYPES = {
@@ -46,6 +46,7 @@ _CUDA_TYPES = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
     "int8": torch.float16,
+    "int6": torch.float16,
 }
 
 # Room for a prefix: a tune takes 235 positions, and text is not cut.
@@ -80,11 +81,19 @@ def default_runner(weights: DecoderWeights, precision: Precision, *, num_slots: 
     """Return the runner of a precision: native where the kernels are built and fit, else of PyTorch's operations."""
     is_cpu = weights.out_norm_weight.device.type == "cpu"
     if is_cpu and native_supports(weights):
-        return NativeRunner(weights, num_slots=num_slots, capacity=capacity, weight_format=_NATIVE_FORMATS[precision])
+        weight_format = native_format(precision)
+        return NativeRunner(weights, num_slots=num_slots, capacity=capacity, weight_format=weight_format)
     if precision not in ("auto", "exact"):
         logger.warning("Precision %s needs the native kernels, which are not there; computing in float32.", precision)
     prepare = packed_linear if is_cpu and torch.backends.mkldnn.is_available() else plain_linear  # type: ignore[no-untyped-call]
     return TorchRunner(weights, num_slots=num_slots, capacity=capacity, prepare=prepare)
+
+
+def native_format(precision: Precision) -> Format:
+    """Return the weights' format; `auto` is the smallest within the accuracy rule that this build multiplies quickly."""
+    if precision == "auto":
+        return "int6" if has_byte_arithmetic() else "float16"
+    return _NATIVE_FORMATS[precision]
 
 
 def _num_slots(weights: DecoderWeights, capacity: int, config: Config) -> int:

@@ -11,6 +11,25 @@
 
 namespace native {
 
+// Round floats to value = high * 256 + low, `count` a multiple of the width; return the scale that undoes it.
+inline float split_planes(const float* from, int count, int8_t* high, int8_t* low) {
+    constexpr float kLargest = 127 * 256;
+    const float largest = peak(from, count), inverse = largest > 0 ? kLargest / largest : 0.0f;
+    for (int i = 0; i < count; i += kWidth) {
+        const IntVec value = round_to_int(load(from + i) * inverse);
+        const IntVec signed_low = (value << 24) >> 24;
+        store(low + i, signed_low);
+        store(high + i, (value - signed_low) >> 8);
+    }
+    return largest / kLargest;
+}
+
+inline int32_t sum(const int8_t* from, int count) {
+    int32_t total = 0;
+    for (int i = 0; i < count; ++i) total += from[i];
+    return total;
+}
+
 struct Activations {
     int width = 0;               // floats of a row
     int group = 0;               // inputs of one weight scale; 0 where no image is needed
@@ -37,24 +56,12 @@ struct Activations {
     // Make the image of one row from its values; nothing to do for float weights.
     void quantize(int index) {
         if (!group) return;
-        constexpr float kLargest = 127 * 256;
-        const float* from = row(index);
-        const float largest = peak(from, width), inverse = largest > 0 ? kLargest / largest : 0.0f;
-        scales[index] = largest / kLargest;
         int8_t* to_high = high.data() + size_t(index) * width;
         int8_t* to_low = low.data() + size_t(index) * width;
         int32_t* to_sums = sums.data() + size_t(index) * (width / group);
-        for (int begin = 0; begin < width; begin += group) {
-            IntVec total = IntVec{};
-            for (int i = begin; i < begin + group; i += kWidth) {
-                const IntVec value = round_to_int(load(from + i) * inverse);
-                const IntVec signed_low = (value << 24) >> 24;
-                total += value;
-                store(to_low + i, signed_low);
-                store(to_high + i, (value - signed_low) >> 8);
-            }
-            to_sums[begin / group] = sum(total);
-        }
+        scales[index] = split_planes(row(index), width, to_high, to_low);
+        for (int at = 0; at < width; at += group)
+            to_sums[at / group] = 256 * sum(to_high + at, group) + sum(to_low + at, group);
     }
 };
 

@@ -28,7 +28,7 @@ void layer_norm(const Norm& norm, const float* from, int width, float* to) {
 
 Decoder::Decoder(const Shape& shape)
     : shape_(shape), format_(Format(shape.format)), pool_(shape.threads), layers_(shape.layers), slots_(shape.slots),
-      scores_(pool_.size()) {
+      scratch_(pool_.size()) {
     for (Slot& slot : slots_)
         slot.self = KvCache(shape.compact_kv, shape.layers, shape.heads, shape.dim / shape.heads, shape.capacity);
 }
@@ -153,10 +153,9 @@ void Decoder::self_attention(int index, int rows, const int32_t* slots, const in
     });
     pool_.run(rows * heads, [&](int task, int worker) {
         const int row = task / heads, head = task % heads;
-        scores_[worker].resize(std::max<size_t>(scores_[worker].size(), slots_[slots[row]].self.capacity()));
         float* out = narrow_.row(row) + head * head_dim;
         slots_[slots[row]].self.attend(
-            index, head, positions[row] + 1, query(row, head), scores_[worker].data(), out);
+            index, head, positions[row] + 1, query(row, head), scratch_[worker], out);
     });
     quantize(narrow_, rows);
     layer.self_out.apply(pool_, narrow_, rows, Epilogue::kAdd, residual_.data(), dim);
@@ -176,10 +175,9 @@ void Decoder::cross_attention(int index, int rows, const int32_t* slots) {
     pool_.run(count * heads, [&](int task, int worker) {
         const int at = task / heads, head = task % heads;
         const Slot& slot = slots_[slots[present[at]]];
-        scores_[worker].resize(std::max<size_t>(scores_[worker].size(), slot.cross.capacity()));
         const float* query = &projected_[size_t(at) * dim + head * head_dim];
         slot.cross.attend(
-            index, head, slot.context, query, scores_[worker].data(), narrow_.row(at) + head * head_dim);
+            index, head, slot.context, query, scratch_[worker], narrow_.row(at) + head * head_dim);
     });
     quantize(narrow_, count);
     layer.cross_out.apply(pool_, narrow_, count, Epilogue::kStore, projected_.data(), dim);

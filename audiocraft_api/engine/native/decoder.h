@@ -86,7 +86,7 @@ private:
 
     std::vector<float> residual_;              // [rows, dim]
     std::vector<float> projected_;             // [rows, 3 dim]
-    std::vector<std::vector<float>> scores_;   // one for each worker
+    std::vector<AttentionScratch> scratch_;    // one for each worker
     Activations narrow_, wide_;                // [rows, dim] and [rows, hidden]
 };
 

@@ -1,7 +1,8 @@
 #include "kv_cache.h"
 
-#include <algorithm>
 #include <cmath>
+
+#include "activations.h"
 
 namespace native {
 namespace {
@@ -9,20 +10,13 @@ namespace {
 constexpr int kPositions = 16;  // positions of one block of keys
 constexpr int kVecs = kPositions / kWidth;
 
-// Bytes of a head with one scale.
-float quantize(const float* from, int count, int8_t* to) {
-    const float largest = peak(from, count), inverse = largest > 0 ? 127 / largest : 0;
-    for (int i = 0; i < count; i += kWidth) store(to + i, round_to_int(load(from + i) * inverse));
-    return largest / 127;
-}
-
 // Scores of all blocks up to `length`; positions beyond it get whatever the cache held.
-template <class T>
-void score(const T* keys, const float* query, int head_dim, int length, float* scores) {
+void score(const float* keys, const float* query, int head_dim, int length, float* scores) {
     for (int block = 0; block < length; block += kPositions) {
         Vec sums[2][kVecs] = {};  // even and odd dimensions apart, or each addition would wait for the last
         for (int d = 0; d < head_dim; d += 2, keys += 2 * kPositions) {
             stream(keys);
+            stream(keys + kPositions);
             for (int v = 0; v < kVecs; ++v) {
                 sums[0][v] += query[d] * load(keys + v * kWidth);
                 sums[1][v] += query[d + 1] * load(keys + kPositions + v * kWidth);
@@ -32,9 +26,21 @@ void score(const T* keys, const float* query, int head_dim, int length, float* s
     }
 }
 
-// Turn scores into weights e^(score - largest) and return their sum. Room behind them up to a full vector is overwritten.
+// Weighted sum of values over positions, `Vecs` vectors of dimensions at a time.
+template <int Vecs>
+void blend(const float* values, const float* weights, int head_dim, int length, float scale, float* out) {
+    Vec sums[Vecs] = {};
+    for (int t = 0; t < length; ++t, values += head_dim) {
+        for (int d = 0; d < Vecs * kWidth; d += 16) stream(values + d);
+        for (int v = 0; v < Vecs; ++v) sums[v] += weights[t] * load(values + v * kWidth);
+    }
+    for (int v = 0; v < Vecs; ++v) store(out + v * kWidth, sums[v] * scale);
+}
+
+}  // namespace
+
 float soften(float* scores, int length) {
-    const int end = (length + kWidth - 1) / kWidth * kWidth;
+    const int end = (length + kPositions - 1) / kPositions * kPositions;
     for (int i = length; i < end; ++i) scores[i] = -INFINITY;
     Vec largest = load(scores), total = Vec{};
     for (int i = kWidth; i < end; i += kWidth) largest = max(largest, load(scores + i));
@@ -45,19 +51,6 @@ float soften(float* scores, int length) {
     return sum(total);
 }
 
-// Weighted sum of values over positions, `Vecs` vectors of dimensions at a time.
-template <class T, int Vecs>
-void blend(const T* values, const float* weights, int head_dim, int length, float scale, float* out) {
-    Vec sums[Vecs] = {};
-    for (int t = 0; t < length; ++t, values += head_dim) {
-        stream(values);
-        for (int v = 0; v < Vecs; ++v) sums[v] += weights[t] * load(values + v * kWidth);
-    }
-    for (int v = 0; v < Vecs; ++v) store(out + v * kWidth, sums[v] * scale);
-}
-
-}  // namespace
-
 KvCache::KvCache(bool compact, int layers, int heads, int head_dim, int capacity)
     : compact_(compact), heads_(heads), head_dim_(head_dim),
       capacity_((capacity + kPositions - 1) / kPositions * kPositions) {
@@ -66,52 +59,50 @@ KvCache::KvCache(bool compact, int layers, int heads, int head_dim, int capacity
     if (compact) scales_ = Buffer(vectors * sizeof(float));
 }
 
-size_t KvCache::head_offset(int layer, int head) const {
-    return (size_t(layer) * heads_ + head) * 2 * capacity_;
-}
-
 void KvCache::put(int layer, int head, int position, const float* key, const float* value) {
-    const size_t offset = head_offset(layer, head);
-    const size_t block = offset * head_dim_ + size_t(position) / kPositions * kPositions * head_dim_;
-    const size_t key_at = block + position % kPositions;
-    const size_t value_at = (offset + capacity_ + position) * head_dim_;
+    const size_t offset = (size_t(layer) * heads_ + head) * 2 * capacity_;
+    const size_t key_block = (offset + position / kPositions * kPositions) * head_dim_;
+    const int place = position % kPositions;
     if (!compact_) {
-        for (int d = 0; d < head_dim_; ++d) data_.as<float>()[key_at + size_t(d) * kPositions] = key[d];
-        std::memcpy(data_.as<float>() + value_at, value, sizeof(float) * head_dim_);
+        float* keys = data_.as<float>() + key_block + place;
+        for (int d = 0; d < head_dim_; ++d) keys[size_t(d) * kPositions] = key[d];
+        std::memcpy(data_.as<float>() + (offset + capacity_ + position) * head_dim_, value, sizeof(float) * head_dim_);
         return;
     }
-    int8_t bytes[256];
-    scales_.as<float>()[offset + position] = quantize(key, head_dim_, bytes);
-    for (int d = 0; d < head_dim_; ++d) data_.as<int8_t>()[key_at + size_t(d) * kPositions] = bytes[d];
-    scales_.as<float>()[offset + capacity_ + position] = quantize(value, head_dim_, data_.as<int8_t>() + value_at);
+    const auto scale_of = [&](const float* from) { return peak(from, head_dim_) / 127; };
+    const auto byte_of = [](float scaled) { return uint8_t(std::lrintf(scaled) + 128); };
+    const float key_scale = scale_of(key), value_scale = scale_of(value);
+    scales_.as<float>()[offset + position] = key_scale;
+    scales_.as<float>()[offset + capacity_ + position] = value_scale;
+    const float key_inverse = key_scale > 0 ? 1 / key_scale : 0, value_inverse = value_scale > 0 ? 1 / value_scale : 0;
+    uint8_t* keys = data_.as<uint8_t>() + key_block + 4 * place;
+    uint8_t* values = data_.as<uint8_t>() + (offset + capacity_) * head_dim_ + position / 4 * 64 + position % 4;
+    for (int d = 0; d < head_dim_; ++d) {
+        keys[d / 4 * 64 + d % 4] = byte_of(key[d] * key_inverse);
+        values[size_t(d / 16) * 16 * capacity_ + d % 16 * 4] = byte_of(value[d] * value_inverse);
+    }
 }
 
-template <class T>
-void KvCache::attend_as(int layer, int head, int length, const float* query, float* scores, float* out) const {
-    const size_t offset = head_offset(layer, head);
-    const T* keys = data_.as<T>() + offset * head_dim_;
-    const T* values = keys + size_t(capacity_) * head_dim_;
+void KvCache::attend_floats(size_t offset, int length, const float* query, float* scores, float* out) const {
+    const float* keys = data_.as<float>() + offset * head_dim_;
+    const float* values = keys + size_t(capacity_) * head_dim_;
+    score(keys, query, head_dim_, length, scores);
+    const float inverse = 1 / soften(scores, length);
+    if (head_dim_ == 64) return blend<64 / kWidth>(values, scores, head_dim_, length, inverse, out);
+    for (int d = 0; d < head_dim_; d += 16) blend<kVecs>(values + d, scores, head_dim_, length, inverse, out + d);
+}
+
+void KvCache::attend(
+    int layer, int head, int length, const float* query, AttentionScratch& scratch, float* out) const {
+    const size_t offset = (size_t(layer) * heads_ + head) * 2 * capacity_;
     float scaled[256];
     const float shrink = 1 / std::sqrt(float(head_dim_));
     for (int d = 0; d < head_dim_; ++d) scaled[d] = query[d] * shrink;
-    score(keys, scaled, head_dim_, length, scores);
-    const float* scales = compact_ ? scales_.as<float>() + offset : nullptr;
+    scratch.fit(capacity_);
     if (compact_)
-        for (int t = 0; t < length; ++t) scores[t] *= scales[t];
-    const float inverse = 1 / soften(scores, length);
-    if (compact_)
-        for (int t = 0; t < length; ++t) scores[t] *= scales[capacity_ + t];
-    constexpr int kStep = 64 / kWidth;
-    int d = 0;
-    if (head_dim_ == 64) return blend<T, kStep>(values, scores, head_dim_, length, inverse, out);
-    for (; d < head_dim_; d += 16) blend<T, kVecs>(values + d, scores, head_dim_, length, inverse, out + d);
-}
-
-void KvCache::attend(int layer, int head, int length, const float* query, float* scores, float* out) const {
-    if (compact_)
-        attend_as<int8_t>(layer, head, length, query, scores, out);
+        attend_bytes(offset, length, scaled, scratch, out);
     else
-        attend_as<float>(layer, head, length, query, scores, out);
+        attend_floats(offset, length, scaled, scratch.scores.data(), out);
 }
 
 }  // namespace native

@@ -1,0 +1,62 @@
+"""Decoder weights of any size without a model around them, and rows to decode with them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from audiocraft_api.engine.runner import Runner
+from audiocraft_api.engine.weights import CrossWeights, DecoderWeights, LayerWeights
+
+CARD, CODEBOOKS = 64, 4
+
+
+def random_weights(dim: int = 128, num_heads: int = 2, num_layers: int = 3, has_cross: bool = True) -> DecoderWeights:
+    generator = torch.Generator().manual_seed(0)
+
+    def matrix(outputs: int, inputs: int) -> Tensor:
+        return torch.randn(outputs, inputs, generator=generator) / inputs**0.5
+
+    def vector(mean: float) -> Tensor:
+        return mean + 0.1 * torch.randn(dim, generator=generator)
+
+    def layer() -> LayerWeights:
+        cross = CrossWeights(vector(1), vector(0), *(matrix(dim, dim) for _ in range(4))) if has_cross else None
+        return LayerWeights(
+            norm1_weight=vector(1),
+            norm1_bias=vector(0),
+            qkv=matrix(3 * dim, dim),
+            self_out=matrix(dim, dim),
+            cross=cross,
+            norm2_weight=vector(1),
+            norm2_bias=vector(0),
+            linear1=matrix(4 * dim, dim),
+            linear2=matrix(dim, 4 * dim),
+        )
+
+    return DecoderWeights(
+        embeddings=[matrix(CARD + 1, dim) for _ in range(CODEBOOKS)],
+        layers=[layer() for _ in range(num_layers)],
+        out_norm_weight=vector(1),
+        out_norm_bias=vector(0),
+        heads=[matrix(CARD, dim) for _ in range(CODEBOOKS)],
+        num_heads=num_heads,
+        max_period=10_000.0,
+        positional_scale=1.0,
+    )
+
+
+def some_tokens(num_steps: int, seed: int = 1) -> Tensor:
+    """Tokens [S, K], special ones included."""
+    return torch.randint(0, CARD + 1, (num_steps, CODEBOOKS), generator=torch.Generator().manual_seed(seed))
+
+
+def some_context(dim: int, length: int, seed: int = 2) -> Tensor:
+    return torch.randn(length, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def row_logits(runner: Runner, context: Tensor | None, tokens: Tensor, slot: int = 0, start: int = 0) -> Tensor:
+    """Decode one row alone, [S, K, card]."""
+    runner.begin(slot, context)
+    steps = [runner.decode([slot], tokens[step : step + 1], [start + step])[0] for step in range(len(tokens))]
+    return torch.stack(steps)
