@@ -7,13 +7,14 @@ while the file that `AUDIOCRAFT_TEST_HOLD` names is there.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,17 @@ class Server:
         self.process.terminate()
         return self.process.wait(timeout)
 
+    def worker_pid(self) -> int | None:
+        """Return the process that serves; None while there is none."""
+        children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True)
+        return int(children.stdout.split()[0]) if children.stdout.split() else None
+
+    def kill(self) -> None:
+        """End master and worker with SIGKILL."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -74,9 +86,9 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 @contextmanager
-def serve(directory: Path, app: str = "app:app", **settings: Any) -> Iterator[Server]:
-    """Serve with gunicorn as `make run` does; the server is gone at the end."""
-    port = free_port()
+def serve(directory: Path, app: str = "app:app", port: int = 0, **settings: Any) -> Iterator[Server]:
+    """Serve with gunicorn as `make run` does, on a free port; the server is gone at the end."""
+    port = port or free_port()
     log = directory / "server.log"
     own = {"audio_dir": directory / "audio", "task_db": directory / "tasks.sqlite3"}
     settings = {"bind": f"127.0.0.1:{port}", **own} | settings
@@ -87,8 +99,8 @@ def serve(directory: Path, app: str = "app:app", **settings: Any) -> Iterator[Se
         "OMP_NUM_THREADS": "1",
     }
     command = [Path(sys.executable).parent / "gunicorn", "-c", "gunicorn.conf.py", app]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output)
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output, start_new_session=True)
     server = Server(process, port, log)
     try:
         wait_until(lambda: _has_started(server), START_SECONDS)
