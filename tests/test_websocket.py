@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import requests
-from simple_websocket import Client, ConnectionClosed, ConnectionError
+from simple_websocket import Client, ConnectionClosed
 from werkzeug.serving import make_server
 
 from support.http import fake_app
@@ -32,8 +32,8 @@ SECONDS = 20.0
 class Conversation:
     """A client of `/ws/generate`."""
 
-    def __init__(self, port: int, request: Any = None, **headers: str) -> None:
-        self.ws = Client.connect(f"ws://127.0.0.1:{port}/ws/generate", headers=headers)
+    def __init__(self, port: int, request: Any = None) -> None:
+        self.ws = Client.connect(f"ws://127.0.0.1:{port}/ws/generate")
         self.messages: list[dict[str, Any]] = []
         self.audio = b""
         if request is not None:
@@ -80,9 +80,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def test_progress_and_audio_come_and_the_samples_are_those_of_the_file(
-    demo_checkpoints: Path, tmp_path: Path
-) -> None:
+def test_progress_and_audio_come_and_the_samples_are_those_of_the_file(demo_checkpoints: Path, tmp_path: Path) -> None:
     with serve(tmp_path, checkpoints_dir=demo_checkpoints, offline=True) as server:
         answer = server.post("/generate", json=DEMO).json()
         with wave.open(io.BytesIO(server.get(answer["audio_url"]).content)) as file:
@@ -205,7 +203,7 @@ def shake_hands(server: Server, receive_buffer: int = 0, **headers: str) -> sock
     if receive_buffer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connection.connect(("127.0.0.1", server.port))
-    lines = HANDSHAKE | {"Host": "a"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = HANDSHAKE | {"Host": "a"} | headers
     text = "GET /ws/generate HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     connection.sendall(text.encode() + b"\r\n")
     assert connection.recv(12) == b"HTTP/1.1 101"
@@ -241,11 +239,8 @@ def test_pages_of_foreign_origins_are_refused_where_origins_are_listed(tmp_path:
         for origin in ("https://evil.example", "http://a.example", "null", "https://a.example.evil.example"):
             response = server.get("/ws/generate", headers=HANDSHAKE | {"Origin": origin})
             assert (response.status_code, response.json()["code"]) == (403, "forbidden")
-            with pytest.raises(ConnectionError):
-                Conversation(server.port, Origin=origin)
-        for headers in ({"Origin": "https://a.example"}, {"Origin": f"http://127.0.0.1:{server.port}"}, {}):
-            conversation = Conversation(server.port, REQUEST, **headers)
-            assert conversation.hear_all()["type"] == "done"
+        for headers in ({"Origin": "https://a.example"}, {"Origin": "http://a:5000", "Host": "a:5000"}, {}):
+            shake_hands(server, **headers).close()
 
 
 def test_websockets_and_streams_share_one_cap(tmp_path: Path, hold: Path) -> None:

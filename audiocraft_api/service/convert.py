@@ -66,7 +66,15 @@ FORMATS: dict[str, AudioFormat] = {
         AudioFormat("wav32f", "wav", "audio/wav", "WAV, 32-bit float", "WAV", "FLOAT"),
         AudioFormat("flac", "flac", "audio/flac", "FLAC, 16 bit", "FLAC", "PCM_16"),
         AudioFormat("ogg", "ogg", "audio/ogg", "Ogg Vorbis", "OGG", "VORBIS"),
-        AudioFormat("mp3", "mp3", "audio/mpeg", "MP3", arguments=("-codec:a", "libmp3lame", "-q:a", "2", "-f", "mp3")),
+        AudioFormat(
+            "mp3",
+            "mp3",
+            "audio/mpeg",
+            "MP3",
+            arguments=("-codec:a", "libmp3lame", "-q:a", "2", "-f", "mp3"),
+            # From the first frame on; the stream's encoder puts another one before it.
+            stream_arguments=("-codec:a", "libmp3lame", "-q:a", "2", "-id3v2_version", "0", "-f", "mp3"),
+        ),
         AudioFormat(
             "m4a",
             "m4a",

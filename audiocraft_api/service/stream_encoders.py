@@ -1,8 +1,7 @@
 """Encoders that take a waveform block by block and give audio at once: what is heard while it is made.
 
-What they give, joined, decodes to the samples of the file that `convert.encode` makes of the whole waveform. MP3 and
-AAC begin with the encoder's delay (35 and 32 ms): a file says in its header how much to leave out, a stream cannot go
-back to write it. Knows nothing of requests; one thread uses one encoder.
+What they give, joined, decodes to the samples of the file that `convert.encode` makes of the whole waveform. AAC alone
+begins with the encoder's delay (32 ms): a file says in its header to leave it out, a stream cannot. Knows nothing of requests; one thread uses one encoder.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import soundfile
 
 from audiocraft_api.engine.params import Waveform
 from audiocraft_api.errors import ConversionFailed
-from audiocraft_api.service import convert
+from audiocraft_api.service import convert, mp3_header
 from audiocraft_api.service.convert import FORMATS, AudioFormat
 
 UNKNOWN = 0xFFFFFFFF  # the length in a WAV header that is written before the end is known
@@ -139,6 +138,8 @@ class FfmpegEncoder:
     ) -> None:
         self._row = row
         self._sample_rate = sample_rate
+        self._num_samples = num_samples
+        self._has_begun = False
         self._timeout_seconds = timeout_seconds
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads could fill up
         try:
@@ -159,7 +160,7 @@ class FfmpegEncoder:
 
     def feed(self, block: Waveform) -> bytes:
         if not block.size:
-            return self._read_ready()
+            return self._begin(self._read_ready())
         convert.check(block, self._sample_rate)
         encoded = bytearray()
         rest = memoryview(convert.pcm16(block).tobytes())
@@ -175,7 +176,7 @@ class FfmpegEncoder:
                         encoded += read
         except OSError as error:
             raise self._failure(error) from error
-        return bytes(encoded) + self._read_ready()
+        return self._begin(bytes(encoded) + self._read_ready())
 
     def finish(self) -> bytes:
         encoded = bytearray()
@@ -189,7 +190,7 @@ class FfmpegEncoder:
                 raise OSError(f"ffmpeg ended with status {status}")
         except (OSError, subprocess.TimeoutExpired) as error:
             raise self._failure(error) from error
-        return bytes(encoded)
+        return self._begin(bytes(encoded))
 
     def close(self) -> None:
         if self._errors.closed:
@@ -200,6 +201,15 @@ class FfmpegEncoder:
         for file in (self._process.stdout, self._reading, self._both, self._errors):
             assert file is not None
             file.close()
+
+    def _begin(self, encoded: bytes) -> bytes:
+        """Put MP3's first frame before the first bytes."""
+        if self._has_begun or not encoded:
+            return encoded
+        self._has_begun = True
+        if self._row.name == "mp3":
+            return mp3_header.length_frame(encoded[:4], self._num_samples) + encoded
+        return encoded
 
     def _read_ready(self) -> bytes:
         encoded = bytearray()
