@@ -11,33 +11,45 @@ constexpr int kOffset = 128;  // of the unsigned bytes
 struct Planes {
     const int8_t *high, *low;
     float scale;
+    int32_t high_sum, low_sum;
 };
 
-// Sum `quads` quads, an even number, each with the next four inputs; a sum is 256 high + low less the bytes' offset,
-// times the scale. Two sets of sums take turns, or each product would wait for the last.
-inline void sum_quads(
-    const uint8_t* from, int quads, const Planes& inputs, int32_t high_sum, int32_t low_sum, float* out) {
-    Sums high[2] = {zero_sums(), zero_sums()}, low[2] = {zero_sums(), zero_sums()};
-    for (int i = 0; i < quads; i += 2, from += 128) {
-        stream(from);
-        stream(from + 64);
-        const Quad even = load_quad(from), odd = load_quad(from + 64);
-        dot4(high[0], even, inputs.high + 4 * i);
-        dot4(low[0], even, inputs.low + 4 * i);
-        dot4(high[1], odd, inputs.high + 4 * i + 4);
-        dot4(low[1], odd, inputs.low + 4 * i + 4);
+// A run of quads, each multiplied with the next four inputs; `Blocks` sets of 16 outputs side by side.
+struct Run {
+    const uint8_t *from, *end;  // nothing behind `end` is needed
+    int quads;
+    size_t quad_stride, block_stride;  // bytes
+};
+
+// A sum is 256 high + low less the bytes' offset, times the scale.
+template <int Blocks>
+void sum_run(const Run& run, const Planes& inputs, float* out) {
+    Sums high[Blocks], low[Blocks];
+    for (int b = 0; b < Blocks; ++b) high[b] = low[b] = zero_sums();
+    const uint8_t* at = run.from;
+    for (int i = 0; i < run.quads; ++i, at += run.quad_stride)
+        for (int b = 0; b < Blocks; ++b) {
+            const uint8_t* from = at + b * run.block_stride;
+            stream(from, run.end);
+            const Quad quad = load_quad(from);
+            dot4(high[b], quad, inputs.high + 4 * i);
+            dot4(low[b], quad, inputs.low + 4 * i);
+        }
+    for (int b = 0; b < Blocks; ++b, out += kBlock) {
+        int32_t upper[kBlock], lower[kBlock];
+        store_sums(upper, high[b]);
+        store_sums(lower, low[b]);
+        // The planes apart until they are floats: over many positions 256 high does not fit in 32 bits.
+        for (int o = 0; o < kBlock; ++o) {
+            const float high_part = float(upper[o] - kOffset * inputs.high_sum);
+            out[o] = (256.0f * high_part + float(lower[o] - kOffset * inputs.low_sum)) * inputs.scale;
+        }
     }
-    int32_t sums[4][kBlock];
-    for (int i = 0; i < 2; ++i) {
-        store_sums(sums[i], high[i]);
-        store_sums(sums[2 + i], low[i]);
-    }
-    // The planes apart until they are floats: over many positions 256 high does not fit in 32 bits.
-    for (int o = 0; o < kBlock; ++o) {
-        const int32_t upper = sums[0][o] + sums[1][o] - kOffset * high_sum;
-        const int32_t lower = sums[2][o] + sums[3][o] - kOffset * low_sum;
-        out[o] = (256.0f * float(upper) + float(lower)) * inputs.scale;
-    }
+}
+
+Planes split(const float* from, int count, int8_t* high, int8_t* low) {
+    const float scale = split_planes(from, count, high, low);
+    return {high, low, scale, sum(high, count), sum(low, count)};
 }
 
 }  // namespace
@@ -50,22 +62,29 @@ void KvCache::attend_bytes(
     const float* value_scales = key_scales + capacity_;
     float* scores = scratch.scores.data();
 
+    const int end = (length + kBlock - 1) / kBlock * kBlock;
+    const uint8_t* keys_end = keys + size_t(end) * head_dim_;
+    const uint8_t* values_end = values + size_t(end) * head_dim_;
+    for (int line = 0; line < 2048; line += 64) __builtin_prefetch(values + line, 0, 2);
+
     int8_t high[256], low[256];
-    const Planes query_planes = {high, low, split_planes(query, head_dim_, high, low)};
-    const int32_t query_high = sum(high, head_dim_), query_low = sum(low, head_dim_);
-    for (int t = 0; t < length; t += kBlock) {
-        sum_quads(keys + size_t(t) * head_dim_, head_dim_ / 4, query_planes, query_high, query_low, scores + t);
-        for (int i = t; i < t + kBlock; ++i) scores[i] *= key_scales[i];
-    }
+    const Planes scaled = split(query, head_dim_, high, low);
+    const size_t block_bytes = size_t(kBlock) * head_dim_;
+    int t = 0;
+    for (; t + 2 * kBlock <= end; t += 2 * kBlock)
+        sum_run<2>({keys + size_t(t) * head_dim_, keys_end, head_dim_ / 4, 64, block_bytes}, scaled, scores + t);
+    if (t < end) sum_run<1>({keys + size_t(t) * head_dim_, keys_end, head_dim_ / 4, 64, 0}, scaled, scores + t);
+    for (t = 0; t < length; ++t) scores[t] *= key_scales[t];
 
     const float inverse = 1 / soften(scores, length);
-    const int end = (length + kBlock - 1) / kBlock * kBlock;
-    for (int t = 0; t < end; ++t) scores[t] *= value_scales[t] * inverse;
-    const float scale = split_planes(scores, end, scratch.high.data(), scratch.low.data());
-    const Planes weights = {scratch.high.data(), scratch.low.data(), scale};
-    const int32_t weights_high = sum(weights.high, end), weights_low = sum(weights.low, end);
-    for (int d = 0; d < head_dim_; d += kBlock)
-        sum_quads(values + size_t(d) * capacity_, end / 4, weights, weights_high, weights_low, out + d);
+    for (t = 0; t < end; ++t) scores[t] *= value_scales[t] * inverse;
+    const Planes weights = split(scores, end, scratch.high.data(), scratch.low.data());
+    const size_t stride = 4 * size_t(head_dim_);
+    int d = 0;
+    for (; d + 4 * kBlock <= head_dim_; d += 4 * kBlock)
+        sum_run<4>({values + 4 * d, values_end, end / 4, stride, 64}, weights, out + d);
+    for (; d < head_dim_; d += kBlock)
+        sum_run<1>({values + 4 * d, values_end, end / 4, stride, 0}, weights, out + d);
 }
 
 }  // namespace native

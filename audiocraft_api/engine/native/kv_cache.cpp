@@ -76,10 +76,10 @@ void KvCache::put(int layer, int head, int position, const float* key, const flo
     scales_.as<float>()[offset + capacity_ + position] = value_scale;
     const float key_inverse = key_scale > 0 ? 1 / key_scale : 0, value_inverse = value_scale > 0 ? 1 / value_scale : 0;
     uint8_t* keys = data_.as<uint8_t>() + key_block + 4 * place;
-    uint8_t* values = data_.as<uint8_t>() + (offset + capacity_) * head_dim_ + position / 4 * 64 + position % 4;
+    uint8_t* values = data_.as<uint8_t>() + (offset + capacity_ + position / 4 * 4) * head_dim_ + position % 4;
     for (int d = 0; d < head_dim_; ++d) {
         keys[d / 4 * 64 + d % 4] = byte_of(key[d] * key_inverse);
-        values[size_t(d / 16) * 16 * capacity_ + d % 16 * 4] = byte_of(value[d] * value_inverse);
+        values[4 * d] = byte_of(value[d] * value_inverse);
     }
 }
 

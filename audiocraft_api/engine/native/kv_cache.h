@@ -26,9 +26,8 @@ struct AttentionScratch {
 //
 // float32: keys in blocks of 16 positions, dimension by dimension, so that 16 scores are summed side by side; values
 // position by position. Bytes: unsigned with an offset of 128, in the order of dot4.h, one scale for each head and
-// position: keys are 16 positions x 4 dimensions, values 16 dimensions x 4 positions, all
-// positions of 16 dimensions together. Queries and attention weights
-// are multiplied as 16-bit integers.
+// position: keys are 16 positions x 4 dimensions, values 16 dimensions x 4 positions. Queries and attention
+// weights are multiplied as 16-bit integers.
 class KvCache {
 public:
     KvCache() = default;

@@ -18,6 +18,13 @@ inline void stream(const void* at) {
     __builtin_prefetch(static_cast<const char*>(at) + 1024, 0, 3);
 }
 
+// The same for a stream that ends soon: what lies behind would be read in vain.
+inline void stream(const void* at, const void* end) {
+    const char *last = static_cast<const char*>(end) - 1, *from = static_cast<const char*>(at);
+    __builtin_prefetch(std::min(from + 8192, last), 0, 2);
+    __builtin_prefetch(std::min(from + 1024, last), 0, 3);
+}
+
 class Buffer {
 public:
     Buffer() = default;
