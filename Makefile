@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run setup test test-faults check lint types bench bench-gpu lock clean
+.PHONY: run setup setup-tests test-programs test test-faults check lint types bench bench-gpu lock clean
 
 run: setup
 	exec $(BIN)/gunicorn -c gunicorn.conf.py app:app
@@ -30,15 +30,17 @@ $(VENV)/.tests: requirements-dev.txt $(VENV)/.service
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -r requirements-dev.txt
 	touch $@
 
-# Native kernels, where there is a C++ compiler; without one the service runs on torch's own.
+# Native kernels, where there is a C++ compiler; without one the service runs on torch's own, and the next make asks again.
 build/.native: $(wildcard audiocraft_api/engine/native/*) | $(VENV)/.service
 	$(BIN)/python -m audiocraft_api.engine.native.build
-	mkdir -p build && touch $@
+	@if ls build/native/*.so >/dev/null 2>&1; then touch $@; fi
 
 checkpoints/demo: | $(VENV)/.service
 	$(BIN)/python -m audiocraft_api.model.demo checkpoints
 
-setup-tests: setup $(VENV)/.tests
+setup-tests: test-programs setup $(VENV)/.tests
+
+test-programs:
 	scripts/install-test-programs
 
 test: setup-tests
