@@ -64,7 +64,7 @@ check: lint types test
 bench: setup
 	$(BIN)/python -m bench $(if $(QUICK),--quick)
 
-bench-gpu:
+bench-gpu: setup
 	$(BIN)/python -m bench.gpu
 
 lock: $(VENV)/.tests
