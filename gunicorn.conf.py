@@ -1,5 +1,6 @@
 """How gunicorn serves: one process that owns the device, many threads. The settings are those of `Config`."""
 
+import gc
 import sys
 
 from audiocraft_api.config import ConfigError, load_config
@@ -31,3 +32,4 @@ def worker_exit(_server, worker):
     """Close what a graceful stop has not closed yet."""
     if hasattr(worker, "wsgi"):
         worker.services.close()
+    gc.freeze()  # else the interpreter collects torch's whole heap before it ends, which takes seconds
