@@ -65,13 +65,8 @@ def test_every_documented_example_is_sent_and_works(client: FlaskClient, documen
             for example in content.get("examples", {}).values():
                 assert media_type == "application/json"
                 response = client.post(path, json=example["value"], buffered=True)
-                assert response.status_code in item["post"]["responses"].keys() - {
-                    "default"
-                } or response.status_code in (
-                    200,
-                    202,
-                ), response.get_data()
-                assert response.status_code < 300, response.get_data()
+                assert response.status_code in (200, 202), response.get_data()
+                assert str(response.status_code) in item["post"]["responses"]
                 num_sent += 1
     assert num_sent >= 3
 
