@@ -96,6 +96,7 @@ def serve(directory: Path, app: str = "app:app", port: int = 0, **settings: Any)
     environ |= {
         "PYTHONPATH": str(ROOT / "tests"),
         "AUDIOCRAFT_TEST_HOLD": str(directory / "hold"),
+        "HF_HOME": str(directory / "hub"),  # what this machine has downloaded is not the tests'
         "OMP_NUM_THREADS": "1",
     }
     command = [Path(sys.executable).parent / "gunicorn", "-c", "gunicorn.conf.py", app]
