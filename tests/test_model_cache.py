@@ -225,5 +225,6 @@ def test_models_come_and_go_under_load(make_cache: Callable[..., ModelCache], mo
         thread.start()
     for thread in threads:
         thread.join(WAIT_SECONDS)
+    assert not [thread for thread in threads if thread.is_alive()]
     assert faults == []
     assert len(cache.loaded_names()) <= 1
