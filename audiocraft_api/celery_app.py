@@ -88,20 +88,31 @@ def create_celery_app(config: Config | None = None, *, engine: Engine | None = N
         started[0].worker.run(task_id)
 
     def start(sender: Any, **_: Any) -> None:
+        if sender.app is not celery:  # signals are the process's, not the app's
+            return
         if sender.pool_cls not in [get_implementation(name) for name in POOLS]:
             sys.exit(WRONG_POOL)
+        # As on the command line: workers need not know of each other.
+        sender.options.update(without_gossip=True, without_mingle=True)
         started.append(WorkerProcess(celery, config, engine))
         started[0].worker.start()
 
-    def begin_stop(**_: Any) -> None:
-        # From a signal handler, which must not wait for locks that the interrupted code may hold.
-        threading.Thread(target=started[0].begin_stop, name="drain").start()
+    def tell(sender: Any, **_: Any) -> None:
+        if sender.app is celery:
+            logger.info("Takes tasks from %s.", celery.connection().as_uri())
 
-    def close(**_: Any) -> None:
-        started[0].close()
+    def begin_stop(**_: Any) -> None:
+        for process in started:
+            # From a signal handler, which must not wait for locks that the interrupted code may hold.
+            threading.Thread(target=process.begin_stop, name="drain").start()
+
+    def close(sender: Any, **_: Any) -> None:
+        if sender.app is celery:
+            started[0].close()
 
     signals.setup_logging.connect(lambda **_: configure_logging(config), weak=False)
     signals.worker_init.connect(start, weak=False)
+    signals.worker_ready.connect(tell, weak=False)
     signals.worker_shutting_down.connect(begin_stop, weak=False)
     signals.worker_shutdown.connect(close, weak=False)
     return celery

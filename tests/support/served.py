@@ -47,6 +47,9 @@ class Server:
     def post(self, path: str, timeout: float = 60.0, **options: Any) -> requests.Response:
         return requests.post(self.url + path, timeout=timeout, **options)
 
+    def delete(self, path: str, timeout: float = 10.0) -> requests.Response:
+        return requests.delete(self.url + path, timeout=timeout)
+
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from celery import Celery
 from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
+from kombu.transport import redis as redis_transport
 
 from audiocraft_api.config import Config
 from audiocraft_api.errors import Unavailable
@@ -35,25 +36,26 @@ logger = logging.getLogger(__name__)
 
 def create_celery(config: Config) -> Celery:
     """Return Celery with our settings and without tasks. Connects to nothing yet."""
-    # Longer than any attempt: until then a worker's messages are its own. Recovery does not wait for it: leases do that.
-    visibility = {"visibility_timeout": int(2 * config.task_deadline_seconds) + 60}
+    # Else a worker that holds a message when Redis goes away dies (kombu 5.7 gives it back over the connection that it
+    # has just closed). The sweep sends it again.
+    redis_transport.Channel.do_restore = False
+    broker_url = config.broker_url or config.redis_url.replace("unix://", "redis+socket://", 1)
     celery = Celery("audiocraft_api", set_as_current=False)
     celery.conf.update(
-        broker_url=config.broker_url or config.redis_url.replace("unix://", "redis+socket://", 1),
-        # kombu looks for messages of dead workers every interval x 10 loops, by default every 100 s.
-        broker_transport_options={**visibility, "unacked_restore_interval": 1},
-        result_backend_transport_options=visibility,
-        **visibility,
+        broker_url=broker_url,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # an outage of any length
         accept_content=["json"],
         task_ignore_result=True,
         task_default_queue=TASKS_QUEUE,
         task_queues=[Queue(name, routing_key=name) for name in QUEUES],
-        task_acks_late=True,  # a message counts as waiting for nobody while its task runs
+        # Acknowledged when begun, not when done: the lease in the row says that a worker is gone, in seconds. Late
+        # acknowledgements say so after a time-out longer than any task, and one after an outage ends the worker.
+        task_acks_late=False,
+        # A worker fetches what it can begin and leaves the rest to others; RabbitMQ does it by the multiplier, roughly.
+        worker_disable_prefetch=not broker_url.startswith("amqp"),
         worker_prefetch_multiplier=1,
         worker_enable_prefetch_count_reduction=False,  # else a worker takes fewer tasks after each outage
-        worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_pool="threads",
         worker_concurrency=config.task_concurrency or config.max_batch_requests,
         worker_soft_shutdown_timeout=config.graceful_timeout_seconds * DRAIN_SHARE,
