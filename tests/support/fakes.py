@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Protocol
 
 import numpy as np
@@ -53,8 +54,9 @@ class FakeEngine:
 
     def close(self, grace_seconds: float = 0.0) -> None:
         self.closed.set()
+        until = time.monotonic() + grace_seconds
         for thread in self._threads:
-            thread.join(grace_seconds)
+            thread.join(max(until - time.monotonic(), 0.0))
         for request in self.submitted:
             request.fail(ShuttingDown("The server is shutting down."))
 
