@@ -29,7 +29,7 @@ GENERATION_DESCRIPTION = (
     "With the header `Prefer: respond-async` the answer is a task, at once; with `Prefer: wait=N` it is one when "
     "the audio is not ready within N seconds. `Idempotency-Key` works with `Prefer`."
 )
-PREFER = {
+PREFER: dict[str, dict[str, Any]] = {
     "Prefer": {"type": "string", "description": "`respond-async`, `wait=N` (RFC 7240).", "examples": ["wait=10"]},
     **IDEMPOTENCY_HEADER,
 }

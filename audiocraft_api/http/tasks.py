@@ -29,7 +29,7 @@ from audiocraft_api.service.tasks.service import Outlook
 from audiocraft_api.service.tasks.task import Task
 
 IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,255}$"
-IDEMPOTENCY_HEADER = {
+IDEMPOTENCY_HEADER: dict[str, dict[str, Any]] = {
     "Idempotency-Key": {
         "type": "string",
         "pattern": IDEMPOTENCY_KEY,
