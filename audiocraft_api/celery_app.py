@@ -59,10 +59,11 @@ class WorkerProcess:
         """Let what runs go on for the grace time, then give it back."""
         grace_seconds = self._config.graceful_timeout_seconds * DRAIN_SHARE
         logger.info("Draining: running tasks have %.0f seconds.", grace_seconds)
-        self.worker.close(grace_seconds)
+        self.worker.begin_stop(grace_seconds)
 
     def close(self) -> None:
         """End everything, after the last task."""
+        self.worker.close()
         self._engine.close()
         self._cache.close()
         self._store.close()
@@ -90,7 +91,7 @@ def create_celery_app(config: Config | None = None, *, engine: Engine | None = N
     def start(sender: Any, **_: Any) -> None:
         if sender.app is not celery:  # signals are the process's, not the app's
             return
-        if sender.pool_cls not in [get_implementation(name) for name in POOLS]:
+        if get_implementation(sender.pool_cls) not in [get_implementation(name) for name in POOLS]:
             sys.exit(WRONG_POOL)
         # As on the command line: workers need not know of each other.
         sender.options.update(without_gossip=True, without_mingle=True)

@@ -30,6 +30,7 @@ from audiocraft_api.service.tasks.redis_store import RedisTaskStore
 from audiocraft_api.service.tasks.remote import WAITED_FOR_OWNER
 from audiocraft_api.service.tasks.task import Task
 from support.celery_worker import CeleryProcess
+from support.rabbit_server import RabbitServer
 from support.redis_server import RedisServer
 from support.served import ROOT, Server, free_port, serve, wait_until
 
@@ -386,6 +387,27 @@ class TestFaults:
         assert len(set(filenames)) == 300
         assert set(filenames) <= site.audio_files()
         assert num_again > 0
+
+
+class TestRabbit:
+    def test_rabbitmq_carries_tasks_and_redis_keeps_them(
+        self, open_site: Callable[..., Site], tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        broker = RabbitServer(tmp_path_factory.mktemp("rabbit"))
+        broker.start()
+        try:
+            site = open_site(broker_url=broker.url)
+            tasks = [site.submit() for _ in range(2 * CONCURRENCY)]
+            transport = CeleryTransport(create_celery(Config(**site.settings)))
+            wait_until(lambda: transport.num_waiting() == len(tasks))
+            site.add_worker()
+            done = [site.wait_for(task_id) for task_id in tasks]
+            assert [(task["state"], task["attempts"]) for task in done] == [("completed", 1)] * len(tasks)
+            assert site.server.post("/generate", json=REQUEST).status_code == 200
+            wait_until(lambda: transport.num_waiting() == 0)
+        finally:
+            site.close()
+            broker.stop()
 
 
 class TestProcess:

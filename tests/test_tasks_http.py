@@ -1,4 +1,7 @@
-"""Every row of the contract for tasks. The engine below is a fake of fixed speed; at the end, a real model."""
+"""Every row of the contract for tasks, worked by the server itself and by a Celery worker.
+
+The engine below is a fake of fixed speed; at the end, a real model.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,8 @@ from audiocraft_api.engine.params import GenerationParams
 from audiocraft_api.errors import AudioCraftError, ModelUnavailable, error_of
 from audiocraft_api.factory import create_app
 from audiocraft_api.http.services import Services, services_of
-from audiocraft_api.service.tasks import monitor, runner, worker
+from audiocraft_api.service.tasks import celery_worker, monitor, runner, worker
+from support.celery_workplace import CeleryWorkplace
 from support.fakes import FakeEngine
 from support.http import assert_error, fake_app
 from support.served import wait_until
@@ -36,6 +40,7 @@ EVERY_TASK = {"task_id", "state", "status", "model", "seed", "attempts", "create
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr(worker, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(celery_worker, "SWEEP_SECONDS", 0.1)
     monkeypatch.setattr(monitor, "REFRESH_SECONDS", 0.05)
 
 
@@ -44,13 +49,28 @@ def engine() -> FakeEngine:
     return FakeEngine()
 
 
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CeleryWorkplace]:
+    with CeleryWorkplace(tmp_path_factory.mktemp("celery"), task_concurrency=2).opened() as workplace:
+        yield workplace
+
+
+@pytest.fixture(params=["embedded", "celery"])
+def backend(request: pytest.FixtureRequest, engine: FakeEngine) -> dict[str, Any]:
+    """The settings that say who works the tasks."""
+    if request.param == "embedded":
+        return {}
+    workplace: CeleryWorkplace = request.getfixturevalue("workplace")
+    return workplace.prepared_for(engine)
+
+
 @pytest.fixture
-def open_client(tmp_path: Path, engine: FakeEngine) -> Iterator[Callable[..., FlaskClient]]:
+def open_client(tmp_path: Path, engine: FakeEngine, backend: dict[str, Any]) -> Iterator[Callable[..., FlaskClient]]:
     """Opens clients of apps over the same files, which are closed at the end."""
     opened: list[Services] = []
 
     def open_client(**settings: Any) -> FlaskClient:
-        app = fake_app(tmp_path, engine, **{"task_concurrency": 2} | settings)
+        app = fake_app(tmp_path, engine, **{"task_concurrency": 2} | backend | settings)
         opened.append(services_of(app))
         return app.test_client()
 
@@ -226,6 +246,7 @@ class TestQueue:
             done = wait_for(client, task_id)
             assert (done["status"], done["attempts"]) == ("completed", 1)
 
+    @pytest.mark.parametrize("backend", ["embedded"], indirect=True)
     def test_health_and_ready_do_not_wait_for_a_locked_store(self, client: FlaskClient) -> None:
         run(client)
         store = services_of(client.application).tasks._store  # type: ignore[attr-defined]

@@ -44,8 +44,8 @@ class FakeEngine:
         request = EngineRequest(params, deadline)
         self.submitted.append(request)
         thread = threading.Thread(target=self._run, args=(request,), daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
         return request
 
     def status(self) -> EngineStatus:
@@ -63,6 +63,8 @@ class FakeEngine:
     def _run(self, request: EngineRequest) -> None:
         num_frames = round(request.params.duration_seconds * FRAME_RATE)
         request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="fake")
+        if request.has_ended:  # the engine was closed meanwhile
+            return
         try:
             while not self.gate.wait(0.01):
                 request.check()

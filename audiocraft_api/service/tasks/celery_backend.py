@@ -24,11 +24,11 @@ class CeleryBackend:
     ) -> None:
         self._store = store
         self._transport = CeleryTransport(create_celery(config))
-        self.service = TaskService(store, config, self._transport.announce)
+        self.service = TaskService(store, config, self._announce)
         self.webhooks = WebhookSender(store, render, config)
         self.monitor = QueueMonitor(store)
         self.engine = RemoteEngine(self.monitor)
-        waited_for = TaskService(store, config, self._transport.announce_waited_for)
+        waited_for = TaskService(store, config, self._announce_waited_for)
         self.generation = RemoteGeneration(waited_for, files, config)
 
     def start(self) -> None:
@@ -41,3 +41,11 @@ class CeleryBackend:
         self.webhooks.close()
         self.monitor.close()
         self._store.close()
+
+    def _announce(self, task: Task) -> None:
+        self.start()  # under a server that has not called it
+        self._transport.announce(task)
+
+    def _announce_waited_for(self, task: Task) -> None:
+        self.start()
+        self._transport.announce_waited_for(task)

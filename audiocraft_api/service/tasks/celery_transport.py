@@ -28,7 +28,7 @@ WAITED_FOR_QUEUE = "audiocraft-api.waited-for"
 QUEUES = (TASKS_QUEUE, WAITED_FOR_QUEUE)
 DRAIN_SHARE = 0.8  # of the graceful time-out; in the rest, what did not finish is given back
 MAX_UNSENT = 10_000
-CONNECT_SECONDS = 4.0
+CONNECT_SECONDS = 2.0
 CLOSE_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ def create_celery(config: Config) -> Celery:
     celery = Celery("audiocraft_api", set_as_current=False)
     celery.conf.update(
         broker_url=broker_url,
+        broker_connection_timeout=CONNECT_SECONDS,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # an outage of any length
         accept_content=["json"],

@@ -19,6 +19,7 @@ from audiocraft_api.service.tasks.runner import TaskRunner
 from audiocraft_api.service.tasks.worker import new_worker_id
 
 SWEEP_SECONDS = 2.0  # so that a task runs again within its lease and 5 s
+STOP_SECONDS = 5.0
 SWEEP_LIMIT = 1000  # messages sent at once, and tasks looked at
 
 logger = logging.getLogger(__name__)
@@ -60,12 +61,18 @@ class CeleryWorker:
         if task is not None:
             self._runner.run(task, self._stopping)
 
-    def close(self, grace_seconds: float) -> None:
-        """Claim no more; have what still runs after `grace_seconds` given back. Returns at once."""
+    def begin_stop(self, grace_seconds: float) -> None:
+        """Claim no more; have what still runs after `grace_seconds` given back."""
         self._closing.set()
         timer = threading.Timer(grace_seconds, self._stopping.set)
         timer.daemon = True
         timer.start()
+
+    def close(self) -> None:
+        """End the sweep, and have given back what still runs."""
+        self._closing.set()
+        self._stopping.set()
+        self._sweeper.join(STOP_SECONDS)
 
     def _sweep(self) -> None:
         while not self._closing.wait(SWEEP_SECONDS):

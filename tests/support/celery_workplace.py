@@ -1,0 +1,70 @@
+"""A real Redis and a real Celery worker inside the tests' own process, so that they share its fake engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery.contrib.testing.worker import start_worker
+
+from audiocraft_api.celery_app import create_celery_app
+from audiocraft_api.config import Config
+from audiocraft_api.engine.base import EngineStatus
+from audiocraft_api.engine.params import GenerationParams
+from audiocraft_api.engine.request import EngineRequest
+from support.fakes import FakeEngine
+from support.redis_server import RedisServer
+
+
+class RelayEngine:
+    """Hands on to the engine of the test that runs."""
+
+    def __init__(self) -> None:
+        self.target = FakeEngine()
+
+    def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
+        return self.target.submit(params, deadline=deadline)
+
+    def status(self) -> EngineStatus:
+        return self.target.status()
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        self.target.close(grace_seconds)
+
+
+class CeleryWorkplace:
+    """Where servers of several tests, one after the other, find a worker."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        self._redis = RedisServer(directory)
+        self._engine = RelayEngine()
+        self._settings = {
+            "task_backend": "celery",
+            "redis_url": self._redis.url,
+            "broker_url": self._redis.url.removesuffix("/0") + "/1",
+            "audio_dir": directory / "audio",
+            **settings,
+        }
+
+    @contextmanager
+    def opened(self) -> Iterator[CeleryWorkplace]:
+        """Run Redis and the worker."""
+        self._redis.start()
+        try:
+            config = Config(**self._settings)
+            celery = create_celery_app(config, engine=self._engine)
+            options = {"pool": "threads", "concurrency": config.task_concurrency}
+            with start_worker(celery, perform_ping_check=False, **options):
+                yield self
+        finally:
+            self._redis.kill()
+
+    def prepared_for(self, engine: FakeEngine) -> dict[str, Any]:
+        """Forget all tasks, let the worker use this engine, and return the settings of a server."""
+        with redis.Redis.from_url(self._redis.url) as client:
+            client.flushdb()
+        self._engine.target = engine
+        return self._settings
