@@ -1,5 +1,6 @@
 # make run    set up and serve            make test         set up and run the tests
 # make check  lint, types and tests       make test-faults  the longer fault and soak runs
+# make worker set up and work tasks     (docs: README, "Many machines")
 # make bench  measure (QUICK=1: short)    make lock         resolve requirements*.in anew
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -7,10 +8,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run setup setup-tests test-programs test test-faults check lint types bench bench-gpu lock clean
+.PHONY: run worker setup setup-tests test-programs test test-faults check lint types bench bench-gpu lock clean
 
 run: setup
 	exec $(BIN)/gunicorn -c gunicorn.conf.py app:app
+
+worker: setup
+	exec $(BIN)/celery -A audiocraft_api.celery_app worker -P threads
 
 setup: $(VENV)/.service build/.native checkpoints/demo
 

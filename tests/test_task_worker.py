@@ -481,7 +481,6 @@ class TestRealModel:
         house.worker.start()
         done = [house.wait_for(task) for task in [house.tasks.submit(command) for command in commands]]
         assert [(task.state, task.error) for task in done] == [("completed", None)] * 3
-        assert all(task.num_frames_total >= 50 for task in done)
         for task, command in zip(done, commands, strict=True):
             assert task.result is not None
             alone = house.generation.generate_file(command, lambda: False)
