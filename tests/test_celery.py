@@ -280,6 +280,28 @@ class TestFaults:
         done = site.look(task_id)
         assert (done["state"], done["attempts"]) == ("completed", 1)
 
+    def test_a_stopping_server_lets_waiting_clients_have_their_audio_and_ends_the_others(
+        self, open_site: Callable[..., Site]
+    ) -> None:
+        site = open_site(graceful_timeout_seconds=4)
+        site.add_worker()
+        site.hold.touch()
+        with ThreadPoolExecutor() as threads:
+            for is_held, status in ((False, 200), (True, 503)):
+                answer = threads.submit(site.server.post, "/generate", json=REQUEST)
+                wait_until(lambda: site.server.get("/health").json()["queue"]["running"] == 1, SECONDS)
+                stopped = threads.submit(site.server.terminate)
+                wait_until(lambda: "Draining" in site.server.log)
+                if not is_held:
+                    site.hold.unlink()
+                assert answer.result().status_code == status
+                assert stopped.result() == 0
+                site.hold.touch()
+                site.serve()
+            store = site.open_store()
+            wait_until(lambda: {task.state for task in store.page(WAITED_FOR_OWNER)} == {"completed", "canceled"})
+            store.close()
+
     def test_tasks_outlive_a_broker_that_comes_back_empty(
         self, open_site: Callable[..., Site], tmp_path_factory: pytest.TempPathFactory
     ) -> None:
