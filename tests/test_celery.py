@@ -395,9 +395,11 @@ class TestFaults:
         site = open_site(max_queued_tasks=300, task_lease_seconds=1, task_attempts=10)
         random_ = random.Random(1)
         tasks = [site.submit() for _ in range(300)]
-        workers = [site.add_worker(seconds=0.3) for _ in range(2)]
+        workers = [site.add_worker(seconds=1.2) for _ in range(2)]
         for _ in range(25):
             threading.Event().wait(random_.uniform(0.5, 3.0))
+            queue = site.server.get("/health").json()["queue"]
+            assert queue["waiting"] + queue["running"] > 0, "the kills came too late to matter"
             worker = random_.choice(workers)
             worker.kill()
             worker.start()
