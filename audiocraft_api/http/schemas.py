@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -27,8 +28,12 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+# Something that is neither white space nor an invisible control, in JavaScript's regular expressions and Python's alike.
+_VISIBLE = r"[^\s\x1c-\x1f\x85\ufeff]"
+
+
 def _not_blank(text: str) -> str:
-    if not text.strip():
+    if not re.search(_VISIBLE, text):
         raise ValueError("must not be blank")
     return text
 
@@ -45,7 +50,7 @@ Prompt = Annotated[
     str,
     Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, description="What the music should be like; not blank."),
     AfterValidator(_not_blank),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_PROMPT_CHARACTERS, "pattern": r"\S"}),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_PROMPT_CHARACTERS, "pattern": _VISIBLE}),
 ]
 OutputFormat = Annotated[str, AfterValidator(_known_format), WithJsonSchema({"type": "string", "enum": list(FORMATS)})]
 

@@ -21,8 +21,12 @@ def build_lm(
     card: int = 512,
     fuse: str = "cross",
     seed: int = 0,
+    gain: float = 1.5,
 ) -> Any:
-    """Build an `LMModel` of the MusicGen family; `fuse` "prepend" makes the description a prefix, as melody models do."""
+    """Build an `LMModel` of the MusicGen family; `fuse` "prepend" makes the description a prefix, as melody models do.
+
+    Weights are noise of `gain` over the root of the fan-in; over 1 gives logits a spread, so that sampling has a choice.
+    """
     prepare()
     from audiocraft.models.lm import LMModel
     from audiocraft.modules.codebooks_patterns import DelayedPatternProvider
@@ -53,8 +57,8 @@ def build_lm(
     lm.to_empty(device="cpu").eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in lm.named_parameters():
-        if parameter.dim() == 2:  # logits get a spread, so that sampling has something to choose from
-            parameter.normal_(std=1.5 / parameter.shape[1] ** 0.5, generator=generator)
+        if parameter.dim() == 2:
+            parameter.normal_(std=gain / parameter.shape[1] ** 0.5, generator=generator)
         else:
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
     return lm
