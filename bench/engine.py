@@ -33,6 +33,12 @@ class LoadedOnce:
     def on_unload(self, _listener: Any) -> None:
         pass
 
+    def hand_over(self, _model: Any, _num_bytes: int) -> None:
+        pass
+
+    def forget(self, _model: Any) -> None:
+        pass
+
 
 class CodesDecoder:
     """A codec that leaves codes as they are, to compare them."""
@@ -88,7 +94,7 @@ def ours(model: Any, precision: str, seconds: float) -> dict[str, float]:
 def codes_of(model: Any, precision: str, seconds: float) -> Any:
     """Return the codes [K, T] that the batching engine makes."""
     with (
-        mock.patch("audiocraft_api.engine.loop.make_decoder", return_value=CodesDecoder()),
+        mock.patch("audiocraft_api.engine.prepared.make_decoder", return_value=CodesDecoder()),
         _engine(model, precision) as engine,
     ):
         return engine.submit(params(model, seconds)).result().waveform.astype(np.int64)

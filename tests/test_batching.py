@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ from audiocraft_api.errors import (
     QueueFull,
     ShuttingDown,
 )
+from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.model.model_cache import ModelCache
 from support.engines import (
     SECONDS,
     CodesDecoder,
@@ -104,7 +107,7 @@ class Rig:
 
 @pytest.fixture
 def _codes_as_sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audiocraft_api.engine.loop.make_decoder", lambda _: CodesDecoder())
+    monkeypatch.setattr("audiocraft_api.engine.prepared.make_decoder", lambda _: CodesDecoder())
 
 
 @pytest.fixture
@@ -450,4 +453,63 @@ def test_submitting_does_not_wait_for_a_model_that_is_being_prepared(cache: OneM
     assert engine.status().num_waiting == 2
     leave.set()
     assert codes_of(first).shape == codes_of(second).shape
+    engine.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_shows_in_the_status(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    assert rig.engine.status().is_alive
+    request = rig.hold()
+    assert rig.engine.status().is_alive
+    rig.runner.fail[0] = rig.runner.fail[1] = sys.exit  # ends a thread without a word
+
+    rig.runner.gate.set()
+
+    assert rig.engine._loops["demo"].join(SECONDS)
+    assert not rig.engine.status().is_alive
+    assert not request.wait(0)
+
+
+@pytest.fixture
+def real_cache(demo_checkpoints: Path) -> Iterator[ModelCache]:
+    config = Config(checkpoints_dir=demo_checkpoints, device="cpu")
+    cache = ModelCache(Catalog(config), config)
+    yield cache
+    cache.close()
+
+
+def test_packed_weights_take_the_place_of_the_models_own(real_cache: ModelCache, cache: OneModelEach) -> None:
+    engine = BatchingEngine(real_cache, Config(precision="exact"))
+    with real_cache.lease("demo") as model:
+        stored_bytes = model.weight_bytes
+        weight = weakref.ref(model.lm.transformer.layers[0].linear1.weight)
+        for case in (params(), params(description="slow strings", seed=8)):
+            assert np.array_equal(codes_of(engine.submit(case)), alone(cache, case))
+
+        assert model.is_handed_over
+        assert weight() is None
+        for part in (model.lm.emb, model.lm.transformer, model.lm.out_norm, model.lm.linears):
+            assert all(parameter.is_meta for parameter in part.parameters())
+        assert not any(parameter.is_meta for parameter in model.lm.condition_provider.parameters())
+        assert 0.9 < model.weight_bytes / stored_bytes < 1.5  # half precision as stored, embeddings in float32
+    engine.close()
+    assert real_cache.loaded_names() == []
+
+
+def test_a_model_without_its_weights_is_loaded_anew(
+    real_cache: ModelCache, cache: OneModelEach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = BatchingEngine(real_cache, Config(precision="exact"))
+    case = params()
+    with monkeypatch.context() as patch:
+        patch.setattr("audiocraft_api.engine.loop.CodecWorker", lambda *_: 1 / 0)
+        with pytest.raises(GenerationFailed):
+            engine.submit(case).result(SECONDS)
+        assert engine._loops["demo"].join(SECONDS)
+    assert real_cache.loaded_names() == []
+
+    assert np.array_equal(codes_of(engine.submit(case)), alone(cache, case))
+
+    assert real_cache.loaded_names() == ["demo"]
     engine.close()

@@ -65,7 +65,7 @@ def steppers() -> list[GraphStepper]:
 
 @pytest.fixture
 def cache(demo_checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> OneModelEach:
-    monkeypatch.setattr("audiocraft_api.engine.loop.make_decoder", lambda _: CodesDecoder())
+    monkeypatch.setattr("audiocraft_api.engine.prepared.make_decoder", lambda _: CodesDecoder())
     return OneModelEach(lambda name: demo_model(demo_checkpoints, name))
 
 

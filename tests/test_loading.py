@@ -50,15 +50,20 @@ def refusal(checkpoint: Path) -> str:
     return caught.value.message
 
 
-def test_weights_are_those_of_the_file_in_float32_on_the_cpu(checkpoint: Path) -> None:
+def test_weights_are_those_of_the_file_and_audiocraft_computes_in_float32_on_the_cpu(checkpoint: Path) -> None:
     model = load(checkpoint.parent)
     state = torch.load(checkpoint / "state_dict.bin", weights_only=True)["best_state"]
     assert {tensor.dtype for tensor in state.values()} == {torch.float16}
-    own = model.lm.state_dict()
-    assert own.keys() == state.keys()
-    for name, tensor in own.items():
-        assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, state[name].float())
+    assert model.lm.emb[0].weight.dtype == torch.float16
+    num_bytes = model.weight_bytes
+    for dtype in (torch.float16, torch.float32):
+        own = model.lm.state_dict()
+        assert own.keys() == state.keys()
+        for name, tensor in own.items():
+            assert tensor.dtype == (torch.float32 if name.startswith("condition_provider") else dtype)
+            assert torch.equal(tensor, state[name].to(tensor.dtype))
+        model.widen()
+    assert model.weight_bytes > num_bytes
     assert not any(parameter.requires_grad or parameter.is_meta for parameter in model.lm.parameters())
     assert not model.lm.training
 

@@ -19,7 +19,7 @@ from audiocraft_api.engine.native import build
 from audiocraft_api.engine.native.library import open_library
 from audiocraft_api.engine.native_runner import FORMATS, Format, NativeRunner
 from audiocraft_api.engine.torch_runner import TorchRunner
-from audiocraft_api.engine.weights import DecoderWeights
+from audiocraft_api.engine.weights import DecoderWeights, converted
 from support.random_weights import random_weights, row_logits, some_context, some_tokens
 
 CAPACITY = 200
@@ -202,3 +202,13 @@ def test_without_the_library_nothing_is_supported(monkeypatch: pytest.MonkeyPatc
 
 def test_sizes_that_do_not_fit_the_blocks_are_not_supported() -> None:
     assert not native_runner.native_supports(random_weights(dim=96, num_heads=2))
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("weight_format", ["float32", "int6"])
+def test_weights_are_packed_from_the_type_they_are_stored_in(stored: torch.dtype, weight_format: Format) -> None:
+    weights = converted(random_weights(), stored, torch.device("cpu"))
+    context, tokens = some_context(weights.dim, 7), some_tokens(20)
+    widened = converted(weights, torch.float32, torch.device("cpu"))
+    expected = row_logits(native(widened, weight_format), context, tokens)
+    assert torch.equal(row_logits(native(weights, weight_format), context, tokens), expected)

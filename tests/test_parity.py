@@ -46,7 +46,7 @@ def engine(cache: OneModelEach) -> Iterator[BatchingEngine]:
 
 @pytest.fixture
 def _codes_as_sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audiocraft_api.engine.loop.make_decoder", lambda _: CodesDecoder())
+    monkeypatch.setattr("audiocraft_api.engine.prepared.make_decoder", lambda _: CodesDecoder())
 
 
 def assert_same_codes(engine: BatchingEngine, cache: OneModelEach, cases: list[GenerationParams]) -> None:
@@ -165,8 +165,13 @@ def decode_alone(runner: Any, lm: Any, case: GenerationParams, num_frames: int) 
 
 @pytest.fixture(scope="module")
 def released_shape() -> Any:
-    """A language model of the released small one's shape, with random weights."""
-    return build_lm(dim=1024, num_heads=16, num_layers=24, card=2048)
+    """A language model of the released small one's shape, initialised as audiocraft does (lm.py, depthwise "current")."""
+    lm = build_lm(dim=1024, num_heads=16, num_layers=24, card=2048, gain=1.0)
+    for index, layer in enumerate(lm.transformer.layers):
+        for parameter in layer.parameters():
+            if parameter.dim() == 2:
+                parameter.div_((2 * (index + 1)) ** 0.5)
+    return lm
 
 
 def test_the_shape_of_the_released_small_model_gives_audiocrafts_tokens(released_shape: Any) -> None:

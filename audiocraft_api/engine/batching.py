@@ -13,7 +13,8 @@ from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.errors import QueueFull, ShuttingDown
 
 if TYPE_CHECKING:
-    from audiocraft_api.engine.loop import DecodeLoop, StepperFactory
+    from audiocraft_api.engine.loop import DecodeLoop
+    from audiocraft_api.engine.prepared import StepperFactory
     from audiocraft_api.model.model_cache import ModelCache
 
 # How long `close` waits for threads after it has ended their requests: a step, or a model that is just loading.
@@ -53,6 +54,7 @@ class BatchingEngine:
         return EngineStatus(
             num_waiting=sum(loop.scheduler.num_waiting for loop in loops),
             num_running=sum(loop.num_running for loop in loops),
+            is_alive=all(loop.is_alive for loop in loops),
         )
 
     def close(self, grace_seconds: float = 0.0) -> None:

@@ -21,10 +21,15 @@ class CodecWorker:
     """Decodes what waits, together. The queue holds at most the codes of the requests that the loop has admitted."""
 
     def __init__(
-        self, factory: ChunkDecoderFactory, device: torch.device, on_last: Callable[[RunningRequest], None]
+        self,
+        make_factory: Callable[[], ChunkDecoderFactory],
+        device: torch.device,
+        on_last: Callable[[RunningRequest], None],
     ) -> None:
-        """`on_last(request)` is called, in this thread, after a request's last codes, when it has ended."""
-        self._factory = factory
+        """`make_factory` prepares the codec, and does so once; it is called in this thread, beside the first steps.
+
+        `on_last(request)` is called, in this thread, after a request's last codes, when it has ended."""
+        self._make_factory = make_factory
         self._device = device
         self._on_last = on_last
         self._jobs: deque[Job] = deque()
@@ -49,6 +54,7 @@ class CodecWorker:
         # A stream of its own: the codec must not wait for steps, nor they for it.
         stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
+            self._decode([])  # prepares the codec; should that fail, the first request is told
             while jobs := self._next():
                 self._decode(jobs)
                 for run, _, last in jobs:
@@ -72,9 +78,10 @@ class CodecWorker:
     def _decode(self, jobs: Sequence[Job]) -> None:
         jobs = [job for job in jobs if not _stopped(job[0])]
         try:
+            factory = self._make_factory()
             for run, _, _ in jobs:
-                run.decoder = run.decoder or self._factory.open()
-            blocks = self._factory.feed_many([(run.decoder, codes, last) for run, codes, last in jobs])
+                run.decoder = run.decoder or factory.open()
+            blocks = factory.feed_many([(run.decoder, codes, last) for run, codes, last in jobs])
         except Exception as error:  # noqa: BLE001
             for run, _, _ in jobs:
                 run.request.fail(as_request_error(error))

@@ -9,20 +9,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from audiocraft_api.config import Config
-from audiocraft_api.engine.codec import ChunkDecoderFactory, make_decoder
 from audiocraft_api.engine.codec_worker import CodecWorker
-from audiocraft_api.engine.preparation import Preparer
+from audiocraft_api.engine.prepared import Prepared, StepperFactory, prepare
 from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.engine.running import Preparation, RunningRequest
 from audiocraft_api.engine.scheduler import Scheduler
-from audiocraft_api.engine.stepper import Stepper, as_request_error
+from audiocraft_api.engine.stepper import as_request_error
 from audiocraft_api.errors import AudioCraftError, ShuttingDown
 
 if TYPE_CHECKING:
@@ -37,18 +35,6 @@ DELIVERY_FRAMES = 4
 POLL_SECONDS = 0.05
 # Weight of the newest step in the mean time of a step.
 SPEED_SMOOTHING = 0.05
-
-StepperFactory = Callable[["LoadedModel", Config], Stepper]
-
-
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A loaded model made ready for decoding; kept until it is unloaded."""
-
-    model: LoadedModel
-    stepper: Stepper
-    codec: ChunkDecoderFactory
-    preparer: Preparer
 
 
 class DecodeLoop:
@@ -67,7 +53,7 @@ class DecodeLoop:
         self.step_seconds = 0.0  # mean, 0 until measured
         self._running: list[RunningRequest] = []
         self._draining: set[RunningRequest] = set()  # decoded; the codec has not ended with them yet
-        self._prepared: _Prepared | None = None
+        self._prepared: Prepared | None = None
 
     # --- callers' threads
 
@@ -90,6 +76,12 @@ class DecodeLoop:
         """Estimate when a running request ends, from the measured speed."""
         remaining = [total - done for done, total in (run.request.progress for run in list(self._running))]
         return min(remaining, default=0) * self.step_seconds
+
+    @property
+    def is_alive(self) -> bool:
+        """False when the thread has died without ending its requests; there is none while there is no work."""
+        with self._lock:
+            return self._thread is None or self._thread.is_alive()
 
     def refuse_waiting(self) -> None:
         for request in self.scheduler.take_waiting():
@@ -132,7 +124,7 @@ class DecodeLoop:
         ready = self._prepare(model)
         self.scheduler.open(ready.stepper.num_slots)
         with ThreadPoolExecutor(1, "engine-preparation") as self._preparation:
-            self._codec = CodecWorker(ready.codec, model.device, self._drained)
+            self._codec = CodecWorker(ready.make_codec, model.device, self._drained)
             try:
                 while self._has_work():
                     self._wake.clear()
@@ -266,31 +258,24 @@ class DecodeLoop:
         self.scheduler.close()
         self._discard()  # whatever state it is in
 
-    def _prepare(self, model: LoadedModel) -> _Prepared:
+    def _prepare(self, model: LoadedModel) -> Prepared:
         """Prepare weights, cache and codec once for each loaded model."""
         # Takes seconds, so not under the lock: `drop` keeps off while there is a thread.
         ready = self._prepared
         if ready is None or ready.model is not model:
             self._discard()
-            self._prepared = ready = self._make_ready(model)
+            self._prepared = ready = prepare(model, self._config, self._make_stepper)
+            if ready.stepper.own_weight_bytes:
+                self._cache.hand_over(model, ready.stepper.own_weight_bytes)
         return ready
 
     def _discard(self) -> None:
         if self._prepared is not None:
             self._prepared.stepper.close()
+            self._cache.forget(self._prepared.model)
             self._prepared = None
 
     @property
-    def _ready(self) -> _Prepared:
+    def _ready(self) -> Prepared:
         assert self._prepared is not None
         return self._prepared
-
-    def _make_ready(self, model: LoadedModel) -> _Prepared:
-        stepper = self._make_stepper(model, self._config)
-        preparer = Preparer(
-            model,
-            max_prefix=stepper.max_prefix,
-            exact=stepper.is_exact,
-            cache_entries=self._config.condition_cache_entries,
-        )
-        return _Prepared(model, stepper, make_decoder(model.codec), preparer)

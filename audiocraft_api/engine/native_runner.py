@@ -49,14 +49,14 @@ class NativeRunner:
         num_threads: int | None = None,
         library: ctypes.CDLL | None = None,
     ) -> None:
-        """Pack `weights`, float32 on the CPU, which are not read afterwards, embeddings excepted. Raises OutOfMemory."""
+        """Pack `weights`, of any floating type on the CPU; they are not read afterwards. Raises OutOfMemory."""
         self.num_slots, self.capacity = num_slots, capacity
         loaded = library or load_library()
         assert loaded is not None, "native_supports was not asked"
         self._library = loaded
         self._dim, self._num_codebooks, self._card = weights.dim, weights.num_codebooks, weights.card
         self._positions = weights.positional_scale * position_table(capacity, weights.dim, weights.max_period)
-        self._embeddings = [table.float().contiguous() for table in weights.embeddings]
+        self._embeddings = [table.to(torch.float32, copy=True).contiguous() for table in weights.embeddings]
         shape = Shape(
             layers=len(weights.layers),
             dim=weights.dim,
@@ -74,7 +74,11 @@ class NativeRunner:
         self._handle = self._library.native_create(ctypes.byref(shape))
         if not self._handle:
             raise OutOfMemory(f"The model's caches do not fit in memory: {self._error()}.")
+        without_weights = self.num_bytes
         self._pack(weights)
+        self.own_weight_bytes = (
+            self.num_bytes - without_weights + sum(table.nbytes for table in [*self._embeddings, self._positions])
+        )
 
     @property
     def num_bytes(self) -> int:
@@ -137,8 +141,9 @@ class NativeRunner:
         )
 
     def _pack(self, weights: DecoderWeights) -> None:
+        buffers: dict[str, Tensor] = {}
         for index, layer in enumerate(weights.layers):
-            tensors = _layer_tensors(layer)
+            tensors = {name: _in_float32(tensor, buffers, name) for name, tensor in _layer_tensors(layer).items()}
             pointers = LayerPointers(**{name: tensor.data_ptr() for name, tensor in tensors.items()})
             self._call(self._library.native_set_layer, index, ctypes.byref(pointers))
         heads = torch.cat([_prepared(head) for head in weights.heads])
@@ -190,4 +195,13 @@ def _layer_tensors(layer: LayerWeights) -> dict[str, Tensor]:
             "cross_value": layer.cross.value,
             "cross_out": layer.cross.out,
         }
-    return {name: _prepared(tensor) for name, tensor in tensors.items()}
+    return tensors
+
+
+def _in_float32(tensor: Tensor, buffers: dict[str, Tensor], name: str) -> Tensor:
+    """Return `tensor` if it is float32, else a copy in the buffer of its name: new memory for each costs more time."""
+    if tensor.dtype == torch.float32 and tensor.device.type == "cpu":
+        return tensor.contiguous()
+    if name not in buffers:
+        buffers[name] = torch.empty(tensor.shape, dtype=torch.float32)
+    return buffers[name].copy_(tensor)

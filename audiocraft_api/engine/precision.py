@@ -86,6 +86,7 @@ def default_runner(weights: DecoderWeights, precision: Precision, *, num_slots: 
     if precision not in ("auto", "exact"):
         logger.warning("Precision %s needs the native kernels, which are not there; computing in float32.", precision)
     prepare = packed_linear if is_cpu and torch.backends.mkldnn.is_available() else plain_linear  # type: ignore[no-untyped-call]
+    weights = converted(weights, torch.float32, weights.out_norm_weight.device)
     return TorchRunner(weights, num_slots=num_slots, capacity=capacity, prepare=prepare)
 
 

@@ -33,6 +33,7 @@ class Stepper(Protocol):
     max_prefix: int  # positions before the first column that fit
     pattern: DelayPattern
     is_exact: bool  # gives audiocraft's own tokens
+    own_weight_bytes: int  # of a copy of all weights; 0 where the model's own are read
 
     def begin(self, run: RunningRequest) -> None:
         """Set up the slots for the window that the request has just begun."""
@@ -55,6 +56,7 @@ class HostStepper:
     def __init__(self, runner: Runner, pattern: DelayPattern, *, max_prefix: int, is_exact: bool) -> None:
         self._runner = runner
         self.num_slots = runner.num_slots
+        self.own_weight_bytes = runner.own_weight_bytes
         self.max_prefix = max_prefix
         self.pattern = pattern
         self.is_exact = is_exact

@@ -54,6 +54,7 @@ class TorchRunner:
     ) -> None:
         """`weights` lie on the device and in the type that the runner shall use."""
         self.num_slots, self.capacity = num_slots, capacity
+        self.own_weight_bytes = 0
         first = weights.out_norm_weight
         self._device, self._dtype = first.device, first.dtype
         self._weights = weights

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from audiocraft_api.errors import InvalidRequest
 from audiocraft_api.model.catalog import ModelSpec
+from audiocraft_api.model.checkpoint import DECODER_PARTS
 
 if TYPE_CHECKING:
     from audiocraft_api.engine.params import AudioInput, GenerationParams
@@ -67,7 +68,29 @@ class LoadedModel:
         self.special_token_id: int = lm.special_token_id
         self.max_window_frames = int(wrapper.max_duration * self.frame_rate)
         self.has_melody = "self_wav" in lm.condition_provider.conditioners
-        self.weight_bytes = sum(tensor.nbytes for tensor in self._tensors())
+        self._handed_over_bytes = 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights, those of a decoder that was handed over included."""
+        return self._handed_over_bytes + sum(tensor.nbytes for tensor in self._tensors() if not tensor.is_meta)
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether this model can only make conditions and run its codec, because something else decodes for it."""
+        return bool(self._handed_over_bytes)
+
+    def widen(self) -> None:
+        """Turn the decoder's weights into what audiocraft itself computes in; runners take them as they are stored."""
+        if self.device.type == "cpu":
+            for part in self._decoder():
+                part.float()
+
+    def hand_over(self, num_bytes: int) -> None:
+        """Let go of the decoder's weights: a runner has its own copy, of `num_bytes`."""
+        for part in self._decoder():
+            part.to("meta")
+        self._handed_over_bytes = num_bytes
 
     def num_frames(self, duration_seconds: float) -> int:
         """Return how many frames a duration is, to the nearest."""
@@ -137,6 +160,7 @@ class LoadedModel:
             prompt = None if params.audio_prompt is None else self.encode(params.audio_prompt)
             windows = self.windows(params, 0 if prompt is None else prompt.shape[-1])
             wrapper = self._wrapper()
+            self.widen()
             self._set_generation_params(wrapper, params)
             wrapper.set_custom_progress_callback(self._progress(windows, on_step))
             attributes = self._attributes(wrapper, params.description, params.melody)
@@ -215,6 +239,12 @@ class LoadedModel:
             )
             for step in range(1, num_steps + 1):
                 yield window.start + window.num_prompt_frames + max(0, step - (num_steps - num_new))
+
+    def _decoder(self) -> Iterator[torch.nn.Module]:
+        for name in DECODER_PARTS:
+            part = getattr(self.lm, name)
+            if part is not None:
+                yield part
 
     def _cuda_devices(self) -> list[torch.device]:
         return [self.device] if self.device.type == "cuda" else []

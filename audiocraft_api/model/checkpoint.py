@@ -7,6 +7,7 @@ audiocraft gets local directories only.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,24 @@ from audiocraft_api.model.package import Package
 # weights on the meta device. Whoever builds holds this.
 BUILDING = threading.RLock()
 
+# The parts of audiocraft's `LMModel` that decode; the rest makes conditions.
+DECODER_PARTS = ("emb", "transformer", "out_norm", "linears")
+
 
 def load_language_model(package: Package, files: Hub, device: torch.device) -> LMModel:
-    """Build the language model of `state_dict.bin` with its conditioners, as audiocraft's `load_lm_model` does."""
+    """Build the language model of `state_dict.bin` with its conditioners, as audiocraft's `load_lm_model` does.
+
+    On the CPU the decoder's weights stay in the file's type, half the size of float32: runners pack them from there.
+    """
     if not isinstance(package.get("xp.cfg"), str) or not isinstance(package.get("best_state"), dict):
         raise WrongCheckpoint("state_dict.bin is not a language model exported by audiocraft")
     config = OmegaConf.create(package["xp.cfg"])
     if config.get("lm_model") != "transformer_lm":
         raise WrongCheckpoint(f"state_dict.bin holds a {config.get('lm_model')!r}, not a MusicGen language model")
     model = build_language_model(config, files, device)
-    assign(model, package["best_state"], device, "state_dict.bin")
+    assign(
+        model, package["best_state"], device, "state_dict.bin", as_stored=DECODER_PARTS if device.type == "cpu" else ()
+    )
     return model
 
 
@@ -129,13 +138,21 @@ def load_codec(package: Package, files: Hub, device: torch.device) -> Compressio
     return model
 
 
-def assign(model: torch.nn.Module, state: dict[str, Any], device: torch.device, name: str) -> None:
-    """Give a module the tensors of a file, in the module's dtypes. Raises WrongCheckpoint."""
+def assign(
+    model: torch.nn.Module, state: dict[str, Any], device: torch.device, name: str, as_stored: Sequence[str] = ()
+) -> None:
+    """Give a module the tensors of a file, in the module's dtypes, the parts `as_stored` in the file's.
+
+    `state` is emptied, so that each tensor has one owner, who can let it go. Raises WrongCheckpoint.
+    """
     with torch.no_grad():
         expected = model.state_dict()
-        own = {
-            key: tensor.to(device, expected[key].dtype) if key in expected else tensor for key, tensor in state.items()
-        }
+        own = {}
+        for key in list(state):
+            tensor = state.pop(key)
+            keeps = key.partition(".")[0] in as_stored and tensor.dtype in (torch.float16, torch.bfloat16)
+            dtype = tensor.dtype if keeps or key not in expected else expected[key].dtype
+            own[key] = tensor.to(device, dtype)
         try:
             model.load_state_dict(own, assign=True)
         except RuntimeError as error:

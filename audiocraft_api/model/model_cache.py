@@ -5,6 +5,7 @@ Never waits on a load to answer what is loaded. Free of torch until a model is r
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import math
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 ModelState = Literal["unloaded", "loading", "loaded", "failed"]
 UnloadListener = Callable[[str], None]
+
+_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(eq=False)
@@ -108,6 +111,21 @@ class ModelCache:
     def on_unload(self, listener: UnloadListener) -> None:
         """Call `listener(name)` after a model left the cache, so that what was made from it can go too."""
         self._listeners.append(listener)
+
+    def hand_over(self, model: LoadedModel, num_bytes: int) -> None:
+        """Let a model's decoder go to the leaseholder, who has packed its weights into `num_bytes` of his own.
+
+        Until then he prepares from the model; once he lets his copy go he calls `forget`.
+        """
+        model.hand_over(num_bytes)
+        _trim()
+
+    def forget(self, model: LoadedModel) -> None:
+        """Drop a model whose decoder was handed over and is gone; the next lease loads it anew."""
+        with self._condition:
+            for slot in self._slots.values():
+                if slot.model is model and model.is_handed_over:
+                    slot.model, slot.state = None, "unloaded"
 
     def close(self) -> None:
         """Stop unloading idle models, unload those that nobody uses, and load none any more."""
@@ -218,6 +236,13 @@ class ModelCache:
 def _free_memory() -> None:
     """Give the memory of what is no longer referenced back to the device."""
     gc.collect()
+    _trim()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _trim() -> None:
+    """Give pages that are free back to the system, which glibc does by itself only at the end of its heaps."""
+    if hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)

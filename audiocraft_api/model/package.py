@@ -52,23 +52,15 @@ def read(path: Path, device_type: str = "cpu") -> Package:
     """Check and read a file. Raises WrongCheckpoint.
 
     Models on the CPU keep these tensors: they are in memory of their own, because a mapped file that is overwritten
-    would change or kill a running model, and in float32, which audiocraft computes in there. For other devices, which
-    copy them anyway, they stay as they are in the mapped file.
+    would change or kill a running model. For other devices, which copy them anyway, they stay in the mapped file.
     """
     check_sums(path)
     import torch
 
     try:
-        package = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        package = torch.load(path, map_location="cpu", mmap=device_type != "cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise WrongCheckpoint(f"{path.name} holds more than weights and is not loaded, for safety") from None
     if not isinstance(package, dict):
         raise WrongCheckpoint(f"{path.name} is not a checkpoint exported by audiocraft")
-    if device_type == "cpu" and isinstance(package.get("best_state"), dict):
-        package["best_state"] = {
-            name: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
-            if isinstance(value, torch.Tensor)
-            else value
-            for name, value in package["best_state"].items()
-        }
     return package

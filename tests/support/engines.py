@@ -55,6 +55,12 @@ class OneModelEach:
         finally:
             self.num_leases -= 1
 
+    def hand_over(self, model: Any, num_bytes: int) -> None:
+        """Keep the model whole, for its twin."""
+
+    def forget(self, model: Any) -> None:
+        pass
+
     def on_unload(self, listener: Callable[[str], None]) -> None:
         self.unload = listener
 
@@ -110,6 +116,7 @@ class WrappedRunner:
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         self.num_slots, self.capacity = inner.num_slots, inner.capacity
+        self.own_weight_bytes = inner.own_weight_bytes
 
     def begin(self, slot: int, context: Tensor | None) -> None:
         self.inner.begin(slot, context)

@@ -1,0 +1,37 @@
+"""A loaded model made ready for decoding: what the loop makes once and keeps until the model is unloaded."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from audiocraft_api.config import Config
+from audiocraft_api.engine.codec import ChunkDecoderFactory, make_decoder
+from audiocraft_api.engine.preparation import Preparer
+from audiocraft_api.engine.stepper import Stepper
+
+if TYPE_CHECKING:
+    from audiocraft_api.model.audiocraft_adapter import LoadedModel
+
+StepperFactory = Callable[["LoadedModel", Config], Stepper]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The parts that decode for one model, of which the stepper may hold a copy of the weights."""
+
+    model: LoadedModel
+    stepper: Stepper
+    make_codec: Callable[[], ChunkDecoderFactory]  # with the first call; the others get the same
+    preparer: Preparer
+
+
+def prepare(model: LoadedModel, config: Config, make_stepper: StepperFactory) -> Prepared:
+    """Pack weights and set up caches; takes seconds. Raises GenerationFailed, OutOfMemory."""
+    stepper = make_stepper(model, config)
+    preparer = Preparer(
+        model, max_prefix=stepper.max_prefix, exact=stepper.is_exact, cache_entries=config.condition_cache_entries
+    )
+    return Prepared(model, stepper, functools.cache(lambda: make_decoder(model.codec)), preparer)
