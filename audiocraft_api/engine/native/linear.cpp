@@ -51,12 +51,19 @@ void pack_float_block(const float* weights, int inputs, T* to) {
 template <int Bits>
 Half quantize_group(const float* weights, int group, uint8_t* to) {
     constexpr int kLargest = (1 << (Bits - 1)) - 1, kOffset = 1 << (Bits - 1);
-    float largest = 0;
-    for (int i = 0; i < group; ++i) largest = std::max(largest, std::fabs(weights[i]));
+    // Magnitudes are in the order of their bits, and the largest integer is found in vectors.
+    int32_t largest_bits = 0;
+    for (int i = 0; i < group; ++i) {
+        int32_t bits;
+        std::memcpy(&bits, weights + i, sizeof bits);
+        largest_bits = std::max(largest_bits, bits & 0x7fffffff);
+    }
+    float largest;
+    std::memcpy(&largest, &largest_bits, sizeof largest);
     const Half scale = to_half(largest / kLargest);
     const float inverse = to_float(scale) > 0 ? 1 / to_float(scale) : 0;
     for (int i = 0; i < group; ++i) {
-        const int rounded = int(std::lrintf(weights[i] * inverse));
+        const int rounded = int(std::nearbyint(weights[i] * inverse));
         to[i] = uint8_t(std::min(std::max(rounded, -kLargest), kLargest) + kOffset);
     }
     return scale;
