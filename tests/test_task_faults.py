@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 import requests
 
-from support.served import Server, free_port, serve, wait_until
+from audiocraft_api.service.convert import ffmpeg_executable
+from support.served import Server, answers, free_port, serve, wait_until
 
 FAULTY = "support.faulty:app"
 REQUEST = {"prompt": "solo cello", "duration": 1}
@@ -210,12 +211,64 @@ def test_sigterm_lets_running_tasks_finish(house: House) -> None:
     print("faults survived: 1/1 (the running task finished, the queued one after the restart)")
 
 
+@pytest.mark.parametrize("num_attempts", [1, pytest.param(2, marks=pytest.mark.fault)], ids=["in time", "too late"])
+def test_sigterm_while_audio_is_encoded_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_attempts: int
+) -> None:
+    hold, begun = tmp_path / "hold-ffmpeg", tmp_path / "begun"
+    slow = tmp_path / "bin" / "ffmpeg"
+    slow.parent.mkdir()
+    wait = f"touch '{begun}'; while [ -e '{hold}' ]; do sleep 0.05; done"
+    slow.write_text(f"#!/bin/sh\n{wait}\nexec '{ffmpeg_executable()}' \"$@\"\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", str(slow.parent), prepend=os.pathsep)
+    hold.touch()
+    house = House(tmp_path, graceful_timeout_seconds=3, log_level="INFO")
+    try:
+        task_id = house.submit(output_format="mp3")
+        wait_until(begun.exists)
+        started = time.monotonic()
+        house.server.process.terminate()
+        if num_attempts == 1:
+            wait_until(lambda: "Draining" in house.server.log)
+            hold.unlink()
+        assert house.server.process.wait(20) == 0
+        seconds = time.monotonic() - started
+        assert seconds < 3 + 1
+        hold.unlink(missing_ok=True)
+        house.end()
+        house.start()
+        done = house.wait_for(task_id)
+        assert (done["status"], done["attempts"]) == ("completed", num_attempts)
+        assert len(list((tmp_path / "audio").glob("*.mp3"))) == 1
+    finally:
+        hold.unlink(missing_ok=True)
+        house.end()
+    print(f"faults survived: 1/1 (stopped in {seconds:.1f} s of 3 s grace)")
+
+
 def test_a_task_that_kills_its_server_fails_after_two_attempts_and_the_next_one_runs(house: House) -> None:
     poison = house.submit(prompt="poison")
     failed = house.wait_for(poison)
     assert (failed["status"], failed["code"], failed["attempts"]) == ("failed", "task_interrupted", 2)
     assert house.wait_for(house.submit("next"))["attempts"] == 1
     print("faults survived: 2/2 (kills by one task)")
+
+
+@pytest.mark.fault
+def test_a_task_that_kills_its_server_takes_none_of_those_beside_it_along(house: House) -> None:
+    house.hold()
+    innocent = [house.submit(seed=number) for number in range(5)]
+    for task_id in innocent:
+        house.wait_for(task_id, "processing")
+    poison = house.submit("poison", prompt="poison")
+    # Twice all are lost together; then each runs alone, the oldest first.
+    wait_until(lambda: answers(house.url + "/health") and house.look(innocent[0])["attempts"] == 3, 30)
+    house.release()
+    assert [house.wait_for(task_id)["status"] for task_id in innocent] == ["completed"] * 5
+    failed = house.wait_for(poison)
+    assert (failed["status"], failed["code"], failed["attempts"]) == ("failed", "task_interrupted", 3)
+    print("faults survived: 3/3 (kills by one task among others)")
 
 
 def test_faults_of_the_model_end_in_a_sentence_and_the_next_task_runs(house: House) -> None:

@@ -263,6 +263,46 @@ class TestClaims:
         assert failed.error == "The task was interrupted in each of its 2 attempts and was given up."
         assert shop.store.audio(poison.id) is None
 
+    def test_a_task_that_kills_its_workers_takes_none_of_those_beside_it_along(self, shop: Shop) -> None:
+        tasks = [shop.submit() for _ in range(6)]
+        poison = tasks[2]
+        for number in (1, 2):
+            assert [shop.claim(f"worker-{number}").attempts for _ in tasks] == [number] * 6
+            shop.pass_seconds(LEASE_SECONDS + 1)
+        late = shop.submit()
+        for number, task in enumerate(tasks, 3):
+            alone = shop.claim(f"worker-{number}")
+            assert (alone.id, alone.attempts) == (task.id, 3)
+            assert shop.store.claim(f"worker-{number}", LEASE_SECONDS) is None, "nothing runs beside it"
+            if task is poison:
+                shop.pass_seconds(LEASE_SECONDS + 1)
+            else:
+                shop.store.complete(alone, {})
+        assert shop.claim().id == late.id
+        assert [shop.get(task).state for task in tasks] == ["completed"] * 2 + ["failed"] + ["completed"] * 3
+        assert shop.get(poison).error == "The task was interrupted in each of its 3 attempts and was given up."
+
+    def test_a_task_that_must_run_alone_waits_for_its_workers_others_and_outlives_a_stop(self, shop: Shop) -> None:
+        first, second = shop.submit(), shop.submit()
+        for number in (1, 2):
+            assert [shop.claim(f"worker-{number}").id for _ in range(2)] == [first.id, second.id]
+            if number == 2:
+                busy = shop.submit()
+                assert shop.claim("busy").id == busy.id
+                assert shop.store.heartbeat(shop.get(busy), 0, 0) == "held"
+            shop.pass_seconds(LEASE_SECONDS + 1 if number == 1 else LEASE_SECONDS - 1)
+        assert shop.store.heartbeat(shop.get(busy), 0, 0) == "held"
+        shop.pass_seconds(2)
+        assert shop.store.claim("busy", LEASE_SECONDS) is None
+        assert shop.store.complete(shop.get(busy), {})
+        alone = shop.claim("busy")
+        assert (alone.id, alone.attempts) == (first.id, 3)
+        assert shop.store.release(alone)
+        alone = shop.claim("busy")
+        assert (alone.id, alone.attempts) == (first.id, 3)
+        assert shop.store.complete(alone, {})
+        assert shop.claim("busy").id == second.id
+
     def test_a_released_task_keeps_its_place_and_its_attempts(self, shop: Shop) -> None:
         first, _ = shop.submit(), shop.submit()
         for _ in range(5):

@@ -225,6 +225,17 @@ class TestDamagedDatabase:
         submit(after)
         after.close()
 
+    def test_a_database_of_the_first_layout_is_brought_up_to_date_with_its_tasks(
+        self, database: Path, store: SqliteTaskStore
+    ) -> None:
+        self.filled(database)
+        with sqlite3.connect(database) as db:
+            db.execute("ALTER TABLE tasks DROP COLUMN in_company")
+            db.execute("PRAGMA user_version = 1")
+        db.close()
+        assert claim(store).attempts == 1
+        assert store.status().num_queued == 49
+
     def test_a_database_of_another_release_is_refused_and_kept(
         self, database: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -1,7 +1,7 @@
 """The Lua scripts of the Redis task store: each is one atomic change. Nothing runs here.
 
 Every key begins with KEYS[1], a prefix with a hash tag, so that a cluster keeps them together:
-`task:<id>` hash of the row · `numbers` counter · `unfinished`, `queued` ids by number · `finished` ids by time ·
+`task:<id>` hash of the row · `numbers` counter · `unfinished`, `queued`, `processing` ids by number · `finished` ids by time ·
 `owned:<owner>` ids by number · `idempotent:<owner>:<key>` id · `audio:<id>` bytes, `audio_bytes` their sum ·
 `run_seconds` of the last completed tasks · `webhooks` ids by the time they are due. ARGV[1] is the time in seconds, or "" for the server's own.
 """
@@ -32,6 +32,7 @@ local function finish(id, state, ...)
   redis.call('HDEL', task(id), 'lease', 'held_until', 'hold_seconds')
   redis.call('ZREM', key('unfinished'), id)
   redis.call('ZREM', key('queued'), id)
+  redis.call('ZREM', key('processing'), id)
   redis.call('ZADD', key('finished'), stamp(now), id)
   if field(id, 'webhook_url') then redis.call('ZADD', key('webhooks'), stamp(now), id) end
   local num_bytes = redis.call('STRLEN', key('audio:' .. id))
@@ -74,14 +75,28 @@ return {'accepted', redis.call('HGETALL', task(id))}
 CLAIM = """
 local lease, lease_seconds, wanted, max_attempts, code, message =
   ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local function num_attempts(id) return tonumber(field(id, 'attempts') or '0') end
+local worker, others = string.match(lease, '^.*/'), {}
+for _, id in ipairs(redis.call('ZRANGE', key('processing'), 0, -1)) do
+  if not is_unheld(id) and string.sub(field(id, 'lease') or '', 1, #worker) == worker then
+    if num_attempts(id) > max_attempts then return {} end  -- that one runs alone
+    others[#others + 1] = id
+  end
+end
 local function claim(id)
-  local attempts = tonumber(field(id, 'attempts') or '0')
+  local attempts = num_attempts(id)
+  local is_last = attempts == max_attempts and field(id, 'in_company') == '1'
   if is_cancel_requested(id) then
     finish(id, 'canceled')
-  elseif attempts >= max_attempts then
-    finish(id, 'failed', 'error', message, 'error_code', code)
+  elseif is_last and #others > 0 then
+    return {}  -- until they have ended
+  elseif attempts >= max_attempts and not is_last then
+    finish(id, 'failed', 'error', (string.gsub(message, '{attempts}', attempts)), 'error_code', code)
   else
+    for _, other in ipairs(others) do redis.call('HSET', task(other), 'in_company', 1) end
+    redis.call('HSET', task(id), 'in_company', (is_last or #others > 0) and 1 or 0)
     redis.call('ZREM', key('queued'), id)
+    redis.call('ZADD', key('processing'), field(id, 'number'), id)
     change(id, 'state', 'processing', 'attempts', attempts + 1, 'lease', lease,
       'held_until', stamp(now + lease_seconds), 'hold_seconds', stamp(lease_seconds), 'started', stamp(now),
       'num_frames_done', 0, 'num_frames_total', 0)
@@ -145,6 +160,7 @@ if is_cancel_requested(id) then
 end
 redis.call('HDEL', task(id), 'lease')
 redis.call('HINCRBY', task(id), 'attempts', 0 - given_back)  -- a plain minus makes "-0" of 0
+redis.call('ZREM', key('processing'), id)
 redis.call('ZADD', key('queued'), field(id, 'number'), id)
 change(id, 'state', 'queued', 'held_until', stamp(now + pause_seconds), 'hold_seconds', stamp(pause_seconds),
   'num_frames_done', 0, 'num_frames_total', 0)

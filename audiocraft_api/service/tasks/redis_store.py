@@ -147,8 +147,7 @@ class RedisTaskStore:
 
     def claim(self, worker_id: str, lease_seconds: float, task_id: str | None = None) -> Task | None:
         lease = f"{worker_id}/{secrets.token_hex(8)}"
-        message = INTERRUPTED_MESSAGE.format(attempts=self._max_attempts)
-        limits = (self._max_attempts, INTERRUPTED_CODE, message)
+        limits = (self._max_attempts, INTERRUPTED_CODE, INTERRUPTED_MESSAGE)
         return _found(_pairs(self._run(scripts.CLAIM, lease, lease_seconds, task_id or "", *limits)))
 
     def num_unheld(self, limit: int) -> int:

@@ -172,9 +172,11 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     with _transaction(db):
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, schema.VERSION):
+        if version not in (0, 1, schema.VERSION):
             raise sqlite3.DatabaseError(f"its layout is {version}, of another release; this one knows {schema.VERSION}")
         if version == 0:
             for statement in schema.TABLES.split(";"):
                 db.execute(statement)
-            db.execute(f"PRAGMA user_version = {schema.VERSION}")
+        if version == 1:
+            db.execute(schema.FROM_1)
+        db.execute(f"PRAGMA user_version = {schema.VERSION}")

@@ -1,6 +1,6 @@
 """The tables and statements of the SQLite task store; nothing runs here."""
 
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 CREATE TABLE tasks (
@@ -28,6 +28,7 @@ CREATE TABLE tasks (
     webhook_attempts INTEGER NOT NULL DEFAULT 0,
     cancel_requested INTEGER NOT NULL DEFAULT 0,
     lease TEXT,
+    in_company INTEGER NOT NULL DEFAULT 0,
     held_until REAL NOT NULL DEFAULT 0,
     hold_seconds REAL NOT NULL DEFAULT 0
 );
@@ -42,6 +43,8 @@ CREATE TABLE audio (
     data BLOB NOT NULL
 );
 """
+
+FROM_1 = "ALTER TABLE tasks ADD COLUMN in_company INTEGER NOT NULL DEFAULT 0"
 
 UNHELD = "(held_until <= :now OR held_until > :now + hold_seconds)"
 
@@ -70,14 +73,18 @@ SELECT avg(max(finished - started, 0)) FROM (
 )
 """
 CLAIMABLE = f"""
-SELECT id, attempts, cancel_requested FROM tasks
+SELECT id, attempts, cancel_requested, in_company FROM tasks
 WHERE state IN ('queued', 'processing') AND {UNHELD} AND (:id IS NULL OR id = :id) ORDER BY number LIMIT 1
 """
 CLAIM = """
 UPDATE tasks SET state = 'processing', version = version + 1, attempts = attempts + 1, lease = :lease,
-    held_until = :held_until, hold_seconds = :hold_seconds, started = :time, updated = :time,
+    in_company = :in_company, held_until = :held_until, hold_seconds = :hold_seconds, started = :time, updated = :time,
     num_frames_done = 0, num_frames_total = 0
 WHERE id = :id RETURNING *
+"""
+HELD_BY = f"""
+SELECT id, attempts FROM tasks
+WHERE state = 'processing' AND NOT {UNHELD} AND substr(lease, 1, length(:worker)) = :worker
 """
 HEARTBEAT = """
 UPDATE tasks SET held_until = :now + hold_seconds, updated = :time,

@@ -117,21 +117,24 @@ class SqliteTaskStore:
 
     def claim(self, worker_id: str, lease_seconds: float, task_id: str | None = None) -> Task | None:
         with self._change() as db:
-            while row := db.execute(schema.CLAIMABLE, {"now": self._clock(), "id": task_id}).fetchone():
+            now = self._clock()
+            others = db.execute(schema.HELD_BY, {"now": now, "worker": f"{worker_id}/"}).fetchall()
+            if any(other["attempts"] > self._max_attempts for other in others):
+                return None  # that one runs alone
+            while row := db.execute(schema.CLAIMABLE, {"now": now, "id": task_id}).fetchone():
+                num_left = self._max_attempts - row["attempts"]
                 if row["cancel_requested"]:
                     self._end(db, row["id"], "canceled")
-                elif row["attempts"] >= self._max_attempts:
+                elif num_left == 0 and row["in_company"]:
+                    if others:
+                        return None  # until they have ended
+                    return self._claim(db, row["id"], worker_id, lease_seconds, in_company=True)
+                elif num_left <= 0:
                     message = INTERRUPTED_MESSAGE.format(attempts=row["attempts"])
                     self._end(db, row["id"], "failed", error=message, error_code=INTERRUPTED_CODE)
                 else:
-                    claim = {
-                        "id": row["id"],
-                        "lease": f"{worker_id}/{secrets.token_hex(8)}",
-                        "held_until": self._clock() + lease_seconds,
-                        "hold_seconds": lease_seconds,
-                        "time": self._wall_clock(),
-                    }
-                    return _task(db.execute(schema.CLAIM, claim).fetchone())
+                    db.executemany("UPDATE tasks SET in_company = 1 WHERE id = ?", [(other["id"],) for other in others])
+                    return self._claim(db, row["id"], worker_id, lease_seconds, in_company=bool(others))
             return None
 
     def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatAnswer:
@@ -233,6 +236,19 @@ class SqliteTaskStore:
             "webhook_url": new.webhook_url,
             "webhook_host": host_of(new.webhook_url),
         }
+
+    def _claim(
+        self, db: sqlite3.Connection, task_id: str, worker_id: str, lease_seconds: float, *, in_company: bool
+    ) -> Task:
+        claim = {
+            "id": task_id,
+            "lease": f"{worker_id}/{secrets.token_hex(8)}",
+            "in_company": in_company,
+            "held_until": self._clock() + lease_seconds,
+            "hold_seconds": lease_seconds,
+            "time": self._wall_clock(),
+        }
+        return _task(db.execute(schema.CLAIM, claim).fetchone())
 
     def _finish(self, task: Task, state: State, **outcome: str) -> State | None:
         """End a claimed task; return the state that it got, None when the claim has ended."""

@@ -53,7 +53,9 @@ class TaskStore(Protocol):
         """Begin the oldest task that nobody holds, or this one if nobody holds it; None when there is none.
 
         The attempt is counted. Tasks found on the way that have no attempt left become failed; those whose cancel
-        nobody has carried out become canceled.
+        nobody has carried out become canceled. A task whose last attempt was lost while its worker held others too
+        may not be what ended it: it has one attempt more, for which a worker holds nothing else. None while a worker
+        would have to, or holds such a task.
         """
 
     def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatAnswer:

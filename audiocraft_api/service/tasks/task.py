@@ -39,7 +39,7 @@ class Task:
     updated: float
     started: float | None  # of the last attempt
     finished: float | None
-    attempts: int  # begun, but for those that a stopping worker gave back
+    attempts: int  # begun, but for those that a stopping worker gave back; one over the limit runs alone
     num_frames_done: int
     num_frames_total: int  # 0 until the engine has begun
     result: dict[str, Any] | None
