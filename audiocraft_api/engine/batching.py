@@ -11,6 +11,7 @@ from audiocraft_api.engine.base import EngineStatus
 from audiocraft_api.engine.params import GenerationParams
 from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.errors import QueueFull, ShuttingDown
+from audiocraft_api.model.audiocraft_imports import COLLECTOR_PAUSED
 
 if TYPE_CHECKING:
     from audiocraft_api.engine.loop import DecodeLoop
@@ -38,7 +39,8 @@ class BatchingEngine:
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         """Take a request; see `Engine.submit`."""
         # torch comes with the first request, not with the server's start; nobody else waits for it.
-        from audiocraft_api.engine import loop as _  # noqa: F401
+        with COLLECTOR_PAUSED:
+            from audiocraft_api.engine import loop as _  # noqa: F401
 
         request = EngineRequest(params, deadline)
         with self._lock:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from audiocraft_api.config import Config
 from audiocraft_api.errors import ModelUnavailable
 from audiocraft_api.model import hub, package
+from audiocraft_api.model.audiocraft_imports import COLLECTOR_PAUSED
 from audiocraft_api.model.catalog import UNTRAINED_NOTICE, Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
@@ -36,7 +37,8 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
     begin = time.monotonic()
     logger.info("Loading %s.", spec.name)
     try:
-        model = _load(spec, catalog, config)
+        with COLLECTOR_PAUSED:
+            model = _load(spec, catalog, config)
     except ModelUnavailable as error:
         logger.warning("Loading %s failed: %s", spec.name, error)
         raise
