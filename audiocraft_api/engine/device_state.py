@@ -49,6 +49,12 @@ class DeviceState:
         tokens = self.sequence[:size].gather(2, column.view(-1, 1, 1).expand(-1, self.sequence.shape[1], 1))
         return tokens.squeeze(2), self.prefix_length[:size] + column
 
+    def last_columns(self, size: int, count: int) -> Tensor:
+        """Return the columns [size, K, count] that the first places' last steps have filled."""
+        first = (self.num_filled[:size] - count).clamp(min=0).view(-1, 1, 1)  # places that do not step may have fewer
+        index = first + torch.arange(count, device=first.device)
+        return self.sequence[:size].gather(2, index.expand(-1, self.sequence.shape[1], -1))
+
     def advance(self, cond: Tensor, null: Tensor | None) -> None:
         """Sample the next column of the first places from logits [size, K, card] float32, and write it."""
         size = len(cond)
@@ -75,7 +81,9 @@ class DeviceState:
         least = ranked.gather(2, (top_k.clamp(1, card) - 1).expand(-1, num_codebooks, 1))
         top_p = self.top_p[:size].view(-1, 1, 1)
         by_k = (ranked >= least) | (top_k == 0)
-        by_p = torch.cumsum(ranked, dim=-1) - ranked <= top_p
+        # In whole numbers: a GPU sums a row of fractions in an order that depends on how many rows there are.
+        mass = (ranked.double() * 2**40).long()
+        by_p = torch.cumsum(mass, dim=-1) - mass <= (top_p.double() * 2**40).long()
         kept = ranked * torch.where(top_p > 0, by_p, by_k)
         noise = exponential_noise(self.seed[:size], self.draw[:size], num_codebooks, card)
         rank = (kept / noise).argmax(dim=-1, keepdim=True)

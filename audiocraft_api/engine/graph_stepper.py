@@ -8,6 +8,7 @@ masked positions add exact zeros. Without capture the same step runs eagerly, on
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -35,6 +36,9 @@ MAX_CONTEXT = 512
 WARMUP_STEPS = 2
 
 COND, NULL = 0, 1
+
+# The choice of attention is the process's, and a capture must not meet the synchronisation that begins another one.
+_capturing = threading.Lock()
 
 
 class Bucket(NamedTuple):
@@ -75,21 +79,27 @@ class GraphStepper:
         # Conditional rows and null rows apart: only the former have a context, and each half is one run of memory.
         self._keys, self._values = self._cache((2, num_places), capacity), self._cache((2, num_places), capacity)
         has_context = weights.layers[0].cross is not None
-        self._context = (self._cache((num_places,), MAX_CONTEXT), self._cache((num_places,), MAX_CONTEXT))
-        if not has_context:
-            self._context = (self._keys.new_empty(0), self._keys.new_empty(0))
+        room = MAX_CONTEXT if has_context else 0
+        self._context = self._cache((num_places,), room), self._cache((num_places,), room)
         self._has_context = has_context
         self._context_length = torch.zeros(num_places, dtype=torch.long, device=self._device)
         self._places = SlotPool(num_places)
         self._place_of: dict[RunningRequest, int] = {}
         self._graphs: dict[Bucket, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if capture else None
+        # Streams are given out in turn from a few for each priority; the codec's, of the other one, is never this one.
+        self._side = torch.cuda.Stream(self._device, priority=-1) if capture else None  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
     def begin(self, run: RunningRequest) -> None:
         is_new = run not in self._place_of
         if is_new:
             self._place_of[run] = self._places.take()
+            # What is masked is multiplied by zero, which does not undo what an overflow has left.
+            for cache in (self._keys, self._values):
+                cache[:, :, self._place_of[run]].zero_()
+            for cache in self._context:
+                cache[:, self._place_of[run]].zero_()
         place = self._place_of[run]
         self._state.load(place, run, is_new)
         context = run.rows[COND].context
@@ -134,18 +144,15 @@ class GraphStepper:
         for _ in range(num_steps):
             step()
         # One look at the results for all steps; nothing above waits for the device.
-        broken, sequence = state.is_broken.tolist(), state.sequence[: bucket.num_places].cpu()
+        broken, columns = state.is_broken.tolist(), state.last_columns(bucket.num_places, num_steps).cpu()
         failures: Failures = {}
         for run, place in zip(runs, places, strict=True):
             if broken[place]:
-                # What is masked is multiplied by zero, which does not undo a number that is none.
-                self._keys[:, :, place].zero_()
-                self._values[:, :, place].zero_()
                 failures[run] = GenerationFailed(
                     "The model's numbers overflowed; other parameters or another precision may help."
                 )
             else:
-                run.fill(sequence[place, :, run.num_filled : run.num_filled + num_steps])
+                run.fill(columns[place])
         return failures
 
     def release(self, run: RunningRequest) -> None:
@@ -168,16 +175,17 @@ class GraphStepper:
         return self._graphs[bucket].replay
 
     def _captured(self, bucket: Bucket) -> torch.cuda.CUDAGraph:
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
+        graph, main = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         # The other kinds of attention choose by the batch how to split the sums.
-        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-            with torch.cuda.stream(side):
+        with _capturing, sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            assert self._side is not None
+            self._side.wait_stream(main)
+            with torch.cuda.stream(self._side):
                 for _ in range(WARMUP_STEPS):
                     self._step(bucket)
-            torch.cuda.current_stream().wait_stream(side)
+            main.wait_stream(self._side)
             # The codec's thread goes on using the device meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self._pool, self._side, capture_error_mode="thread_local"):
                 self._step(bucket)
         return graph
 
@@ -216,7 +224,7 @@ class GraphStepper:
             keys, values = (cache[layer, :size] for cache in self._context)
             query = self._heads(q[:size]).unsqueeze(2)
             found = F.scaled_dot_product_attention(query, keys, values, attn_mask=context_mask).flatten(1)
-            out[:size] = torch.where(context_length.view(-1, 1) > 0, found, 0)
+            out[:size] = found.masked_fill(context_length.view(-1, 1) == 0, 0)
             return out
 
         x = self._body(x.view(2 * self._num_places, -1), attend, attend_cross if self._has_context else None)
