@@ -339,6 +339,17 @@ def test_a_codec_that_fails_ends_its_request_alone(
     assert codes_of(rig.engine.submit(params())).shape == (4, 100)
 
 
+def test_a_result_that_cannot_be_joined_ends_its_request_alone(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make_rig()
+    with monkeypatch.context() as patch:
+        patch.setattr(EngineRequest, "finish", lambda _: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(OutOfMemory):
+            rig.engine.submit(params(duration_seconds=1.0)).result(SECONDS)
+    assert codes_of(rig.engine.submit(params())).shape == (4, 100)
+
+
 def test_a_model_that_does_not_load_ends_its_requests_and_is_tried_again(cache: OneModelEach) -> None:
     fail = threading.Event()
     fail.set()
@@ -413,6 +424,39 @@ def test_an_unloaded_model_leaves_nothing_behind(make_rig: Callable[..., Rig], c
 
     assert runner() is None
     codes_of(rig.engine.submit(params(duration_seconds=1.0)))
+
+
+def test_a_model_unloaded_as_its_last_request_ends_leaves_nothing_behind(demo_checkpoints: Path) -> None:
+    config = Config(checkpoints_dir=demo_checkpoints, device="cpu", precision="exact", model_memory_bytes=1)
+    cache = ModelCache(Catalog(config), config)
+    engine = BatchingEngine(cache, config)
+    codes_of(engine.submit(params(duration_seconds=1.0)))
+    loop = engine._loops["demo"]
+    assert loop.join(SECONDS)
+    assert cache.loaded_names() == []
+    assert loop._prepared is None
+    engine.close()
+    cache.close()
+
+
+def test_closing_tells_who_waits_while_the_model_loads(cache: OneModelEach) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(inner: Any) -> Any:
+        entered.set()
+        assert leave.wait(SECONDS)
+        return inner
+
+    engine = BatchingEngine(cache, Config(precision="exact"), stepper_over(slow))
+    request = engine.submit(params())
+    assert entered.wait(SECONDS)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    with pytest.raises(ShuttingDown):
+        request.result(SECONDS)
+    assert closing.is_alive()
+    leave.set()
+    closing.join(SECONDS)
 
 
 def test_closing_ends_what_runs_and_what_waits(make_rig: Callable[..., Rig]) -> None:

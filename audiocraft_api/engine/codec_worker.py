@@ -82,15 +82,14 @@ class CodecWorker:
             for run, _, _ in jobs:
                 run.decoder = run.decoder or factory.open()
             blocks = factory.feed_many([(run.decoder, codes, last) for run, codes, last in jobs])
+            for (run, _, last), block in zip(jobs, blocks, strict=True):
+                if block.shape[1]:
+                    run.request.push(block)
+                if last:
+                    run.request.finish()
         except Exception as error:  # noqa: BLE001
             for run, _, _ in jobs:
                 run.request.fail(as_request_error(error))
-            return
-        for (run, _, last), block in zip(jobs, blocks, strict=True):
-            if block.shape[1]:
-                run.request.push(block)
-            if last:
-                run.request.finish()
 
 
 def _stopped(run: RunningRequest) -> bool:

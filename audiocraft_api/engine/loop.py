@@ -49,6 +49,7 @@ class DecodeLoop:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._aborting = False
+        self._is_dropped = False
         self.scheduler = Scheduler(config.max_batch_requests)
         self.step_seconds = 0.0  # mean, 0 until measured
         self._running: list[RunningRequest] = []
@@ -88,8 +89,9 @@ class DecodeLoop:
             request.fail(ShuttingDown("The server is shutting down; try again in a moment."))
 
     def abort(self) -> None:
-        """End every request, running ones within a step."""
+        """End every request: waiting ones at once, even while the model loads, running ones within a step."""
         self._aborting = True
+        self.refuse_waiting()
         self._wake.set()
 
     def join(self, timeout_seconds: float) -> bool:
@@ -100,8 +102,9 @@ class DecodeLoop:
         return thread is None or not thread.is_alive()
 
     def drop(self) -> None:
-        """Let go of prepared weights and cache, because the model is unloaded; does nothing while requests run."""
+        """Let go of prepared weights and cache, because the model is unloaded; at once, or when the thread ends."""
         with self._lock:
+            self._is_dropped = True
             if self._thread is None:
                 self._discard()
 
@@ -117,6 +120,8 @@ class DecodeLoop:
             with self._lock:
                 if not self._has_work():
                     self._thread = None
+                    if self._is_dropped:  # as the lease ended
+                        self._discard()
                     return
 
     def _serve(self, model: LoadedModel) -> None:
@@ -228,6 +233,8 @@ class DecodeLoop:
 
     def _leave(self, run: RunningRequest) -> None:
         self._running.remove(run)
+        if run.preparation is not None:
+            run.preparation.cancel()  # unless it has begun: who comes next must not wait for what nobody wants
         self._ready.stepper.release(run)
         self.scheduler.leave(run.slots)
 
@@ -261,6 +268,7 @@ class DecodeLoop:
     def _prepare(self, model: LoadedModel) -> Prepared:
         """Prepare weights, cache and codec once for each loaded model."""
         # Takes seconds, so not under the lock: `drop` keeps off while there is a thread.
+        self._is_dropped = False
         ready = self._prepared
         if ready is None or ready.model is not model:
             self._discard()
