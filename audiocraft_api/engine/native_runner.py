@@ -50,6 +50,7 @@ class NativeRunner:
         library: ctypes.CDLL | None = None,
     ) -> None:
         """Pack `weights`, of any floating type on the CPU; they are not read afterwards. Raises OutOfMemory."""
+        self._handle = None  # for `__del__`, should anything before fail
         self.num_slots, self.capacity = num_slots, capacity
         loaded = library or load_library()
         assert loaded is not None, "native_supports was not asked"

@@ -63,8 +63,8 @@ def make_stepper(model: LoadedModel, config: Config, make_runner: RunnerFactory 
     num_slots = _num_slots(weights, capacity, config)
     if model.device.type == "cuda":
         dtype = _CUDA_TYPES[config.precision]
-        if config.precision == "int8":
-            logger.warning("Precision int8 is for CPUs; computing in float16.")
+        if config.precision in ("int8", "int6"):
+            logger.warning("Precision %s is for CPUs; computing in float16.", config.precision)
         return GraphStepper(
             converted(weights, dtype, model.device),
             pattern,
