@@ -30,6 +30,7 @@ RUNNERS: dict[str, Callable[..., Any]] = {
     "native-float32": lambda weights, _, **sizes: NativeRunner(weights, **sizes, weight_format="float32"),
     "native-bfloat16": lambda weights, _, **sizes: NativeRunner(weights, **sizes, weight_format="bfloat16"),
     "native-int8": lambda weights, _, **sizes: NativeRunner(weights, **sizes, weight_format="int8"),
+    "native-int6": lambda weights, _, **sizes: NativeRunner(weights, **sizes, weight_format="int6"),
 }
 
 
