@@ -26,6 +26,18 @@ TARGETS = {
     "service_overhead_wav_ms": "≤ 50",
     "health_rps": "≥ 1000",
     "health_p99_ms": "≤ 100",
+    "accepts_per_second": "≥ 300",
+    "accepts_p99_ms": "≤ 250",
+    "polls_per_second": "≥ 1000",
+    "polls_p99_ms": "≤ 100",
+    "full_queue_accepted": "= 50",
+    "full_queue_p99_ms": "≤ 100",
+    "full_queue_memory_mib": "≤ 50",
+    "idle_connections_health_max_ms": "≤ 1000",
+    "soak_memory_growth": "≤ 0.05",
+    "soak_files_left_over": "= 0",
+    "soak_threads_left_over": "≤ 0",
+    "soak_descriptors_left_over": "≤ 0",
 }
 
 
@@ -36,7 +48,7 @@ def main() -> None:
     began = time.monotonic()
     figures: dict[str, object] = {"machine": machine()}
     print(json.dumps(figures["machine"]), flush=True)
-    for section in (engine_section, accuracy_section, http_section, service_section):
+    for section in (engine_section, accuracy_section, http_section, service_section, tasks_section):
         for name, value in section(quick).items():
             figures[name] = value
             shown = f"{value:.4g}" if isinstance(value, float) else value
@@ -109,6 +121,18 @@ def service_section(quick: bool) -> dict[str, object]:
     from bench import service
 
     return {**service.overhead(20 if quick else 100), **service.health_under_load(5.0 if quick else 15.0)}
+
+
+def tasks_section(quick: bool) -> dict[str, object]:
+    from bench import tasks
+
+    return {
+        **tasks.accepts(2000 if quick else 5000),
+        **tasks.polls(5.0 if quick else 15.0),
+        **tasks.full_queue(2000 if quick else 10_000),
+        **tasks.idle_connections(20),
+        **tasks.soak(1000 if quick else 10_000),
+    }
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from audiocraft_api import factory
 from audiocraft_api.engine.base import EngineStatus
 from audiocraft_api.engine.params import GenerationParams
 from audiocraft_api.engine.request import EngineRequest
+from audiocraft_api.errors import ShuttingDown
 
 SAMPLE_RATE, FRAME_RATE = 32_000, 50
 
@@ -29,6 +30,30 @@ class InstantEngine:
 
     def close(self, grace_seconds: float = 0.0) -> None:
         pass
+
+
+class PausedEngine(InstantEngine):
+    """An `Engine` whose generations begin and go on until it is closed."""
+
+    def __init__(self) -> None:
+        self._requests: list[EngineRequest] = []
+
+    def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
+        request = EngineRequest(params, deadline)
+        request.start(1, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="none")
+        self._requests.append(request)
+        return request
+
+    def status(self) -> EngineStatus:
+        return EngineStatus(0, len(self._requests))
+
+    def close(self, grace_seconds: float = 0.0) -> None:  # noqa: ARG002 nothing ends by itself
+        for request in self._requests:
+            request.fail(ShuttingDown("The server is shutting down."))
+
+
+def create_paused_app() -> Flask:
+    return factory.create_app(engine=PausedEngine())
 
 
 def create_app() -> Flask:

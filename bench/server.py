@@ -24,7 +24,12 @@ def serve(app: str = "app:app", **settings: object) -> Iterator[tuple[tuple[str,
         free.bind(("127.0.0.1", 0))
         address = free.getsockname()
     with tempfile.TemporaryDirectory() as directory:
-        defaults = {"bind": f"{address[0]}:{address[1]}", "audio_dir": Path(directory, "audio"), "log_level": "WARNING"}
+        defaults = {
+            "bind": f"{address[0]}:{address[1]}",
+            "audio_dir": Path(directory, "audio"),
+            "task_db": Path(directory, "tasks.sqlite3"),
+            "log_level": "WARNING",
+        }
         variables = {f"AUDIOCRAFT_API_{name.upper()}": str(value) for name, value in {**defaults, **settings}.items()}
         command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", app]
         process = subprocess.Popen(command, env={**os.environ, **variables})
