@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -245,6 +247,43 @@ class TestFailures:
         assert (failed.state, failed.error) == ("failed", "There is none.")
         assert (failed.error_code, failed.attempts) == (error_class.code, 2)
         assert len(engine.submitted) == 2
+
+    @pytest.mark.parametrize("output_format", ["wav", "mp3"])
+    def test_a_full_disk_under_the_audio_costs_an_attempt_and_leaves_no_file(
+        self, house: House, monkeypatch: pytest.MonkeyPatch, output_format: str
+    ) -> None:
+        saves: list[str] = []
+        save = house.files.save
+
+        def save_or_be_full(audio: bytes, extension: str) -> Any:
+            saves.append(extension)
+            if len(saves) > 1:
+                return save(audio, extension)
+            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))  # a write fails half-way, as on a full disk
+            try:
+                return save(audio, extension)
+            except StorageUnavailable as error:
+                error.retry_after_seconds = 0.05
+                raise
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+        monkeypatch.setattr(house.files, "save", save_or_be_full)
+        house.worker.start()
+        done = house.wait_for(house.tasks.submit(replace(COMMAND, output_format=output_format)))
+        assert (done.state, done.attempts, saves) == ("completed", 2, [output_format] * 2)
+        assert len(house.audio_files()) == 1
+
+    def test_a_full_disk_under_a_conversion_ends_the_task_in_a_sentence(
+        self, house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+        house.worker.start()
+        failed = house.wait_for(house.tasks.submit(replace(COMMAND, output_format="mp3")))
+        assert (failed.state, failed.error_code) == ("failed", "conversion_failed")
+        assert str(tmp_path) not in (failed.error or "")
+        assert house.audio_files() == []
 
     def test_an_error_nobody_foresaw_fails_the_task_without_telling_its_cause(
         self, house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
