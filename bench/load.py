@@ -37,7 +37,17 @@ class Connection:
         self._buffer = b""
 
     def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
-        """Send one request and return its status and body; reconnects when the server closed in between."""
+        """Send one request and return its status and body; once more on a new connection when the kept one was closed."""
+        is_kept = self._socket is not None
+        try:
+            return self._request(method, path, body, headers)
+        except ConnectionError:
+            if not is_kept or self._buffer:
+                raise
+            self.close()
+            return self._request(method, path, body, headers)
+
+    def _request(self, method: str, path: str, body: bytes, headers: str) -> tuple[int, bytes]:
         if self._socket is None:
             self._socket = socket.create_connection(self._address, timeout=600)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
