@@ -383,7 +383,7 @@ class TestFaults:
             site.server.process.wait()
             site.redis.start()
             site.serve()
-            site.add_worker(seconds=0.1)
+            site.add_worker(seconds=0.5)  # long enough for what /health tells once a second to show them run
             wait_until(lambda: site.server.get("/health").json()["queue"]["running"] > 0, SECONDS)
         states = [site.wait_for(task_id)["state"] for task_id in tasks]
         assert states == ["completed"] * len(tasks)
