@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from audiocraft_api.config import Config, webhook_key
+from audiocraft_api.config import Config
+from audiocraft_api.config.webhooks import webhook_key
 from audiocraft_api.errors import InvalidRequest, StorageUnavailable
 from audiocraft_api.service.tasks.store import TaskStore, host_of
 from audiocraft_api.service.tasks.task import Task
