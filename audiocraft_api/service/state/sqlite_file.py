@@ -3,7 +3,7 @@
 WAL with `synchronous=FULL`: what has been committed survives a power cut. One lock per process lets its threads write
 in the order of their coming, since SQLite's own waiting is unfair: of 32 writing threads some waited for a second. A
 damaged file is neither moved nor replaced: accepted tasks are in it, and an operator decides. Until then every use
-raises StorageUnavailable and the rest of the service goes on. Knows nothing of tasks.
+raises StorageUnavailable and the rest of the service goes on. Knows nothing of what is kept.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from audiocraft_api.errors import StorageUnavailable
-from audiocraft_api.service.tasks import sqlite_schema as schema
 
 WAL_BYTES = 64 * 2**20  # what the write-ahead log is cut back to after a burst of large tunes
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 MESSAGES = {
-    sqlite3.SQLITE_BUSY: "The task store is busy; try again later.",
-    sqlite3.SQLITE_LOCKED: "The task store is busy; try again later.",
-    sqlite3.SQLITE_FULL: "There is no room left to keep tasks; try again later.",
+    sqlite3.SQLITE_BUSY: "The {name} is busy; try again later.",
+    sqlite3.SQLITE_LOCKED: "The {name} is busy; try again later.",
+    sqlite3.SQLITE_FULL: "There is no room left in the {name}; try again later.",
 }
-DAMAGED_MESSAGE = "The task store is damaged and waits for an operator; tasks cannot be used until then."
+DAMAGED_MESSAGE = "The {name} is damaged and waits for an operator; it cannot be used until then."
+DEFAULT_MESSAGE = "The {name} cannot be used now; try again later."
 DAMAGED_REMEDY = (
     " The file is damaged and left as it is. Stop the server, keep a copy of it and its -wal, then restore a backup,"
     " rescue its rows with `sqlite3 FILE .recover`, or move it away to begin with an empty one."
@@ -68,11 +69,22 @@ class FairLock:
                 self._held = False
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What is in a file: its `name` for people, its tables, and what brings those of older versions up to date."""
+
+    name: str
+    version: int
+    tables: str  # statements, separated by semicolons
+    migrations: dict[int, str] = field(default_factory=dict)  # from a version to the next one
+
+
 class SqliteFile:
     """Opens with its first use, so that no connection crosses a fork."""
 
-    def __init__(self, path: Path, busy_seconds: float) -> None:
+    def __init__(self, path: Path, layout: Layout, busy_seconds: float = 5.0) -> None:
         self._path = path
+        self._layout = layout
         self._busy_seconds = busy_seconds
         self._write_lock = FairLock()
         self._read_lock = threading.Lock()
@@ -86,7 +98,7 @@ class SqliteFile:
     def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """Hold this process's one write transaction; any error rolls it back. Raises StorageUnavailable."""
         if not self._write_lock.acquire(timeout=self._busy_seconds):
-            raise StorageUnavailable(MESSAGES[sqlite3.SQLITE_BUSY])
+            raise self._unavailable(MESSAGES[sqlite3.SQLITE_BUSY])
         try:
             with self._translated_errors():
                 db, _ = self._open()
@@ -122,27 +134,30 @@ class SqliteFile:
             if not self._failing:  # once, not for each of a thousand requests
                 self._failing = True
                 remedy = DAMAGED_REMEDY if self._damaged else ""
-                logger.error("The task database %s cannot be used: %s.%s", self._path, error, remedy)
-            default = "The task store cannot be used now; try again later."
-            raise StorageUnavailable(DAMAGED_MESSAGE if self._damaged else MESSAGES.get(code, default)) from error
+                logger.error("The %s %s cannot be used: %s.%s", self._layout.name, self._path, error, remedy)
+            message = DAMAGED_MESSAGE if self._damaged else MESSAGES.get(code, DEFAULT_MESSAGE)
+            raise self._unavailable(message) from error
 
     def _open(self) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         with self._open_lock:
             if self._closed:
-                raise StorageUnavailable("The task store is closed.")
+                raise self._unavailable("The {name} is closed.")
             if self._damaged:
-                raise StorageUnavailable(DAMAGED_MESSAGE)
+                raise self._unavailable(DAMAGED_MESSAGE)
             if self._connections is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts are nobody else's to read
                 writer = self._connect()
                 try:
-                    _prepare(writer)
+                    _prepare(writer, self._layout)
                     self._connections = writer, self._connect()
                 finally:
                     if self._connections is None:
                         writer.close()
             return self._connections
+
+    def _unavailable(self, message: str) -> StorageUnavailable:
+        return StorageUnavailable(message.format(name=self._layout.name))
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False)
@@ -161,7 +176,7 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
             db.execute("ROLLBACK")
 
 
-def _prepare(db: sqlite3.Connection) -> None:
+def _prepare(db: sqlite3.Connection, layout: Layout) -> None:
     """Check the file and make the tables where they are missing. Raises sqlite3.Error."""
     for (finding,) in db.execute("PRAGMA quick_check(1)"):
         if finding != "ok":
@@ -172,11 +187,13 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     with _transaction(db):
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, 1, schema.VERSION):
-            raise sqlite3.DatabaseError(f"its layout is {version}, of another release; this one knows {schema.VERSION}")
         if version == 0:
-            for statement in schema.TABLES.split(";"):
+            for statement in layout.tables.split(";"):
                 db.execute(statement)
-        if version == 1:
-            db.execute(schema.FROM_1)
-        db.execute(f"PRAGMA user_version = {schema.VERSION}")
+            version = layout.version
+        while version in layout.migrations:
+            db.execute(layout.migrations[version])
+            version += 1
+        if version != layout.version:
+            raise sqlite3.DatabaseError(f"its layout is {version}, of another release; this one knows {layout.version}")
+        db.execute(f"PRAGMA user_version = {layout.version}")

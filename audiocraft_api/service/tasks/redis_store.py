@@ -1,25 +1,17 @@
 """The task store that several hosts share: a Redis server. Each change is one Lua script, so one atomic step.
 
-What survives is what Redis keeps. The promise that an accepted task is on disk needs `appendonly yes`, with
-`appendfsync always` where the last second counts, and `maxmemory-policy noeviction`; a warning is logged when they are
-off. Holds are measured by the server's clock. Nothing is tried twice behind the caller's back: a command whose answer
-was lost may have been carried out, and only the caller knows whether that matters.
+The promise that an accepted task is on disk is Redis's (`state.redis_client`). Holds are measured by its clock.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import secrets
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from typing import Any
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
-from audiocraft_api.errors import QueueFull, StorageUnavailable
+from audiocraft_api.errors import QueueFull
+from audiocraft_api.service.state.redis_client import PREFIX, RedisClient
 from audiocraft_api.service.tasks import redis_scripts as scripts
 from audiocraft_api.service.tasks.store import (
     NUM_RECENT_RUNS,
@@ -39,11 +31,7 @@ from audiocraft_api.service.tasks.task import (
 )
 
 POLL_SECONDS = 0.25  # for changes by other processes; those of this one wake their waiters at once
-TIMEOUT_SECONDS = 5.0  # to connect, and for each answer
 EXPIRE_BATCH = 500  # tasks forgotten by one script, since Redis serves nobody else meanwhile
-UNAVAILABLE_MESSAGE = "The task store cannot be reached now; try again later."
-
-logger = logging.getLogger(__name__)
 
 
 class RedisTaskStore:
@@ -54,22 +42,14 @@ class RedisTaskStore:
         url: str,
         *,
         max_attempts: int,
-        prefix: str = "{audiocraft-api}:",
+        prefix: str = PREFIX,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self._client: Any = redis.Redis.from_url(  # its own types speak of all decodings at once
-            url,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._client = RedisClient(url, "task store")
         self._max_attempts = max_attempts
         self._prefix = prefix
         self._clock = clock
         self._signal = ChangeSignal(POLL_SECONDS)
-        self._scripts: dict[str, Any] = {}
-        self._is_checked = False
-        self._failing = False
 
     # --- clients
 
@@ -102,34 +82,32 @@ class RedisTaskStore:
         return check_fingerprint(task, new) if outcome == b"twin" else task
 
     def get(self, task_id: str) -> Task | None:
-        with self._translated_errors():
-            return _found(self._client.hgetall(self._prefix + "task:" + task_id))
+        with self._client.commands() as client:
+            return _found(client.hgetall(self._prefix + "task:" + task_id))
 
     def audio(self, task_id: str) -> bytes | None:
-        with self._translated_errors():
-            audio: bytes | None = self._client.get(self._prefix + "audio:" + task_id)
+        with self._client.commands() as client:
+            audio: bytes | None = client.get(self._prefix + "audio:" + task_id)
         return audio
 
     def page(self, owner: str | None, *, before: int | None = None, limit: int = 50) -> list[Task]:
         newest = "+inf" if before is None else f"({before}"
-        with self._translated_errors():
-            ids = self._client.zrevrangebyscore(
-                self._prefix + "owned:" + (owner or ""), newest, "-inf", start=0, num=limit
-            )
-            pipeline = self._client.pipeline(transaction=False)
+        with self._client.commands() as client:
+            ids = client.zrevrangebyscore(self._prefix + "owned:" + (owner or ""), newest, "-inf", start=0, num=limit)
+            pipeline = client.pipeline(transaction=False)
             for task_id in ids:
                 pipeline.hgetall(self._prefix + "task:" + task_id.decode())
             rows = pipeline.execute()
         return [_task(row) for row in rows if row]
 
     def position(self, task_id: str) -> int | None:
-        with self._translated_errors():
-            rank = self._client.zrank(self._prefix + "queued", task_id)
+        with self._client.commands() as client:
+            rank = client.zrank(self._prefix + "queued", task_id)
         return None if rank is None else int(rank) + 1
 
     def status(self) -> QueueStatus:
-        with self._translated_errors():
-            pipeline = self._client.pipeline()
+        with self._client.commands() as client:
+            pipeline = client.pipeline()
             pipeline.zcard(self._prefix + "queued")
             pipeline.zcard(self._prefix + "unfinished")
             pipeline.lrange(self._prefix + "run_seconds", 0, -1)
@@ -181,8 +159,8 @@ class RedisTaskStore:
         self._run(scripts.PAUSE_WEBHOOK, task.id, seconds)
 
     def end_webhook(self, task: Task) -> None:
-        with self._translated_errors():
-            self._client.zrem(self._prefix + "webhooks", task.id)
+        with self._client.commands() as client:
+            client.zrem(self._prefix + "webhooks", task.id)
 
     # --- upkeep
 
@@ -206,39 +184,11 @@ class RedisTaskStore:
 
     def _run(self, script: str, *arguments: Any) -> Any:
         """Run a script after the prelude. Raises StorageUnavailable."""
-        with self._translated_errors():
-            self._check_persistence()
-            if script not in self._scripts:
-                self._scripts[script] = self._client.register_script(scripts.PRELUDE + script)
-            now = "" if self._clock is None else repr(self._clock())
-            answer = self._scripts[script](keys=[self._prefix], args=[now, *arguments])
+        now = "" if self._clock is None else repr(self._clock())
+        answer = self._client.run(scripts.PRELUDE + script, [self._prefix], [now, *arguments])
         if script != scripts.SUBMIT:  # nobody waits for the change of a task that is new
             self._signal.notify()
         return answer
-
-    def _check_persistence(self) -> None:
-        if self._is_checked:
-            return
-        try:
-            info = self._client.info()
-        except redis.ResponseError:
-            info = {}  # a hosted Redis that does not say
-        self._is_checked = True
-        if not info.get("aof_enabled", True):
-            logger.warning("Redis runs without `appendonly yes`: accepted tasks are lost when it stops.")
-        if info.get("maxmemory_policy", "noeviction") != "noeviction":
-            logger.warning("Redis runs without `maxmemory-policy noeviction`: accepted tasks are lost when it is full.")
-
-    @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        try:
-            yield
-            self._failing = False
-        except redis.RedisError as error:
-            if not self._failing:  # once, not for each of a thousand requests
-                self._failing = True
-                logger.error("The task store in Redis cannot be used: %s", error)
-            raise StorageUnavailable(UNAVAILABLE_MESSAGE) from error
 
 
 def _pairs(answer: list[bytes]) -> dict[bytes, bytes]:

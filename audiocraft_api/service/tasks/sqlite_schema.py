@@ -1,6 +1,6 @@
 """The tables and statements of the SQLite task store; nothing runs here."""
 
-VERSION = 2
+from audiocraft_api.service.state.sqlite_file import Layout
 
 TABLES = """
 CREATE TABLE tasks (
@@ -44,7 +44,7 @@ CREATE TABLE audio (
 );
 """
 
-FROM_1 = "ALTER TABLE tasks ADD COLUMN in_company INTEGER NOT NULL DEFAULT 0"
+LAYOUT = Layout("task store", 2, TABLES, {1: "ALTER TABLE tasks ADD COLUMN in_company INTEGER NOT NULL DEFAULT 0"})
 
 UNHELD = "(held_until <= :now OR held_until > :now + hold_seconds)"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from audiocraft_api.errors import QueueFull
+from audiocraft_api.service.state.sqlite_file import SqliteFile
 from audiocraft_api.service.tasks import sqlite_schema as schema
-from audiocraft_api.service.tasks.sqlite_file import SqliteFile
 from audiocraft_api.service.tasks.store import (
     NUM_RECENT_RUNS,
     ChangeSignal,
@@ -51,7 +51,7 @@ class SqliteTaskStore:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._signal = ChangeSignal(POLL_SECONDS)
-        self._file = SqliteFile(path, busy_seconds)
+        self._file = SqliteFile(path, schema.LAYOUT, busy_seconds)
         self._max_attempts = max_attempts
         self._clock = clock
         self._wall_clock = wall_clock
