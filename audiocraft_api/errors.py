@@ -3,12 +3,15 @@
     AudioCraftError
     ├── InvalidRequest (400)         names the fields
     │   └── InvalidMelody (400)
+    ├── Unauthorized (401)           carries WWW-Authenticate
     ├── Forbidden (403)
     ├── NotFound (404)
     ├── AudioGone (410)
     ├── PayloadTooLarge (413)
     ├── UnsupportedMediaType (415)
     ├── IdempotencyConflict (422)
+    ├── PromptRefused (422)          names the category
+    ├── LimitExceeded (429)          carries Retry-After
     ├── Unavailable (503)            carries Retry-After
     │   ├── QueueFull
     │   ├── TooManyStreams
@@ -59,6 +62,16 @@ class InvalidMelody(InvalidRequest):
         super().__init__(message, {"melody": [message]})
 
 
+class Unauthorized(AudioCraftError):
+    """Nobody that this server knows asks."""
+
+    code = "unauthorized"
+    status = 401
+
+    def __init__(self, message: str = "Invalid or missing API key") -> None:
+        super().__init__(message)
+
+
 class Forbidden(AudioCraftError):
     code = "forbidden"
     status = 403
@@ -91,6 +104,29 @@ class IdempotencyConflict(AudioCraftError):
 
     code = "idempotency_conflict"
     status = 422
+
+
+class PromptRefused(AudioCraftError):
+    """The prompt policy does not allow the prompt; `suggestion` says what may be asked for instead."""
+
+    code = "prompt_refused"
+    status = 422
+
+    def __init__(self, message: str, category: str = "", suggestion: str | None = None) -> None:
+        super().__init__(message)
+        self.category = category
+        self.suggestion = suggestion
+
+
+class LimitExceeded(AudioCraftError):
+    """The caller asks for more than it may have; the same request may work after `retry_after_seconds`."""
+
+    code = "limit_exceeded"
+    status = 429
+
+    def __init__(self, message: str, retry_after_seconds: float = 60.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class Unavailable(AudioCraftError):

@@ -11,7 +11,7 @@ from flask_cors import CORS
 from audiocraft_api.blueprints import audio, docs, generate, health, live, melody, models, stream, task_events, tasks
 from audiocraft_api.config import Config, load_config
 from audiocraft_api.engine.base import Engine
-from audiocraft_api.http import context, errors, live_socket, parsing
+from audiocraft_api.http import auth, context, errors, live_socket, parsing
 from audiocraft_api.http.services import EXTENSION, Services
 from audiocraft_api.http.streams import Streams
 from audiocraft_api.http.tasks import show
@@ -26,6 +26,7 @@ from audiocraft_api.service.storage.local import LocalStore
 from audiocraft_api.service.streaming import StreamingService
 from audiocraft_api.service.tasks.backend import EmbeddedBackend, TaskBackend
 from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
+from audiocraft_api.service.tasks.store import TaskStore
 from audiocraft_api.service.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def create_app(
     )
     context.init_app(app)
     errors.init_app(app)
+    auth.init_app(app)
     app.before_request(parsing.require_sized_body)
     if config.cors_origins:
         CORS(app, origins=list(config.cors_origins), expose_headers=EXPOSED_HEADERS, send_wildcard=True, max_age=3600)
@@ -96,16 +98,21 @@ def create_app(
 
 
 def _create_tasks(generation: GenerationService, files: AudioStore, config: Config) -> TaskBackend:
-    store = SqliteTaskStore(config.task_db, max_attempts=config.task_attempts)
-    return EmbeddedBackend(store, generation, files, config, _renderer(files))
+    return EmbeddedBackend(_create_task_store(config), generation, files, config, _renderer(files))
 
 
 def _create_remote_tasks(files: AudioStore, config: Config) -> CeleryBackend:
     from audiocraft_api.service.tasks.celery_backend import CeleryBackend
+
+    return CeleryBackend(_create_task_store(config), files, config, _renderer(files))
+
+
+def _create_task_store(config: Config) -> TaskStore:
+    if not config.shares_state:
+        return SqliteTaskStore(config.task_db, max_attempts=config.task_attempts)
     from audiocraft_api.service.tasks.redis_store import RedisTaskStore
 
-    store = RedisTaskStore(config.redis_url, max_attempts=config.task_attempts)
-    return CeleryBackend(store, files, config, _renderer(files))
+    return RedisTaskStore(config.redis_url, max_attempts=config.task_attempts)
 
 
 def _renderer(files: AudioStore) -> Callable[[Task], dict[str, Any]]:

@@ -14,7 +14,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from audiocraft_api import errors
-from audiocraft_api.errors import AudioCraftError, Unavailable
+from audiocraft_api.errors import AudioCraftError, LimitExceeded, Unavailable
 from support.fakes import FakeEngine
 from support.http import assert_error, fake_app, generate
 
@@ -163,7 +163,7 @@ def test_every_error_of_the_tree_has_the_one_shape(
     response = generate(client)
     body = assert_error(response, kind.status, kind.code, *getattr(engine.failure, "errors", {}))
     assert body["error"] == "The sentence."
-    assert ("Retry-After" in response.headers) == issubclass(kind, Unavailable)
+    assert ("Retry-After" in response.headers) == issubclass(kind, Unavailable | LimitExceeded)
 
 
 def test_retry_after_is_whole_seconds_rounded_up(client: FlaskClient, engine: FakeEngine) -> None:

@@ -6,10 +6,11 @@ import re
 
 from flask import Blueprint, Response, request, send_file
 
-from audiocraft_api.http.operations import Operation, operation
+from audiocraft_api.http.auth import caller
+from audiocraft_api.http.operations import Access, Operation, operation
 from audiocraft_api.http.services import services
 from audiocraft_api.service.convert import MEDIA_TYPES
-from audiocraft_api.service.storage.base import OpenAudio
+from audiocraft_api.service.storage.base import OpenAudio, link_of, name_of
 
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 # What is asked for otherwise, several ranges or other units, is answered with the whole file (RFC 9110, 14.2).
@@ -23,13 +24,15 @@ blueprint = Blueprint("audio", __name__)
     Operation(
         "Fetch an audio file",
         "audio",
+        Access.LINK,
         dict.fromkeys((200, 206), tuple(sorted(set(MEDIA_TYPES.values())))) | {304: ()},
         parameters={"filename": "Name of the file, from `audio_url`."},
         errors=(404, 416),
     )
 )
 def audio(filename: str) -> Response:
-    opened = services().store.open(filename)
+    owner = caller().owner if services().config.audio_requires_key else None
+    opened = services().store.open(name_of(filename, owner))
     try:
         response = _respond(opened)
     except BaseException:
@@ -42,11 +45,12 @@ def audio(filename: str) -> Response:
 
 def _respond(opened: OpenAudio) -> Response:
     stored = opened.audio
+    filename = link_of(stored.filename)
     response = send_file(
         opened.file,
-        mimetype=MEDIA_TYPES.get(stored.filename.rpartition(".")[2], "application/octet-stream"),
+        mimetype=MEDIA_TYPES.get(filename.rpartition(".")[2], "application/octet-stream"),
         as_attachment=True,
-        download_name=stored.filename,
+        download_name=filename,
         last_modified=stored.modified_at,
         etag=stored.etag,
         conditional=False,

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from audiocraft_api.errors import InvalidRequest
 from audiocraft_api.http.openapi import build_openapi
+from audiocraft_api.http.operations import Access, access
 from audiocraft_api.http.schemas import GenerateRequest, MelodyRequest, StreamRequest
 from audiocraft_api.http.services import services
 from audiocraft_api.http.task_schemas import MelodyTaskRequest, TaskRequest
@@ -19,10 +20,17 @@ PAGES = Path(__file__).parent.parent / "http" / "pages"
 # Swagger UI's style sheet holds its icons as data: images.
 CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; frame-ancestors 'none'"
 
-blueprint = Blueprint("docs", __name__, static_folder=PAGES / "static", static_url_path="/docs/static")
+blueprint = Blueprint("docs", __name__)
+
+
+@blueprint.get("/docs/static/<path:filename>")
+@access(Access.OPEN)
+def static(filename: str) -> Response:
+    return send_from_directory(PAGES / "static", filename)
 
 
 @blueprint.get("/openapi.json")
+@access(Access.OPEN)
 def openapi() -> dict[str, Any]:
     catalog = services().catalog
     text_sizes = [spec.name for spec in catalog if catalog.is_allowed(spec)]
@@ -38,11 +46,13 @@ def openapi() -> dict[str, Any]:
 
 
 @blueprint.get("/")
+@access(Access.OPEN)
 def index() -> Response:
     return _page("index.html")
 
 
 @blueprint.get("/docs")
+@access(Access.OPEN)
 def docs() -> Response:
     return _page("docs.html")
 

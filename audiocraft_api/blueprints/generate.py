@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import base64
-import logging
 from typing import Any
 
 from flask import Blueprint, Response, request
 
-from audiocraft_api.engine.params import AudioInput
-from audiocraft_api.errors import InvalidRequest
+from audiocraft_api.http.admission import admitted
 from audiocraft_api.http.context import request_id
 from audiocraft_api.http.disconnect import client_gone
-from audiocraft_api.http.operations import Operation, operation
+from audiocraft_api.http.operations import Access, Operation, operation
 from audiocraft_api.http.parsing import parse_json
 from audiocraft_api.http.prefer import preference
-from audiocraft_api.http.schemas import GenerateBase64Answer, GenerateRequest, GenerateUrlAnswer, StreamRequest
+from audiocraft_api.http.schemas import GenerateBase64Answer, GenerateRequest, GenerateUrlAnswer
 from audiocraft_api.http.services import services
 from audiocraft_api.http.task_schemas import AcceptedAnswer
 from audiocraft_api.http.tasks import IDEMPOTENCY_HEADER, answer_by_task
-from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.service.generation import GenerateCommand, Recipe
 
 GENERATION_ANSWERS = {200: (GenerateUrlAnswer, GenerateBase64Answer), 202: (AcceptedAnswer,)}
@@ -35,7 +32,6 @@ PREFER: dict[str, dict[str, Any]] = {
 }
 
 blueprint = Blueprint("generate", __name__)
-logger = logging.getLogger(__name__)
 
 
 @blueprint.post("/generate")
@@ -43,6 +39,7 @@ logger = logging.getLogger(__name__)
     Operation(
         "Make music from text",
         "generation",
+        Access.GENERATE,
         GENERATION_ANSWERS,
         description=GENERATION_DESCRIPTION,
         json=GenerateRequest,
@@ -74,42 +71,11 @@ logger = logging.getLogger(__name__)
 )
 def generate() -> dict[str, Any] | Response:
     fields = parse_json(GenerateRequest, services().config.max_json_bytes)
-    spec = services().catalog.get(fields.model_size)
-    check_duration(fields, spec)
-    log_prompt(fields.prompt)
-    if preferred := preference(services().config.request_deadline_seconds):
-        return answer_by_task(command_of(fields, spec), fields.return_type, preferred)
-    with services().waiters.place():
-        return answer_generation(command_of(fields, spec), fields.return_type)
-
-
-def log_prompt(prompt: str) -> None:
-    """Log a prompt where the operator wants it."""
-    if services().config.log_prompts:
-        logger.info("Prompt: %s", prompt)
-
-
-def check_duration(fields: StreamRequest, spec: ModelSpec) -> None:
-    """Raise InvalidRequest when the model makes no audio of that length."""
-    if fields.duration > spec.max_duration_seconds:
-        sentence = f"duration must be at most {spec.max_duration_seconds:g} for the model {spec.name}."
-        raise InvalidRequest(sentence, {"duration": [sentence]})
-
-
-def command_of(fields: StreamRequest, spec: ModelSpec, melody: AudioInput | None = None) -> GenerateCommand:
-    """Say in the service's words what the fields ask of a model."""
-    return GenerateCommand(
-        prompt=fields.prompt,
-        model=spec.name,
-        duration_seconds=fields.duration,
-        output_format=fields.output_format,
-        temperature=fields.temperature,
-        top_k=fields.top_k,
-        top_p=fields.top_p,
-        cfg_coef=fields.cfg_coef,
-        seed=fields.seed,
-        melody=melody,
-    )
+    with admitted(fields, services().catalog.get(fields.model_size)) as command:
+        if preferred := preference(services().config.request_deadline_seconds):
+            return answer_by_task(command, fields.return_type, preferred)
+        with services().waiters.place():
+            return answer_generation(command, fields.return_type)
 
 
 def answer_generation(command: GenerateCommand, return_type: str) -> dict[str, Any]:

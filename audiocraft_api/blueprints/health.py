@@ -8,7 +8,7 @@ from flask import Blueprint
 
 from audiocraft_api import __version__
 from audiocraft_api.errors import ShuttingDown, Unavailable
-from audiocraft_api.http.operations import Operation, operation
+from audiocraft_api.http.operations import Access, Operation, operation
 from audiocraft_api.http.schemas import HealthAnswer, QueueAnswer, ReadyAnswer
 from audiocraft_api.http.services import services
 
@@ -16,7 +16,7 @@ blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/health")
-@operation(Operation("Whether the server is alive", "health", {200: (HealthAnswer,)}))
+@operation(Operation("Whether the server is alive", "health", Access.OPEN, {200: (HealthAnswer,)}))
 def health() -> dict[str, Any]:
     status, tasks = services().engine.status(), services().tasks.monitor.status
     return HealthAnswer(
@@ -32,6 +32,7 @@ def health() -> dict[str, Any]:
     Operation(
         "Whether the server takes work",
         "health",
+        Access.OPEN,
         {200: (ReadyAnswer,)},
         description="503 while it stops or when its engine has died; a busy server is ready.",
         errors=(503,),

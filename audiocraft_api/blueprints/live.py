@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from typing import Any
 
@@ -12,11 +11,12 @@ from flask import Blueprint, g, request
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed, Server
 
-from audiocraft_api.blueprints.generate import check_duration, command_of, log_prompt
-from audiocraft_api.errors import AudioCraftError, Canceled, InvalidRequest, ShuttingDown, Unavailable
+from audiocraft_api.errors import AudioCraftError, Canceled, InvalidRequest, LimitExceeded, ShuttingDown, Unavailable
+from audiocraft_api.http.admission import admitted
 from audiocraft_api.http.context import request_id
+from audiocraft_api.http.errors import details_of, whole_seconds
 from audiocraft_api.http.live_socket import check_handshake, hang_up, prepare_socket
-from audiocraft_api.http.operations import Operation, operation
+from audiocraft_api.http.operations import Access, Operation, operation
 from audiocraft_api.http.parsing import parse_json_text
 from audiocraft_api.http.schemas import StreamRequest
 from audiocraft_api.http.services import services
@@ -28,7 +28,7 @@ PROTOCOL = """The first message is the request, as the JSON of `POST /generate-s
 `{"type": "accepted", "seed", "model", "format", "media_type", "request_id"}`, again and again
 `{"type": "progress", "current", "total"}` in frames, between them the audio as binary messages, and in the end
 `{"type": "done", "duration", "generation_time", "sample_rate", "format", "seed", "model", "revision", "request_id"}` or
-`{"type": "error", "error", "code", "request_id", "errors"?, "retry_after"?}`. `{"type": "cancel"}`, or a close, stops it.
+`{"type": "error", "error", "code", "request_id", "errors"?, "category"?, "suggestion"?, "retry_after"?}`. `{"type": "cancel"}`, or a close, stops it.
 A connection carries one request."""
 
 blueprint = Blueprint("live", __name__)
@@ -58,6 +58,7 @@ def release(_error: BaseException | None) -> None:
     Operation(
         "Make music from text over a WebSocket",
         "generation",
+        Access.GENERATE,
         {101: ()},
         description=PROTOCOL,
         errors=(400, 403, 503),
@@ -80,10 +81,8 @@ def generate_live(ws: Server) -> None:
 
 def _generate(ws: Server) -> None:
     fields = parse_json_text(StreamRequest, _first_message(ws))
-    spec = services().catalog.get(fields.model_size)
-    check_duration(fields, spec)
-    log_prompt(fields.prompt)
-    stream = services().streaming.open(command_of(fields, spec))
+    with admitted(fields, services().catalog.get(fields.model_size)) as command:
+        stream = services().streaming.open(command)
     try:
         _play(ws, stream)
     finally:
@@ -149,10 +148,9 @@ def _error_message(error: AudioCraftError) -> dict[str, Any]:
         "code": error.code,
         "request_id": request_id(),
     }
-    if isinstance(error, InvalidRequest) and error.errors:
-        message["errors"] = error.errors
-    if isinstance(error, Unavailable):
-        message["retry_after"] = max(1, math.ceil(error.retry_after_seconds))
+    message |= {name: value for name, value in details_of(error).items() if value is not None}
+    if isinstance(error, (Unavailable, LimitExceeded)):
+        message["retry_after"] = whole_seconds(error.retry_after_seconds)
     return message
 
 
@@ -161,6 +159,6 @@ def _close_code(error: AudioCraftError) -> int:
         return DONE
     if isinstance(error, ShuttingDown):
         return GOING_AWAY
-    if isinstance(error, Unavailable):
+    if isinstance(error, (Unavailable, LimitExceeded)):
         return TRY_AGAIN_LATER
     return REFUSED if error.status < 500 else BROKEN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
 from flask import Blueprint, Response
@@ -12,11 +13,9 @@ from audiocraft_api.blueprints.generate import (
     GENERATION_ERRORS,
     PREFER,
     answer_generation,
-    check_duration,
-    command_of,
-    log_prompt,
 )
-from audiocraft_api.http.operations import Operation, operation
+from audiocraft_api.http.admission import admitted
+from audiocraft_api.http.operations import Access, Operation, operation
 from audiocraft_api.http.parsing import parse_form
 from audiocraft_api.http.prefer import preference
 from audiocraft_api.http.schemas import MelodyRequest
@@ -33,6 +32,7 @@ blueprint = Blueprint("melody", __name__)
     Operation(
         "Make music from text and a tune",
         "generation",
+        Access.GENERATE,
         GENERATION_ANSWERS,
         description=GENERATION_DESCRIPTION,
         form=MelodyRequest,
@@ -42,13 +42,11 @@ blueprint = Blueprint("melody", __name__)
 )
 def generate_with_melody() -> dict[str, Any] | Response:
     fields = parse_form(MelodyRequest, "melody", NO_FILE)
-    spec = services().catalog.melody_checkpoint(fields.model_size)
-    check_duration(fields, spec)
-    log_prompt(fields.prompt)
     preferred = preference(services().config.request_deadline_seconds)
-    with services().waiters.place():
-        melody = services().melodies.decode(cast(BinaryIO, fields.melody.stream))
-        command = command_of(fields, spec, melody)
-        if not preferred:
-            return answer_generation(command, fields.return_type)
-    return answer_by_task(command, fields.return_type, preferred)
+    with admitted(fields, services().catalog.melody_checkpoint(fields.model_size)) as command:
+        with services().waiters.place():
+            melody = services().melodies.decode(cast(BinaryIO, fields.melody.stream))
+            command = replace(command, melody=melody)
+            if not preferred:
+                return answer_generation(command, fields.return_type)
+        return answer_by_task(command, fields.return_type, preferred)

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint
 
-from audiocraft_api.http.operations import Operation, operation
+from audiocraft_api.http.operations import Access, Operation, operation
 from audiocraft_api.http.schemas import ModelAnswer, ModelsAnswer
 from audiocraft_api.http.services import services
 from audiocraft_api.model.catalog import ModelSpec
@@ -15,7 +15,7 @@ blueprint = Blueprint("models", __name__)
 
 
 @blueprint.get("/models")
-@operation(Operation("List the models", "models", {200: (ModelsAnswer,)}))
+@operation(Operation("List the models", "models", Access.READ, {200: (ModelsAnswer,)}))
 def models() -> dict[str, Any]:
     loaded = set(services().cache.loaded_names())
     answers = [_describe(spec, spec.name in loaded) for spec in services().catalog]

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator
 
 from flask import Blueprint, Response, request
 
-from audiocraft_api.blueprints.generate import GENERATION_ERRORS, check_duration, command_of, log_prompt
+from audiocraft_api.blueprints.generate import GENERATION_ERRORS
 from audiocraft_api.errors import AudioCraftError, Canceled
+from audiocraft_api.http.admission import admitted
 from audiocraft_api.http.context import request_id
 from audiocraft_api.http.disconnect import client_gone
-from audiocraft_api.http.operations import Operation, operation
+from audiocraft_api.http.operations import Access, Operation, operation
 from audiocraft_api.http.parsing import parse_json
 from audiocraft_api.http.schemas import StreamRequest
 from audiocraft_api.http.services import services
 from audiocraft_api.logs import request_id_var
 from audiocraft_api.service.convert import MEDIA_TYPES
+from audiocraft_api.service.generation import GenerateCommand
 from audiocraft_api.service.streaming import AudioStream
 
 HEADERS = {
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
     Operation(
         "Make music from text and hear it while it is made",
         "generation",
+        Access.GENERATE,
         {200: tuple(sorted(set(MEDIA_TYPES.values())))},
         description="The answer begins with the first audio. When the generation fails later, the connection is "
         "closed before the last chunk of the body. A client that closes its connection stops the generation. "
@@ -52,13 +55,15 @@ logger = logging.getLogger(__name__)
 )
 def generate_stream() -> Response:
     fields = parse_json(StreamRequest, services().config.max_json_bytes)
-    spec = services().catalog.get(fields.model_size)
-    check_duration(fields, spec)
-    log_prompt(fields.prompt)
+    with admitted(fields, services().catalog.get(fields.model_size)) as command:
+        return _answer(command)
+
+
+def _answer(command: GenerateCommand) -> Response:
     gone = client_gone(request.environ)
     place = services().streams.take(request.environ)
     try:
-        stream = services().streaming.open(command_of(fields, spec))
+        stream = services().streaming.open(command)
     except BaseException:
         place.release()
         raise

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from flask import Blueprint, Response, request
 
 from audiocraft_api.errors import NotFound, StorageUnavailable
+from audiocraft_api.http.auth import caller
 from audiocraft_api.http.disconnect import client_gone
-from audiocraft_api.http.operations import Operation, operation
+from audiocraft_api.http.operations import Access, Operation, operation
 from audiocraft_api.http.services import Services, services
 from audiocraft_api.http.tasks import check_audio, show
 from audiocraft_api.service.tasks.task import Task
@@ -31,6 +32,7 @@ blueprint = Blueprint("task_events", __name__)
     Operation(
         "Follow a task by server-sent events",
         "tasks",
+        Access.READ,
         {200: (MEDIA_TYPE,), 204: ()},
         description="Each event's data is what `GET /tasks/{task_id}` answers; the stream ends after the final state. "
         "With the header `Last-Event-ID` it goes on from there; 204 when nothing comes any more.",
@@ -42,7 +44,7 @@ blueprint = Blueprint("task_events", __name__)
     )
 )
 def task_events(task_id: str) -> Response:
-    task = services().tasks.service.get(task_id)
+    task = services().tasks.service.get(task_id, caller().owner)
     check_audio(task)
     seen = _last_event_id()
     if task.is_final and seen == task.version:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
 from flask import Blueprint, Response, jsonify
 
-from audiocraft_api.blueprints.generate import check_duration, command_of, log_prompt
 from audiocraft_api.blueprints.melody import NO_FILE
-from audiocraft_api.http.operations import Operation, operation
+from audiocraft_api.http.admission import admitted
+from audiocraft_api.http.auth import caller
+from audiocraft_api.http.operations import Access, Operation, operation
 from audiocraft_api.http.parsing import parse_form, parse_json, parse_query
 from audiocraft_api.http.services import services
 from audiocraft_api.http.task_schemas import (
@@ -34,6 +36,7 @@ blueprint = Blueprint("tasks", __name__)
     Operation(
         "Submit a task that makes music from text",
         "tasks",
+        Access.GENERATE,
         {202: (AcceptedAnswer,)},
         description="The task is on disk when it is answered, and reaches exactly one final state.",
         json=TaskRequest,
@@ -48,10 +51,8 @@ blueprint = Blueprint("tasks", __name__)
 )
 def generate_async() -> Response:
     fields = parse_json(TaskRequest, services().config.max_json_bytes)
-    spec = services().catalog.get(fields.model_size)
-    check_duration(fields, spec)
-    log_prompt(fields.prompt)
-    return accepted(submit_task(command_of(fields, spec), fields.webhook_url))
+    with admitted(fields, services().catalog.get(fields.model_size)) as command:
+        return accepted(submit_task(command, fields.webhook_url))
 
 
 @blueprint.post("/generate-with-melody-async")
@@ -59,6 +60,7 @@ def generate_async() -> Response:
     Operation(
         "Submit a task that makes music from text and a tune",
         "tasks",
+        Access.GENERATE,
         {202: (AcceptedAnswer,)},
         description="The task, with its tune, is on disk when it is answered.",
         form=MelodyTaskRequest,
@@ -69,12 +71,10 @@ def generate_async() -> Response:
 )
 def generate_with_melody_async() -> Response:
     fields = parse_form(MelodyTaskRequest, "melody", NO_FILE)
-    spec = services().catalog.melody_checkpoint(fields.model_size)
-    check_duration(fields, spec)
-    log_prompt(fields.prompt)
-    with services().waiters.place():  # decoders may have to be waited for
-        melody = services().melodies.decode(cast(BinaryIO, fields.melody.stream))
-    return accepted(submit_task(command_of(fields, spec, melody), fields.webhook_url))
+    with admitted(fields, services().catalog.melody_checkpoint(fields.model_size)) as command:
+        with services().waiters.place():  # decoders may have to be waited for
+            melody = services().melodies.decode(cast(BinaryIO, fields.melody.stream))
+        return accepted(submit_task(replace(command, melody=melody), fields.webhook_url))
 
 
 @blueprint.get("/tasks/<task_id>")
@@ -82,6 +82,7 @@ def generate_with_melody_async() -> Response:
     Operation(
         "Look at a task",
         "tasks",
+        Access.READ,
         {200: TASK_ANSWERS},
         description="410 when the task is completed but its audio is not kept any more.",
         parameters=TASK_ID,
@@ -89,7 +90,7 @@ def generate_with_melody_async() -> Response:
     )
 )
 def task(task_id: str) -> dict[str, Any]:
-    found = services().tasks.service.get(task_id)
+    found = services().tasks.service.get(task_id, caller().owner)
     check_audio(found)
     return _shown(found)
 
@@ -99,6 +100,7 @@ def task(task_id: str) -> dict[str, Any]:
     Operation(
         "Cancel a task",
         "tasks",
+        Access.GENERATE,
         {200: TASK_ANSWERS, 202: TASK_ANSWERS},
         description="A queued task is canceled at once (200), a running one after its current step (202). A task that "
         "has ended stays as it is and is shown (200), so that it can be canceled twice.",
@@ -107,7 +109,7 @@ def task(task_id: str) -> dict[str, Any]:
     )
 )
 def cancel_task(task_id: str) -> Response:
-    found = services().tasks.service.cancel(task_id)
+    found = services().tasks.service.cancel(task_id, caller().owner)
     response = jsonify(_shown(found))
     response.status_code = 200 if found.is_final else 202
     return response
@@ -118,6 +120,7 @@ def cancel_task(task_id: str) -> Response:
     Operation(
         "List the tasks, newest first",
         "tasks",
+        Access.READ,
         {200: (TasksAnswer,)},
         query=PageQuery,
         errors=(400, 503),
@@ -126,7 +129,7 @@ def cancel_task(task_id: str) -> Response:
 def list_tasks() -> dict[str, Any]:
     query = parse_query(PageQuery)
     before = None if query.cursor is None else int(query.cursor)
-    page = services().tasks.service.page(before=before, limit=query.limit + 1)
+    page = services().tasks.service.page(caller().owner, before=before, limit=query.limit + 1)
     has_more = len(page) > query.limit
     page = page[: query.limit]
     return {"tasks": [_shown(found) for found in page], "next_cursor": str(page[-1].number) if has_more else None}

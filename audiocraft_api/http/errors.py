@@ -5,16 +5,25 @@ from __future__ import annotations
 import logging
 import math
 import re
+from typing import Any
 
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
-from audiocraft_api.errors import AudioCraftError, InvalidRequest, Unavailable
+from audiocraft_api.errors import (
+    AudioCraftError,
+    InvalidRequest,
+    LimitExceeded,
+    PromptRefused,
+    Unauthorized,
+    Unavailable,
+)
 from audiocraft_api.http.context import request_id
 from audiocraft_api.http.schemas import ErrorAnswer
 
 SENTENCES = {
     400: "The request is malformed.",
+    401: "Invalid or missing API key",
     403: "This is not allowed.",
     404: "There is nothing at this address; /docs lists the routes.",
     405: "This address does not take that method.",
@@ -23,7 +32,8 @@ SENTENCES = {
     413: "The request body is too large.",
     415: "The request body has the wrong content type.",
     416: "The requested range is not inside the file.",
-    422: "This Idempotency-Key came before with another request; use a new one.",
+    422: "The prompt is not allowed here, or the Idempotency-Key came before with another request.",
+    429: "You are over your limit; try again after `Retry-After`.",
     500: "The server met an unexpected problem; its log has the cause under this request id.",
     501: "Audio is made on other machines and cannot be heard while it is made.",
 }
@@ -38,9 +48,9 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(Exception, _answer_unexpected)
 
 
-def error_response(status: int, code: str, message: str, errors: dict[str, list[str]] | None = None) -> Response:
-    """Render an error answer; `errors` maps fields to sentences."""
-    answer = ErrorAnswer(error=message, code=code, request_id=request_id(), errors=errors or None)
+def error_response(status: int, code: str, message: str, **details: Any) -> Response:
+    """Render an error answer; `details` are the fields of `ErrorAnswer` that only some have."""
+    answer = ErrorAnswer(error=message, code=code, request_id=request_id(), **details)
     response = jsonify(answer.model_dump(exclude_none=True))
     response.status_code = status
     return response
@@ -49,11 +59,26 @@ def error_response(status: int, code: str, message: str, errors: dict[str, list[
 def _answer_own(error: AudioCraftError) -> Response:
     if error.status >= 500 and not isinstance(error, Unavailable):
         logger.error("%s: %s", error.code, error.message, exc_info=error.__cause__)
-    errors = error.errors if isinstance(error, InvalidRequest) else None
-    response = error_response(error.status, error.code, error.message, errors)
-    if isinstance(error, Unavailable):
-        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    response = error_response(error.status, error.code, error.message, **details_of(error))
+    if isinstance(error, (Unavailable, LimitExceeded)):
+        response.headers["Retry-After"] = str(whole_seconds(error.retry_after_seconds))
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
+
+
+def details_of(error: AudioCraftError) -> dict[str, Any]:
+    """Return the fields of an error's answer beyond its sentence, its code and the request's id."""
+    if isinstance(error, InvalidRequest):
+        return {"errors": error.errors or None}
+    if isinstance(error, PromptRefused):
+        return {"category": error.category or None, "suggestion": error.suggestion}
+    return {}
+
+
+def whole_seconds(seconds: float) -> int:
+    """Return what `Retry-After` says of a time."""
+    return max(1, math.ceil(seconds))
 
 
 def _answer_http(error: HTTPException) -> Response | HTTPException:

@@ -1,14 +1,25 @@
-"""What a route says about itself beside its URL rule: OpenAPI is made from it."""
+"""What a route says about itself beside its URL rule: who may call it, and what OpenAPI is made from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 View = TypeVar("View", bound=Callable[..., Any])
+
+
+class Access(Enum):
+    """Who may call a route, where keys are configured."""
+
+    OPEN = "open"  # everybody
+    LINK = "link"  # who has the scope `read`; everybody where the settings leave audio links open
+    READ = "read"  # who has this scope, and so on
+    GENERATE = "generate"
+    ADMIN = "admin"
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,7 @@ class Operation:
 
     summary: str
     tag: str
+    access: Access
     answers: Mapping[int, tuple[type[BaseModel] | str, ...]]
     description: str = ""
     json: type[BaseModel] | None = None
@@ -37,6 +49,16 @@ def operation(documented: Operation) -> Callable[[View], View]:
 
     def attach(view: View) -> View:
         view.operation = documented  # type: ignore[attr-defined]
+        return access(documented.access)(view)
+
+    return attach
+
+
+def access(decision: Access) -> Callable[[View], View]:
+    """Attach to a view who may call it; for routes that OpenAPI does not name."""
+
+    def attach(view: View) -> View:
+        view.access = decision  # type: ignore[attr-defined]
         return view
 
     return attach

@@ -178,3 +178,5 @@ class ErrorAnswer(_Answer):
     code: str = Field(description="The kind of error, for programs.")
     request_id: str
     errors: dict[str, list[str]] | None = Field(None, description="Sentences by field, where fields are wrong.")
+    category: str | None = Field(None, description="Why a prompt is refused, for programs.")
+    suggestion: str | None = Field(None, description="What may be asked for in place of a refused prompt.")

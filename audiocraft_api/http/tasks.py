@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from flask import Response, jsonify, request, url_for
 
 from audiocraft_api.errors import AudioGone, Canceled, InvalidRequest, NotFound, error_of
+from audiocraft_api.http.auth import caller
 from audiocraft_api.http.context import request_id
 from audiocraft_api.http.disconnect import client_gone
 from audiocraft_api.http.prefer import Preference
@@ -24,7 +25,7 @@ from audiocraft_api.http.task_schemas import (
     TaskWorkingAnswer,
 )
 from audiocraft_api.service.generation import GenerateCommand
-from audiocraft_api.service.storage.base import AudioStore
+from audiocraft_api.service.storage.base import AudioStore, link_of
 from audiocraft_api.service.tasks.service import Outlook
 from audiocraft_api.service.tasks.task import Task
 
@@ -46,7 +47,9 @@ def submit_task(command: GenerateCommand, webhook_url: str | None = None) -> Tas
     """Accept a command as a task of the current request. Raises what the task service raises, InvalidRequest."""
     if webhook_url is not None:
         services().tasks.webhooks.check(webhook_url)
-    return services().tasks.service.submit(command, idempotency_key=idempotency_key(), webhook_url=webhook_url)
+    return services().tasks.service.submit(
+        command, owner=caller().owner, idempotency_key=idempotency_key(), webhook_url=webhook_url
+    )
 
 
 def idempotency_key() -> str | None:
@@ -141,7 +144,8 @@ def show(task: Task, files: AudioStore, outlook: Outlook | None = None) -> TaskA
     }
     if task.state == "completed" and task.result is not None:
         audio_url = files.url_for(task.result["filename"])
-        return TaskCompletedAnswer.model_validate(fields | {"result": task.result, "audio_url": audio_url})
+        result = task.result | {"filename": link_of(task.result["filename"])}
+        return TaskCompletedAnswer.model_validate(fields | {"result": result, "audio_url": audio_url})
     if task.state == "failed":
         return TaskFailedAnswer(**fields, error=task.error or "", code=task.error_code or "")
     if task.state == "canceled":

@@ -38,6 +38,7 @@ class GenerateCommand:
     cfg_coef: float = DEFAULT_CFG_COEF
     seed: int | None = None
     melody: AudioInput | None = None
+    audio_owner: str | None = None  # who alone may fetch the audio; None is everybody who knows its link
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +149,9 @@ class GenerationService:
 
     def save(self, submission: Submission, result: GenerationResult) -> GeneratedFile:
         """Convert a result and store it."""
-        output_format = submission.command.output_format
-        stored = self._store.save(self._encode(result, output_format), convert.FORMATS[output_format].extension)
+        output_format, owner = submission.command.output_format, submission.command.audio_owner
+        audio = self._encode(result, output_format)
+        stored = self._store.save(audio, convert.FORMATS[output_format].extension, owner)
         return GeneratedFile(stored.filename, self._store.url_for(stored.filename), self.recipe(submission, result))
 
     def _encode(self, result: GenerationResult, output_format: str) -> bytes:

@@ -1,9 +1,38 @@
-"""The interface that every store of finished audio fills. The service and the routes know stores only through it."""
+"""The interface that every store of finished audio fills. The service and the routes know stores only through it.
+
+A filename is `<uuid>.<extension>`, and `<owner>/<uuid>.<extension>` for audio that is an owner's alone. Links hold its
+last part: whose folder it lies in, the caller's key says.
+"""
 
 from __future__ import annotations
 
+import re
+import uuid
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
+
+OWNER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# A version 4 UUID and an extension, maybe in an owner's folder: a name of any other shape never reaches a store.
+LINK = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\.[a-z0-9]{1,8}")
+FILENAME = re.compile(rf"({OWNER.pattern}/)?{LINK.pattern}")
+
+
+def new_filename(extension: str, owner: str | None) -> str:
+    """Make up a name. Raises ValueError for an extension or an owner that no name can hold."""
+    filename = name_of(f"{uuid.uuid4()}.{extension}", owner)
+    if not FILENAME.fullmatch(filename):
+        raise ValueError(f"{extension!r} is not a file name extension, or {owner!r} is not an owner")
+    return filename
+
+
+def name_of(link: str, owner: str | None) -> str:
+    """Return the filename that a link's last part stands for when `owner` asks."""
+    return link if owner is None else f"{owner}/{link}"
+
+
+def link_of(filename: str) -> str:
+    """Return what a link holds of a filename."""
+    return filename.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -27,8 +56,8 @@ class OpenAudio:
 class AudioStore(Protocol):
     """Keeps finished audio under names that it makes up. Thread-safe."""
 
-    def save(self, audio: bytes, extension: str) -> StoredAudio:
-        """Keep `audio` under a new name that ends in `extension` (no dot).
+    def save(self, audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
+        """Keep `audio` under a new name that ends in `extension` (no dot), for everybody or for an owner alone.
 
         The file appears whole or not at all. Raises StorageUnavailable.
         """

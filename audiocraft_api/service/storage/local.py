@@ -14,7 +14,6 @@ import re
 import stat
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,11 +21,18 @@ from pathlib import Path
 
 from audiocraft_api.config import Config
 from audiocraft_api.errors import NotFound, StorageUnavailable
-from audiocraft_api.service.storage.base import OpenAudio, StoredAudio
+from audiocraft_api.service.storage.base import (
+    FILENAME,
+    LINK,
+    OWNER,
+    OpenAudio,
+    StoredAudio,
+    link_of,
+    name_of,
+    new_filename,
+)
 
-# A version 4 UUID and an extension: a name of any other shape never reaches the file system.
-FILENAME = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\.[a-z0-9]{1,8}")
-TEMPORARY = re.compile(rf"\.{FILENAME.pattern}\.part")
+TEMPORARY = re.compile(rf"\.{LINK.pattern}\.part")
 TEMPORARY_MAX_AGE_SECONDS = 3600.0  # no write takes so long: its writer is dead
 
 logger = logging.getLogger(__name__)
@@ -46,16 +52,14 @@ class LocalStore:
         self._sweeper: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def save(self, audio: bytes, extension: str) -> StoredAudio:
+    def save(self, audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
         """Write to a temporary name in the same directory, sync, rename. Raises StorageUnavailable."""
-        filename = f"{uuid.uuid4()}.{extension}"
-        if not FILENAME.fullmatch(filename):
-            raise ValueError(f"{extension!r} is not a file name extension")
+        filename = new_filename(extension, owner)
         self._start_sweeper()
         path = self._directory / filename
-        temporary = path.with_name(f".{filename}.part")
+        temporary = path.with_name(f".{path.name}.part")
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "xb") as file:
                 file.write(audio)
                 file.flush()
@@ -87,7 +91,7 @@ class LocalStore:
 
     def url_for(self, filename: str) -> str:
         """Return the path of the file's route on this server."""
-        return f"/audio/{filename}"
+        return f"/audio/{link_of(filename)}"
 
     def delete(self, filename: str) -> None:
         """Delete a file; its readers read on. Raises StorageUnavailable."""
@@ -108,7 +112,7 @@ class LocalStore:
         try:
             for filename, status in self._files():
                 age_seconds = now - status.st_mtime
-                if TEMPORARY.fullmatch(filename):
+                if TEMPORARY.fullmatch(link_of(filename)):
                     if age_seconds > TEMPORARY_MAX_AGE_SECONDS:
                         (self._directory / filename).unlink(missing_ok=True)
                 elif self._max_age_seconds and age_seconds > self._max_age_seconds and self._evict(filename):
@@ -134,16 +138,18 @@ class LocalStore:
         if sweeper is not None:
             sweeper.join()
 
-    def _files(self) -> list[tuple[str, os.stat_result]]:
-        """List this store's own files, the temporary ones included."""
+    def _files(self, owner: str | None = None) -> list[tuple[str, os.stat_result]]:
+        """List this store's own files, or an owner's, the temporary ones included."""
         files: list[tuple[str, os.stat_result]] = []
-        with suppress(FileNotFoundError), os.scandir(self._directory) as entries:
+        with suppress(FileNotFoundError), os.scandir(self._directory / (owner or "")) as entries:
             for entry in entries:
-                if FILENAME.fullmatch(entry.name) or TEMPORARY.fullmatch(entry.name):
+                if LINK.fullmatch(entry.name) or TEMPORARY.fullmatch(entry.name):
                     with suppress(FileNotFoundError):  # another process swept it
                         status = entry.stat(follow_symlinks=False)
                         if stat.S_ISREG(status.st_mode):
-                            files.append((entry.name, status))
+                            files.append((name_of(entry.name, owner), status))
+                elif owner is None and OWNER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                    files += self._files(entry.name)
         return files
 
     def _evict(self, filename: str) -> bool:
@@ -203,7 +209,7 @@ def _open_regular(path: Path) -> tuple[int, os.stat_result]:
 
 
 def _describe(filename: str, status: os.stat_result) -> StoredAudio:
-    return StoredAudio(filename, status.st_size, status.st_mtime, etag=filename.partition(".")[0])
+    return StoredAudio(filename, status.st_size, status.st_mtime, etag=link_of(filename).partition(".")[0])
 
 
 def _unavailable(verb: str, error: OSError) -> StorageUnavailable:

@@ -1,0 +1,31 @@
+"""Who asks: what a request knows of its caller once its key has been looked at. Knows no key and no store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Scope = Literal["read", "generate", "admin"]
+SCOPES: tuple[Scope, ...] = ("read", "generate", "admin")
+
+
+@dataclass(frozen=True)
+class CallerLimits:
+    """What a caller may have, where that differs from the settings; None is what the settings say, 0 no limit."""
+
+    requests_per_minute: int | None = None
+    requests_per_day: int | None = None
+    audio_seconds_per_day: int | None = None
+    concurrent_requests: int | None = None
+
+
+@dataclass(frozen=True)
+class Caller:
+    """One who may call. `owner` is whose tasks and audio it sees: a key's id, None where no keys are configured."""
+
+    owner: str | None
+    scopes: frozenset[Scope] = frozenset(SCOPES)
+    limits: CallerLimits = field(default_factory=CallerLimits)
+
+
+EVERYBODY = Caller(None)
