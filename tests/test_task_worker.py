@@ -255,14 +255,14 @@ class TestFailures:
         saves: list[str] = []
         save = house.files.save
 
-        def save_or_be_full(audio: bytes, extension: str) -> Any:
+        def save_or_be_full(audio: bytes, extension: str, owner: str | None = None) -> Any:
             saves.append(extension)
             if len(saves) > 1:
-                return save(audio, extension)
+                return save(audio, extension, owner)
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))  # a write fails half-way, as on a full disk
             try:
-                return save(audio, extension)
+                return save(audio, extension, owner)
             except StorageUnavailable as error:
                 error.retry_after_seconds = 0.05
                 raise
@@ -368,9 +368,9 @@ def run_before_save(house: House, monkeypatch: pytest.MonkeyPatch, action: Calla
     """Do something at the last moment before the audio is stored."""
     save = house.files.save
 
-    def act_and_save(audio: bytes, extension: str) -> StoredAudio:
+    def act_and_save(audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
         action()
-        return save(audio, extension)
+        return save(audio, extension, owner)
 
     monkeypatch.setattr(house.files, "save", act_and_save)
 
