@@ -21,6 +21,8 @@ from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.service.generation import GenerationService
 from audiocraft_api.service.melody_upload import MelodyDecoder
+from audiocraft_api.service.state import schema
+from audiocraft_api.service.state.sqlite_file import SqliteFile
 from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.storage.local import LocalStore
 from audiocraft_api.service.streaming import StreamingService
@@ -30,6 +32,7 @@ from audiocraft_api.service.tasks.store import TaskStore
 from audiocraft_api.service.tasks.task import Task
 
 if TYPE_CHECKING:
+    from audiocraft_api.service.state.redis_client import RedisClient
     from audiocraft_api.service.tasks.celery_backend import CeleryBackend
 
 BLUEPRINTS = (health, models, generate, melody, tasks, task_events, stream, live, audio, docs)
@@ -39,6 +42,7 @@ EXPOSED_HEADERS = [
     "Preference-Applied",
     *stream.HEADERS,
 ]
+STATE_TIMEOUT_SECONDS = 1.0  # every request asks it who calls: better no answer than a late one
 # A form has ten texts and one file; its texts are held in memory, the file is not.
 MAX_FORM_PARTS = 50
 MAX_FORM_MEMORY_BYTES = 256 * 2**10
@@ -58,6 +62,7 @@ def create_app(
     """
     config = config or load_config()
     configure_logging(config)
+    state = create_state(config)
     catalog = catalog or Catalog(config)
     cache = cache or ModelCache(catalog, config)
     store = store or LocalStore(config)
@@ -75,6 +80,7 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions[EXTENSION] = Services(
         config=config,
+        state=state,
         catalog=catalog,
         cache=cache,
         engine=engine,
@@ -95,6 +101,15 @@ def create_app(
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     return app
+
+
+def create_state(config: Config) -> SqliteFile | RedisClient:
+    """Return what the stores of keys, quotas and known results share; it opens with its first use."""
+    if not config.shares_state:
+        return SqliteFile(config.state_db, schema.LAYOUT)
+    from audiocraft_api.service.state.redis_client import RedisClient
+
+    return RedisClient(config.redis_url, schema.LAYOUT.name, timeout_seconds=STATE_TIMEOUT_SECONDS)
 
 
 def _create_tasks(generation: GenerationService, files: AudioStore, config: Config) -> TaskBackend:

@@ -28,6 +28,7 @@ def serve(app: str = "app:app", **settings: object) -> Iterator[tuple[tuple[str,
             "bind": f"{address[0]}:{address[1]}",
             "audio_dir": Path(directory, "audio"),
             "task_db": Path(directory, "tasks.sqlite3"),
+            "state_db": Path(directory, "state.sqlite3"),
             "log_level": "WARNING",
         }
         variables = {f"AUDIOCRAFT_API_{name.upper()}": str(value) for name, value in {**defaults, **settings}.items()}

@@ -263,7 +263,8 @@ def test_interrupting_the_server_ends_it_at_once(tmp_path: Path, hold: Path) -> 
 
 def test_the_development_server_serves_the_same_routes(tmp_path: Path) -> None:
     port = free_port()
-    settings = {"bind": f"127.0.0.1:{port}", "audio_dir": tmp_path, "task_db": tmp_path / "tasks.sqlite3"}
+    settings = {"bind": f"127.0.0.1:{port}", "audio_dir": tmp_path}
+    settings |= {"task_db": tmp_path / "tasks.sqlite3", "state_db": tmp_path / "state.sqlite3"}
     environ = os.environ | {variable_name(name): str(value) for name, value in settings.items()}
     with (tmp_path / "server.log").open("wb") as output:
         process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environ, stdout=output, stderr=output)

@@ -487,6 +487,7 @@ def test_a_real_model_makes_the_same_audio_by_every_door(tmp_path: Path, demo_ch
     config = Config(
         audio_dir=tmp_path / "audio",
         task_db=tmp_path / "tasks.sqlite3",
+        state_db=tmp_path / "state.sqlite3",
         checkpoints_dir=demo_checkpoints,
         offline=True,
         device="cpu",

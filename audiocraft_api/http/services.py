@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from flask import Flask, current_app
 
@@ -21,6 +21,10 @@ from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.streaming import StreamingService
 from audiocraft_api.service.tasks.backend import TaskBackend
 
+if TYPE_CHECKING:
+    from audiocraft_api.service.state.redis_client import RedisClient
+    from audiocraft_api.service.state.sqlite_file import SqliteFile
+
 EXTENSION = "audiocraft_api"
 
 logger = logging.getLogger(__name__)
@@ -31,6 +35,7 @@ class Services:
     """Everything that lives as long as the app."""
 
     config: Config
+    state: SqliteFile | RedisClient  # of keys, quotas and known results
     catalog: Catalog
     cache: ModelCache
     engine: Engine
@@ -60,6 +65,7 @@ class Services:
         self.streams.close()
         self.cache.close()
         self.store.close()
+        self.state.close()
 
 
 def services_of(app: Flask) -> Services:

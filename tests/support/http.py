@@ -16,7 +16,8 @@ from support.fakes import FakeCache, FakeEngine
 
 def fake_app(directory: Path, engine: FakeEngine | None = None, **settings: Any) -> Flask:
     """Return a new app over a fake engine, with everything else real."""
-    directories = {"audio_dir": "audio", "checkpoints_dir": "checkpoints", "task_db": "tasks.sqlite3"}
+    directories = {"audio_dir": "audio", "checkpoints_dir": "checkpoints"}
+    directories |= {"task_db": "tasks.sqlite3", "state_db": "state.sqlite3"}
     config = Config(**{name: directory / part for name, part in directories.items()} | settings)
     return create_app(config, engine=engine or FakeEngine(), cache=FakeCache())
 

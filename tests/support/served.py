@@ -93,7 +93,8 @@ def serve(directory: Path, app: str = "app:app", port: int = 0, **settings: Any)
     """Serve with gunicorn as `make run` does, on a free port; the server is gone at the end."""
     port = port or free_port()
     log = directory / "server.log"
-    own = {"audio_dir": directory / "audio", "task_db": directory / "tasks.sqlite3"}
+    own = {"audio_dir": directory / "audio"}
+    own |= {"task_db": directory / "tasks.sqlite3", "state_db": directory / "state.sqlite3"}
     settings = {"bind": f"127.0.0.1:{port}", **own} | settings
     environ = os.environ | {variable_name(name): str(value) for name, value in settings.items()}
     environ |= {

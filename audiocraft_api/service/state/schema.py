@@ -1,0 +1,19 @@
+"""The tables of the state that outlasts a request and is no task: one file for all of its stores. Nothing runs here."""
+
+from audiocraft_api.service.state.sqlite_file import Layout
+
+# Rows of `api_keys` are never deleted: what has been created, and revoked, tells whether anything has changed.
+TABLES = """
+CREATE TABLE api_keys (
+    id TEXT PRIMARY KEY,
+    hash TEXT NOT NULL,
+    name TEXT NOT NULL,
+    scopes TEXT NOT NULL,
+    limits TEXT NOT NULL,
+    created REAL NOT NULL,
+    expires REAL,
+    revoked REAL
+)
+"""
+
+LAYOUT = Layout("state store", 1, TABLES)
