@@ -19,6 +19,8 @@ from audiocraft_api.http.waiters import Waiters
 from audiocraft_api.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
+from audiocraft_api.service.access.authenticator import Authenticator
+from audiocraft_api.service.access.key_store import KeyStore, SqliteKeyStore
 from audiocraft_api.service.generation import GenerationService
 from audiocraft_api.service.melody_upload import MelodyDecoder
 from audiocraft_api.service.state import schema
@@ -39,7 +41,7 @@ BLUEPRINTS = (health, models, generate, melody, tasks, task_events, stream, live
 # What a page of another origin may read of an answer, beyond the body.
 EXPOSED_HEADERS = [
     *("X-Request-ID", "Retry-After", "Content-Disposition", "Content-Range", "Accept-Ranges", "Location"),
-    "Preference-Applied",
+    *("Preference-Applied", "WWW-Authenticate"),
     *stream.HEADERS,
 ]
 STATE_TIMEOUT_SECONDS = 1.0  # every request asks it who calls: better no answer than a late one
@@ -81,6 +83,7 @@ def create_app(
     app.extensions[EXTENSION] = Services(
         config=config,
         state=state,
+        access=Authenticator(create_key_store(state), config),
         catalog=catalog,
         cache=cache,
         engine=engine,
@@ -110,6 +113,16 @@ def create_state(config: Config) -> SqliteFile | RedisClient:
     from audiocraft_api.service.state.redis_client import RedisClient
 
     return RedisClient(config.redis_url, schema.LAYOUT.name, timeout_seconds=STATE_TIMEOUT_SECONDS)
+
+
+def create_key_store(state: SqliteFile | RedisClient) -> KeyStore:
+    """Return the store of API keys in the shared state."""
+    if isinstance(state, SqliteFile):
+        return SqliteKeyStore(state)
+    from audiocraft_api.service.access.key_store import RedisKeyStore
+    from audiocraft_api.service.state.redis_client import PREFIX
+
+    return RedisKeyStore(state, PREFIX)
 
 
 def _create_tasks(generation: GenerationService, files: AudioStore, config: Config) -> TaskBackend:

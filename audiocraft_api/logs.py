@@ -17,7 +17,7 @@ from audiocraft_api.config import Config
 request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
 
 # What a caller may attach by `extra=`; JSON lines carry it as fields of its own.
-EXTRA_FIELDS = ("method", "path", "status", "milliseconds")
+EXTRA_FIELDS = ("method", "path", "status", "milliseconds", "key_id")
 # C0, DEL and C1 controls and the Unicode line ends: in text, one record stays one line that no client can forge.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
     code: f"\\u{code:04x}" for code in (0x2028, 0x2029)

@@ -23,7 +23,7 @@ LAYERS = [
     {"service"},
     {"http"},
     {"blueprints"},
-    {"factory", "worker", "celery_app"},
+    {"factory", "worker", "celery_app", "__main__"},
 ]
 TORCH = {"torch", "torchaudio", "audiocraft", "transformers", "demucs"}
 

@@ -46,7 +46,11 @@ def _finish(response: Response) -> Response:
         "status": response.status_code,
         "milliseconds": round((time.perf_counter() - g.started) * 1000, 1),
     }
-    logger.info("%(method)s %(path)s %(status)d in %(milliseconds).1f ms", fields, extra=fields)
+    line = "%(method)s %(path)s %(status)d in %(milliseconds).1f ms"
+    if "caller" in g and g.caller.owner is not None:
+        fields["key_id"] = g.caller.owner
+        line += " by %(key_id)s"
+    logger.info(line, fields, extra=fields)
     return response
 
 

@@ -21,6 +21,7 @@ from simple_websocket import ConnectionClosed, Server
 
 from audiocraft_api.config import Config
 from audiocraft_api.errors import Forbidden, InvalidRequest
+from audiocraft_api.http.auth import WEBSOCKET_PROTOCOL
 from audiocraft_api.http.disconnect import SOCKET_KEYS
 
 # What a client may send in all beyond one message of the largest size: a cancel, pongs, a farewell.
@@ -33,6 +34,7 @@ def server_options(config: Config) -> dict[str, Any]:
     return {
         # A client that does not answer a ping until the next one is gone.
         "ping_interval": config.socket_timeout_seconds / 2,
+        "subprotocols": [WEBSOCKET_PROTOCOL],
         "max_message_size": config.max_json_bytes,
         "thread_class": functools.partial(threading.Thread, daemon=True),
     }

@@ -15,6 +15,7 @@ from audiocraft_api.http.streams import Streams
 from audiocraft_api.http.waiters import Waiters
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
+from audiocraft_api.service.access.authenticator import Authenticator
 from audiocraft_api.service.generation import Generation
 from audiocraft_api.service.melody_upload import MelodyDecoder
 from audiocraft_api.service.storage.base import AudioStore
@@ -36,6 +37,7 @@ class Services:
 
     config: Config
     state: SqliteFile | RedisClient  # of keys, quotas and known results
+    access: Authenticator
     catalog: Catalog
     cache: ModelCache
     engine: Engine
@@ -50,6 +52,7 @@ class Services:
 
     def start(self) -> None:
         """Start what works without being asked: unfinished tasks go on. Once, in the process that serves."""
+        self.access.warn_if_open()
         self.tasks.start()
 
     def close(self, grace_seconds: float = 0.0) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 Scope = Literal["read", "generate", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "generate", "admin")
+DEFAULT_SCOPES: frozenset[Scope] = frozenset({"read", "generate"})  # of a key that is not given others
 
 
 @dataclass(frozen=True)
@@ -29,3 +31,10 @@ class Caller:
 
 
 EVERYBODY = Caller(None)
+NOBODY = Caller(None, frozenset())
+
+
+def scopes_of(names: Iterable[str]) -> frozenset[Scope]:
+    """Return the scopes among some names."""
+    given = set(names)
+    return frozenset(scope for scope in SCOPES if scope in given)

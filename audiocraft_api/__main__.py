@@ -1,0 +1,156 @@
+"""`python -m audiocraft_api keys create | list | revoke`: the operator's command, by the settings of the server.
+
+It works on the state store itself, so the server need not run, and one that runs takes note within a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from audiocraft_api.config import Config, ConfigError, load_config
+from audiocraft_api.errors import StorageUnavailable
+from audiocraft_api.factory import create_key_store, create_state
+from audiocraft_api.service.access.api_key import ApiKey, new_key
+from audiocraft_api.service.access.caller import DEFAULT_SCOPES, SCOPES, CallerLimits, Scope, scopes_of
+from audiocraft_api.service.access.key_store import KeyStore
+
+DAY_SECONDS = 86_400.0
+MAX_NAME = 100
+COLUMNS = ("id", "name", "state", "scopes", "created", "expires", "limits")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Exits with a sentence for what is wrong."""
+    given = _parser().parse_args(arguments)
+    try:
+        config = load_config()
+        state = create_state(config)
+        try:
+            given.run(create_key_store(state), config, given)
+        finally:
+            state.close()
+    except (ConfigError, StorageUnavailable) as error:
+        sys.exit(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m audiocraft_api", description="Operate AudioCraft API.")
+    keys = parser.add_subparsers(required=True, metavar="keys").add_parser("keys", help="API keys")
+    commands = keys.add_subparsers(required=True, metavar="create | list | revoke")
+    create = commands.add_parser("create", help="make a key, and show it this once")
+    create.add_argument("--name", required=True, type=_name, help="whose it is, for people")
+    create.add_argument(
+        "--scopes", type=_scopes, default=DEFAULT_SCOPES, help="of generate, read, admin; default: generate,read"
+    )
+    create.add_argument("--expires-days", type=_days, help="how long it is good for; default: until it is revoked")
+    for limit in fields(CallerLimits):
+        option = "--" + limit.name.replace("_", "-")
+        create.add_argument(option, type=_count, help="in place of the setting; 0 is no limit")
+    create.set_defaults(run=_create)
+    show = commands.add_parser("list", help="show what is known of all keys")
+    show.set_defaults(run=_list)
+    revoke = commands.add_parser("revoke", help="refuse a key from now on")
+    revoke.add_argument("id", help="the part of the key between acg_ and the next _")
+    revoke.set_defaults(run=_revoke)
+    for command in (create, show, revoke):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _create(store: KeyStore, config: Config, given: argparse.Namespace) -> None:
+    now = time.time()
+    if sum(key.is_usable(now) for key in store.all()) >= config.max_keys:
+        sys.exit(f"There are already {config.max_keys} keys (AUDIOCRAFT_API_MAX_KEYS); revoke some.")
+    limits = CallerLimits(**{limit.name: getattr(given, limit.name) for limit in fields(CallerLimits)})
+    expires = None if given.expires_days is None else now + given.expires_days * DAY_SECONDS
+    key, known = new_key(given.name, given.scopes, limits, created=now, expires=expires)
+    store.add(known)
+    if given.json:
+        print(json.dumps({"key": key} | _shown(known)))
+        return
+    print(key)
+    print(
+        f"This is the key of {known.name!r}. It is not shown again: nothing but a hash of it is kept.", file=sys.stderr
+    )
+
+
+def _list(store: KeyStore, _config: Config, given: argparse.Namespace) -> None:
+    shown = [_shown(key) for key in store.all()]
+    if given.json:
+        print(json.dumps(shown))
+        return
+    rows = [COLUMNS, *(tuple(_cell(key[column]) for column in COLUMNS) for key in shown)]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(COLUMNS))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _revoke(store: KeyStore, _config: Config, given: argparse.Namespace) -> None:
+    key = store.revoke(given.id, time.time())
+    if key is None:
+        sys.exit(f"There is no key {given.id}.")
+    print(json.dumps(_shown(key)) if given.json else f"{key.id} is revoked.")
+
+
+def _shown(key: ApiKey) -> dict[str, Any]:
+    """Return what people may see of a key."""
+    state = "revoked" if key.revoked is not None else "usable" if key.is_usable(time.time()) else "expired"
+    return {
+        "id": key.id,
+        "name": key.name,
+        "state": state,
+        "scopes": sorted(key.scopes),
+        "created": _time(key.created),
+        "expires": _time(key.expires),
+        "revoked": _time(key.revoked),
+        "limits": {name: value for name, value in asdict(key.limits).items() if value is not None},
+    }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{name}={count}" for name, count in value.items()) or "-"
+    return ",".join(value) if isinstance(value, list) else str(value or "-")
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _name(text: str) -> str:
+    if not text.isprintable() or not 0 < len(text.strip()) <= MAX_NAME:
+        raise argparse.ArgumentTypeError(f"1 to {MAX_NAME} printable characters were expected")
+    return text.strip()
+
+
+def _scopes(text: str) -> frozenset[Scope]:
+    names = [name.strip() for name in text.split(",")]
+    if not set(names) <= set(SCOPES):
+        raise argparse.ArgumentTypeError(f"some of {', '.join(SCOPES)} were expected, separated by commas")
+    return scopes_of(names)
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not (math.isfinite(days) and 0 < days <= 36_500):
+        raise argparse.ArgumentTypeError("a number of days over 0, at most 36500, was expected")
+    return days
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 0 <= count <= 10**9:
+        raise argparse.ArgumentTypeError("a whole number from 0 to 1000000000 was expected")
+    return count
+
+
+if __name__ == "__main__":
+    main()

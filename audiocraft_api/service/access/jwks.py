@@ -1,0 +1,132 @@
+"""The public keys that an issuer of tokens publishes (RFC 7517): fetched, kept for a while, fetched again when needed.
+
+A thread of its own fetches, at most every few seconds. Requests go on with the keys that are known; only one whose key
+is unknown waits, for a bounded time and in bounded number. Knows nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import urllib.request
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
+
+from audiocraft_api.config import Config
+from audiocraft_api.errors import Unavailable
+
+if TYPE_CHECKING:
+    from jwt import PyJWK
+
+MAX_BYTES = 256 * 2**10
+MAX_WAITING = 4  # requests that wait for a fetch; unknown keys must not hold all threads
+FAMILIES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}  # the type of key that an algorithm is for
+
+logger = logging.getLogger(__name__)
+
+
+class KeySet:
+    """An issuer's keys for verifying. Thread-safe."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._condition = threading.Condition()
+        self._keys: dict[tuple[str, str], PyJWK] = {}
+        self._fetched_at: float | None = None
+        self._tried_at: float | None = None
+        self._is_fetching = False
+        self._has_failed = False
+        self._num_waiting = 0
+
+    def get(self, key_id: str, algorithm: str) -> PyJWK | None:
+        """Return a key for an algorithm that the settings allow; None for one that the issuer does not have.
+
+        Raises Unavailable when that cannot be told now.
+        """
+        wanted = key_id, algorithm
+        with self._condition:
+            if wanted not in self._keys or self._is_older_than(self._config.jwt_jwks_lifetime_seconds):
+                self._begin_fetch()
+            if wanted not in self._keys and self._is_fetching and self._num_waiting < MAX_WAITING:
+                self._num_waiting += 1
+                self._condition.wait_for(lambda: not self._is_fetching, self._config.jwt_jwks_timeout_seconds)
+                self._num_waiting -= 1
+            if self._has_failed and self._is_older_than(self._config.jwt_jwks_outage_seconds):
+                self._keys = {}
+            if wanted not in self._keys and (self._has_failed or self._is_fetching):
+                raise Unavailable("The keys of the tokens' issuer cannot be fetched now; try again later.")
+            return self._keys.get(wanted)
+
+    def _is_older_than(self, seconds: float) -> bool:
+        return self._fetched_at is None or time.monotonic() - self._fetched_at > seconds
+
+    def _begin_fetch(self) -> None:
+        now = time.monotonic()
+        if self._is_fetching or (
+            self._tried_at is not None and now - self._tried_at < self._config.jwt_jwks_refetch_seconds
+        ):
+            return
+        self._tried_at, self._is_fetching = now, True
+        threading.Thread(target=self._fetch, name="jwks", daemon=True).start()
+
+    def _fetch(self) -> None:
+        keys = None
+        try:
+            keys = self._keys_of(_download(self._config.jwt_jwks_url, self._config.jwt_jwks_timeout_seconds))
+        except (OSError, HTTPException, ValueError, RecursionError) as error:
+            logger.error("The keys of the tokens' issuer cannot be fetched: %s", error)
+        finally:
+            with self._condition:
+                self._is_fetching, self._has_failed = False, keys is None
+                if keys is not None:
+                    self._keys, self._fetched_at = keys, time.monotonic()
+                self._condition.notify_all()
+
+    def _keys_of(self, document: bytes) -> dict[tuple[str, str], PyJWK]:
+        """Return the keys of a document that can be used. Raises ValueError for what is no JWKS."""
+        from jwt import PyJWK
+        from jwt.exceptions import PyJWTError
+
+        found = json.loads(document)
+        if not isinstance(found, dict) or not isinstance(found.get("keys"), list):
+            raise ValueError("it is no JSON Web Key Set")
+        keys: dict[tuple[str, str], PyJWK] = {}
+        for entry in found["keys"]:
+            for algorithm in self._config.jwt_algorithms:
+                if _is_for(entry, algorithm):
+                    try:
+                        keys[entry["kid"], algorithm] = PyJWK(entry, algorithm=algorithm)
+                    except PyJWTError as error:  # a curve that the algorithm is not for, say
+                        logger.debug("A key is left out: %s", error)
+        return keys
+
+
+def _is_for(entry: Any, algorithm: str) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("kid"), str)
+        and entry.get("kty") == FAMILIES[algorithm[:2]]
+        and entry.get("use", "sig") == "sig"
+        and entry.get("alg", algorithm) == algorithm
+    )
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_arguments: Any) -> None:
+        return None
+
+
+def _download(url: str, timeout_seconds: float) -> bytes:
+    """Return what is at `url`. Raises OSError, HTTPException, ValueError for what is too large."""
+    until = time.monotonic() + timeout_seconds
+    body = b""
+    with urllib.request.build_opener(_NoRedirect).open(url, timeout=timeout_seconds) as response:
+        while piece := response.read1(65_536):
+            body += piece
+            if len(body) > MAX_BYTES:
+                raise ValueError(f"it is over {MAX_BYTES} bytes")
+            if time.monotonic() > until:
+                raise TimeoutError(f"it took longer than {timeout_seconds:g} s")
+    return body
