@@ -16,7 +16,8 @@ import socket
 import ssl
 import threading
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -88,6 +89,18 @@ def call(target: Target, body: bytes, headers: dict[str, str], *, allow_private:
     time-outs and TLS), http.client.HTTPException.
     """
     address = resolve(target, allow_private=allow_private)
+    with connected(target, address, timeout_seconds) as client:
+        client.request("POST", target.path, body, headers)
+        with client.getresponse() as response:
+            return response.status
+
+
+@contextmanager
+def connected(target: Target, address: str, timeout_seconds: float) -> Iterator[http.client.HTTPConnection]:
+    """Connect to the target at an address of it, or at its host; then the block has `timeout_seconds` in all.
+
+    Raises OSError; so, or with http.client.HTTPException, does what the block does when its time is over.
+    """
     connection = socket.create_connection((address, target.port), timeout_seconds)
     # The socket's own time-out begins anew with every byte: a drip of them must end too.
     with connection.dup() as handle:
@@ -100,9 +113,7 @@ def call(target: Target, body: bytes, headers: dict[str, str], *, allow_private:
             with closing(http.client.HTTPConnection(target.host, target.port)) as client:
                 client.default_port = 443 if target.scheme == "https" else 80
                 client.sock = connection
-                client.request("POST", target.path, body, headers)
-                with client.getresponse() as response:
-                    return response.status
+                yield client
         finally:
             alarm.cancel()
             alarm.join()
