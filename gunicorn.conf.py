@@ -6,11 +6,14 @@ import sys
 from audiocraft_api.config import ConfigError, load_config
 from audiocraft_api.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.service.policy.prompt_policy import PromptPolicy
 from audiocraft_api.worker import ServerLog, Worker
 
 try:
     settings = load_config()
-    Catalog(settings)  # its file may be wrong too: say so here, once, and not in every worker that starts
+    # Their files may be wrong too: say so here, once, and not in every worker that starts.
+    Catalog(settings)
+    PromptPolicy(settings)
 except ConfigError as error:
     sys.exit(str(error))
 configure_logging(settings)

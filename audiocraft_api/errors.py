@@ -18,6 +18,7 @@
     │   ├── ModelUnavailable
     │   ├── OutOfMemory
     │   ├── StorageUnavailable
+    │   ├── ModerationUnavailable
     │   └── ShuttingDown
     ├── DeadlineExceeded (504)
     ├── Canceled                     the caller left or canceled; nobody reads the answer
@@ -158,6 +159,12 @@ class OutOfMemory(Unavailable):
 
 class StorageUnavailable(Unavailable):
     code = "storage_unavailable"
+
+
+class ModerationUnavailable(Unavailable):
+    """Whether the prompt is allowed cannot be told."""
+
+    code = "moderation_unavailable"
 
 
 class ShuttingDown(Unavailable):

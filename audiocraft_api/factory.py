@@ -23,6 +23,7 @@ from audiocraft_api.service.access.authenticator import Authenticator
 from audiocraft_api.service.access.key_store import KeyStore, SqliteKeyStore
 from audiocraft_api.service.generation import GenerationService
 from audiocraft_api.service.melody_upload import MelodyDecoder
+from audiocraft_api.service.policy.prompt_policy import PromptPolicy
 from audiocraft_api.service.state import schema
 from audiocraft_api.service.state.sqlite_file import SqliteFile
 from audiocraft_api.service.storage.base import AudioStore
@@ -86,6 +87,7 @@ def create_app(
         access=Authenticator(create_key_store(state), config),
         catalog=catalog,
         cache=cache,
+        policy=PromptPolicy(config),
         engine=engine,
         store=store,
         generation=remote.generation if remote else generation,

@@ -55,9 +55,9 @@ def test_an_unknown_variable_with_the_prefix_warns(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("command", [["gunicorn", "-c", "gunicorn.conf.py", "app:app"], ["python", "app.py"]])
-@pytest.mark.parametrize("wrong", ["threads", "models_file"])
+@pytest.mark.parametrize("wrong", ["threads", "models_file", "prompt_list_file"])
 def test_a_wrong_value_stops_the_start_with_one_sentence(command: list[str], wrong: str, tmp_path: Path) -> None:
-    value = "0" if wrong == "threads" else str(tmp_path / "absent.json")
+    value = "0" if wrong == "threads" else str(tmp_path / "absent")
     program = Path(sys.executable).parent / command[0]
     run = subprocess.run(
         [program, *command[1:]],

@@ -20,7 +20,7 @@ from audiocraft_api.http.tasks import IDEMPOTENCY_HEADER, answer_by_task
 from audiocraft_api.service.generation import GenerateCommand, Recipe
 
 GENERATION_ANSWERS = {200: (GenerateUrlAnswer, GenerateBase64Answer), 202: (AcceptedAnswer,)}
-GENERATION_ERRORS = (400, 411, 413, 415, 503, 504)
+GENERATION_ERRORS = (400, 411, 413, 415, 422, 503, 504)
 GENERATION_DESCRIPTION = (
     "Waits until the audio is ready. A client that closes its connection stops the generation. "
     "With the header `Prefer: respond-async` the answer is a task, at once; with `Prefer: wait=N` it is one when "
@@ -43,7 +43,7 @@ blueprint = Blueprint("generate", __name__)
         GENERATION_ANSWERS,
         description=GENERATION_DESCRIPTION,
         json=GenerateRequest,
-        errors=(*GENERATION_ERRORS, 410, 422),
+        errors=(*GENERATION_ERRORS, 410),
         request_headers=PREFER,
         examples={
             "demo": {"prompt": "warm analog synth arpeggio, 100 bpm", "model_size": "demo", "duration": 2, "seed": 7},

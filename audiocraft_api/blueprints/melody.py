@@ -36,7 +36,7 @@ blueprint = Blueprint("melody", __name__)
         GENERATION_ANSWERS,
         description=GENERATION_DESCRIPTION,
         form=MelodyRequest,
-        errors=(*GENERATION_ERRORS, 410, 422),
+        errors=(*GENERATION_ERRORS, 410),
         request_headers=PREFER,
     )
 )

@@ -1,7 +1,7 @@
 """The one way in for everything that makes audio, whichever door it comes through.
 
-The order of the checks: key (`auth`), size and shape (`parsing`), then here: what the model can do; and last, by the
-door itself, a place in the queue. Nothing costs anything before it.
+The order of the checks: key (`auth`), size and shape (`parsing`), then here: what the model can do and whether
+the prompt is allowed; and last, by the door itself, a place in the queue. Nothing costs anything before it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ logger = logging.getLogger(__name__)
 def admitted(fields: StreamRequest, spec: ModelSpec) -> Iterator[GenerateCommand]:
     """Admit a parsed request of the current caller, and say in the service's words what it asks of a model.
 
-    The block hands the command on. Raises InvalidRequest.
+    The block hands the command on. Raises InvalidRequest, PromptRefused, ModerationUnavailable.
     """
     config = services().config
     _check_duration(fields, spec)
+    services().policy.check(fields.prompt)
     if config.log_prompts:
         logger.info("Prompt: %s", fields.prompt)
     yield GenerateCommand(

@@ -18,6 +18,7 @@ from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.service.access.authenticator import Authenticator
 from audiocraft_api.service.generation import Generation
 from audiocraft_api.service.melody_upload import MelodyDecoder
+from audiocraft_api.service.policy.prompt_policy import PromptPolicy
 from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.streaming import StreamingService
 from audiocraft_api.service.tasks.backend import TaskBackend
@@ -40,6 +41,7 @@ class Services:
     access: Authenticator
     catalog: Catalog
     cache: ModelCache
+    policy: PromptPolicy
     engine: Engine
     store: AudioStore
     generation: Generation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ def generate(client: FlaskClient, **fields: Any) -> TestResponse:
     return client.post("/generate", json={"prompt": "solo cello", "duration": 1} | fields)
 
 
-def assert_error(response: TestResponse, status: int, code: str, *fields: str) -> dict[str, Any]:
-    """Check that an answer is an error of the one shape, naming exactly `fields`; return its body."""
+def assert_error(
+    response: TestResponse, status: int, code: str, *fields: str, details: Collection[str] = ()
+) -> dict[str, Any]:
+    """Check that an answer is an error of the one shape, naming exactly `fields`, with `details`; return its body."""
     assert response.status_code == status, response.get_data()[:300]
     assert response.mimetype == "application/json"
     body: dict[str, Any] = response.get_json()
-    assert set(body) == {"error", "code", "request_id"} | ({"errors"} if fields else set())
+    assert set(body) == {"error", "code", "request_id"} | ({"errors"} if fields else set()) | set(details)
     assert isinstance(body["error"], str)
     assert body["error"].strip()
     assert body["code"] == code
