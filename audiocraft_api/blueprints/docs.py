@@ -8,7 +8,8 @@ from typing import Any
 from flask import Blueprint, Response, current_app, send_from_directory
 from pydantic import BaseModel
 
-from audiocraft_api.errors import InvalidRequest
+from audiocraft_api.errors import InvalidRequest, StorageUnavailable
+from audiocraft_api.http.auth import asks_for_key
 from audiocraft_api.http.openapi import build_openapi
 from audiocraft_api.http.operations import Access, access
 from audiocraft_api.http.schemas import GenerateRequest, MelodyRequest, StreamRequest
@@ -42,7 +43,7 @@ def openapi() -> dict[str, Any]:
         MelodyRequest: melody_sizes,
         MelodyTaskRequest: melody_sizes,
     }
-    return build_openapi(current_app, sizes)
+    return build_openapi(current_app, sizes, _asks_for_key)
 
 
 @blueprint.get("/")
@@ -55,6 +56,14 @@ def index() -> Response:
 @access(Access.OPEN)
 def docs() -> Response:
     return _page("docs.html")
+
+
+def _asks_for_key(access: Access) -> bool:
+    try:
+        guarded = services().access.asks_for_keys()
+    except StorageUnavailable:
+        guarded = True
+    return guarded and asks_for_key(access, services().config.audio_requires_key)
 
 
 def _page(name: str) -> Response:

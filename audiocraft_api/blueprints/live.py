@@ -29,7 +29,8 @@ PROTOCOL = """The first message is the request, as the JSON of `POST /generate-s
 `{"type": "progress", "current", "total"}` in frames, between them the audio as binary messages, and in the end
 `{"type": "done", "duration", "generation_time", "sample_rate", "format", "seed", "model", "revision", "request_id"}` or
 `{"type": "error", "error", "code", "request_id", "errors"?, "category"?, "suggestion"?, "retry_after"?}`. `{"type": "cancel"}`, or a close, stops it.
-A connection carries one request."""
+A connection carries one request. A page that may send no headers offers two protocols, `audiocraft-api` and
+`audiocraft-api-key.<key>`; the first is chosen."""
 
 blueprint = Blueprint("live", __name__)
 sock = Sock()
@@ -61,7 +62,7 @@ def release(_error: BaseException | None) -> None:
         Access.GENERATE,
         {101: ()},
         description=PROTOCOL,
-        errors=(400, 403, 503),
+        errors=(400, 503),
     )
 )
 def generate_live(ws: Server) -> None:

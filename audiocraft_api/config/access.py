@@ -32,8 +32,9 @@ def environment_keys(secret: SecretStr) -> list[tuple[str, str, str]]:
             "keys, separated by commas, each `KEY`, `NAME:KEY` or `NAME:SCOPE+SCOPE:KEY`, were expected; a key is one of "
             "`python -m audiocraft_api keys create`, or 32 to 128 letters, digits, `-` and `_` (`openssl rand -hex 32`)"
         )
-    if len({match["key"][:ID_LENGTH] for match in found}) < len(found):
-        raise ValueError(f"keys were expected whose first {ID_LENGTH} characters differ")
+    keys = [match["key"] for match in found]
+    if len({key[:ID_LENGTH] if key.startswith("acg_") else key for key in keys}) < len(keys):
+        raise ValueError("keys of different ids were expected")
     return [(match["name"] or "", match["scopes"] or "", match["key"]) for match in found]
 
 

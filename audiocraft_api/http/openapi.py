@@ -6,7 +6,7 @@ Written out here because it must say what the strict parser does: closed objects
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -17,7 +17,7 @@ from werkzeug.routing import Rule
 
 from audiocraft_api import __version__
 from audiocraft_api.http.errors import SENTENCES
-from audiocraft_api.http.operations import Operation
+from audiocraft_api.http.operations import Access, Operation
 from audiocraft_api.http.schemas import ErrorAnswer
 
 JSON = "application/json"
@@ -29,16 +29,29 @@ ERROR_SENTENCES = SENTENCES | {
 }
 REQUEST_ID = {"X-Request-ID": {"description": "The id of this request in the log.", "schema": {"type": "string"}}}
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+CHALLENGE = {"WWW-Authenticate": {"description": "How to show who calls.", "schema": {"type": "string"}}}
+ERROR_HEADERS = {401: CHALLENGE, 503: RETRY_AFTER}
+SECURITY_SCHEMES = {
+    "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key of this service."},
+    "Bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token where tokens are taken."},
+}
 
 
-def build_openapi(app: Flask, model_sizes: Mapping[type[BaseModel], Sequence[str]]) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of an app; `model_sizes` says what each request schema may name as a model."""
+def build_openapi(
+    app: Flask, model_sizes: Mapping[type[BaseModel], Sequence[str]], asks_for_key: Callable[[Access], bool]
+) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of an app.
+
+    `model_sizes` says what each request schema may name as a model, `asks_for_key` which routes need a key now.
+    """
     documented = [(rule, found) for rule in app.url_map.iter_rules() if (found := _operation_of(app, rule))]
     paths: dict[str, dict[str, Any]] = {}
     for rule, found in documented:
         for method in sorted((rule.methods or set()) & {"GET", "POST", "PUT", "PATCH", "DELETE"}):
             path = re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule.rule)
-            paths.setdefault(path, {})[method.lower()] = _path_item(rule, found)
+            paths.setdefault(path, {})[method.lower()] = _path_item(rule, found) | {
+                "security": [{name: []} for name in SECURITY_SCHEMES] if asks_for_key(found.access) else []
+            }
     schemas = _component_schemas([found for _, found in documented])
     for schema, names in model_sizes.items():
         schemas[schema.__name__]["properties"]["model_size"]["enum"] = list(names)
@@ -51,7 +64,7 @@ def build_openapi(app: Flask, model_sizes: Mapping[type[BaseModel], Sequence[str
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "paths": dict(sorted(paths.items())),
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "securitySchemes": SECURITY_SCHEMES},
     }
 
 
@@ -70,12 +83,13 @@ def _component_schemas(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def _path_item(rule: Rule, found: Operation) -> dict[str, Any]:
+    refusals = () if found.access is Access.OPEN else (401, 403, 503)
     item: dict[str, Any] = {
         "operationId": rule.endpoint.rsplit(".", 1)[-1],
         "summary": found.summary,
         "tags": [found.tag],
         "responses": {str(status): _answer(status, bodies, found.headers) for status, bodies in found.answers.items()}
-        | {str(status): _error(status) for status in found.errors}
+        | {str(status): _error(status) for status in sorted({*found.errors, *refusals})}
         | {"default": _error(500)},
     }
     if found.description:
@@ -122,7 +136,7 @@ def _answer(status: int, bodies: Sequence[type[BaseModel] | str], headers: Mappi
 def _error(status: int) -> dict[str, Any]:
     return {
         "description": ERROR_SENTENCES[status],
-        "headers": REQUEST_ID | (RETRY_AFTER if status == HTTPStatus.SERVICE_UNAVAILABLE else {}),
+        "headers": REQUEST_ID | ERROR_HEADERS.get(status, {}),
         "content": {JSON: {"schema": _ref(ErrorAnswer)}},
     }
 

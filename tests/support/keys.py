@@ -1,0 +1,36 @@
+"""Keys for tests: made in the store of an app, as the command makes them, before the app has looked."""
+
+from __future__ import annotations
+
+import time
+
+from flask import Flask
+
+from audiocraft_api.factory import create_key_store
+from audiocraft_api.http.services import services_of
+from audiocraft_api.service.access.api_key import new_key
+from audiocraft_api.service.access.caller import DEFAULT_SCOPES, CallerLimits, scopes_of
+
+ENVIRONMENT_KEY = "k" * 40
+OTHER_KEY = "o" * 40
+
+
+def create_key(
+    app: Flask, *scopes: str, expires_in_seconds: float | None = None, limits: CallerLimits | None = None
+) -> str:
+    """Create a key in the app's store and return it."""
+    now = time.time()
+    expires = None if expires_in_seconds is None else now + expires_in_seconds
+    given = scopes_of(scopes) if scopes else DEFAULT_SCOPES
+    key, known = new_key("a test", given, limits or CallerLimits(), created=now, expires=expires)
+    create_key_store(services_of(app).state).add(known)
+    return key
+
+
+def revoke_key(app: Flask, key: str) -> None:
+    create_key_store(services_of(app).state).revoke(key.split("_")[1], time.time())
+
+
+def with_key(key: str) -> dict[str, str]:
+    """Return the header that carries a key."""
+    return {"X-API-Key": key}
