@@ -10,12 +10,12 @@ import json
 import logging
 import threading
 import time
-import urllib.request
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
-from audiocraft_api.config import Config
+from audiocraft_api.config import Config, ConfigError, variable_name
 from audiocraft_api.errors import Unavailable
+from audiocraft_api.service.tasks.webhook_request import ForbiddenTarget, Target, connected, parse_target
 
 if TYPE_CHECKING:
     from jwt import PyJWK
@@ -31,6 +31,11 @@ class KeySet:
     """An issuer's keys for verifying. Thread-safe."""
 
     def __init__(self, config: Config) -> None:
+        """Take the settings; nothing is fetched. Raises ConfigError."""
+        try:
+            self._target = parse_target(config.jwt_jwks_url, allow_private=True)
+        except ForbiddenTarget as error:
+            raise ConfigError(f"{variable_name('jwt_jwks_url')} {error}") from None
         self._config = config
         self._condition = threading.Condition()
         self._keys: dict[tuple[str, str], PyJWK] = {}
@@ -74,7 +79,7 @@ class KeySet:
     def _fetch(self) -> None:
         keys = None
         try:
-            keys = self._keys_of(_download(self._config.jwt_jwks_url, self._config.jwt_jwks_timeout_seconds))
+            keys = self._keys_of(_download(self._target, self._config.jwt_jwks_timeout_seconds))
         except (OSError, HTTPException, ValueError, RecursionError) as error:
             logger.error("The keys of the tokens' issuer cannot be fetched: %s", error)
         finally:
@@ -98,7 +103,7 @@ class KeySet:
                 if _is_for(entry, algorithm):
                     try:
                         keys[entry["kid"], algorithm] = PyJWK(entry, algorithm=algorithm)
-                    except PyJWTError as error:  # a curve that the algorithm is not for, say
+                    except (PyJWTError, TypeError, ValueError) as error:  # a curve that the algorithm is not for, say
                         logger.debug("A key is left out: %s", error)
         return keys
 
@@ -113,20 +118,14 @@ def _is_for(entry: Any, algorithm: str) -> bool:
     )
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_arguments: Any) -> None:
-        return None
-
-
-def _download(url: str, timeout_seconds: float) -> bytes:
-    """Return what is at `url`. Raises OSError, HTTPException, ValueError for what is too large."""
-    until = time.monotonic() + timeout_seconds
-    body = b""
-    with urllib.request.build_opener(_NoRedirect).open(url, timeout=timeout_seconds) as response:
-        while piece := response.read1(65_536):
-            body += piece
-            if len(body) > MAX_BYTES:
-                raise ValueError(f"it is over {MAX_BYTES} bytes")
-            if time.monotonic() > until:
-                raise TimeoutError(f"it took longer than {timeout_seconds:g} s")
+def _download(target: Target, timeout_seconds: float) -> bytes:
+    """Return what is there. Raises OSError, HTTPException, ValueError for what is no document or too large."""
+    with connected(target, target.host, timeout_seconds) as client:
+        client.request("GET", target.path, headers={"Accept": "application/json"})
+        with client.getresponse() as response:
+            body = response.read(MAX_BYTES + 1)
+    if response.status != 200:
+        raise ValueError(f"the answer is {response.status}")
+    if len(body) > MAX_BYTES:
+        raise ValueError(f"it is over {MAX_BYTES} bytes")
     return body

@@ -1,0 +1,107 @@
+"""An issuer of signed tokens: a real HTTP server with a JWKS, RSA and EC keys, and every way to be wrong."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+AUDIENCE = "https://music.example"
+
+
+class Issuer:
+    """Publishes its public keys at `jwks_url` and signs tokens."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, Any] = {}
+        self.published: list[dict[str, Any]] = []
+        self.num_fetched = 0
+        self.status = 200
+        self.body: bytes | None = None  # in place of the keys
+        self.drips = False  # a byte now and then, for ever
+        self.is_open = threading.Event()
+        self.is_open.set()
+        self.url = self.jwks_url = ""
+
+    def add(self, key_id: str, algorithm: str = "RS256") -> None:
+        """Make a key and publish it."""
+        self.keys[key_id] = {"RS": _rsa, "PS": _rsa, "ES": _ec, "Ed": _ed}[algorithm[:2]]()
+        to_jwk = jwt.get_algorithm_by_name(algorithm).to_jwk
+        entry = to_jwk(self.keys[key_id].public_key(), as_dict=True)
+        self.published.append(entry | {"kid": key_id, "use": "sig", "alg": algorithm})
+
+    def withdraw(self, key_id: str) -> None:
+        self.published = [entry for entry in self.published if entry["kid"] != key_id]
+
+    def claims(self, **changed: Any) -> dict[str, Any]:
+        """Return claims that are taken; `changed` ones that are None are left out."""
+        now = int(time.time())
+        claims = {"iss": self.url, "aud": AUDIENCE, "sub": "alice", "iat": now, "exp": now + 300}
+        claims |= {"scope": "openid read generate"} | changed
+        return {name: value for name, value in claims.items() if value is not None}
+
+    def token(
+        self, key_id: str, algorithm: str = "RS256", headers: dict[str, Any] | None = None, **changed: Any
+    ) -> str:
+        """Sign a token."""
+        signed_headers = {"kid": key_id} if headers is None else headers
+        return jwt.encode(self.claims(**changed), self.keys[key_id], algorithm=algorithm, headers=signed_headers)
+
+
+def _rsa() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def _ec() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _ed() -> ed25519.Ed25519PrivateKey:
+    return ed25519.Ed25519PrivateKey.generate()
+
+
+@contextmanager
+def issue() -> Iterator[Issuer]:
+    """Serve an issuer on a free port."""
+    issuer = Issuer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            issuer.num_fetched += 1
+            issuer.is_open.wait(20)
+            body = json.dumps({"keys": issuer.published}).encode() if issuer.body is None else issuer.body
+            try:
+                self.send_response(issuer.status)
+                self.send_header("Location", "/elsewhere")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                while issuer.drips:
+                    self.wfile.write(b" ")
+                    threading.Event().wait(0.05)
+                self.wfile.write(body)
+            except OSError:
+                pass
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        issuer.url = f"http://127.0.0.1:{server.server_port}"
+        issuer.jwks_url = issuer.url + "/.well-known/jwks.json"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield issuer
+        finally:
+            issuer.drips = False
+            issuer.is_open.set()
+            server.shutdown()
+            thread.join()
