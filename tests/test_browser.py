@@ -45,9 +45,40 @@ async (service) => {
 """
 
 
+USE_A_KEY = """
+async ([service, key]) => {
+  const headers = {"X-API-Key": key, "Content-Type": "application/json"};
+  const body = JSON.stringify({prompt: "solo cello", duration: 1});
+  const without = await fetch(service + "/generate", {method: "POST", headers: {"Content-Type": "application/json"}, body});
+  const refusal = (await without.json()).error;
+  const {audio_url} = await (await fetch(service + "/generate", {method: "POST", headers, body})).json();
+  const bearer = await fetch(service + audio_url, {headers: {Authorization: "Bearer " + key}});
+  const audio = document.querySelector("audio");
+  audio.muted = true;
+  audio.src = URL.createObjectURL(await bearer.blob());
+  await audio.play();
+  const open = (protocols) => new Promise((resolve) => {
+    const socket = new WebSocket(service.replace("http", "ws") + "/ws/generate", protocols);
+    socket.onopen = () => { resolve(socket.protocol); socket.close(); };
+    socket.onerror = () => resolve("refused");
+  });
+  const sockets = [await open(["audiocraft-api", "audiocraft-api-key." + key]), await open(["audiocraft-api"])];
+  return {status: without.status, refusal, sockets};
+}
+"""
+KEY = "k" * 40
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serve(tmp_path_factory.mktemp("server"), "support.served:app") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that asks for a key."""
+    with serve(tmp_path_factory.mktemp("guarded"), "support.served:app", keys=KEY) as running:
         yield running
 
 
@@ -126,3 +157,29 @@ def test_the_first_page_leads_to_the_docs(server: Server, browser: BrowserContex
     page.goto(server.url)
     page.get_by_role("link", name="Documentation").click()
     page.get_by_text("/generate-with-melody").first.wait_for(timeout=20_000)
+
+
+def test_a_page_of_another_origin_uses_its_key_everywhere(
+    guarded: Server, browser: BrowserContext, other_origin: str
+) -> None:
+    page = browser.new_page()
+    page.goto(other_origin)
+    assert page.evaluate(USE_A_KEY, [guarded.url, KEY]) == {
+        "status": 401,
+        "refusal": "Invalid or missing API key",
+        "sockets": ["audiocraft-api", "refused"],
+    }
+
+
+def test_the_docs_are_authorized_with_a_key(guarded: Server, browser: BrowserContext) -> None:
+    page = browser.new_page()
+    page.goto(guarded.url + "/docs")
+    page.get_by_role("button", name="Authorize").first.click(timeout=20_000)
+    dialog = page.locator(".auth-container", has_text="X-API-Key")
+    dialog.locator("input").fill(KEY)
+    dialog.get_by_role("button", name="Apply credentials").click()
+    page.get_by_role("button", name="Close").last.click()
+    page.locator("#operations-models-models button").first.click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    page.locator(".live-responses-table .response-col_status", has_text="200").wait_for(timeout=20_000)

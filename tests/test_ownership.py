@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from audiocraft_api.http.services import services_of
+from support.celery_workplace import CeleryWorkplace
 from support.fakes import FakeEngine
 from support.http import fake_app
 from support.keys import create_key, with_key
@@ -57,21 +58,33 @@ def engine() -> FakeEngine:
     return FakeEngine()
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def app(request: pytest.FixtureRequest, tmp_path: Path, engine: FakeEngine) -> Iterator[Flask]:
-    """An app that has not started and has no key."""
-    if request.param == "sqlite":
-        app = fake_app(tmp_path, engine)
-        yield app
-        services_of(app).close()
-        return
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CeleryWorkplace]:
+    with CeleryWorkplace(tmp_path_factory.mktemp("celery"), task_concurrency=2).opened() as workplace:
+        yield workplace
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "redis").mkdir()
     redis = RedisServer(tmp_path / "redis")
     redis.start()
-    app = fake_app(tmp_path, engine, state_backend="redis", redis_url=redis.url)
-    yield app
-    services_of(app).close()
+    yield redis.url
     redis.kill()
+
+
+@pytest.fixture(params=["sqlite", "redis", "celery"])
+def app(request: pytest.FixtureRequest, tmp_path: Path, engine: FakeEngine) -> Iterator[Flask]:
+    """An app that has not started and has no key."""
+    settings: dict[str, Any] = {}
+    if request.param == "redis":
+        settings = {"state_backend": "redis", "redis_url": request.getfixturevalue("redis_url")}
+    if request.param == "celery":
+        settings = request.getfixturevalue("workplace").prepared_for(engine)
+    app = fake_app(tmp_path, engine, **settings)
+    yield app
+    engine.open_gate.set()
+    services_of(app).close()
 
 
 @pytest.fixture

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import soundfile
 
+from audiocraft_api.config import variable_name
 from support.served import ROOT, Server, serve
 
 README = (ROOT / "README.md").read_text()
@@ -68,3 +71,22 @@ def test_streams_are_heard_with_curl_and_javascript(server: Server, tmp_path: Pa
         ["node", "--input-type=module", "--eval"], block("Hear it while it is made", "js"), server, tmp_path
     ).split()
     assert int(heard[0]) == 44 + 2 * 32_000 * 2
+
+
+def test_the_walk_with_keys_makes_uses_lists_and_revokes_one(demo_checkpoints: Path, tmp_path: Path) -> None:
+    settings = {"checkpoints_dir": demo_checkpoints, "state_db": tmp_path / "state.sqlite3"}
+    with serve(tmp_path, offline=True, keys="k" * 40, **settings) as server:
+        shell = block("Keys", "bash").replace(SHOWN_SERVER, server.url).replace(".venv/bin/python", sys.executable)
+        environ = os.environ | {variable_name(name): str(value) for name, value in settings.items()}
+        done = subprocess.run(
+            ["bash", "-euc", shell], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120, check=True
+        )
+        answer, _, listed, revoked = done.stdout.splitlines()
+        assert json.loads(answer)["success"] is True
+        assert listed.split()[1:3] == ["studio", "usable"]
+        assert revoked == f"{listed.split()[0]} is revoked."
+
+        script = f"const key = '{'k' * 40}';\n" + block("Keys", "js")
+        lines = run(["node", "--input-type=module", "--eval"], script, server, tmp_path).splitlines()
+        assert [line for line in lines if '"status": "completed"' in line]
+        assert lines[-1].startswith("blob:")
