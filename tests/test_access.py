@@ -307,7 +307,7 @@ class TestTheWarning:
     def test_a_key_in_the_store_is_enough(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         app = fake_app(tmp_path)
         create_key(app)
-        services_of(app).access.warn_if_open()
+        services_of(app).access.start()
         assert "No API key" not in capsys.readouterr().err
 
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flask.testing import FlaskClient
 
 from audiocraft_api.config import ConfigError, load_config
+from audiocraft_api.http.services import services_of
 from audiocraft_api.service.storage.base import OWNER
 from support.http import assert_error, fake_app
 from support.issuer import AUDIENCE, Issuer, issue
@@ -229,6 +230,14 @@ class TestTheKeySet:
             assert set(pool.map(lambda _: status(client, token), range(40))) == {200}
         assert issuer.num_fetched == 1
 
+    def test_it_is_fetched_at_the_start_without_being_asked(self, tmp_path: Path, issuer: Issuer) -> None:
+        client = client_of(tmp_path, issuer)
+        services_of(client.application).start()
+        wait_until(lambda: issuer.num_fetched == 1)
+        assert status(client, issuer.token("first")) == 200
+        assert issuer.num_fetched == 1
+        services_of(client.application).close()
+
     def test_a_new_key_is_found_and_an_old_one_forgotten(self, tmp_path: Path, issuer: Issuer) -> None:
         client = client_of(tmp_path, issuer, jwt_jwks_lifetime_seconds=1)
         old = issuer.token("first")
@@ -320,7 +329,12 @@ class TestSettings:
         with pytest.raises(ConfigError, match="go together"):
             load_config(environ)
 
-    def test_an_address_that_cannot_be_called_stops_the_start(self, tmp_path: Path) -> None:
-        url = "https://user:password@i.example/jwks"
+    @pytest.mark.parametrize("url", ["https://user:password@i.example/jwks", "file:///etc/passwd", "https:///jwks"])
+    def test_an_address_that_cannot_be_called_stops_the_start(self, url: str) -> None:
+        environ = {"AUDIOCRAFT_API_JWT_ISSUER": "https://i.example", "AUDIOCRAFT_API_JWT_AUDIENCE": "a"}
         with pytest.raises(ConfigError, match="AUDIOCRAFT_API_JWT_JWKS_URL"):
-            fake_app(tmp_path, jwt_issuer="https://i.example", jwt_audience="a", jwt_jwks_url=url)
+            load_config(environ | {"AUDIOCRAFT_API_JWT_JWKS_URL": url})
+
+    def test_an_address_with_a_port_that_there_cannot_be_stops_it_too(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="AUDIOCRAFT_API_JWT_JWKS_URL"):
+            fake_app(tmp_path, jwt_issuer="i", jwt_audience="a", jwt_jwks_url="https://i.example:99999/jwks")

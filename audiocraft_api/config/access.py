@@ -83,7 +83,7 @@ class AccessSettings(Section):
     jwt_jwks_timeout_seconds: float = Field(5.0, gt=0, le=60, description="Longest time of a fetch.")
     jwt_jwks_url: str = Field(
         "",
-        pattern=r"^(https?://.+)?$",
+        pattern=r"^(https?://[^\s/?#@]+(/[\x21-\x7e]*)?)?$",
         validate_default=True,
         description="Where the issuer publishes its public keys (JWKS); use `https`. Redirects are not followed.",
     )

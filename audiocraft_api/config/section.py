@@ -18,4 +18,4 @@ CommaList = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 class Section(BaseModel):
     """A group of settings, frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)

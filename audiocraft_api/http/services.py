@@ -54,7 +54,7 @@ class Services:
 
     def start(self) -> None:
         """Start what works without being asked: unfinished tasks go on. Once, in the process that serves."""
-        self.access.warn_if_open()
+        self.access.start()
         self.tasks.start()
 
     def close(self, grace_seconds: float = 0.0) -> None:

@@ -12,6 +12,7 @@ import re
 import secrets
 import string
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from audiocraft_api.service.access.caller import Caller, CallerLimits, Scope
 
@@ -61,6 +62,6 @@ def id_of(key: str) -> str:
     return found[1] if found else "env-" + hash_of(key)[:16]
 
 
-def matches(known: ApiKey | None, key: str) -> bool:
+def matches(known: ApiKey | None, key: str) -> TypeGuard[ApiKey]:
     """Say whether `key` is the known one, in the same time whatever is known."""
     return hmac.compare_digest(known.hash if known else NO_HASH, hash_of(key)) and known is not None

@@ -54,8 +54,10 @@ class Authenticator:
         """
         return self._is_guarded or self._known.have_existed()
 
-    def warn_if_open(self) -> None:
-        """Log a warning when strangers can reach a service that asks for no key."""
+    def start(self) -> None:
+        """Fetch what tokens are checked with; log a warning when strangers can reach a service that asks for no key."""
+        if self._tokens:
+            self._tokens.start()
         try:
             if not self.asks_for_keys() and not _is_local(self._bind):
                 logger.warning(OPEN_WARNING, self._bind)
@@ -66,12 +68,12 @@ class Authenticator:
         key_id = id_of(credential)
         key = self._environment.get(key_id)
         if matches(key, credential):
-            return key.caller if key else None
+            return key.caller
         if self._tokens and credential.count(".") == 2:
             return self._tokens.caller_of(credential)
         if KEY.fullmatch(credential):
             key = self._known.get(key_id)
-            if matches(key, credential) and key and key.is_usable(self._clock()):
+            if matches(key, credential) and key.is_usable(self._clock()):
                 return key.caller
         return None
 

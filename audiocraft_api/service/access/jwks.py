@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from jwt import PyJWK
 
 MAX_BYTES = 256 * 2**10
-MAX_WAITING = 4  # requests that wait for a fetch; unknown keys must not hold all threads
 FAMILIES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}  # the type of key that an algorithm is for
 
 logger = logging.getLogger(__name__)
@@ -44,6 +43,11 @@ class KeySet:
         self._is_fetching = False
         self._has_failed = False
         self._num_waiting = 0
+        self._max_waiting = config.threads // 4  # unknown keys must not hold all threads
+
+    def prefetch(self) -> None:
+        with self._condition:
+            self._begin_fetch()
 
     def get(self, key_id: str, algorithm: str) -> PyJWK | None:
         """Return a key for an algorithm that the settings allow; None for one that the issuer does not have.
@@ -54,7 +58,7 @@ class KeySet:
         with self._condition:
             if wanted not in self._keys or self._is_older_than(self._config.jwt_jwks_lifetime_seconds):
                 self._begin_fetch()
-            if wanted not in self._keys and self._is_fetching and self._num_waiting < MAX_WAITING:
+            if wanted not in self._keys and self._is_fetching and self._num_waiting < self._max_waiting:
                 self._num_waiting += 1
                 self._condition.wait_for(lambda: not self._is_fetching, self._config.jwt_jwks_timeout_seconds)
                 self._num_waiting -= 1

@@ -22,6 +22,10 @@ class TokenVerifier:
         self._config = config
         self._keys = KeySet(config)
 
+    def start(self) -> None:
+        """Fetch the issuer's keys in the background, so that the first tokens need not wait for them."""
+        self._keys.prefetch()
+
     def caller_of(self, token: str) -> Caller:
         """Return whom a token stands for. Raises Unauthorized, Unavailable when that cannot be told now."""
         import jwt
