@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,6 +141,19 @@ class TestKnownKeys:
                 assert time.monotonic() - began < 1.0
                 pause.wait(0.01)
         assert known.have_existed()  # though its only key is revoked
+
+
+def test_a_new_file_that_another_process_opens_at_the_same_time_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("CREATE TABLE begun (id)")
+        other.execute("BEGIN IMMEDIATE")  # at which SQLite refuses to switch to a write-ahead log, without waiting
+        leave = threading.Timer(0.2, other.execute, ("COMMIT",))
+        leave.start()
+        file = SqliteFile(path, schema.LAYOUT)
+        assert SqliteKeyStore(file).version() == 0
+        file.close()
+        leave.join()
 
 
 class CountingStore:

@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,7 +150,7 @@ class SqliteFile:
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts are nobody else's to read
                 writer = self._connect()
                 try:
-                    _prepare(writer, self._layout)
+                    _prepare(writer, self._layout, self._busy_seconds)
                     self._connections = writer, self._connect()
                 finally:
                     if self._connections is None:
@@ -176,14 +177,14 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
             db.execute("ROLLBACK")
 
 
-def _prepare(db: sqlite3.Connection, layout: Layout) -> None:
+def _prepare(db: sqlite3.Connection, layout: Layout, busy_seconds: float) -> None:
     """Check the file and make the tables where they are missing. Raises sqlite3.Error."""
     for (finding,) in db.execute("PRAGMA quick_check(1)"):
         if finding != "ok":
             error = sqlite3.DatabaseError(finding)
             error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise error
-    db.execute("PRAGMA journal_mode = WAL")
+    _switch_to_wal(db, busy_seconds)
     db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     with _transaction(db):
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -197,3 +198,16 @@ def _prepare(db: sqlite3.Connection, layout: Layout) -> None:
         if version != layout.version:
             raise sqlite3.DatabaseError(f"its layout is {version}, of another release; this one knows {layout.version}")
         db.execute(f"PRAGMA user_version = {layout.version}")
+
+
+def _switch_to_wal(db: sqlite3.Connection, busy_seconds: float) -> None:
+    """Write ahead. When several open a new file at once, SQLite refuses all but one without waiting: so wait here."""
+    until = time.monotonic() + busy_seconds
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+        time.sleep(0.01)
