@@ -269,13 +269,13 @@ class TestKeysOfTheEnvironment:
 
     @pytest.mark.parametrize(
         "wrong",
-        ["short", "a b" * 20, "n:write:" + "k" * 40, "n:" + "k" * 31, "acg_abcd1234_" + "x" * 42, "k" * 129, "k" * 40 + ",a:" + "k" * 40],
+        ["short", ",", " ", "a b" * 20, "n:write:" + "k" * 40, "n:" + "k" * 31, "acg_abcd1234_" + "x" * 42, "k" * 129, "k" * 40 + ",a:" + "k" * 40],
     )  # fmt: skip
     def test_a_wrong_one_stops_the_start_naming_the_variable_with_the_value_hidden(self, wrong: str) -> None:
         with pytest.raises(ConfigError) as refusal:
             load_config({"AUDIOCRAFT_API_KEYS": wrong})
         assert "AUDIOCRAFT_API_KEYS=(hidden) is not valid" in str(refusal.value)
-        assert wrong not in str(refusal.value)
+        assert len(wrong) < 2 or wrong not in str(refusal.value)
 
     def test_they_are_never_printed(self) -> None:
         assert ENVIRONMENT_KEY not in repr(load_config({"AUDIOCRAFT_API_KEYS": ENVIRONMENT_KEY}))

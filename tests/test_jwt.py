@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -22,6 +23,7 @@ from flask.testing import FlaskClient
 
 from audiocraft_api.config import ConfigError, load_config
 from audiocraft_api.http.services import services_of
+from audiocraft_api.service.access import jwks
 from audiocraft_api.service.storage.base import OWNER
 from support.http import assert_error, fake_app
 from support.issuer import AUDIENCE, Issuer, issue
@@ -180,6 +182,7 @@ class TestTokensThatAreRefused:
 
     def test_a_key_for_encryption(self, tmp_path: Path, issuer: Issuer) -> None:
         issuer.published[0]["use"] = "enc"
+        issuer.add("other")
         assert status(client_of(tmp_path, issuer), issuer.token("first")) == 401
 
     def test_a_key_that_the_token_brings_along(self, client: FlaskClient, issuer: Issuer) -> None:
@@ -265,6 +268,18 @@ class TestTheKeySet:
         assert issuer.num_fetched > 2
         issuer.status = 200
         wait_until(lambda: status(client, token) == 200)
+
+    def test_keys_that_nobody_asked_for_in_days_are_fetched_before_one_is_believed(
+        self, client: FlaskClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old = issuer.token("first")
+        assert status(client, old) == 200
+        issuer.add("second")
+        issuer.withdraw("first")
+        days_later = SimpleNamespace(monotonic=lambda: time.monotonic() + 3 * 86_400)
+        monkeypatch.setattr(jwks, "time", days_later)
+        assert status(client, old) == 401
+        assert status(client, issuer.token("second")) == 200
 
     def test_a_slow_fetch_holds_up_nobody_whose_key_is_known(self, tmp_path: Path, issuer: Issuer) -> None:
         client = client_of(tmp_path, issuer, jwt_jwks_lifetime_seconds=1)

@@ -25,9 +25,10 @@ Algorithm = Literal[
 
 def environment_keys(secret: SecretStr) -> list[tuple[str, str, str]]:
     """Return name, scopes and key of each key in `AUDIOCRAFT_API_KEYS`; name and scopes may be empty. Raises ValueError."""
-    items = split_commas(secret.get_secret_value())
+    text = secret.get_secret_value()
+    items = split_commas(text)
     found = [match for item in items if (match := ENVIRONMENT_KEY.fullmatch(item))]
-    if len(found) < len(items):
+    if len(found) < len(items) or (text and not items):  # `$A,$B` of unset variables must not open the service
         raise ValueError(
             "keys, separated by commas, each `KEY`, `NAME:KEY` or `NAME:SCOPE+SCOPE:KEY`, were expected; a key is one of "
             "`python -m audiocraft_api keys create`, or 32 to 128 letters, digits, `-` and `_` (`openssl rand -hex 32`)"

@@ -56,15 +56,15 @@ class KeySet:
         """
         wanted = key_id, algorithm
         with self._condition:
+            if self._is_older_than(max(self._config.jwt_jwks_lifetime_seconds, self._config.jwt_jwks_outage_seconds)):
+                self._keys = {}  # nobody has asked for long, or they cannot be fetched: they may be withdrawn by now
             if wanted not in self._keys or self._is_older_than(self._config.jwt_jwks_lifetime_seconds):
                 self._begin_fetch()
             if wanted not in self._keys and self._is_fetching and self._num_waiting < self._max_waiting:
                 self._num_waiting += 1
                 self._condition.wait_for(lambda: not self._is_fetching, self._config.jwt_jwks_timeout_seconds)
                 self._num_waiting -= 1
-            if self._has_failed and self._is_older_than(self._config.jwt_jwks_outage_seconds):
-                self._keys = {}
-            if wanted not in self._keys and (self._has_failed or self._is_fetching):
+            if wanted not in self._keys and (self._has_failed or self._is_fetching or not self._keys):
                 raise Unavailable("The keys of the tokens' issuer cannot be fetched now; try again later.")
             return self._keys.get(wanted)
 
