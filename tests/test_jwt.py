@@ -186,7 +186,7 @@ class TestTokensThatAreRefused:
         assert status(client_of(tmp_path, issuer), issuer.token("first")) == 401
 
     def test_a_key_that_the_token_brings_along(self, client: FlaskClient, issuer: Issuer) -> None:
-        with issue() as stranger:
+        with issue("stranger") as stranger:
             stranger.add("first")
             stranger.url = issuer.url
             brought = {"kid": "first", "jwk": stranger.published[0], "jku": stranger.jwks_url}

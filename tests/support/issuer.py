@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 import time
@@ -19,7 +20,8 @@ AUDIENCE = "https://music.example"
 class Issuer:
     """Publishes its public keys at `jwks_url` and signs tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self.keys: dict[str, Any] = {}
         self.published: list[dict[str, Any]] = []
         self.num_fetched = 0
@@ -32,7 +34,7 @@ class Issuer:
 
     def add(self, key_id: str, algorithm: str = "RS256") -> None:
         """Make a key and publish it."""
-        self.keys[key_id] = {"RS": _rsa, "PS": _rsa, "ES": _ec, "Ed": _ed}[algorithm[:2]]()
+        self.keys[key_id] = _private_key(self._name, key_id, algorithm[:2])
         to_jwk = jwt.get_algorithm_by_name(algorithm).to_jwk
         entry = to_jwk(self.keys[key_id].public_key(), as_dict=True)
         self.published.append(entry | {"kid": key_id, "use": "sig", "alg": algorithm})
@@ -55,22 +57,19 @@ class Issuer:
         return jwt.encode(self.claims(**changed), self.keys[key_id], algorithm=algorithm, headers=signed_headers)
 
 
-def _rsa() -> rsa.RSAPrivateKey:
+@functools.cache  # RSA keys take long to make
+def _private_key(_issuer: str, _key_id: str, family: str) -> Any:
+    if family == "ES":
+        return ec.generate_private_key(ec.SECP256R1())
+    if family == "Ed":
+        return ed25519.Ed25519PrivateKey.generate()
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-def _ec() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def _ed() -> ed25519.Ed25519PrivateKey:
-    return ed25519.Ed25519PrivateKey.generate()
-
-
 @contextmanager
-def issue() -> Iterator[Issuer]:
-    """Serve an issuer on a free port."""
-    issuer = Issuer()
+def issue(name: str = "issuer") -> Iterator[Issuer]:
+    """Serve an issuer on a free port; those of one name have the same keys."""
+    issuer = Issuer(name)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
