@@ -8,6 +8,7 @@ from typing import Any
 from audiocraft_api.config import ConfigError, load_config
 from audiocraft_api.factory import create_app
 from audiocraft_api.http.services import services_of
+from audiocraft_api.service.storage.create import check_store
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,7 @@ def main() -> None:
     try:
         config = load_config()
         application = create_app(config)
+        check_store(config)
     except ConfigError as error:
         sys.exit(str(error))
     host, _, port = config.bind.rpartition(":")

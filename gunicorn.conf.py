@@ -7,16 +7,18 @@ from audiocraft_api.config import ConfigError, load_config
 from audiocraft_api.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.service.policy.prompt_policy import PromptPolicy
+from audiocraft_api.service.storage.create import check_store
 from audiocraft_api.worker import ServerLog, Worker
 
 try:
     settings = load_config()
-    # Their files may be wrong too: say so here, once, and not in every worker that starts.
+    configure_logging(settings)
+    # What they name may be wrong too: say so here, once, and not in every worker that starts.
     Catalog(settings)
     PromptPolicy(settings)
+    check_store(settings)
 except ConfigError as error:
     sys.exit(str(error))
-configure_logging(settings)
 
 bind = settings.bind
 worker_class = Worker

@@ -21,7 +21,7 @@ from audiocraft_api.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.service.generation import GenerationService
-from audiocraft_api.service.storage.local import LocalStore
+from audiocraft_api.service.storage.create import check_store, create_store
 from audiocraft_api.service.tasks.celery_transport import (
     DRAIN_SHARE,
     RUN_NEXT,
@@ -49,7 +49,7 @@ class WorkerProcess:
         self._config = config
         self._cache = ModelCache(Catalog(config), config)
         self._engine = engine or create_engine(self._cache, config)
-        self._files = LocalStore(config)
+        self._files = create_store(config)
         self._store = RedisTaskStore(config.redis_url, max_attempts=config.task_attempts)
         generation = GenerationService(self._engine, self._files, config)
         runner = TaskRunner(self._store, generation, self._files, config)
@@ -77,6 +77,7 @@ def create_celery_app(config: Config | None = None, *, engine: Engine | None = N
     """
     config = config or load_config()
     Catalog(config)  # its file may be wrong: say so at the start
+    check_store(config)
     celery = create_celery(config)
     started: list[WorkerProcess] = []
 

@@ -27,7 +27,7 @@ from audiocraft_api.service.policy.prompt_policy import PromptPolicy
 from audiocraft_api.service.state import schema
 from audiocraft_api.service.state.sqlite_file import SqliteFile
 from audiocraft_api.service.storage.base import AudioStore
-from audiocraft_api.service.storage.local import LocalStore
+from audiocraft_api.service.storage.create import create_store
 from audiocraft_api.service.streaming import StreamingService
 from audiocraft_api.service.tasks.backend import EmbeddedBackend, TaskBackend
 from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
@@ -68,7 +68,7 @@ def create_app(
     state = create_state(config)
     catalog = catalog or Catalog(config)
     cache = cache or ModelCache(catalog, config)
-    store = store or LocalStore(config)
+    store = store or create_store(config)
     remote = _create_remote_tasks(store, config) if config.task_backend == "celery" else None
     engine = engine or (remote.engine if remote else create_engine(cache, config))
 

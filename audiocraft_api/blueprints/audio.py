@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import cast
 
-from flask import Blueprint, Response, request, send_file
+from flask import Blueprint, Response, redirect, request, send_file
 
 from audiocraft_api.http.auth import caller
 from audiocraft_api.http.operations import Access, Operation, operation
 from audiocraft_api.http.services import services
 from audiocraft_api.service.convert import MEDIA_TYPES
-from audiocraft_api.service.storage.base import OpenAudio, link_of, name_of
+from audiocraft_api.service.storage.base import CACHE_CONTROL, OpenAudio, link_of, name_of
 
-CACHE_CONTROL = "private, max-age=31536000, immutable"
 # What is asked for otherwise, several ranges or other units, is answered with the whole file (RFC 9110, 14.2).
 ONE_RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]+-[0-9]*|-[0-9]+)\s*", re.IGNORECASE)
 
@@ -25,22 +25,43 @@ blueprint = Blueprint("audio", __name__)
         "Fetch an audio file",
         "audio",
         Access.LINK,
-        dict.fromkeys((200, 206), tuple(sorted(set(MEDIA_TYPES.values())))) | {304: ()},
+        dict.fromkeys((200, 206), tuple(sorted(set(MEDIA_TYPES.values())))) | {302: (), 304: ()},
+        description="Where the settings say so, 302 leads to the object store that has the file, for a short while.",
         parameters={"filename": "Name of the file, from `audio_url`."},
-        errors=(404, 416),
+        errors=(404, 416, 503),
     )
 )
 def audio(filename: str) -> Response:
     owner = caller().owner if services().config.audio_requires_key else None
-    opened = services().store.open(name_of(filename, owner))
+    name, is_head = name_of(filename, owner), request.method == "HEAD"
+    if (elsewhere := services().store.redirect_for(name, is_head=is_head)) is not None:
+        return _redirect(elsewhere)
+    opened = services().store.open(name)
     try:
         response = _respond(opened)
+        if opened.is_remote and not is_head and response.status_code != 304:
+            _read_ahead(opened, response)
     except BaseException:
         opened.file.close()
         raise
-    if request.method == "HEAD" or response.status_code == 304:
+    if is_head or response.status_code == 304:
         opened.file.close()  # no body is sent, so no server closes it
     return response
+
+
+def _redirect(address: str) -> Response:
+    """Lead to an address that is good for a while; caches keep this for half of that, and so never lead to a dead end."""
+    response = cast(Response, redirect(address))
+    response.headers["Cache-Control"] = f"private, max-age={services().config.s3_link_seconds // 2}"
+    return response
+
+
+def _read_ahead(opened: OpenAudio, response: Response) -> None:
+    """Fetch the beginning of what will be sent, so that a store that fails is an error's answer and no broken file."""
+    start = response.content_range.start if response.status_code == 206 else 0
+    opened.file.seek(start or 0)
+    opened.file.read(1)
+    opened.file.seek(start or 0)
 
 
 def _respond(opened: OpenAudio) -> Response:

@@ -23,6 +23,7 @@ from audiocraft_api.config.results import ResultSettings
 from audiocraft_api.config.section import Section
 from audiocraft_api.config.server import ServerSettings
 from audiocraft_api.config.state import StateSettings
+from audiocraft_api.config.storage import StorageSettings
 from audiocraft_api.config.tasks import TaskSettings
 from audiocraft_api.config.telemetry import TelemetrySettings
 from audiocraft_api.config.webhooks import WebhookSettings
@@ -47,6 +48,7 @@ class Config(
     TaskSettings,
     WebhookSettings,
     AudioSettings,
+    StorageSettings,
     StateSettings,
     TelemetrySettings,
 ):

@@ -14,6 +14,8 @@ from typing import BinaryIO, Protocol
 OWNER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # A version 4 UUID and an extension, maybe in an owner's folder: a name of any other shape never reaches a store.
 LINK = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\.[a-z0-9]{1,8}")
+# Of files wherever they are fetched from: they never change.
+CACHE_CONTROL = "private, max-age=31536000, immutable"
 FILENAME = re.compile(rf"({OWNER.pattern}/)?{LINK.pattern}")
 
 
@@ -47,10 +49,11 @@ class StoredAudio:
 
 @dataclass(frozen=True, eq=False)
 class OpenAudio:
-    """A file that is being read. It is leased until `file` is closed: no sweep deletes it."""
+    """A file that is being read. No sweep deletes it until `file` is closed, or, in a store of many servers, for an hour."""
 
     audio: StoredAudio
     file: BinaryIO  # at its start, seekable
+    is_remote: bool = False  # it is fetched while it is read: reading raises NotFound, StorageUnavailable
 
 
 class AudioStore(Protocol):
@@ -70,13 +73,19 @@ class AudioStore(Protocol):
         """
 
     def url_for(self, filename: str) -> str:
-        """Return the address that a client fetches the file from."""
+        """Return the address that a client fetches the file from, on this server."""
+
+    def redirect_for(self, filename: str, *, is_head: bool = False) -> str | None:
+        """Return where else a client may fetch (or ask about) the file for a short while; None: only here, by `open`.
+
+        Raises NotFound, StorageUnavailable.
+        """
 
     def delete(self, filename: str) -> None:
-        """Delete a file, leased or not; one that is not there is no error. Raises StorageUnavailable."""
+        """Delete a file, whoever reads it; one that is not there is no error. Raises StorageUnavailable."""
 
     def sweep(self) -> int:
-        """Delete what is too old or too much, except leased files, and return how many. Raises StorageUnavailable."""
+        """Delete what is too old or too much, except files being read, and return how many. Raises StorageUnavailable."""
 
     def close(self) -> None:
         """Stop the store's own threads. Files stay."""

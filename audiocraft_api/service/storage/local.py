@@ -31,6 +31,7 @@ from audiocraft_api.service.storage.base import (
     name_of,
     new_filename,
 )
+from audiocraft_api.service.storage.sweeper import Sweeper
 
 TEMPORARY = re.compile(rf"\.{LINK.pattern}\.part")
 TEMPORARY_MAX_AGE_SECONDS = 3600.0  # no write takes so long: its writer is dead
@@ -45,17 +46,15 @@ class LocalStore:
         self._directory = config.audio_dir
         self._max_age_seconds = config.audio_max_age_seconds
         self._max_total_bytes = config.audio_max_total_bytes
-        self._sweep_interval_seconds = config.audio_sweep_interval_seconds
         # Reentrant: a forgotten file may be collected, and end its lease, while this thread holds the lock.
         self._lock = threading.RLock()
         self._leases: Counter[str] = Counter()
-        self._sweeper: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._sweeper = Sweeper(lambda: self.sweep(), config.audio_sweep_interval_seconds)
 
     def save(self, audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
         """Write to a temporary name in the same directory, sync, rename. Raises StorageUnavailable."""
         filename = new_filename(extension, owner)
-        self._start_sweeper()
+        self._sweeper.start()
         path = self._directory / filename
         temporary = path.with_name(f".{path.name}.part")
         try:
@@ -76,7 +75,7 @@ class LocalStore:
         """Open a file and lease it until it is closed. Raises NotFound, StorageUnavailable."""
         if not FILENAME.fullmatch(filename):
             raise NotFound("There is no such audio file.")
-        self._start_sweeper()
+        self._sweeper.start()
         with self._lock:
             self._leases[filename] += 1
         try:
@@ -92,6 +91,10 @@ class LocalStore:
     def url_for(self, filename: str) -> str:
         """Return the path of the file's route on this server."""
         return f"/audio/{link_of(filename)}"
+
+    def redirect_for(self, filename: str, *, is_head: bool = False) -> str | None:  # noqa: ARG002
+        """Return None: this server alone has the file."""
+        return None
 
     def delete(self, filename: str) -> None:
         """Delete a file; its readers read on. Raises StorageUnavailable."""
@@ -132,11 +135,7 @@ class LocalStore:
 
     def close(self) -> None:
         """Stop the sweeper. Files stay."""
-        with self._lock:
-            self._closed.set()
-            sweeper = self._sweeper
-        if sweeper is not None:
-            sweeper.join()
+        self._sweeper.close()
 
     def _files(self, owner: str | None = None) -> list[tuple[str, os.stat_result]]:
         """List this store's own files, or an owner's, the temporary ones included."""
@@ -165,23 +164,6 @@ class LocalStore:
             self._leases[filename] -= 1
             if self._leases[filename] <= 0:
                 del self._leases[filename]
-
-    def _start_sweeper(self) -> None:
-        with self._lock:
-            if self._sweeper is None and not self._closed.is_set():
-                self._sweeper = threading.Thread(target=self._sweep_until_closed, name="audio-sweeper", daemon=True)
-                self._sweeper.start()
-
-    def _sweep_until_closed(self) -> None:
-        while True:
-            try:
-                num_deleted = self.sweep()
-                if num_deleted:
-                    logger.info("Swept %d audio files.", num_deleted)
-            except StorageUnavailable:
-                pass  # logged where it was raised; the next round may succeed
-            if self._closed.wait(self._sweep_interval_seconds):
-                return
 
 
 class _LeasedFile(io.FileIO):
