@@ -6,6 +6,7 @@ import re
 from typing import cast
 
 from flask import Blueprint, Response, redirect, request, send_file
+from werkzeug.wsgi import FileWrapper
 
 from audiocraft_api.http.auth import caller
 from audiocraft_api.http.operations import Access, Operation, operation
@@ -79,7 +80,10 @@ def _respond(opened: OpenAudio) -> Response:
     response.content_length = stored.size_bytes
     response.headers["Cache-Control"] = CACHE_CONTROL
     environ = dict(request.environ)
-    if not ONE_RANGE.fullmatch(environ.get("HTTP_RANGE", "")):
+    if ONE_RANGE.fullmatch(environ.get("HTTP_RANGE", "")):
+        # In place of gunicorn's wrapper, which cannot seek: all that lies before the range would be read for nothing.
+        response.response = FileWrapper(opened.file)
+    else:
         environ.pop("HTTP_RANGE", None)
     # Not by send_file: it does not learn the length of a file object, and ranges need it. Raises 416.
     response.make_conditional(environ, accept_ranges=True, complete_length=stored.size_bytes)

@@ -60,6 +60,9 @@ class S3Server:
     def put(self, bucket: str, key: str, body: bytes = b"mine") -> None:
         self._backend.put_object(bucket, key, body)
 
+    def delete(self, bucket: str, key: str) -> None:
+        self._backend.delete_object(bucket, key)
+
     def close(self) -> None:
         self._server.stop()
 
