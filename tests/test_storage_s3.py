@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,17 +15,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import boto3
 import pytest
 from botocore.retries import standard
 
-from audiocraft_api.config import ConfigError, load_config
+from audiocraft_api.config import ConfigError, load_config, variable_name
 from audiocraft_api.errors import NotFound, StorageUnavailable
 from audiocraft_api.service.storage.create import check_store, create_store
 from audiocraft_api.service.storage.local import LocalStore
-from audiocraft_api.service.storage.s3 import S3Store
+from audiocraft_api.service.storage.s3 import READERS_SECONDS, S3Store
 from audiocraft_api.service.storage.s3_file import MAX_READ_BYTES, MIN_READ_BYTES
 from support.s3_server import CREDENTIALS, REGION, Fault, Gate, S3Server, break_off, hang_up, page, pass_on, refuse
-from support.served import free_port, wait_until
+from support.served import ROOT, free_port, wait_until
 
 TIMEOUT_SECONDS = 1.5  # of a whole call
 SILENCE_SECONDS = 0.5
@@ -457,3 +460,21 @@ def test_a_store_that_does_not_answer_or_may_not_be_listed_is_only_logged(
 def test_a_setting_of_a_wrong_shape_is_named(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"AUDIOCRAFT_API_{field.upper()}"):
         load_config({}, **{field: value})
+
+
+# --- what docs/storage.md shows
+
+
+def test_the_documents_that_are_shown_are_taken_and_the_settings_are_there(server: S3Server, bucket: str) -> None:
+    text = (ROOT / "docs" / "storage.md").read_text()
+    policy, cors, rule = (json.loads(found) for found in re.findall(r"```json\n(.*?)```", text, re.DOTALL))
+    client = boto3.client("s3", endpoint_url=server.url, region_name=REGION)
+    client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    client.put_bucket_cors(Bucket=bucket, CORSConfiguration=cors)
+    client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=rule)
+    days = rule["Rules"][0]["Expiration"]["Days"]
+    config = load_config({})
+    assert days * 86_400 >= config.audio_max_age_seconds + READERS_SECONDS
+    assert rule["Rules"][0]["Filter"]["Prefix"] == config.s3_prefix
+    named = set(re.findall(r"AUDIOCRAFT_API_[A-Z0-9_]+", text))
+    assert named <= {variable_name(name) for name in type(config).model_fields}

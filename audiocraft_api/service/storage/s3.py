@@ -10,7 +10,7 @@ import io
 import logging
 import time
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TypedDict
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
@@ -111,9 +111,10 @@ class S3Store:
     def delete(self, filename: str) -> None:
         """Delete an object; who reads it gets no further. Raises StorageUnavailable."""
         if FILENAME.fullmatch(filename):
-            self._client.call(
-                "deleted", lambda client: client.delete_object(Bucket=self._bucket, Key=self._prefix + filename)
-            )
+            with suppress(NotFound):  # some stores say so
+                self._client.call(
+                    "deleted", lambda client: client.delete_object(Bucket=self._bucket, Key=self._prefix + filename)
+                )
 
     def sweep(self) -> int:
         """Delete objects over the age, and the time of their readers; those of others stay. Raises StorageUnavailable.
