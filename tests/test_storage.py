@@ -360,6 +360,7 @@ def test_the_sweeper_starts_with_the_first_use_sweeps_what_an_earlier_run_left_a
     earlier.close()
     age(directory, filename, 1e6)
 
+    num_threads = threading.active_count()
     store = make_store(directory, audio_sweep_interval_seconds=3600)
     swept = threading.Event()
     sweep = store.sweep
@@ -369,7 +370,7 @@ def test_the_sweeper_starts_with_the_first_use_sweeps_what_an_earlier_run_left_a
     assert not (directory / filename).exists()
     store.close()
     store.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "audio-sweeper"]
+    assert threading.active_count() <= num_threads
 
 
 def test_the_sweeper_sweeps_again_after_each_interval_and_survives_a_failure(
@@ -407,8 +408,8 @@ def server() -> Iterator[S3Server]:
 
 
 @contextmanager
-def opened_s3_store(server: S3Server, bucket: str) -> Iterator[S3Store]:
-    settings = {"s3_endpoint_url": server.url, "s3_region": REGION, "s3_bucket": bucket}
+def opened_s3_store(server: S3Server, bucket: str, **others: Any) -> Iterator[S3Store]:
+    settings = {"s3_endpoint_url": server.url, "s3_region": REGION, "s3_bucket": bucket} | others
     store = S3Store(load_config({}, audio_store="s3", audio_max_age_seconds=100, **settings))
     store._sweeper.start = lambda: None  # as above
     yield store
@@ -496,6 +497,16 @@ def test_the_objects_of_others_are_neither_swept_nor_opened(s3_store: S3Store, s
             s3_store.open(key)
     assert s3_store.sweep() == 0
     assert set(server.objects(bucket)) == set(others)
+
+
+@pytest.mark.parametrize("prefix", ["", "a/b/"])
+def test_a_prefix_may_be_empty_or_deep(server: S3Server, bucket: str, prefix: str) -> None:
+    with opened_s3_store(server, bucket, s3_prefix=prefix) as store:
+        old, young = (store.save(b"audio", "wav", owner).filename for owner in ("-", None))
+        assert set(server.objects(bucket)) == {prefix + old, prefix + young}
+        server.age(bucket, prefix + old, 101 + READERS_SECONDS)
+        assert store.sweep() == 1
+        assert set(server.objects(bucket)) == {prefix + young}
 
 
 def test_many_pages_are_swept_by_several_servers_at_once(s3_store: S3Store, server: S3Server, bucket: str) -> None:

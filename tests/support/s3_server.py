@@ -171,6 +171,7 @@ def _answer(handler: BaseHTTPRequestHandler, status: int, body: bytes, media_typ
     handler.send_response_only(status)
     handler.send_header("Content-Type", media_type)
     handler.send_header("Content-Length", str(len(body)))
+    handler.send_header("Connection", "close")  # as the gate does after a fault
     handler.end_headers()
     if handler.command != "HEAD":
         handler.wfile.write(body)

@@ -31,6 +31,7 @@ from audiocraft_api.service.storage.s3_file import MAX_READ_BYTES, RangedFile
 from audiocraft_api.service.storage.sweeper import Sweeper
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from types_boto3_s3.client import S3Client as BotoClient
     from types_boto3_s3.type_defs import ListObjectsV2OutputTypeDef, ObjectTypeDef
 
@@ -123,7 +124,7 @@ class S3Store:
         """
         if not self._is_swept:
             return 0
-        num_deleted, after = 0, self._prefix
+        num_deleted, after = 0, f"{self._prefix}!"  # comes before every name
         while True:
             page = self._list(after)
             found = page.get("Contents", [])
@@ -214,16 +215,21 @@ def _etag(filename: str) -> str:
 
 
 def _read(client: BotoClient, bucket: str, key: str, start: int, end: int) -> bytes:
-    """Return the bytes of a range, all of them."""
-    for is_last in (False, True):  # boto3 does not ask again when an answer breaks off
-        answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}")
-        try:
-            with closing(answer["Body"]) as body:
-                data = body.read(end - start + 1)  # no more, from a store that ignores the range
-            if len(data) != end - start:
-                raise IncompleteReadError(actual_bytes=len(data), expected_bytes=end - start)
-            return data
-        except (HTTPClientError, IncompleteReadError):
-            if is_last:
-                raise
-    raise AssertionError("the last attempt ends it")
+    """Return the bytes of a range, all of them; ask once more when the answer breaks off, which boto3 does not."""
+
+    def ask() -> StreamingBody:
+        return client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}")["Body"]
+
+    body = ask()
+    try:
+        return _all_of(body, end - start)
+    except (HTTPClientError, IncompleteReadError):
+        return _all_of(ask(), end - start)
+
+
+def _all_of(body: StreamingBody, num_bytes: int) -> bytes:
+    with closing(body):
+        data = body.read(num_bytes + 1)  # no more, from a store that ignores the range
+    if len(data) != num_bytes:
+        raise IncompleteReadError(actual_bytes=len(data), expected_bytes=num_bytes)
+    return data

@@ -121,8 +121,6 @@ class S3Client:
         try:
             return future.result(max(until - time.monotonic(), 0.0))
         except TimeoutError:
-            if future.done():
-                raise  # the function's own
             raise TimeoutError(f"no answer within {self._timeout_seconds:g} seconds") from None
 
     def _settle(self, future: Future[T], function: Callable[[BotoClient], T]) -> None:
