@@ -158,6 +158,9 @@ class ModelAnswer(_Answer):
     description: str
     checkpoint: str = Field(description="Hub id or directory; `built-in` is made on this machine.")
     revision: str | None = Field(description="Pinned revision of the hub, if any.")
+    loaded_revision: str | None = Field(description="Revision of the checkpoint in memory, which answers name, if any.")
+    sha256: str | None = Field(description="Pinned SHA-256 of its `state_dict.bin`, if any.")
+    codec_sha256: str | None = Field(description="Pinned SHA-256 of its `compression_state_dict.bin`, if any.")
     text: bool = Field(description="Makes music from text alone.")
     melody: bool = Field(description="Follows a tune.")
     channels: int

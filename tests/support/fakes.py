@@ -15,6 +15,7 @@ from audiocraft_api.errors import AudioCraftError, QueueFull, ShuttingDown
 
 SAMPLE_RATE = 32_000
 FRAME_RATE = 50
+REVISION = "fake"
 
 
 class Gate(Protocol):
@@ -62,7 +63,7 @@ class FakeEngine:
 
     def _run(self, request: EngineRequest) -> None:
         num_frames = round(request.params.duration_seconds * FRAME_RATE)
-        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="fake")
+        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision=REVISION)
         if request.has_ended:  # the engine was closed meanwhile
             return
         try:
@@ -87,6 +88,12 @@ class FakeCache:
 
     def loaded_names(self) -> list[str]:
         return []
+
+    def revision(self, _name: str) -> None:
+        return None
+
+    def known_revision(self, _name: str) -> str:
+        return REVISION
 
     def close(self) -> None:
         pass
