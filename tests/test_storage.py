@@ -195,6 +195,13 @@ class TestLocalStore(AudioStoreContract):
         assert store.sweep() == 1
         assert (readable(store, old), readable(store, young)) == (False, True)
 
+    def test_a_copy_is_not_swept_with_what_it_was_copied_from(self, store: LocalStore, directory: Path) -> None:
+        first = store.save(b"audio", "wav").filename
+        age(directory, first, 101)
+        second = store.copy(first).filename
+        assert store.sweep() == 1
+        assert (readable(store, first), readable(store, second)) == (False, True)
+
     def test_the_oldest_files_beyond_the_total_size_are_swept(self, store: LocalStore, directory: Path) -> None:
         names = [store.save(bytes(2_000_000), "wav").filename for _ in range(4)]
         for index, filename in enumerate(names):

@@ -1,6 +1,7 @@
 """Known results in the Redis that several hosts share. Each change is one Lua script, by the server's clock.
 
-`results` hash of rows by key · `results_used`, `results_created` keys by time · `result_lease:<key>` its holder.
+`results` hash of rows by key, each a filename and, in the next line, JSON (which Lua need not read: its reader fails
+on lone surrogates) · `results_used`, `results_created` keys by time · `result_lease:<key>` its holder.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ if excess > 0 then
 end
 return gone
 """
-FORGET = """
+FORGET = r"""
 local row = redis.call('HGET', rows, ARGV[2])
-if row and cjson.decode(row).filename == ARGV[3] then remove(ARGV[2]) end
+if row and string.match(row, '^[^\n]*') == ARGV[3] then remove(ARGV[2]) end
 """
 LEASE = """
 local lease, holder, seconds = key('result_lease:' .. ARGV[2]), ARGV[3], tonumber(ARGV[4])
@@ -87,12 +88,15 @@ class RedisResultStore:
 
     def find(self, key: str) -> KnownResult | None:
         row = self._run(FIND, key, self._max_age_seconds)
-        return KnownResult(**json.loads(row)) if row else None
+        if not row:
+            return None
+        filename, _, answer = row.decode().partition("\n")
+        return KnownResult(filename, json.loads(answer))
 
     def keep(self, key: str, result: KnownResult) -> list[str]:
-        row = json.dumps({"filename": result.filename, "answer": result.answer})
+        row = f"{result.filename}\n{json.dumps(result.answer)}"
         gone = self._run(KEEP, key, self._max_age_seconds, self._max_entries, row)
-        return [json.loads(row)["filename"] for row in gone]
+        return [row.decode().partition("\n")[0] for row in gone]
 
     def forget(self, key: str, filename: str) -> None:
         self._run(FORGET, key, filename)
