@@ -60,8 +60,8 @@ def tags_of(audio: bytes) -> dict[str, str]:
     else:
         file = mutagen.File(io.BytesIO(audio))
         assert file is not None
-        names = next(known for known in (ID3, MP4, VORBIS) if set(known) & set(file.tags.keys()))
-        values = {name: file.tags[name] for name in file.tags.keys() if name in names}
+        names = MP4 if audio[4:8] == b"ftyp" else ID3 if audio[:3] == b"ID3" else VORBIS
+        values = {name: file.tags[name] for name in names if name in file.tags}
         found = {name: str(value[0] if isinstance(value, list) else value.text[0]) for name, value in values.items()}
     return {names[name]: text for name, text in found.items() if name in names}
 

@@ -34,6 +34,7 @@ class FakeEngine:
         self.submitted: list[EngineRequest] = []
         self.failure: BaseException | None = None  # raised in place of audio
         self.is_alive = True
+        self.revision = REVISION
         self.closed = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -63,7 +64,7 @@ class FakeEngine:
 
     def _run(self, request: EngineRequest) -> None:
         num_frames = round(request.params.duration_seconds * FRAME_RATE)
-        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision=REVISION)
+        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision=self.revision)
         if request.has_ended:  # the engine was closed meanwhile
             return
         try:

@@ -71,9 +71,8 @@ class ResultCache:
             return way.make(client_gone)
         key = result_key(command, revision, self._config)
         while True:
-            answer = self._find(key, way)
-            if answer is not None:
-                return answer
+            if found := self._find(key, way):
+                return found[1]
             flight, leads = self._join(key)
             if leads:
                 return self._lead(key, flight, revision, way, client_gone, until)
@@ -97,8 +96,9 @@ class ResultCache:
     ) -> T:
         """Work a question for all who ask it, and end the flight in any case."""
         try:
-            answer = self._await_lease(key, way, client_gone, until)
-            if answer is None:
+            if found := self._await_lease(key, way, client_gone, until):
+                flight.known, answer = found
+            else:
                 answer = way.make(self._renewing(key, client_gone))
                 flight.known = self._keep(key, revision, answer, way)
             return answer
@@ -117,14 +117,16 @@ class ResultCache:
             leads = key not in self._flights
             return self._flights.setdefault(key, Flight()), leads
 
-    def _await_lease(self, key: str, way: Way[T], client_gone: Callable[[], bool], until: float) -> T | None:
+    def _await_lease(
+        self, key: str, way: Way[T], client_gone: Callable[[], bool], until: float
+    ) -> tuple[KnownResult, T] | None:
         """Wait while another process works the question; return its answer, or None when it is this one's to work."""
         while True:
             is_ours = self._lease(key)
             # Only now: whoever worked it until now kept the result before letting the lease go.
-            answer = self._find(key, way)
-            if answer is not None or is_ours:
-                return answer
+            found = self._find(key, way)
+            if found or is_ours:
+                return found
             _check(client_gone, until)
             time.sleep(LEASE_POLL_SECONDS)
 
@@ -148,12 +150,13 @@ class ResultCache:
 
         return ask
 
-    def _find(self, key: str, way: Way[T]) -> T | None:
+    def _find(self, key: str, way: Way[T]) -> tuple[KnownResult, T] | None:
         try:
             known = self._store.find(key)
         except StorageUnavailable:  # logged where it was raised
             return None
-        return None if known is None else self._reuse(key, known, way)
+        answer = None if known is None else self._reuse(key, known, way)
+        return None if known is None or answer is None else (known, answer)
 
     def _reuse(self, key: str, known: KnownResult, way: Way[T]) -> T | None:
         """Answer from a known result; forget it when its file is gone."""

@@ -38,17 +38,17 @@ class SqliteResultStore:
         self._clock = clock
 
     def find(self, key: str) -> KnownResult | None:
-        now = self._clock()
         with self._file.write(durable=False) as db:
+            now = self._clock()
             row = db.execute(FIND, {"key": key, "now": now, "oldest": now - self._max_age_seconds}).fetchone()
         return KnownResult(row["filename"], json.loads(row["answer"])) if row else None
 
     def keep(self, key: str, result: KnownResult) -> list[str]:
-        now = self._clock()
-        row = {"key": key, "filename": result.filename, "answer": json.dumps(result.answer), "now": now}
+        row = {"key": key, "filename": result.filename, "answer": json.dumps(result.answer)}
         with self._file.write(durable=False) as db:
+            now = self._clock()
             gone = db.execute(EXPIRE, {"key": key, "oldest": now - self._max_age_seconds}).fetchall()
-            db.execute(KEEP, row)
+            db.execute(KEEP, row | {"now": now})
             gone += db.execute(EVICT, {"max_entries": self._max_entries}).fetchall()
             db.execute("DELETE FROM result_leases WHERE held_until <= ?", (now,))  # of holders that died
         return [row["filename"] for row in gone]
@@ -58,9 +58,9 @@ class SqliteResultStore:
             db.execute("DELETE FROM results WHERE key = ? AND filename = ?", (key, filename))
 
     def lease(self, key: str, holder: str, seconds: float) -> bool:
-        now = self._clock()
         with self._file.write(durable=False) as db:
-            lease = {"key": key, "holder": holder, "now": now, "seconds": seconds}
+            # Read only now: a time from before the wait would make another's fresh lease look like one of the future.
+            lease = {"key": key, "holder": holder, "now": self._clock(), "seconds": seconds}
             return db.execute(LEASE, lease).fetchone() is not None
 
     def release(self, key: str, holder: str) -> None:
