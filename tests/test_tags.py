@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import mutagen
 import numpy as np
@@ -15,6 +17,7 @@ import soundfile
 from audiocraft_api import __version__
 from audiocraft_api.config import Config
 from audiocraft_api.engine.params import AudioInput, GenerationParams
+from audiocraft_api.errors import ConversionFailed
 from audiocraft_api.service import convert
 from audiocraft_api.service.recipe import DIGITAL_SOURCE_TYPE, Recipe, details_of
 from audiocraft_api.service.tags import MAX_TITLE_CHARACTERS
@@ -37,6 +40,7 @@ HOSTILE_PROMPTS = {
     "long": "x" * 2_000,
     "long emoji": "🎵" * 2_000,
     "quotes": "'\"`$(id)\\;#={}[]\\",
+    "ends in backslashes": "a\\\\\\",
     "spaces": "  two  spaces  ",
     "combining": "a\u0301\u0300" * 100,
     "no characters": "\ufffe\uffff",
@@ -99,7 +103,20 @@ def test_every_file_holds_its_recipe_whatever_the_prompt(name: str, kind: str) -
     assert len(title) <= MAX_TITLE_CHARACTERS
     assert not set(title) & set("\n\r\x00\x7f\u202e\u2066\u2028")
     if kind in ("an option", "a name and a value", "Arabic", "quotes"):
-        assert title == prompt
+        assert title.rstrip(" ") == prompt
+
+
+@pytest.mark.parametrize("name", ["mp3", "m4a", "opus"])
+def test_prompts_show_neither_among_processes_nor_in_the_log_when_ffmpeg_fails(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "ffmpeg").write_text(f'#!/bin/sh\ncat > /dev/null\necho "$@" > {tmp_path}/arguments\nexit 1\n')
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(ConversionFailed):
+        convert.encode(tone(), SAMPLE_RATE, name, recipe("for my secret love", name).tags())
+    assert name in (tmp_path / "arguments").read_text()
+    assert "secret" not in (tmp_path / "arguments").read_text() + caplog.text
 
 
 @pytest.mark.parametrize("name", [name for name in convert.FORMATS if name != "m4a"])

@@ -199,11 +199,14 @@ def _encode_with_ffmpeg(
         data=pcm16(waveform).tobytes(), sample_width=2, frame_rate=sample_rate, channels=waveform.shape[0]
     )
     command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-f", "wav", "-i", "pipe:0"]
-    command += resampling(row, waveform.shape[1], sample_rate)
-    command += tags.arguments() if tags else []
     # A file, not a pipe: the MP3 and MP4 writers go back to fill in the length.
     with tempfile.TemporaryDirectory(prefix="audiocraft-api-") as directory:
         path = Path(directory, f"audio.{row.extension}")
+        if tags:
+            tags_path = Path(directory, "tags.txt")
+            tags_path.write_text(tags.ffmetadata(), "utf-8")
+            command += ["-f", "ffmetadata", "-i", str(tags_path), "-map_metadata", "1"]
+        command += resampling(row, waveform.shape[1], sample_rate)
         subprocess.run(
             [*command, *row.arguments, str(path)],
             input=segment.export(io.BytesIO(), format="wav").getvalue(),

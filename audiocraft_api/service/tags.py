@@ -1,17 +1,18 @@
 """What an audio file says of itself, made fit for every format's tags. Knows no recipe.
 
-Texts come from strangers. What could end a tag early, break a line or turn round what is read is left out; a text is
-one argument of ffmpeg's, behind a name of ours, and never goes through a shell.
+Texts come from strangers: what could end a tag early, break a line or turn round what is read is left out.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import astuple, dataclass, fields
 
 import soundfile
 
 MAX_TITLE_CHARACTERS = 120
+SPECIAL, BACKSLASHED = r"[=;#\\]", r"\\\g<0>"  # in ffmpeg's files of metadata
 BIDIRECTIONAL_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -29,9 +30,12 @@ class Tags:
             object.__setattr__(self, field.name, printable(getattr(self, field.name)))
         object.__setattr__(self, "title", shortened(" ".join(self.title.split()), MAX_TITLE_CHARACTERS))
 
-    def arguments(self) -> list[str]:
-        """Return ffmpeg's arguments that write them."""
-        return [argument for name, text in self._items() for argument in ("-metadata", f"{name}={text}")]
+    def ffmetadata(self) -> str:
+        """Return them as a file of ffmpeg's: of its arguments, `ps` and the log would tell everybody."""
+        lines = [f"{name}={re.sub(SPECIAL, BACKSLASHED, text)}" for name, text in self._items()]
+        # Any backslash at its end makes ffmpeg go on with the next line, an escaped one too.
+        lines = [f"{line} " if line.endswith("\\") else line for line in lines]
+        return "\n".join([";FFMETADATA1", *lines, ""])
 
     def write(self, file: soundfile.SoundFile) -> None:
         """Write them with libsndfile: after WAV's samples, whose header many take for 44 bytes; else before."""
