@@ -417,6 +417,17 @@ def test_while_another_process_works_the_client_may_leave(tmp_path: Path, engine
     desk.close()
 
 
+def test_a_leader_does_not_take_the_lease_from_the_next_one(
+    tmp_path: Path, engine: FakeEngine, monkeypatch: Any
+) -> None:
+    desk = Desk(tmp_path, engine)
+    released: list[bool] = []
+    monkeypatch.setattr(desk.store, "release", lambda key, _holder: released.append(key in desk.results._flights))
+    desk.generation.generate_file(COMMAND, lambda: False)
+    assert released == [True], "before another can lead in this process, under the same holder's name"
+    desk.close()
+
+
 def test_an_error_that_nobody_foresaw_holds_nobody(tmp_path: Path, engine: FakeEngine, monkeypatch: Any) -> None:
     desk = Desk(tmp_path, engine)
     monkeypatch.setattr(desk.files, "save", lambda *_: 1 / 0)

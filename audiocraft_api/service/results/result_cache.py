@@ -106,11 +106,17 @@ class ResultCache:
             flight.error = error
             raise
         finally:
+            self._land(key, flight)
+
+    def _land(self, key: str, flight: Flight) -> None:
+        try:
+            # First: whoever leads next in this process leases as the same holder.
+            with suppress(StorageUnavailable):
+                self._store.release(key, self._holder)
+        finally:
             with self._lock:
                 del self._flights[key]
             flight.end()
-            with suppress(StorageUnavailable):
-                self._store.release(key, self._holder)
 
     def _join(self, key: str) -> tuple[Flight, bool]:
         with self._lock:
