@@ -378,6 +378,18 @@ def test_a_checkpoint_that_is_replaced_is_asked_anew(tmp_path: Path, engine: Fak
     desk.close()
 
 
+def test_nobody_is_answered_with_what_another_owner_asked_for(tmp_path: Path, engine: FakeEngine) -> None:
+    desk = Desk(tmp_path, engine)
+    for owner, cached in (("one", False), ("other", False), (None, False), ("one", True), ("other", True)):
+        file = desk.generation.generate_file(replace(COMMAND, audio_owner=owner), lambda: False)
+        assert file.recipe.is_cached == cached
+        assert file.filename.startswith(f"{owner}/" if owner else "")
+    own = {path.parent.name for path in (tmp_path / "audio").rglob("*.wav")}
+    assert own == {"one", "other", "audio"}
+    assert len(list((tmp_path / "audio" / "one").iterdir())) == 3, "two answers, and what is known"
+    desk.close()
+
+
 def test_processes_that_share_a_store_work_a_question_once(tmp_path: Path, engine: FakeEngine) -> None:
     with asking(tmp_path, engine, num_desks=2) as ask:
         askers = [ask(desk) for desk in (0, 1, 0, 1)]
