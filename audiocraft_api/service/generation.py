@@ -70,7 +70,7 @@ class GeneratedFile:
 
 @dataclass(frozen=True)
 class GeneratedBytes:
-    """Audio that goes straight to the client and is kept nowhere."""
+    """Audio that goes straight to the client; nobody but the result cache keeps it."""
 
     audio: bytes
     recipe: Recipe
