@@ -16,7 +16,7 @@ from celery.concurrency import get_implementation
 
 from audiocraft_api.config import Config, ConfigError, load_config
 from audiocraft_api.engine.base import Engine
-from audiocraft_api.factory import create_engine
+from audiocraft_api.factory import create_engine, create_results, create_state
 from audiocraft_api.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
@@ -51,7 +51,9 @@ class WorkerProcess:
         self._engine = engine or create_engine(self._cache, config)
         self._files = create_store(config)
         self._store = RedisTaskStore(config.redis_url, max_attempts=config.task_attempts)
-        generation = GenerationService(self._engine, self._files, config)
+        self._state = create_state(config)
+        results = create_results(self._state, self._files, self._cache, config)
+        generation = GenerationService(self._engine, self._files, config, results)
         runner = TaskRunner(self._store, generation, self._files, config)
         self.worker = CeleryWorker(self._store, runner, self._files, CeleryTransport(celery), config)
 
@@ -67,6 +69,7 @@ class WorkerProcess:
         self._engine.close()
         self._cache.close()
         self._store.close()
+        self._state.close()
         self._files.close()
 
 

@@ -24,6 +24,9 @@ from audiocraft_api.service.access.key_store import KeyStore, SqliteKeyStore
 from audiocraft_api.service.generation import GenerationService
 from audiocraft_api.service.melody_upload import MelodyDecoder
 from audiocraft_api.service.policy.prompt_policy import PromptPolicy
+from audiocraft_api.service.results.result_cache import ResultCache
+from audiocraft_api.service.results.result_store import ResultStore
+from audiocraft_api.service.results.sqlite_store import SqliteResultStore
 from audiocraft_api.service.state import schema
 from audiocraft_api.service.state.sqlite_file import SqliteFile
 from audiocraft_api.service.storage.base import AudioStore
@@ -72,7 +75,7 @@ def create_app(
     remote = _create_remote_tasks(store, config) if config.task_backend == "celery" else None
     engine = engine or (remote.engine if remote else create_engine(cache, config))
 
-    generation = GenerationService(engine, store, config)
+    generation = GenerationService(engine, store, config, create_results(state, store, cache, config))
     app = Flask("audiocraft_api", static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=config.max_upload_bytes,
@@ -125,6 +128,24 @@ def create_key_store(state: SqliteFile | RedisClient) -> KeyStore:
     from audiocraft_api.service.state.redis_client import PREFIX
 
     return RedisKeyStore(state, PREFIX)
+
+
+def create_results(
+    state: SqliteFile | RedisClient, files: AudioStore, cache: ModelCache, config: Config
+) -> ResultCache | None:
+    """Return the result cache, or None where the settings want none."""
+    if not config.result_cache_entries:
+        return None
+    return ResultCache(_create_result_store(state, config), files, cache.known_revision, config)
+
+
+def _create_result_store(state: SqliteFile | RedisClient, config: Config) -> ResultStore:
+    max_entries, max_age_seconds = config.result_cache_entries, config.result_cache_max_age_seconds
+    if isinstance(state, SqliteFile):
+        return SqliteResultStore(state, max_entries=max_entries, max_age_seconds=max_age_seconds)
+    from audiocraft_api.service.results.redis_store import RedisResultStore
+
+    return RedisResultStore(state, max_entries=max_entries, max_age_seconds=max_age_seconds)
 
 
 def _create_tasks(generation: GenerationService, files: AudioStore, config: Config) -> TaskBackend:

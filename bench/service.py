@@ -26,6 +26,23 @@ def overhead(num_requests: int) -> dict[str, float]:
     return figures
 
 
+def cached_answer(num_requests: int) -> dict[str, float]:
+    """Time `POST /generate` of 5 s as MP3 that was asked for before, each answered with a file of its own."""
+    body = {"prompt": "known", "model_size": "demo", "duration": 5, "seed": 7, "output_format": "mp3"}
+    with serve(result_cache_entries=10) as (address, _):
+        first = Connection(address).post("/generate", body)
+        assert first[0] == 200, first
+
+        def send(connection: Connection, _: int) -> int:
+            status, answer = connection.post("/generate", body)
+            assert answer["cached"], answer
+            return status
+
+        result = run_load(address, send, num_connections=1, num_requests=num_requests)
+    assert set(result.statuses) == {200}, result.statuses
+    return {"cached_answer_ms": 1e3 * statistics.median(result.latencies)}
+
+
 def health_under_load(seconds: float) -> dict[str, float]:
     """Load `GET /health` over 32 connections while generations run without a break."""
     with serve() as (address, _):

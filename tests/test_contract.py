@@ -28,6 +28,8 @@ FIELDS_OF_EVERY_ANSWER = {
     "seed",
     "model",
     "revision",
+    "cached",
+    "recipe",
     "request_id",
 }
 
@@ -105,6 +107,9 @@ def test_models_tell_what_each_can_do_and_under_which_licence(client: FlaskClien
         "description": "",
         "checkpoint": "facebook/musicgen-small",
         "revision": None,
+        "loaded_revision": None,
+        "sha256": None,
+        "codec_sha256": None,
         "text": True,
         "melody": False,
         "channels": 1,
@@ -398,15 +403,16 @@ def test_audio_is_given_in_ranges(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("wanted", ["bytes=0-9,20-29", "samples=0-9", "bytes=nine", "bytes=", "", "bytes=9-0-9"])
 def test_what_is_not_one_range_of_bytes_is_answered_with_the_whole_file(client: FlaskClient, wanted: str) -> None:
-    response = client.get(generate(client).json["audio_url"], buffered=True, headers={"Range": wanted})
-    assert (response.status_code, len(response.get_data())) == (200, 64_044)
+    url = generate(client).json["audio_url"]
+    response = client.get(url, buffered=True, headers={"Range": wanted})
+    assert (response.status_code, response.get_data()) == (200, client.get(url, buffered=True).get_data())
 
 
 def test_audio_that_has_not_changed_is_304_and_head_has_no_body(client: FlaskClient) -> None:
     url = generate(client).json["audio_url"]
     head = client.head(url)
     assert (head.status_code, head.get_data()) == (200, b"")
-    assert head.content_length == 64_044
+    assert head.content_length == len(client.get(url, buffered=True).get_data()) > 64_044
     response = client.get(url, buffered=True, headers={"If-None-Match": head.headers["ETag"]})
     assert (response.status_code, response.get_data()) == (304, b"")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from audiocraft_api.errors import ModelUnavailable
 from audiocraft_api.model import hub, loading
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.loading import load_model
+from audiocraft_api.model.model_cache import ModelCache
 
 
 def setup(directory: Path, **settings: Any) -> tuple[Catalog, Config]:
@@ -104,11 +108,72 @@ def test_the_revision_of_local_files_follows_their_content(checkpoint: Path, dem
     os.utime(checkpoint / "state_dict.bin", (1, 1))
     assert load(checkpoint.parent).revision == first
 
-    def change(package: dict[str, Any]) -> None:
-        package["best_state"]["emb.0.weight"][0, 0] += 1
-
-    resave(checkpoint, change)
+    resave(checkpoint, with_another_weight)
     assert load(checkpoint.parent).revision != first
+
+
+def with_another_weight(package: dict[str, Any]) -> None:
+    package["best_state"]["emb.0.weight"][0, 0] += 1
+
+
+def pinned(checkpoint: Path, **sums: str) -> Path:
+    path = checkpoint.parent / "models.json"
+    path.write_text(json.dumps({"demo": sums}))
+    return path
+
+
+def sha256sum(path: Path) -> str:
+    return subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
+
+
+FILES = {"sha256": "state_dict.bin", "codec_sha256": "compression_state_dict.bin"}
+
+
+def test_files_that_have_the_pinned_check_sums_are_loaded_and_read_once_for_them(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models_file = pinned(checkpoint, **{field: sha256sum(checkpoint / name) for field, name in FILES.items()})
+    assert load(checkpoint.parent, models_file=models_file)
+    monkeypatch.setattr("hashlib.file_digest", None)
+    assert load(checkpoint.parent, models_file=models_file)
+
+
+@pytest.mark.parametrize("field", FILES)
+def test_a_file_that_has_not_the_pinned_check_sum_is_refused(checkpoint: Path, field: str) -> None:
+    name = FILES[field]
+    pins = {field: sha256sum(checkpoint / name) for field, name in FILES.items()}
+    with pytest.raises(ModelUnavailable, match=f"{name} has the SHA-256 {pins[field]}, .* pins {'0' * 64}"):
+        load(checkpoint.parent, models_file=pinned(checkpoint, **pins | {field: "0" * 64}))
+    assert load(checkpoint.parent, models_file=pinned(checkpoint, **pins))
+    resave(checkpoint, with_another_weight)
+    with pytest.raises(ModelUnavailable, match=r"state_dict.bin has the SHA-256"):
+        load(checkpoint.parent, models_file=pinned(checkpoint, **pins))
+
+
+def test_the_revision_is_known_before_anything_is_loaded(checkpoint: Path, tmp_path: Path) -> None:
+    catalog, config = setup(checkpoint.parent)
+    cache = ModelCache(catalog, config)
+    before = cache.known_revision("demo")
+    assert before == load(checkpoint.parent).revision
+    resave(checkpoint, with_another_weight)
+    assert cache.known_revision("demo") not in (None, before)
+    (checkpoint / "state_dict.bin").write_bytes(b"damaged")
+    assert cache.known_revision("demo") is None
+    assert ModelCache(*setup(tmp_path / "none")).known_revision("demo") is None, "nothing is built for a question"
+    assert not (tmp_path / "none").exists()
+
+
+def test_telling_a_revision_takes_no_torch(demo_checkpoints: Path) -> None:
+    program = (
+        "import sys; from audiocraft_api.config import Config; from audiocraft_api.model.catalog import Catalog\n"
+        "from audiocraft_api.model.model_cache import ModelCache\n"
+        f"config = Config(checkpoints_dir={str(demo_checkpoints)!r}, offline=True)\n"
+        "cache = ModelCache(Catalog(config), config)\n"
+        "print(cache.known_revision('demo'), cache.known_revision('small'), 'torch' in sys.modules)"
+    )
+    environ = os.environ | {"HF_HOME": str(demo_checkpoints / "none")}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environ)
+    assert run.stdout.split() == [load(demo_checkpoints).revision, "None", "False"]
 
 
 def test_a_checkpoint_in_the_hubs_cache_loads_offline_with_its_commit(
@@ -129,6 +194,7 @@ def test_a_checkpoint_in_the_hubs_cache_loads_offline_with_its_commit(
     for offline in (True, False):
         model = load(tmp_path / "none", "small", offline=offline)
         assert model.revision == commit
+        assert ModelCache(*setup(tmp_path / "none", offline=offline)).known_revision("small") == commit
 
 
 def test_what_is_not_in_the_cache_is_refused_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from audiocraft_api.http.schemas import GenerateBase64Answer, GenerateRequest, G
 from audiocraft_api.http.services import services
 from audiocraft_api.http.task_schemas import AcceptedAnswer
 from audiocraft_api.http.tasks import IDEMPOTENCY_HEADER, answer_by_task
-from audiocraft_api.service.generation import GenerateCommand, Recipe
+from audiocraft_api.service.generation import GenerateCommand
 
 GENERATION_ANSWERS = {200: (GenerateUrlAnswer, GenerateBase64Answer), 202: (AcceptedAnswer,)}
 GENERATION_ERRORS = (400, 411, 413, 415, 422, 503, 504)
@@ -84,19 +84,6 @@ def answer_generation(command: GenerateCommand, return_type: str) -> dict[str, A
     if return_type == "base64":
         made = services().generation.generate_bytes(command, gone)
         audio = base64.b64encode(made.audio).decode()
-        return GenerateBase64Answer(audio=audio, **_common_fields(made.recipe)).model_dump()
+        return GenerateBase64Answer(audio=audio, request_id=request_id(), **made.recipe.answer()).model_dump()
     stored = services().generation.generate_file(command, gone)
-    return GenerateUrlAnswer(audio_url=stored.url, **_common_fields(stored.recipe)).model_dump()
-
-
-def _common_fields(recipe: Recipe) -> dict[str, Any]:
-    return {
-        "generation_time": round(recipe.generation_seconds, 3),
-        "format": recipe.format,
-        "sample_rate": recipe.sample_rate,
-        "duration": recipe.duration_seconds,
-        "seed": recipe.seed,
-        "model": recipe.model,
-        "revision": recipe.revision,
-        "request_id": request_id(),
-    }
+    return GenerateUrlAnswer(audio_url=stored.url, request_id=request_id(), **stored.recipe.answer()).model_dump()

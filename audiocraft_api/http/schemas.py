@@ -112,6 +112,26 @@ class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class RecipeAnswer(_Answer):
+    """How audio was made: the request's fields, all resolved, and what they were made with."""
+
+    prompt: str
+    model: str = Field(description="Public name of the checkpoint.")
+    revision: str = Field(description="Revision of the checkpoint.")
+    duration: float = Field(description="Seconds that were asked for.")
+    temperature: float
+    top_k: int
+    top_p: float
+    cfg_coef: float
+    seed: int
+    melody: str | None = Field(description="SHA-256 of the decoded tune, if there was one.")
+    output_format: str
+    engine: str
+    precision: str
+    service_version: str
+    created: str = Field(json_schema_extra={"format": "date-time"})
+
+
 class _GenerateAnswer(_Answer):
     success: Literal[True] = True
     generation_time: float = Field(description="Seconds that the generation took.")
@@ -121,6 +141,8 @@ class _GenerateAnswer(_Answer):
     seed: int = Field(description="Send it again for the same audio.")
     model: str = Field(description="Public name of the checkpoint.")
     revision: str = Field(description="Revision of the checkpoint.")
+    cached: bool = Field(False, description="Whether the audio was there already, made for an equal request.")
+    recipe: RecipeAnswer | None = Field(None, description="How it was made; null only for tasks of an older release.")
     request_id: str
 
 
@@ -158,6 +180,9 @@ class ModelAnswer(_Answer):
     description: str
     checkpoint: str = Field(description="Hub id or directory; `built-in` is made on this machine.")
     revision: str | None = Field(description="Pinned revision of the hub, if any.")
+    loaded_revision: str | None = Field(description="Revision of the checkpoint in memory, which answers name, if any.")
+    sha256: str | None = Field(description="Pinned SHA-256 of its `state_dict.bin`, if any.")
+    codec_sha256: str | None = Field(description="Pinned SHA-256 of its `compression_state_dict.bin`, if any.")
     text: bool = Field(description="Makes music from text alone.")
     melody: bool = Field(description="Follows a tune.")
     channels: int

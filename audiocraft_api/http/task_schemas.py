@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from audiocraft_api.http.schemas import MelodyFields, StreamRequest
+from audiocraft_api.http.schemas import MelodyFields, RecipeAnswer, StreamRequest
 
 MAX_PAGE = 200
 MAX_CURSOR = 2**63 - 1
@@ -76,6 +76,8 @@ class TaskResult(BaseModel):
     duration: float = Field(description="Seconds of audio in the file.")
     model: str
     revision: str
+    cached: bool = Field(False, description="Whether the audio was there already, made for an equal request.")
+    recipe: RecipeAnswer | None = Field(None, description="How it was made; null only for tasks of an older release.")
 
 
 class TaskCompletedAnswer(_TaskAnswer):

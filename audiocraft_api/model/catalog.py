@@ -22,6 +22,7 @@ UNTRAINED_NOTICE = "Untrained: makes noise-like sound, so that everything can be
 
 # A name is also a directory's name under `checkpoints_dir`.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SHA256 = r"^[0-9a-f]{64}$"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class ModelSpec:
     name: str
     checkpoint: str
     revision: str | None = None  # of the hub; None is its main branch
+    sha256: str | None = None  # of state_dict.bin
+    codec_sha256: str | None = None  # of compression_state_dict.bin
     text: bool = True
     melody: bool = False
     channels: int = 1
@@ -81,6 +84,8 @@ class _Entry(BaseModel):
 
     checkpoint: str | None = Field(None, min_length=1)
     revision: str | None = Field(None, min_length=1)
+    sha256: str | None = Field(None, pattern=_SHA256)
+    codec_sha256: str | None = Field(None, pattern=_SHA256)
     melody: bool | None = None
     channels: int | None = Field(None, ge=1, le=2)
     sample_rate: int | None = Field(None, ge=8_000, le=192_000)

@@ -56,11 +56,9 @@ class Hub:
 
         The directory's name is the commit.
         """
-        caches = [self._directory] if self._directory is not None and self._directory.is_dir() else []
-        for cache in [*caches, None]:
-            found = _cached(repository, files, revision, cache)
-            if found is not None:
-                return found
+        found = self.present(repository, files, revision)
+        if found is not None:
+            return found
         if self._offline:
             raise ModelUnavailable(
                 f"{repository} is not on this machine, and the server is set to stay offline. "
@@ -68,6 +66,15 @@ class Hub:
                 retry_after_seconds=60,
             )
         return _download(repository, files, revision)
+
+    def present(self, repository: str, files: Files, revision: str | None = None) -> Path | None:
+        """Return the directory of a repository's files where they are on this machine. Raises ModelUnavailable."""
+        caches = [self._directory] if self._directory is not None and self._directory.is_dir() else []
+        for cache in [*caches, None]:
+            found = _cached(repository, files, revision, cache)
+            if found is not None:
+                return found
+        return None
 
 
 def _snapshot(repository: str, files: Files, revision: str | None, **options: Any) -> Path | None:

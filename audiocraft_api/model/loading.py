@@ -10,12 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from audiocraft_api.config import Config
 from audiocraft_api.errors import ModelUnavailable
-from audiocraft_api.model import hub, package
+from audiocraft_api.model import package, revisions
 from audiocraft_api.model.audiocraft_imports import COLLECTOR_PAUSED
 from audiocraft_api.model.catalog import UNTRAINED_NOTICE, Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
@@ -58,10 +57,15 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
 
 
 def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
-    directory, revision = _locate(spec, catalog, config)
+    directory, revision = revisions.locate(spec, catalog, config)
     device = choose_device(config.device)
+
+    def read(name: str, device_type: str = "cpu") -> package.Package:
+        revisions.check_sum(spec, directory, name)
+        return package.read(directory / name, device_type)
+
     # Both take seconds, and reading does not need Python's lock.
-    weights = _in_thread(lambda: package.read(directory / "state_dict.bin", device.type))
+    weights = _in_thread(lambda: read(revisions.LANGUAGE_MODEL, device.type))
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
     from audiocraft_api.model.checkpoint import BUILDING, load_codec, load_language_model
 
@@ -69,7 +73,7 @@ def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
     # MPS computes the codec's convolutions wrongly.
     codec_device = device if device.type != "mps" else choose_device("cpu")
     with BUILDING:
-        codec = load_codec(package.read(directory / "compression_state_dict.bin"), files, codec_device)
+        codec = load_codec(read(revisions.CODEC), files, codec_device)
         lm = load_language_model(weights.result(), files, device)
     model = LoadedModel(spec, revision, lm, codec)
     _check_abilities(model)
@@ -86,22 +90,6 @@ def choose_device(wanted: str) -> torch.device:
     if not present[wanted]:
         raise ModelUnavailable(f"The server is set to use {wanted}, which this machine does not have.", _RETRY_SECONDS)
     return torch.device(wanted)
-
-
-def _locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, str]:
-    """Return the checkpoint's directory and its revision: the hub's commit, or a check sum of local files."""
-    directory = catalog.local_directory(spec)
-    if directory is None and spec.is_built_in:
-        from audiocraft_api.model import demo
-
-        directory = demo.build(spec.name, config.checkpoints_dir).absolute()
-    if directory is None:
-        snapshot = Hub(offline=config.offline).snapshot(spec.checkpoint, hub.CHECKPOINT, spec.revision)
-        return snapshot, snapshot.name
-    for (name,) in hub.CHECKPOINT.groups:
-        if not (directory / name).is_file():
-            raise WrongCheckpoint(f"{directory.name} holds no {name}")
-    return directory, package.fingerprint(*(directory / name for (name,) in hub.CHECKPOINT.groups))
 
 
 def _in_thread(read: Callable[[], T]) -> Future[T]:

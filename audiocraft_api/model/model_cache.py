@@ -21,6 +21,7 @@ from audiocraft_api.config import Config
 from audiocraft_api.errors import ModelUnavailable, ShuttingDown
 from audiocraft_api.model.catalog import Catalog, ModelSpec
 from audiocraft_api.model.loading import load_model
+from audiocraft_api.model.revisions import known_revision
 
 if TYPE_CHECKING:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
@@ -107,6 +108,10 @@ class ModelCache:
         with self._condition:
             slot = self._slots.get(name)
             return slot.model.revision if slot is not None and slot.model is not None else None
+
+    def known_revision(self, name: str) -> str | None:
+        """Return the revision that a load would find now, or None where only a load can tell. Loads nothing."""
+        return known_revision(self._catalog.get(name), self._catalog)
 
     def on_unload(self, listener: UnloadListener) -> None:
         """Call `listener(name)` after a model left the cache, so that what was made from it can go too."""

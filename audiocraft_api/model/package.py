@@ -5,6 +5,7 @@ Free of torch until a file is read.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pickle
 import zipfile
@@ -16,6 +17,9 @@ from audiocraft_api.model.hub import WrongCheckpoint
 Package = dict[str, Any]
 
 _PIECE_BYTES = 16 * 2**20
+_NUM_REMEMBERED = 256  # files whose sums are not computed again while they stay as they are
+
+_State = tuple[int, ...]
 
 
 def fingerprint(*paths: Path) -> str:
@@ -23,12 +27,30 @@ def fingerprint(*paths: Path) -> str:
 
     Raises WrongCheckpoint.
     """
-    digest = hashlib.sha256()
-    for path in paths:
-        for part in _parts(path):
-            # The folder inside the file is the name that it was first saved under.
-            digest.update(f"{part.filename.partition('/')[2]} {part.file_size} {part.CRC}\n".encode())
-    return digest.hexdigest()[:40]
+    return hashlib.sha256("".join(_sums(path, _state(path)) for path in paths).encode()).hexdigest()[:40]
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256, as `sha256sum` prints it."""
+    return _sha256(path, _state(path))
+
+
+def _state(path: Path) -> _State:
+    """Return what is another when the file is."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@functools.lru_cache(_NUM_REMEMBERED)
+def _sha256(path: Path, _of: _State) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.lru_cache(_NUM_REMEMBERED)
+def _sums(path: Path, _of: _State) -> str:
+    # The folder inside the file is the name that it was first saved under.
+    return "".join(f"{part.filename.partition('/')[2]} {part.file_size} {part.CRC}\n" for part in _parts(path))
 
 
 def _parts(path: Path) -> list[zipfile.ZipInfo]:

@@ -24,6 +24,7 @@ import soundfile
 
 from audiocraft_api.engine.params import Waveform
 from audiocraft_api.errors import ConversionFailed, InvalidRequest
+from audiocraft_api.service.tags import Tags
 
 with warnings.catch_warnings():
     # pydub looks for ffmpeg on the PATH while it is imported, and warns; here the binary is found by
@@ -103,7 +104,14 @@ FORMATS: dict[str, AudioFormat] = {
 MEDIA_TYPES: dict[str, str] = {row.extension: row.media_type for row in FORMATS.values()}  # by file name extension
 
 
-def encode(waveform: Waveform, sample_rate: int, output_format: str, *, timeout_seconds: float = 60.0) -> bytes:
+def encode(
+    waveform: Waveform,
+    sample_rate: int,
+    output_format: str,
+    tags: Tags | None = None,
+    *,
+    timeout_seconds: float = 60.0,
+) -> bytes:
     """Encode `waveform` [C, T] float32, mono or stereo, at `sample_rate` Hz as a whole file in one of `FORMATS`.
 
     Samples beyond -1 … 1 are clipped (`wav32f` keeps them). Lossless formats and Vorbis hold exactly T samples a
@@ -119,8 +127,8 @@ def encode(waveform: Waveform, sample_rate: int, output_format: str, *, timeout_
     check(waveform, sample_rate)
     try:
         if row.arguments:
-            return _encode_with_ffmpeg(waveform, sample_rate, row, timeout_seconds)
-        return _encode_with_libsndfile(waveform, sample_rate, row)
+            return _encode_with_ffmpeg(waveform, sample_rate, row, tags, timeout_seconds)
+        return _encode_with_libsndfile(waveform, sample_rate, row, tags)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         cause = getattr(error, "stderr", None) or error
         logger.error("Encoding %s as %s failed: %s", waveform.shape, row.name, cause)
@@ -148,13 +156,17 @@ def check(waveform: Waveform, sample_rate: int) -> None:
         raise ConversionFailed("The generated audio has samples that are not numbers.")
 
 
-def _encode_with_libsndfile(waveform: Waveform, sample_rate: int, row: AudioFormat) -> bytes:
+def _encode_with_libsndfile(waveform: Waveform, sample_rate: int, row: AudioFormat, tags: Tags | None) -> bytes:
     samples = samples_of(waveform, row)
     file = io.BytesIO()
     with open_libsndfile(file, waveform.shape[0], sample_rate, row) as encoder:
+        if tags and row.container != "WAV":
+            tags.write(encoder)
         length = write_length(sample_rate)
         for start in range(0, len(samples), length):
             encoder.write(samples[start : start + length])
+        if tags and row.container == "WAV":
+            tags.write(encoder)
     return file.getvalue()
 
 
@@ -180,15 +192,21 @@ def write_length(sample_rate: int) -> int:
     return sample_rate // 10
 
 
-def _encode_with_ffmpeg(waveform: Waveform, sample_rate: int, row: AudioFormat, timeout_seconds: float) -> bytes:
+def _encode_with_ffmpeg(
+    waveform: Waveform, sample_rate: int, row: AudioFormat, tags: Tags | None, timeout_seconds: float
+) -> bytes:
     segment = AudioSegment(
         data=pcm16(waveform).tobytes(), sample_width=2, frame_rate=sample_rate, channels=waveform.shape[0]
     )
     command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-f", "wav", "-i", "pipe:0"]
-    command += resampling(row, waveform.shape[1], sample_rate)
     # A file, not a pipe: the MP3 and MP4 writers go back to fill in the length.
     with tempfile.TemporaryDirectory(prefix="audiocraft-api-") as directory:
         path = Path(directory, f"audio.{row.extension}")
+        if tags:
+            tags_path = Path(directory, "tags.txt")
+            tags_path.write_text(tags.ffmetadata(), "utf-8")
+            command += ["-f", "ffmetadata", "-i", str(tags_path), "-map_metadata", "1"]
+        command += resampling(row, waveform.shape[1], sample_rate)
         subprocess.run(
             [*command, *row.arguments, str(path)],
             input=segment.export(io.BytesIO(), format="wav").getvalue(),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from audiocraft_api.config import Config
 from audiocraft_api.constants import DEFAULT_CFG_COEF, DEFAULT_TOP_K, MAX_SEED
@@ -19,9 +19,16 @@ from audiocraft_api.engine.params import AudioInput, GenerationParams
 from audiocraft_api.engine.request import EngineRequest, GenerationResult
 from audiocraft_api.errors import Canceled, DeadlineExceeded
 from audiocraft_api.service import convert
+from audiocraft_api.service.recipe import Recipe, details_of
 from audiocraft_api.service.storage.base import AudioStore
 
+if TYPE_CHECKING:
+    from audiocraft_api.service.results.result_cache import ResultCache
+    from audiocraft_api.service.results.result_store import KnownResult
+
 CLIENT_POLL_SECONDS = 0.1
+
+T = TypeVar("T", bound="HasRecipe")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +46,7 @@ class GenerateCommand:
     seed: int | None = None
     melody: AudioInput | None = None
     audio_owner: str | None = None  # who alone may fetch the audio; None is everybody who knows its link
+    seed_drawn: bool = False  # by the service, so that nobody asks for this audio again
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +60,6 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What was made and how; in every answer."""
-
-    format: str
-    sample_rate: int  # Hz, of the file
-    duration_seconds: float  # of the audio really made
-    generation_seconds: float
-    seed: int
-    model: str
-    revision: str
-
-
-@dataclass(frozen=True)
 class GeneratedFile:
     """Audio in the store."""
 
@@ -75,10 +70,17 @@ class GeneratedFile:
 
 @dataclass(frozen=True)
 class GeneratedBytes:
-    """Audio that goes straight to the client and is kept nowhere."""
+    """Audio that goes straight to the client; nobody but the result cache keeps it."""
 
     audio: bytes
     recipe: Recipe
+
+
+class HasRecipe(Protocol):
+    """What both have: `GeneratedFile` and `GeneratedBytes`."""
+
+    @property
+    def recipe(self) -> Recipe: ...
 
 
 class Generation(Protocol):
@@ -91,31 +93,83 @@ class Generation(Protocol):
         """Generate and return the encoded audio. Raises as `generate_file`."""
 
 
-class GenerationService:
-    """Runs generations from a validated command to audio."""
+@dataclass(frozen=True, eq=False)
+class Way(Generic[T]):
+    """One way for audio to be answered, as a file or as bytes: what the result cache need not know."""
 
-    def __init__(self, engine: Engine, store: AudioStore, config: Config) -> None:
+    make: Callable[[Callable[[], bool]], T]  # anew; given whether the client is gone
+    store: Callable[[T], str]  # once more, under a name of its own
+    reuse: Callable[[KnownResult], T]  # raises NotFound when the file is gone
+
+
+class GenerationService:
+    """Runs generations from a validated command to audio; `results` answers what was asked before."""
+
+    def __init__(self, engine: Engine, store: AudioStore, config: Config, results: ResultCache | None = None) -> None:
         self._engine = engine
         self._store = store
         self._config = config
+        self._results = results
 
-    def generate_file(self, command: GenerateCommand, client_gone: Callable[[], bool]) -> GeneratedFile:
-        """Generate and store. Raises what the engine, the converter or the store raises, Canceled, DeadlineExceeded."""
-        submission = self.submit(command)
-        return self.save(submission, self.await_result(submission, client_gone))
+    def generate_file(
+        self,
+        command: GenerateCommand,
+        client_gone: Callable[[], bool],
+        *,
+        deadline_seconds: float | None = None,
+        watch: Callable[[EngineRequest], None] = lambda _request: None,
+    ) -> GeneratedFile:
+        """Generate and store, within `deadline_seconds`, by default those of a synchronous request.
+
+        `watch` is shown the engine's request, where there is one. Raises what the engine, the converter or the store
+        raises, Canceled, DeadlineExceeded.
+        """
+        deadline_seconds = deadline_seconds or self._config.request_deadline_seconds
+        started, owner = time.monotonic(), command.audio_owner
+
+        def make(client_gone: Callable[[], bool]) -> GeneratedFile:
+            submission = self.submit(command, deadline_seconds, started)
+            watch(submission.request)
+            return self._save(submission, self.await_result(submission, client_gone))
+
+        def store(made: GeneratedFile) -> str:
+            return self._store.copy(made.filename, owner).filename
+
+        def reuse(known: KnownResult) -> GeneratedFile:
+            filename = self._store.copy(known.filename, owner).filename
+            return GeneratedFile(filename, self._store.url_for(filename), _known_recipe(known, started))
+
+        return self._answer(command, Way(make, store, reuse), client_gone, started + deadline_seconds)
 
     def generate_bytes(self, command: GenerateCommand, client_gone: Callable[[], bool]) -> GeneratedBytes:
         """Generate and return the encoded audio. Raises as `generate_file`."""
-        submission = self.submit(command)
-        result = self.await_result(submission, client_gone)
-        return GeneratedBytes(self._encode(result, command.output_format), self.recipe(submission, result))
+        deadline_seconds = self._config.request_deadline_seconds
+        started = time.monotonic()
 
-    def submit(self, command: GenerateCommand, deadline_seconds: float | None = None) -> Submission:
+        def make(client_gone: Callable[[], bool]) -> GeneratedBytes:
+            submission = self.submit(command, deadline_seconds, started)
+            audio, recipe = self._encode(submission, self.await_result(submission, client_gone))
+            return GeneratedBytes(audio, recipe.timed_since(started))
+
+        def store(made: GeneratedBytes) -> str:
+            extension = convert.FORMATS[command.output_format].extension
+            return self._store.save(made.audio, extension, command.audio_owner).filename
+
+        def reuse(known: KnownResult) -> GeneratedBytes:
+            with self._store.open(known.filename).file as file:
+                return GeneratedBytes(file.read(), _known_recipe(known, started))
+
+        return self._answer(command, Way(make, store, reuse), client_gone, started + deadline_seconds)
+
+    def submit(
+        self, command: GenerateCommand, deadline_seconds: float | None = None, started: float | None = None
+    ) -> Submission:
         """Resolve the seed and hand the command to the engine.
 
-        It may take `deadline_seconds`, by default those of a synchronous request. Raises QueueFull, ShuttingDown.
+        It may take `deadline_seconds`, by default those of a synchronous request, since `started`, by default now
+        (`time.monotonic()`). Raises QueueFull, ShuttingDown.
         """
-        started = time.monotonic()
+        started = time.monotonic() if started is None else started
         params = GenerationParams(
             model=command.model,
             description=command.prompt,
@@ -147,25 +201,41 @@ class GenerationService:
                 )
         return request.result()
 
-    def save(self, submission: Submission, result: GenerationResult) -> GeneratedFile:
-        """Convert a result and store it."""
-        output_format, owner = submission.command.output_format, submission.command.audio_owner
-        audio = self._encode(result, output_format)
-        stored = self._store.save(audio, convert.FORMATS[output_format].extension, owner)
-        return GeneratedFile(stored.filename, self._store.url_for(stored.filename), self.recipe(submission, result))
-
-    def _encode(self, result: GenerationResult, output_format: str) -> bytes:
-        timeout_seconds = self._config.convert_timeout_seconds
-        return convert.encode(result.waveform, result.sample_rate, output_format, timeout_seconds=timeout_seconds)
-
     def recipe(self, submission: Submission, result: GenerationResult) -> Recipe:
         """Tell what a result is and how it was made."""
+        output_format = submission.command.output_format
         return Recipe(
-            format=submission.command.output_format,
-            sample_rate=convert.FORMATS[submission.command.output_format].sample_rate or result.sample_rate,
+            format=output_format,
+            sample_rate=convert.FORMATS[output_format].sample_rate or result.sample_rate,
             duration_seconds=result.waveform.shape[1] / result.sample_rate,
             generation_seconds=time.monotonic() - submission.started,
             seed=submission.params.seed,
             model=result.model,
             revision=result.revision,
+            details=details_of(submission.params, result.revision, output_format, self._config),
         )
+
+    def _answer(self, command: GenerateCommand, way: Way[T], client_gone: Callable[[], bool], until: float) -> T:
+        return self._results.answer(command, way, client_gone, until) if self._results else way.make(client_gone)
+
+    def _save(self, submission: Submission, result: GenerationResult) -> GeneratedFile:
+        audio, recipe = self._encode(submission, result)
+        stored = self._store.save(audio, convert.FORMATS[recipe.format].extension, submission.command.audio_owner)
+        recipe = recipe.timed_since(submission.started)
+        return GeneratedFile(stored.filename, self._store.url_for(stored.filename), recipe)
+
+    def _encode(self, submission: Submission, result: GenerationResult) -> tuple[bytes, Recipe]:
+        """Return the file's bytes, which hold the recipe, and the recipe."""
+        recipe = self.recipe(submission, result)
+        audio = convert.encode(
+            result.waveform,
+            result.sample_rate,
+            recipe.format,
+            recipe.tags(with_prompt=self._config.tag_prompts),
+            timeout_seconds=self._config.convert_timeout_seconds,
+        )
+        return audio, recipe
+
+
+def _known_recipe(known: KnownResult, started: float) -> Recipe:
+    return replace(Recipe.from_answer(known.answer), is_cached=True).timed_since(started)

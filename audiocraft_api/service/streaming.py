@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from audiocraft_api.config import Config
 from audiocraft_api.engine.request import Outline
 from audiocraft_api.service.convert import FORMATS, AudioFormat
-from audiocraft_api.service.generation import GenerateCommand, GenerationService, Recipe, Submission
+from audiocraft_api.service.generation import GenerateCommand, GenerationService, Submission
+from audiocraft_api.service.recipe import Recipe
 from audiocraft_api.service.stream_encoders import StreamEncoder, open_encoder
 
 # How often somebody who waits for audio may look after the listener, and after what ffmpeg has ready.

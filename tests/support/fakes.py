@@ -15,6 +15,7 @@ from audiocraft_api.errors import AudioCraftError, QueueFull, ShuttingDown
 
 SAMPLE_RATE = 32_000
 FRAME_RATE = 50
+REVISION = "fake"
 
 
 class Gate(Protocol):
@@ -33,6 +34,7 @@ class FakeEngine:
         self.submitted: list[EngineRequest] = []
         self.failure: BaseException | None = None  # raised in place of audio
         self.is_alive = True
+        self.revision = REVISION
         self.closed = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -62,7 +64,7 @@ class FakeEngine:
 
     def _run(self, request: EngineRequest) -> None:
         num_frames = round(request.params.duration_seconds * FRAME_RATE)
-        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="fake")
+        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision=self.revision)
         if request.has_ended:  # the engine was closed meanwhile
             return
         try:
@@ -87,6 +89,12 @@ class FakeCache:
 
     def loaded_names(self) -> list[str]:
         return []
+
+    def revision(self, _name: str) -> None:
+        return None
+
+    def known_revision(self, _name: str) -> str:
+        return REVISION
 
     def close(self) -> None:
         pass

@@ -13,6 +13,21 @@ CREATE TABLE api_keys (
     created REAL NOT NULL,
     expires REAL,
     revoked REAL
+);
+CREATE TABLE results (
+    key TEXT PRIMARY KEY,
+    filename TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    created REAL NOT NULL,
+    used REAL NOT NULL
+);
+CREATE INDEX results_by_age ON results (created);
+CREATE INDEX results_by_use ON results (used);
+CREATE TABLE result_leases (
+    key TEXT PRIMARY KEY,
+    holder TEXT NOT NULL,
+    held_until REAL NOT NULL,
+    seconds REAL NOT NULL
 )
 """
 

@@ -65,6 +65,13 @@ class AudioStore(Protocol):
         The file appears whole or not at all. Raises StorageUnavailable.
         """
 
+    def copy(self, filename: str, owner: str | None = None) -> StoredAudio:
+        """Keep a file's audio once more, under a new name that ends alike, for everybody or for an owner alone.
+
+        The copy is as old as it is, and neither file's end is the other's. It appears whole or not at all. Raises
+        NotFound when there is no such file (any more), StorageUnavailable.
+        """
+
     def open(self, filename: str) -> OpenAudio:
         """Open a file for reading; the caller closes it.
 

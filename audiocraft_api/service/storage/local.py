@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import re
+import shutil
 import stat
 import threading
 import time
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from audiocraft_api.config import Config
 from audiocraft_api.errors import NotFound, StorageUnavailable
@@ -53,23 +55,13 @@ class LocalStore:
 
     def save(self, audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
         """Write to a temporary name in the same directory, sync, rename. Raises StorageUnavailable."""
-        filename = new_filename(extension, owner)
-        self._sweeper.start()
-        path = self._directory / filename
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "xb") as file:
-                file.write(audio)
-                file.flush()
-                os.fsync(file.fileno())
-                status = os.fstat(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise _unavailable("written", error) from error
-        return _describe(filename, status)
+        return self._write(new_filename(extension, owner), lambda file: file.write(audio))
+
+    def copy(self, filename: str, owner: str | None = None) -> StoredAudio:
+        """Copy the bytes: a link would share its age with the file, and be swept with it."""
+        with self.open(filename).file as source:
+            extension = filename.rpartition(".")[2]
+            return self._write(new_filename(extension, owner), lambda file: shutil.copyfileobj(source, file))
 
     def open(self, filename: str) -> OpenAudio:
         """Open a file and lease it until it is closed. Raises NotFound, StorageUnavailable."""
@@ -136,6 +128,24 @@ class LocalStore:
     def close(self) -> None:
         """Stop the sweeper. Files stay."""
         self._sweeper.close()
+
+    def _write(self, filename: str, write: Callable[[BinaryIO], object]) -> StoredAudio:
+        self._sweeper.start()
+        path = self._directory / filename
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                status = os.fstat(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise _unavailable("written", error) from error
+        return _describe(filename, status)
 
     def _files(self, owner: str | None = None) -> list[tuple[str, os.stat_result]]:
         """List this store's own files, or an owner's, the temporary ones included."""

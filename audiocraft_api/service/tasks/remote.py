@@ -25,7 +25,8 @@ from audiocraft_api.errors import (
     StorageUnavailable,
     error_of,
 )
-from audiocraft_api.service.generation import GenerateCommand, GeneratedBytes, GeneratedFile, Recipe
+from audiocraft_api.service.generation import GenerateCommand, GeneratedBytes, GeneratedFile
+from audiocraft_api.service.recipe import Recipe
 from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.tasks.monitor import QueueMonitor
 from audiocraft_api.service.tasks.service import TaskService
@@ -51,7 +52,7 @@ class RemoteGeneration:
         """Have a file made. Raises what ended the task, QueueFull, Canceled, DeadlineExceeded, StorageUnavailable."""
         result = self._run(command, client_gone)
         filename = result["filename"]
-        return GeneratedFile(filename, self._files.url_for(filename), _recipe(result))
+        return GeneratedFile(filename, self._files.url_for(filename), Recipe.from_answer(result))
 
     def generate_bytes(self, command: GenerateCommand, client_gone: Callable[[], bool]) -> GeneratedBytes:
         """Have audio made that is kept nowhere. Raises as `generate_file`."""
@@ -62,7 +63,7 @@ class RemoteGeneration:
         except NotFound as error:
             raise AudioGone("The audio was made and is not there; do the workers share the server's store?") from error
         self._files.delete(result["filename"])
-        return GeneratedBytes(audio, _recipe(result))
+        return GeneratedBytes(audio, Recipe.from_answer(result))
 
     def close(self, grace_seconds: float) -> None:
         """Let clients wait on for `grace_seconds`, then end their waiting with ShuttingDown."""
@@ -136,15 +137,3 @@ class RemoteEngine:
 
     def close(self, grace_seconds: float = 0.0) -> None:
         pass
-
-
-def _recipe(result: dict[str, Any]) -> Recipe:
-    return Recipe(
-        format=result["format"],
-        sample_rate=result["sample_rate"],
-        duration_seconds=result["duration"],
-        generation_seconds=result["generation_time"],
-        seed=result["seed"],
-        model=result["model"],
-        revision=result["revision"],
-    )

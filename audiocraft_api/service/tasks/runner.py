@@ -58,10 +58,9 @@ class TaskRunner:
 
     def _generate(self, task: Task, heartbeat: Heartbeat) -> GeneratedFile:
         command = unpack(task.command, self._tasks.audio(task.id))
-        submission = self._generation.submit(command, self._deadline_seconds)
-        heartbeat.watch(submission.request)
-        result = self._generation.await_result(submission, heartbeat.should_stop)
-        return self._generation.save(submission, result)
+        return self._generation.generate_file(
+            command, heartbeat.should_stop, deadline_seconds=self._deadline_seconds, watch=heartbeat.watch
+        )
 
     def _ending(
         self, task: Task, error: Exception, heartbeat: Heartbeat, stopping: threading.Event
@@ -145,15 +144,4 @@ class Heartbeat:
 
 def result_of(file: GeneratedFile) -> dict[str, Any]:
     """Return what a completed task answers as its `result`."""
-    recipe = file.recipe
-    return {
-        "success": True,
-        "filename": file.filename,
-        "generation_time": round(recipe.generation_seconds, 3),
-        "format": recipe.format,
-        "sample_rate": recipe.sample_rate,
-        "seed": recipe.seed,
-        "duration": recipe.duration_seconds,
-        "model": recipe.model,
-        "revision": recipe.revision,
-    }
+    return {"success": True, "filename": file.filename, **file.recipe.answer()}

@@ -56,7 +56,7 @@ class TaskService:
         plain, audio = pack(command)
         asked = fingerprint(plain, audio, webhook_url)
         if command.seed is None:
-            plain["seed"] = secrets.randbelow(MAX_SEED + 1)
+            plain |= {"seed": secrets.randbelow(MAX_SEED + 1), "seed_drawn": True}
         new = NewTask(str(uuid.uuid4()), plain, audio, owner, idempotency_key, asked, webhook_url)
         try:
             task = self._tasks.submit(new, max_queued=self._max_queued, max_audio_bytes=self._max_audio_bytes)

@@ -1,0 +1,65 @@
+"""Which files a model is made of and which revision they are, before anything is loaded. Never imports torch.
+
+A revision is the hub's commit, or 40 digits that follow the content of local files. It speaks of the checkpoint's own
+two files; text encoder, codec and separator are those that they name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from audiocraft_api.config import Config
+from audiocraft_api.errors import ModelUnavailable
+from audiocraft_api.model import hub, package
+from audiocraft_api.model.catalog import Catalog, ModelSpec
+from audiocraft_api.model.hub import Hub, WrongCheckpoint
+
+LANGUAGE_MODEL, CODEC = (name for (name,) in hub.CHECKPOINT.groups)
+
+
+def locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, str]:
+    """Return a checkpoint's directory and revision, downloaded or built if need be.
+
+    Raises WrongCheckpoint, ModelUnavailable.
+    """
+    directory = catalog.local_directory(spec)
+    if directory is None and spec.is_built_in:
+        from audiocraft_api.model import demo
+
+        directory = demo.build(spec.name, config.checkpoints_dir).absolute()
+    if directory is None:
+        snapshot = Hub(offline=config.offline).snapshot(spec.checkpoint, hub.CHECKPOINT, spec.revision)
+        return snapshot, snapshot.name
+    return directory, _fingerprint(directory)
+
+
+def known_revision(spec: ModelSpec, catalog: Catalog) -> str | None:
+    """Return the revision that a load would find now, or None where it cannot be told without a download.
+
+    Quick: files that have not changed are not read again.
+    """
+    try:
+        directory = catalog.local_directory(spec)
+        if directory is not None:
+            return _fingerprint(directory)
+        snapshot = None if spec.is_built_in else Hub().present(spec.checkpoint, hub.CHECKPOINT, spec.revision)
+        return None if snapshot is None else snapshot.name
+    except (WrongCheckpoint, ModelUnavailable, OSError):  # whoever loads it is told what is wrong
+        return None
+
+
+def check_sum(spec: ModelSpec, directory: Path, name: str) -> None:
+    """Compare a checkpoint's file with the SHA-256 that the models file pins, if any. Raises WrongCheckpoint.
+
+    An unchanged file is read once for it.
+    """
+    pinned = {LANGUAGE_MODEL: spec.sha256, CODEC: spec.codec_sha256}[name]
+    if pinned is not None and (found := package.sha256(directory / name)) != pinned:
+        raise WrongCheckpoint(f"{name} has the SHA-256 {found}, and the models file pins {pinned}")
+
+
+def _fingerprint(directory: Path) -> str:
+    for name in (LANGUAGE_MODEL, CODEC):
+        if not (directory / name).is_file():
+            raise WrongCheckpoint(f"{directory.name} holds no {name}")
+    return package.fingerprint(directory / LANGUAGE_MODEL, directory / CODEC)
