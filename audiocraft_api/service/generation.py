@@ -19,6 +19,7 @@ from audiocraft_api.engine.params import AudioInput, GenerationParams
 from audiocraft_api.engine.request import EngineRequest, GenerationResult
 from audiocraft_api.errors import Canceled, DeadlineExceeded
 from audiocraft_api.service import convert
+from audiocraft_api.service.observer import Observer
 from audiocraft_api.service.storage.base import AudioStore
 
 CLIENT_POLL_SECONDS = 0.1
@@ -94,10 +95,11 @@ class Generation(Protocol):
 class GenerationService:
     """Runs generations from a validated command to audio."""
 
-    def __init__(self, engine: Engine, store: AudioStore, config: Config) -> None:
+    def __init__(self, engine: Engine, store: AudioStore, config: Config, observer: Observer | None = None) -> None:
         self._engine = engine
         self._store = store
         self._config = config
+        self._observer = observer or Observer()
 
     def generate_file(self, command: GenerateCommand, client_gone: Callable[[], bool]) -> GeneratedFile:
         """Generate and store. Raises what the engine, the converter or the store raises, Canceled, DeadlineExceeded."""
@@ -128,7 +130,9 @@ class GenerationService:
             melody=command.melody,
         )
         deadline = started + (deadline_seconds or self._config.request_deadline_seconds)
-        return Submission(command, params, self._engine.submit(params, deadline=deadline), started)
+        request = self._engine.submit(params, deadline=deadline)
+        self._observer.generation_begun(request)
+        return Submission(command, params, request, started)
 
     def await_result(self, submission: Submission, client_gone: Callable[[], bool]) -> GenerationResult:
         """Wait for the engine; stop it when the client leaves (Canceled) or the deadline passes (DeadlineExceeded)."""
@@ -151,12 +155,14 @@ class GenerationService:
         """Convert a result and store it."""
         output_format, owner = submission.command.output_format, submission.command.audio_owner
         audio = self._encode(result, output_format)
-        stored = self._store.save(audio, convert.FORMATS[output_format].extension, owner)
+        with self._observer.step("store"):
+            stored = self._store.save(audio, convert.FORMATS[output_format].extension, owner)
         return GeneratedFile(stored.filename, self._store.url_for(stored.filename), self.recipe(submission, result))
 
     def _encode(self, result: GenerationResult, output_format: str) -> bytes:
         timeout_seconds = self._config.convert_timeout_seconds
-        return convert.encode(result.waveform, result.sample_rate, output_format, timeout_seconds=timeout_seconds)
+        with self._observer.step("convert"):
+            return convert.encode(result.waveform, result.sample_rate, output_format, timeout_seconds=timeout_seconds)
 
     def recipe(self, submission: Submission, result: GenerationResult) -> Recipe:
         """Tell what a result is and how it was made."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from audiocraft_api.engine.base import BATCH_ROWS
+
 PREFIX = "audiocraft_api_"
 
 Kind = Literal["counter", "gauge", "histogram"]
@@ -18,7 +20,7 @@ _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 _WAIT_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 _STEP_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _FACTORS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 50.0)
-BATCH_ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+_ROWS = tuple(float(bound) for bound in BATCH_ROWS)
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,7 @@ METRICS: tuple[MetricSpec, ...] = (
     # queue
     MetricSpec("queued_tasks", "gauge", "Tasks that wait to be worked.", place="servers", shared=True),
     MetricSpec("processing_tasks", "gauge", "Tasks that are being worked.", place="servers", shared=True),
-    MetricSpec(
-        "max_queued_tasks", "gauge", "Bound of the tasks that wait to be worked.", place="servers", shared=True
-    ),
+    MetricSpec("max_queued_tasks", "gauge", "Bound of the tasks that wait to be worked.", place="servers", shared=True),
     MetricSpec("task_ends_total", "counter", "Tasks that this process has brought to an end, by state.", ("state",)),
     MetricSpec("webhook_calls_total", "counter", "Webhooks called, by outcome.", ("outcome",), place="servers"),
     # engine
@@ -106,16 +106,14 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "first_audio_seconds", "histogram", "Time from submission to the first block of audio.", _MODEL, _WAIT_SECONDS
     ),
-    MetricSpec("batch_rows", "histogram", "Rows decoded together, in each step.", _MODEL, BATCH_ROWS),
+    MetricSpec("batch_rows", "histogram", "Rows decoded together, in each step.", _MODEL, _ROWS),
     MetricSpec("decode_seconds_total", "counter", "Time spent in decode steps.", _MODEL),
     MetricSpec("kv_cache_bytes", "gauge", "Memory kept for keys and values.", _MODEL),
-    MetricSpec("kv_cache_used_bytes", "gauge", "Part of it that running requests have filled.", _MODEL),
+    MetricSpec("kv_cache_used_bytes", "gauge", "Part of it that running requests hold.", _MODEL),
     MetricSpec("models_loaded", "gauge", "Models that are resident."),
     MetricSpec("model_memory_bytes", "gauge", "Weights of a resident model.", _MODEL),
     MetricSpec("engine_up", "gauge", "0 when a thread of the engine has died."),
-    MetricSpec(
-        "engine_stalled_seconds", "gauge", "Time since the last pass of a decode loop that has work; else 0."
-    ),
+    MetricSpec("engine_stalled_seconds", "gauge", "Time since the last pass of a decode loop that has work; else 0."),
     MetricSpec("ready", "gauge", "1 when `/ready` answers 200."),
     # results and storage
     MetricSpec("step_seconds", "histogram", "Time to convert, and to store, one result.", ("step",), _STEP_SECONDS),

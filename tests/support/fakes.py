@@ -88,5 +88,11 @@ class FakeCache:
     def loaded_names(self) -> list[str]:
         return []
 
+    def states(self) -> dict[str, str]:
+        return {}
+
+    def memory(self) -> dict[str, int]:
+        return {}
+
     def close(self) -> None:
         pass
