@@ -65,9 +65,11 @@ def listen(bind: str) -> socket.socket:
     host, _, port = bind.rpartition(":")
     host = host.strip("[]")
     try:
+        if int(port) > 65_535:
+            raise OSError("the port must be at most 65535")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(
             f"AUDIOCRAFT_API_ADMIN_BIND={bind}: the admin listener cannot listen there: {error}"
         ) from None
