@@ -154,6 +154,14 @@ def test_refusals_are_there_before_the_first_and_counted_by_code(client: FlaskCl
     assert found.total("errors_total", code="invalid_request") == 1
 
 
+def test_known_results_are_counted(client: FlaskClient) -> None:
+    telemetry = services_of(client.application).telemetry
+    for is_known in (True, False, True):
+        telemetry.result_sought(is_known=is_known)
+    found = scrape(client)
+    assert (found.total("result_cache_hits_total"), found.total("result_cache_misses_total")) == (2, 1)
+
+
 def test_open_streams_are_shown(client: FlaskClient) -> None:
     response = client.post("/generate-stream", json={"prompt": "solo cello", "duration": 1}, buffered=False)
     assert scrape(client).total("open_streams") == 1

@@ -21,6 +21,9 @@ class Observer:
         """Surround a step of one result: `convert` or `store`."""
         return nullcontext()
 
+    def result_sought(self, *, is_known: bool) -> None:
+        """A kept result was looked for, and found or not."""
+
     def task(self, task: Task) -> AbstractContextManager[object]:  # noqa: ARG002
         """Surround a task that runs in this thread."""
         return nullcontext()

@@ -118,8 +118,8 @@ METRICS: tuple[MetricSpec, ...] = (
     # results and storage
     MetricSpec("step_seconds", "histogram", "Time to convert, and to store, one result.", ("step",), _STEP_SECONDS),
     MetricSpec("storage_errors_total", "counter", "Operations that a store could not do.", ("store",)),
-    MetricSpec("result_cache_hits_total", "counter", "Requests answered with a kept result.", place="servers"),
-    MetricSpec("result_cache_misses_total", "counter", "Requests whose result was not kept.", place="servers"),
+    MetricSpec("result_cache_hits_total", "counter", "Generations spared: a kept result was the answer."),
+    MetricSpec("result_cache_misses_total", "counter", "Generations that a kept result was sought for and not found."),
     # process
     MetricSpec("build_info", "gauge", "1, with the version.", ("version",)),
 )

@@ -82,6 +82,8 @@ class Metrics:
         self.first_audio = self._histogram("first_audio_seconds")
         self.step_seconds = self._histogram("step_seconds")
         self.storage_errors = self._counter("storage_errors_total")
+        self.result_cache_hits = self._counter("result_cache_hits_total")
+        self.result_cache_misses = self._counter("result_cache_misses_total")
         self._begin_at_zero()
         self._readings = _Readings(list(self._specs.values()))
         self._registry.register(self._readings)

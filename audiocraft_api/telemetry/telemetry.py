@@ -43,6 +43,10 @@ class Telemetry(Observer):
             yield
         self.metrics.step_seconds.labels(name).observe(time.perf_counter() - begun)
 
+    def result_sought(self, *, is_known: bool) -> None:
+        """Count it."""
+        (self.metrics.result_cache_hits if is_known else self.metrics.result_cache_misses).inc()
+
     @contextmanager
     def task(self, task: Task) -> Iterator[None]:
         """Trace a task."""
