@@ -15,7 +15,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from audiocraft_api.errors import GenerationFailed
 from audiocraft_api.http.services import services_of
-from audiocraft_api.telemetry import tracing
 from support.celery_worker import CeleryProcess
 from support.collector import Collector, attributes
 from support.fakes import FakeEngine
@@ -25,6 +24,12 @@ from support.served import ROOT, free_port, serve, wait_until
 
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
 
 
 @pytest.fixture
@@ -40,8 +45,7 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def open_app(tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Flask]]:
-    monkeypatch.setattr(tracing, "SEND_INTERVAL_SECONDS", 0.05)
+def open_app(tmp_path: Path, engine: FakeEngine) -> Iterator[Callable[..., Flask]]:
     opened: list[Flask] = []
 
     def open_app(endpoint: str) -> Flask:

@@ -27,10 +27,6 @@ from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.service.tasks.command import TRACE
 from audiocraft_api.service.tasks.task import Task
 
-MAX_WAITING_SPANS = 4096
-MAX_BATCH_SPANS = 512
-SEND_INTERVAL_SECONDS = 2.0
-SEND_SECONDS = 5.0  # of one batch
 FAREWELL_SECONDS = 2.0  # for the last spans, when the process ends
 
 logger = logging.getLogger(__name__)
@@ -65,14 +61,8 @@ class Tracing:
         endpoint = config.otlp_endpoint.rstrip("/") + "/v1/traces"
         resource = Resource.create({"service.name": "audiocraft-api", "service.version": __version__})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(
-            BatchSpanProcessor(
-                _Exporter(OTLPSpanExporter(endpoint, timeout=SEND_SECONDS), endpoint),
-                max_queue_size=MAX_WAITING_SPANS,
-                schedule_delay_millis=SEND_INTERVAL_SECONDS * 1000,
-                max_export_batch_size=MAX_BATCH_SPANS,
-            )
-        )
+        # How much may wait to be sent, and how often and how long it is sent, say OpenTelemetry's own variables.
+        self._provider.add_span_processor(BatchSpanProcessor(_Exporter(OTLPSpanExporter(endpoint), endpoint)))
         self._tracer = self._provider.get_tracer("audiocraft_api", __version__)
         self._propagator = TraceContextTextMapPropagator()
 
