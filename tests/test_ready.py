@@ -167,6 +167,33 @@ def test_a_step_that_hangs_is_a_stall_until_it_goes_on(
         cache.close()
 
 
+@pytest.mark.parametrize("kind", [BatchingEngine, PlainEngine])
+def test_work_that_comes_and_goes_never_takes_readiness_away(
+    config: Config, kind: type[BatchingEngine] | type[PlainEngine]
+) -> None:
+    cache = ModelCache(Catalog(config), config)
+    engine = kind(cache, config)
+    reasons: set[str | None] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            reasons.add(reason(engine, cache))
+
+    engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=1)).result(SECONDS)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for seed in range(10):
+            engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=seed)).result(SECONDS)
+    finally:
+        done.set()
+        watcher.join()
+        engine.close()
+        cache.close()
+    assert reasons == {None}
+
+
 @pytest.fixture
 def stopped() -> Iterator[threading.Event]:
     """Set at the latest when the test ends: nothing waits on."""

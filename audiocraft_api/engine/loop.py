@@ -80,9 +80,12 @@ class DecodeLoop:
 
     def status(self) -> ModelStatus:
         """Tell what is done with the model; waits for nothing."""
-        prepared, num_slots = self._prepared, sum(len(run.slots) for run in list(self._running))
+        prepared = self._prepared
         return self._meter.status(
-            self._name, self._thread is not None, prepared.stepper if prepared else None, num_slots
+            self._name,
+            is_loading=self._thread is not None and prepared is None,
+            stepper=prepared.stepper if prepared else None,
+            num_slots=sum(len(run.slots) for run in list(self._running)),
         )
 
     @property

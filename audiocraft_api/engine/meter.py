@@ -43,12 +43,14 @@ class LoopMeter:
         weight = SPEED_SMOOTHING if self.step_seconds else 1.0
         self.step_seconds += weight * (seconds / num_steps - self.step_seconds)
 
-    def status(self, model: str, has_thread: bool, stepper: Stepper | None = None, num_slots: int = 0) -> ModelStatus:
-        """Tell what is done with a model, by a loop whose thread is there while it has work, in slots of a stepper."""
+    def status(
+        self, model: str, *, is_loading: bool = False, stepper: Stepper | None = None, num_slots: int = 0
+    ) -> ModelStatus:
+        """Tell what is done with a model, in so many slots of a stepper."""
         last_pass = self._last_pass
         return ModelStatus(
             model,
-            is_loading=has_thread and last_pass is None,
+            is_loading=is_loading,
             stalled_seconds=0.0 if last_pass is None else max(0.0, time.monotonic() - last_pass),
             counts=DecodeCounts(tuple(self._steps_by_rows), self._num_rows, self._seconds),
             kv_cache_bytes=stepper.slot_bytes * stepper.num_slots if stepper else 0,

@@ -66,10 +66,7 @@ class PlainEngine:
                 num_waiting=len(self._waiting),
                 num_running=int(self._running is not None),
                 is_alive=self._thread is None or self._thread.is_alive(),
-                models=tuple(
-                    meter.status(name, self._running is not None and self._running.params.model == name)
-                    for name, meter in self._meters.items()
-                ),
+                models=tuple(meter.status(name) for name, meter in self._meters.items()),
             )
 
     def close(self, grace_seconds: float = 0.0) -> None:
