@@ -41,9 +41,8 @@ class ServerLog(Logger):  # type: ignore[misc]
 class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     """One process, many threads."""
 
-    admin_socket: socket.socket | None = (
-        None  # of the admin listener; the master holds it, and gives it before the fork
-    )
+    # The admin listener's open port: the master holds it, so that the next worker finds it free.
+    admin_socket: socket.socket | None = None
 
     def init_process(self) -> None:
         gthread.DEFAULT_WORKER_DATA_TIMEOUT = FIRST_BYTE_SECONDS
