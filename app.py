@@ -25,12 +25,12 @@ def main() -> None:
         config = load_config()
         application = create_app(config)
         check_store(config)
+        services_of(application).start()
     except ConfigError as error:
         sys.exit(str(error))
     host, _, port = config.bind.rpartition(":")
     if host == "unix":
         host, port = f"unix://{port}", "0"
-    services_of(application).start()
     application.run(host=host.strip("[]"), port=int(port), threaded=True)
 
 

@@ -8,6 +8,7 @@ from audiocraft_api.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.service.policy.prompt_policy import PromptPolicy
 from audiocraft_api.service.storage.create import check_store
+from audiocraft_api.telemetry.admin_listener import listen
 from audiocraft_api.worker import ServerLog, Worker
 
 try:
@@ -31,6 +32,18 @@ keepalive = 5
 preload_app = False  # threads and CUDA do not survive a fork
 control_socket_disable = True
 logger_class = ServerLog
+
+
+def on_starting(server):
+    """Open the port of the admin listener once, for every worker that comes."""
+    try:
+        server.admin_socket = listen(settings.admin_bind) if settings.admin_bind else None
+    except ConfigError as error:
+        sys.exit(str(error))
+
+
+def post_fork(server, worker):
+    worker.admin_socket = server.admin_socket
 
 
 def worker_exit(_server, worker):

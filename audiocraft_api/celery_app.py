@@ -32,6 +32,10 @@ from audiocraft_api.service.tasks.celery_transport import (
 from audiocraft_api.service.tasks.celery_worker import CeleryWorker
 from audiocraft_api.service.tasks.redis_store import RedisTaskStore
 from audiocraft_api.service.tasks.runner import TaskRunner
+from audiocraft_api.telemetry.admin_listener import AdminListener, admin_answers, listen
+from audiocraft_api.telemetry.health import Health
+from audiocraft_api.telemetry.sources import engine_source, health_source
+from audiocraft_api.telemetry.telemetry import Telemetry
 
 POOLS = ("threads", "solo")
 WRONG_POOL = (
@@ -47,18 +51,33 @@ class WorkerProcess:
 
     def __init__(self, celery: Celery, config: Config, engine: Engine | None) -> None:
         self._config = config
+        self._draining = threading.Event()
+        self._telemetry = telemetry = Telemetry("workers", config)
         self._cache = ModelCache(Catalog(config), config)
         self._engine = engine or create_engine(self._cache, config)
-        self._files = create_store(config)
-        self._store = RedisTaskStore(config.redis_url, max_attempts=config.task_attempts)
+        self._files = telemetry.counting_errors(create_store(config), "audio")
+        self._store = telemetry.counting_errors(
+            RedisTaskStore(config.redis_url, max_attempts=config.task_attempts), "tasks"
+        )
         self._state = create_state(config)
-        results = create_results(self._state, self._files, self._cache, config)
-        generation = GenerationService(self._engine, self._files, config, results)
-        runner = TaskRunner(self._store, generation, self._files, config)
+        results = create_results(self._state, self._files, self._cache, config, telemetry)
+        generation = GenerationService(self._engine, self._files, config, results, telemetry)
+        runner = TaskRunner(self._store, generation, self._files, config, telemetry)
         self.worker = CeleryWorker(self._store, runner, self._files, CeleryTransport(celery), config)
+        health = Health(self._engine, self._cache, config, self._draining)
+        for source in (engine_source(self._engine, self._cache, config), health_source(health)):
+            telemetry.metrics.read_from(source)
+        self._admin = AdminListener(admin_answers(health, telemetry.metrics))
+
+    def start(self) -> None:
+        """Answer the operator, and begin to look for tasks. Raises ConfigError."""
+        if self._config.admin_bind:
+            self._admin.start(listen(self._config.admin_bind))
+        self.worker.start()
 
     def begin_stop(self) -> None:
         """Let what runs go on for the grace time, then give it back."""
+        self._draining.set()
         grace_seconds = self._config.graceful_timeout_seconds * DRAIN_SHARE
         logger.info("Draining: running tasks have %.0f seconds.", grace_seconds)
         self.worker.begin_stop(grace_seconds)
@@ -71,6 +90,8 @@ class WorkerProcess:
         self._store.close()
         self._state.close()
         self._files.close()
+        self._telemetry.close()
+        self._admin.close()
 
 
 def create_celery_app(config: Config | None = None, *, engine: Engine | None = None) -> Celery:
@@ -100,7 +121,10 @@ def create_celery_app(config: Config | None = None, *, engine: Engine | None = N
         # As on the command line: workers need not know of each other.
         sender.options.update(without_gossip=True, without_mingle=True)
         started.append(WorkerProcess(celery, config, engine))
-        started[0].worker.start()
+        try:
+            started[0].start()
+        except ConfigError as error:
+            sys.exit(str(error))
 
     def tell(sender: Any, **_: Any) -> None:
         if sender.app is celery:

@@ -16,6 +16,9 @@
     │   ├── QueueFull
     │   ├── TooManyStreams
     │   ├── ModelUnavailable
+    │   ├── ModelLoading
+    │   ├── EngineDied
+    │   ├── EngineStalled
     │   ├── OutOfMemory
     │   ├── StorageUnavailable
     │   ├── ModerationUnavailable
@@ -151,6 +154,18 @@ class TooManyStreams(Unavailable):
 
 class ModelUnavailable(Unavailable):
     code = "model_unavailable"
+
+
+class ModelLoading(Unavailable):
+    code = "model_loading"
+
+
+class EngineDied(Unavailable):
+    code = "engine_died"
+
+
+class EngineStalled(Unavailable):
+    code = "engine_stalled"
 
 
 class OutOfMemory(Unavailable):

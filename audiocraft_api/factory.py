@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 from flask_cors import CORS
 
-from audiocraft_api.blueprints import audio, docs, generate, health, live, melody, models, stream, task_events, tasks
+from audiocraft_api.blueprints import (
+    audio,
+    docs,
+    generate,
+    health,
+    live,
+    melody,
+    metrics,
+    models,
+    stream,
+    task_events,
+    tasks,
+)
 from audiocraft_api.config import Config, load_config
 from audiocraft_api.engine.base import Engine
-from audiocraft_api.http import auth, context, errors, live_socket, parsing
+from audiocraft_api.http import auth, context, errors, live_socket, observing, parsing
 from audiocraft_api.http.services import EXTENSION, Services
 from audiocraft_api.http.streams import Streams
 from audiocraft_api.http.tasks import show
@@ -23,6 +36,7 @@ from audiocraft_api.service.access.authenticator import Authenticator
 from audiocraft_api.service.access.key_store import KeyStore, SqliteKeyStore
 from audiocraft_api.service.generation import GenerationService
 from audiocraft_api.service.melody_upload import MelodyDecoder
+from audiocraft_api.service.observer import Observer
 from audiocraft_api.service.policy.prompt_policy import PromptPolicy
 from audiocraft_api.service.results.result_cache import ResultCache
 from audiocraft_api.service.results.result_store import ResultStore
@@ -36,12 +50,16 @@ from audiocraft_api.service.tasks.backend import EmbeddedBackend, TaskBackend
 from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
 from audiocraft_api.service.tasks.store import TaskStore
 from audiocraft_api.service.tasks.task import Task
+from audiocraft_api.telemetry import sources
+from audiocraft_api.telemetry.admin_listener import AdminListener, admin_answers
+from audiocraft_api.telemetry.health import Health
+from audiocraft_api.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from audiocraft_api.service.state.redis_client import RedisClient
     from audiocraft_api.service.tasks.celery_backend import CeleryBackend
 
-BLUEPRINTS = (health, models, generate, melody, tasks, task_events, stream, live, audio, docs)
+BLUEPRINTS = (health, metrics, models, generate, melody, tasks, task_events, stream, live, audio, docs)
 # What a page of another origin may read of an answer, beyond the body.
 EXPOSED_HEADERS = [
     *("X-Request-ID", "Retry-After", "Content-Disposition", "Content-Range", "Accept-Ranges", "Location"),
@@ -71,11 +89,17 @@ def create_app(
     state = create_state(config)
     catalog = catalog or Catalog(config)
     cache = cache or ModelCache(catalog, config)
-    store = store or create_store(config)
-    remote = _create_remote_tasks(store, config) if config.task_backend == "celery" else None
+    telemetry = Telemetry("servers", config)
+    store = telemetry.counting_errors(store or create_store(config), "audio")
+    remote = _create_remote_tasks(store, config, telemetry) if config.task_backend == "celery" else None
     engine = engine or (remote.engine if remote else create_engine(cache, config))
 
-    generation = GenerationService(engine, store, config, create_results(state, store, cache, config))
+    generation = GenerationService(
+        engine, store, config, create_results(state, store, cache, config, telemetry), telemetry
+    )
+    tasks = remote or _create_tasks(generation, store, config, telemetry)
+    draining = threading.Event()
+    health = Health(engine, cache, config, draining, num_queued=lambda: tasks.monitor.status.num_queued)
     app = Flask("audiocraft_api", static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=config.max_upload_bytes,
@@ -84,10 +108,10 @@ def create_app(
         MAX_FORM_PARTS=MAX_FORM_PARTS,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions[EXTENSION] = Services(
+    app.extensions[EXTENSION] = services = Services(
         config=config,
         state=state,
-        access=Authenticator(create_key_store(state), config),
+        access=Authenticator(telemetry.counting_errors(create_key_store(state), "keys"), config),
         catalog=catalog,
         cache=cache,
         policy=PromptPolicy(config),
@@ -98,9 +122,15 @@ def create_app(
         melodies=MelodyDecoder(config),
         waiters=Waiters(config),
         streams=Streams(config),
-        tasks=remote or _create_tasks(generation, store, config),
+        tasks=tasks,
+        telemetry=telemetry,
+        health=health,
+        admin=AdminListener(admin_answers(health, telemetry.metrics)),
+        draining=draining,
     )
+    _expose(services, has_engine=remote is None)
     context.init_app(app)
+    observing.init_app(app)
     errors.init_app(app)
     auth.init_app(app)
     app.before_request(parsing.require_sized_body)
@@ -131,12 +161,12 @@ def create_key_store(state: SqliteFile | RedisClient) -> KeyStore:
 
 
 def create_results(
-    state: SqliteFile | RedisClient, files: AudioStore, cache: ModelCache, config: Config
+    state: SqliteFile | RedisClient, files: AudioStore, cache: ModelCache, config: Config, observer: Observer
 ) -> ResultCache | None:
     """Return the result cache, or None where the settings want none."""
     if not config.result_cache_entries:
         return None
-    return ResultCache(_create_result_store(state, config), files, cache.known_revision, config)
+    return ResultCache(_create_result_store(state, config), files, cache.known_revision, config, observer)
 
 
 def _create_result_store(state: SqliteFile | RedisClient, config: Config) -> ResultStore:
@@ -148,14 +178,28 @@ def _create_result_store(state: SqliteFile | RedisClient, config: Config) -> Res
     return RedisResultStore(state, max_entries=max_entries, max_age_seconds=max_age_seconds)
 
 
-def _create_tasks(generation: GenerationService, files: AudioStore, config: Config) -> TaskBackend:
-    return EmbeddedBackend(_create_task_store(config), generation, files, config, _renderer(files))
+def _expose(services: Services, *, has_engine: bool) -> None:
+    """Have the metrics read what the services count anyway; an engine elsewhere is read where it is."""
+    config, metrics = services.config, services.telemetry.metrics
+    metrics.read_from(observing.doors_source(services.waiters, services.streams))
+    metrics.read_from(sources.queue_source(services.tasks.monitor, config))
+    metrics.read_from(sources.health_source(services.health))
+    if has_engine:
+        metrics.read_from(sources.engine_source(services.engine, services.cache, config))
 
 
-def _create_remote_tasks(files: AudioStore, config: Config) -> CeleryBackend:
+def _create_tasks(
+    generation: GenerationService, files: AudioStore, config: Config, telemetry: Telemetry
+) -> TaskBackend:
+    tasks = telemetry.counting_errors(_create_task_store(config), "tasks")
+    return EmbeddedBackend(tasks, generation, files, config, _renderer(files), telemetry)
+
+
+def _create_remote_tasks(files: AudioStore, config: Config, telemetry: Telemetry) -> CeleryBackend:
     from audiocraft_api.service.tasks.celery_backend import CeleryBackend
 
-    return CeleryBackend(_create_task_store(config), files, config, _renderer(files))
+    tasks = telemetry.counting_errors(_create_task_store(config), "tasks")
+    return CeleryBackend(tasks, files, config, _renderer(files), telemetry)
 
 
 def _create_task_store(config: Config) -> TaskStore:

@@ -9,12 +9,15 @@ import json
 import logging
 import logging.config
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from audiocraft_api.config import Config
 
 request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
+task_id_var: ContextVar[str | None] = ContextVar("task_id", default=None)
 
 # What a caller may attach by `extra=`; JSON lines carry it as fields of its own.
 EXTRA_FIELDS = ("method", "path", "status", "milliseconds", "key_id")
@@ -28,19 +31,30 @@ def log_config(config: Config) -> dict[str, Any]:
     """Return the `logging.config` dictionary of this process; gunicorn's own loggers are included."""
     formatter = JsonFormatter if config.log_format == "json" else TextFormatter
     own: dict[str, Any] = {"level": config.log_level, "handlers": [], "propagate": True}
+    quiet = {"level": "CRITICAL"}  # it writes a traceback for each batch that a dead collector does not take
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"lines": {"()": formatter}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "lines"}},
         "root": {"level": "WARNING", "handlers": ["stderr"]},
-        "loggers": {"audiocraft_api": own, "gunicorn.error": own, "gunicorn.access": own},
+        "loggers": {"audiocraft_api": own, "gunicorn.error": own, "gunicorn.access": own, "opentelemetry": quiet},
     }
 
 
 def configure_logging(config: Config) -> None:
     """Send this process's log to standard error in the configured format."""
     logging.config.dictConfig(log_config(config))
+
+
+@contextmanager
+def log_lines_of(task_id: str) -> Iterator[None]:
+    """Name a task in the JSON lines that this thread writes."""
+    token = task_id_var.set(task_id)
+    try:
+        yield
+    finally:
+        task_id_var.reset(token)
 
 
 class TextFormatter(logging.Formatter):
@@ -63,6 +77,8 @@ class JsonFormatter(logging.Formatter):
             "request_id": request_id_var.get(),
             "message": record.getMessage(),
         }
+        if task_id := task_id_var.get():
+            fields["task_id"] = task_id
         fields |= {name: getattr(record, name) for name in EXTRA_FIELDS if hasattr(record, name)}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)

@@ -41,13 +41,16 @@ class ServerLog(Logger):  # type: ignore[misc]
 class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     """One process, many threads."""
 
+    # The admin listener's open port: the master holds it, so that the next worker finds it free.
+    admin_socket: socket.socket | None = None
+
     def init_process(self) -> None:
         gthread.DEFAULT_WORKER_DATA_TIMEOUT = FIRST_BYTE_SECONDS
         super().init_process()  # serves until the end
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        self.services.start()  # here, after the fork
+        self.services.start(self.admin_socket)  # here, after the fork
 
     @property
     def services(self) -> Services:
@@ -78,6 +81,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             status, reason, code = 431, "Request Header Fields Too Large", "headers_too_large"
         request_id = secrets.token_hex(8)
         self.log.info("Refused what is not HTTP, as %s: %s", request_id, str(exc)[:200])
+        self.services.telemetry.metrics.count_error(code)
         answer = {"error": f"This is not an HTTP request: {reason}.", "code": code, "request_id": request_id}
         body = json.dumps(answer).encode()
         head = (

@@ -87,7 +87,7 @@ def test_ready_is_200_when_idle_and_when_busy(client: FlaskClient, engine: FakeE
 def test_ready_is_503_when_the_engine_has_died(client: FlaskClient, engine: FakeEngine) -> None:
     engine.is_alive = False
     response = client.get("/ready")
-    assert_error(response, 503, "unavailable")
+    assert_error(response, 503, "engine_died")
     assert client.get("/health").status_code == 200
 
 

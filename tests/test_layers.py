@@ -21,6 +21,7 @@ LAYERS = [
     {"model"},
     {"engine"},
     {"service"},
+    {"telemetry"},
     {"http"},
     {"blueprints"},
     {"factory", "worker", "celery_app", "__main__"},

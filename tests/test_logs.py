@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from audiocraft_api.errors import GenerationFailed
+from audiocraft_api.http.services import services_of
 from support.fakes import FakeEngine
 from support.http import fake_app, generate
+from support.served import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +52,23 @@ def test_json_lines_have_the_same_as_fields(tmp_path: Path, capsys: pytest.Captu
     assert record["milliseconds"] >= 0
     assert (record["level"], record["logger"]) == ("INFO", "audiocraft_api.access")
     assert record["time"].endswith("Z")
+
+
+def test_json_lines_of_a_running_task_name_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = FakeEngine()
+    engine.failure = GenerationFailed("It failed.")
+    app = fake_app(tmp_path, engine, log_format="json")
+    task_id = app.test_client().post("/generate-async", json={"prompt": "solo cello", "duration": 1}).json["task_id"]
+    found: list[dict[str, Any]] = []
+
+    def is_logged() -> bool:
+        found.extend(json.loads(line) for line in capsys.readouterr().err.splitlines())
+        return any("failed" in record["message"] for record in found)
+
+    wait_until(is_logged)
+    services_of(app).close()
+    assert [record["task_id"] for record in found if "failed" in record["message"]] == [task_id]
+    assert not [record for record in found if record["message"].startswith("POST") and "task_id" in record]
 
 
 def test_nobody_can_forge_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

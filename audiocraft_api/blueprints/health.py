@@ -6,10 +6,8 @@ from typing import Any
 
 from flask import Blueprint
 
-from audiocraft_api import __version__
-from audiocraft_api.errors import ShuttingDown, Unavailable
 from audiocraft_api.http.operations import Access, Operation, operation
-from audiocraft_api.http.schemas import HealthAnswer, QueueAnswer, ReadyAnswer
+from audiocraft_api.http.schemas import HealthAnswer, ReadyAnswer
 from audiocraft_api.http.services import services
 
 blueprint = Blueprint("health", __name__)
@@ -18,13 +16,7 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/health")
 @operation(Operation("Whether the server is alive", "health", Access.OPEN, {200: (HealthAnswer,)}))
 def health() -> dict[str, Any]:
-    status, tasks = services().engine.status(), services().tasks.monitor.status
-    return HealthAnswer(
-        version=__version__,
-        models_loaded=services().cache.loaded_names(),
-        device=services().cache.device,
-        queue=QueueAnswer(waiting=status.num_waiting + tasks.num_queued, running=status.num_running),
-    ).model_dump()
+    return HealthAnswer(**services().health.report()).model_dump()
 
 
 @blueprint.get("/ready")
@@ -34,13 +26,11 @@ def health() -> dict[str, Any]:
         "health",
         Access.OPEN,
         {200: (ReadyAnswer,)},
-        description="503 while it stops or when its engine has died; a busy server is ready.",
+        description="503 while it stops, while the first model is being loaded, or when its engine has died or stalled; `code` "
+        "tells which. A busy server is ready.",
         errors=(503,),
     )
 )
 def ready() -> dict[str, Any]:
-    if services().draining.is_set():
-        raise ShuttingDown("The server is shutting down.")
-    if not services().engine.status().is_alive:
-        raise Unavailable("The engine has died; the server must be restarted.")
+    services().health.check_ready()
     return ReadyAnswer().model_dump()

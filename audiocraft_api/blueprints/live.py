@@ -16,6 +16,7 @@ from audiocraft_api.http.admission import admitted
 from audiocraft_api.http.context import request_id
 from audiocraft_api.http.errors import details_of, whole_seconds
 from audiocraft_api.http.live_socket import check_handshake, hang_up, prepare_socket
+from audiocraft_api.http.observing import count_error
 from audiocraft_api.http.operations import Access, Operation, operation
 from audiocraft_api.http.parsing import parse_json_text
 from audiocraft_api.http.schemas import StreamRequest
@@ -73,6 +74,7 @@ def generate_live(ws: Server) -> None:
             code = DONE
         except AudioCraftError as error:
             code = _close_code(error)
+            count_error(error.code, error)
             _tell(ws, _error_message(error))
     except (ConnectionClosed, OSError):
         logger.info("The client of a WebSocket left.")

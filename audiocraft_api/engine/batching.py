@@ -57,6 +57,7 @@ class BatchingEngine:
             num_waiting=sum(loop.scheduler.num_waiting for loop in loops),
             num_running=sum(loop.num_running for loop in loops),
             is_alive=all(loop.is_alive for loop in loops),
+            models=tuple(loop.status() for loop in loops),
         )
 
     def close(self, grace_seconds: float = 0.0) -> None:

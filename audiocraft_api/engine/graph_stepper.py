@@ -62,12 +62,13 @@ class GraphStepper:
         num_places: int,
         max_prefix: int,
         num_columns: int,
+        slot_bytes: int = 0,
         capture: bool,
     ) -> None:
         """`weights` lie on the device in the type to compute in; `capture` needs CUDA."""
         self.pattern, self.max_prefix = pattern, max_prefix
         self.num_slots = 2 * num_places
-        self.own_weight_bytes = 0
+        self.own_weight_bytes, self.slot_bytes = 0, slot_bytes
         self._capture = capture
         self._weights, self._body = weights, TransformerBody(weights, plain_linear)
         self._device, self._dtype = weights.heads[0].device, weights.heads[0].dtype

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from audiocraft_api.config import Config
+from audiocraft_api.engine.base import ModelStatus
 from audiocraft_api.engine.codec_worker import CodecWorker
+from audiocraft_api.engine.meter import LoopMeter
 from audiocraft_api.engine.prepared import Prepared, StepperFactory, prepare
 from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.engine.running import Preparation, RunningRequest
@@ -33,8 +35,6 @@ logger = logging.getLogger(__name__)
 DELIVERY_FRAMES = 4
 # How often a loop that has nothing to decode looks for requests that were canceled meanwhile.
 POLL_SECONDS = 0.05
-# Weight of the newest step in the mean time of a step.
-SPEED_SMOOTHING = 0.05
 
 
 class DecodeLoop:
@@ -51,7 +51,7 @@ class DecodeLoop:
         self._aborting = False
         self._is_dropped = False
         self.scheduler = Scheduler(config.max_batch_requests)
-        self.step_seconds = 0.0  # mean, 0 until measured
+        self._meter = LoopMeter()
         self._running: list[RunningRequest] = []
         self._draining: set[RunningRequest] = set()  # decoded; the codec has not ended with them yet
         self._prepared: Prepared | None = None
@@ -76,7 +76,17 @@ class DecodeLoop:
     def seconds_to_next_place(self) -> float:
         """Estimate when a running request ends, from the measured speed."""
         remaining = [total - done for done, total in (run.request.progress for run in list(self._running))]
-        return min(remaining, default=0) * self.step_seconds
+        return min(remaining, default=0) * self._meter.step_seconds
+
+    def status(self) -> ModelStatus:
+        """Tell what is done with the model; waits for nothing."""
+        prepared = self._prepared
+        return self._meter.status(
+            self._name,
+            is_loading=self._thread is not None and prepared is None,
+            stepper=prepared.stepper if prepared else None,
+            num_slots=sum(len(run.slots) for run in list(self._running)),
+        )
 
     @property
     def is_alive(self) -> bool:
@@ -132,9 +142,11 @@ class DecodeLoop:
             self._codec = CodecWorker(ready.make_codec, model.device, self._drained)
             try:
                 while self._has_work():
+                    self._meter.begin_pass()
                     self._wake.clear()
                     self.step()
             finally:
+                self._meter.rest()
                 self._codec.close()
                 del self._codec
 
@@ -183,13 +195,12 @@ class DecodeLoop:
 
     def _decode(self, runs: list[RunningRequest]) -> None:
         begin, num_filled = time.monotonic(), runs[0].num_filled
+        num_rows = sum(len(run.rows) for run in runs)
         for run, error in self._ready.stepper.decode(runs).items():
             run.request.fail(error)
             self._leave(run)
         num_steps = max(1, runs[0].num_filled - num_filled)
-        seconds = (time.monotonic() - begin) / num_steps
-        weight = SPEED_SMOOTHING if self.step_seconds else 1.0
-        self.step_seconds += weight * (seconds - self.step_seconds)
+        self._meter.add(num_rows, num_steps, time.monotonic() - begin)
 
     def _prepare_window(self, run: RunningRequest, preparation: Future[Preparation]) -> None:
         run.preparation = preparation

@@ -14,6 +14,7 @@ import numpy as np
 
 from audiocraft_api.config import Config
 from audiocraft_api.engine.base import EngineStatus
+from audiocraft_api.engine.meter import LoopMeter
 from audiocraft_api.engine.params import GenerationParams
 from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.errors import AudioCraftError, GenerationFailed, OutOfMemory, QueueFull, ShuttingDown
@@ -22,6 +23,7 @@ from audiocraft_api.model.model_cache import ModelCache
 logger = logging.getLogger(__name__)
 
 _FIRST_GUESS_SECONDS = 5.0  # of a generation, until one was measured
+_ROWS = 2  # of a request: audiocraft runs the null row whether it is needed or not
 _JOIN_SECONDS = 10.0  # how long `close` waits for a step, or for a model that is just loading
 
 
@@ -37,6 +39,7 @@ class PlainEngine:
         self._thread: threading.Thread | None = None
         self._is_closed = False
         self._mean_seconds = _FIRST_GUESS_SECONDS
+        self._meters: dict[str, LoopMeter] = {}  # by model; written by the thread alone
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         """Take a request and return at once. Raises QueueFull and ShuttingDown."""
@@ -63,6 +66,7 @@ class PlainEngine:
                 num_waiting=len(self._waiting),
                 num_running=int(self._running is not None),
                 is_alive=self._thread is None or self._thread.is_alive(),
+                models=tuple(meter.status(name) for name, meter in self._meters.items()),
             )
 
     def close(self, grace_seconds: float = 0.0) -> None:
@@ -90,10 +94,12 @@ class PlainEngine:
                 if not self._waiting:
                     return
                 self._running = request = self._waiting.popleft()
+                self._meters.setdefault(request.params.model, LoopMeter())
             try:
                 self._serve(request)
             finally:
                 with self._condition:
+                    self._meters[request.params.model].rest()
                     self._running = None
                     self._condition.notify_all()
 
@@ -112,9 +118,14 @@ class PlainEngine:
         self._mean_seconds += 0.3 * (time.monotonic() - begin - self._mean_seconds)
 
     def _generate(self, request: EngineRequest) -> None:
-        params = request.params
+        params, meter = request.params, self._meters[request.params.model]
+        begun = 0.0
 
         def on_step(num_frames_done: int, _num_frames_total: int) -> None:
+            nonlocal begun
+            meter.add(_ROWS, 1, time.monotonic() - begun)
+            meter.begin_pass()
+            begun = time.monotonic()
             request.check()
             self._drop_ended()
             request.advance(num_frames_done)
@@ -127,6 +138,8 @@ class PlainEngine:
                 frame_rate=model.frame_rate,
                 revision=model.revision,
             )
+            meter.begin_pass()
+            begun = time.monotonic()
             codes = model.generate_codes(params, on_step)
             waveform = model.decode_codes(codes).numpy()
             request.check()

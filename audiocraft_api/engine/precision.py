@@ -60,7 +60,8 @@ def make_stepper(model: LoadedModel, config: Config, make_runner: RunnerFactory 
     weights = decoder_weights(model.lm)
     max_prefix = MAX_PREFIX if model.lm.fuser.fuse2cond["prepend"] else 0
     capacity = max_prefix + pattern.num_columns(model.max_window_frames) - 1
-    num_slots = _num_slots(weights, capacity, config)
+    slot_bytes = _slot_bytes(weights, capacity, config.precision)
+    num_slots = _num_slots(slot_bytes, config)
     if model.device.type == "cuda":
         dtype = _CUDA_TYPES[config.precision]
         if config.precision in ("int8", "int6"):
@@ -71,10 +72,12 @@ def make_stepper(model: LoadedModel, config: Config, make_runner: RunnerFactory 
             num_places=num_slots // ROWS_PER_REQUEST,
             max_prefix=max_prefix,
             num_columns=pattern.num_columns(model.max_window_frames),
+            slot_bytes=slot_bytes,
             capture=True,
         )
     runner = make_runner(weights, config.precision, num_slots=num_slots, capacity=capacity)
-    return HostStepper(runner, pattern, max_prefix=max_prefix, is_exact=config.precision == "exact")
+    is_exact = config.precision == "exact"
+    return HostStepper(runner, pattern, max_prefix=max_prefix, is_exact=is_exact, slot_bytes=slot_bytes)
 
 
 def default_runner(weights: DecoderWeights, precision: Precision, *, num_slots: int, capacity: int) -> Runner:
@@ -97,11 +100,10 @@ def native_format(precision: Precision) -> Format:
     return _NATIVE_FORMATS[precision]
 
 
-def _num_slots(weights: DecoderWeights, capacity: int, config: Config) -> int:
+def _num_slots(slot_bytes: int, config: Config) -> int:
     """Return the slots that the settings give room for. Raises OutOfMemory when it is not one request."""
     num_slots = ROWS_PER_REQUEST * config.max_batch_requests
     if config.kv_cache_bytes:
-        slot_bytes = _slot_bytes(weights, capacity, config.precision)
         num_slots = min(num_slots, config.kv_cache_bytes // slot_bytes)
         if num_slots < ROWS_PER_REQUEST:
             raise OutOfMemory(

@@ -41,6 +41,16 @@ class GenerationResult:
     revision: str
 
 
+@dataclass
+class Times:
+    """When things happened to a request, as `time.monotonic()`; None is not yet."""
+
+    submitted: float
+    begun: float | None = None
+    first_audio: float | None = None
+    ended: float | None = None
+
+
 class EngineRequest:
     """A submitted generation. Thread-safe; ends exactly once, finished with a result or aborted with an error."""
 
@@ -57,6 +67,7 @@ class EngineRequest:
         self._num_frames_done = 0
         self._outline: Outline | None = None
         self._callbacks: list[Callable[[EngineRequest], None]] = []
+        self.times = Times(submitted=time.monotonic())
 
     # --- the caller's side
 
@@ -77,6 +88,11 @@ class EngineRequest:
     @property
     def has_ended(self) -> bool:
         return self._ended()
+
+    @property
+    def error(self) -> AudioCraftError | None:
+        """What ended the request; None while it goes on and when it is finished."""
+        return self._error
 
     @property
     def should_stop(self) -> bool:
@@ -145,6 +161,7 @@ class EngineRequest:
                 return
             self._outline = Outline(num_frames, num_samples, sample_rate, revision)
             self._state = "running"
+            self.times.begun = self.times.begun or time.monotonic()
 
     def advance(self, num_frames_done: int) -> None:
         self._num_frames_done = num_frames_done
@@ -153,6 +170,7 @@ class EngineRequest:
         """Deliver the next block [C, t]."""
         with self._condition:
             self._chunks.append(chunk)
+            self.times.first_audio = self.times.first_audio or time.monotonic()
             self._condition.notify_all()
 
     def finish(self) -> None:
@@ -179,6 +197,7 @@ class EngineRequest:
             if self._ended():
                 return
             self._state, self._result, self._error = state, result, error
+            self.times.ended = time.monotonic()
             callbacks, self._callbacks = self._callbacks, []
             self._condition.notify_all()
         for callback in callbacks:

@@ -34,6 +34,7 @@ class Stepper(Protocol):
     pattern: DelayPattern
     is_exact: bool  # gives audiocraft's own tokens
     own_weight_bytes: int  # of a copy of all weights; 0 where the model's own are read
+    slot_bytes: int  # of keys and values that are kept for a slot
 
     def begin(self, run: RunningRequest) -> None:
         """Set up the slots for the window that the request has just begun."""
@@ -53,8 +54,11 @@ class Stepper(Protocol):
 class HostStepper:
     """Steps over a `Runner`, with sampling on the CPU by each request's own generator."""
 
-    def __init__(self, runner: Runner, pattern: DelayPattern, *, max_prefix: int, is_exact: bool) -> None:
+    def __init__(
+        self, runner: Runner, pattern: DelayPattern, *, max_prefix: int, is_exact: bool, slot_bytes: int = 0
+    ) -> None:
         self._runner = runner
+        self.slot_bytes = slot_bytes
         self.num_slots = runner.num_slots
         self.own_weight_bytes = runner.own_weight_bytes
         self.max_prefix = max_prefix

@@ -19,6 +19,7 @@ from audiocraft_api.errors import (
     Unavailable,
 )
 from audiocraft_api.http.context import request_id
+from audiocraft_api.http.observing import count_error
 from audiocraft_api.http.schemas import ErrorAnswer
 
 SENTENCES = {
@@ -59,6 +60,7 @@ def error_response(status: int, code: str, message: str, **details: Any) -> Resp
 def _answer_own(error: AudioCraftError) -> Response:
     if error.status >= 500 and not isinstance(error, Unavailable):
         logger.error("%s: %s", error.code, error.message, exc_info=error.__cause__)
+    count_error(error.code, error)
     response = error_response(error.status, error.code, error.message, **details_of(error))
     if isinstance(error, (Unavailable, LimitExceeded)):
         response.headers["Retry-After"] = str(whole_seconds(error.retry_after_seconds))
@@ -87,6 +89,7 @@ def _answer_http(error: HTTPException) -> Response | HTTPException:
     if status < 400:
         return error  # a redirect
     code = CODES.get(status) or re.sub(r"\W+", "_", error.name.lower())
+    count_error(code)
     response = error_response(status, code, SENTENCES.get(status, f"{error.name}."))
     for name, value in error.get_headers():
         if name not in ("Content-Type", "Content-Length"):
@@ -96,4 +99,5 @@ def _answer_http(error: HTTPException) -> Response | HTTPException:
 
 def _answer_unexpected(error: Exception) -> Response:
     logger.error("Unexpected error.", exc_info=error)
-    return error_response(500, "internal_error", SENTENCES[500])
+    count_error(AudioCraftError.code)
+    return error_response(500, AudioCraftError.code, SENTENCES[500])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from flask import Flask, current_app
@@ -22,6 +23,9 @@ from audiocraft_api.service.policy.prompt_policy import PromptPolicy
 from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.streaming import StreamingService
 from audiocraft_api.service.tasks.backend import TaskBackend
+from audiocraft_api.telemetry.admin_listener import AdminListener, listen
+from audiocraft_api.telemetry.health import Health
+from audiocraft_api.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from audiocraft_api.service.state.redis_client import RedisClient
@@ -50,10 +54,19 @@ class Services:
     waiters: Waiters
     streams: Streams
     tasks: TaskBackend
-    draining: threading.Event = field(default_factory=threading.Event)
+    telemetry: Telemetry
+    health: Health
+    admin: AdminListener
+    draining: threading.Event
 
-    def start(self) -> None:
-        """Start what works without being asked: unfinished tasks go on. Once, in the process that serves."""
+    def start(self, admin_socket: socket.socket | None = None) -> None:
+        """Start what works without being asked: unfinished tasks go on. Once, in the process that serves.
+
+        `admin_socket` is the open port of the admin listener, where whoever started this process holds it; else it is
+        opened here. Raises ConfigError when it cannot be.
+        """
+        if self.config.admin_bind:
+            self.admin.start(admin_socket or listen(self.config.admin_bind))
         self.access.start()
         self.tasks.start()
 
@@ -71,6 +84,8 @@ class Services:
         self.cache.close()
         self.store.close()
         self.state.close()
+        self.telemetry.close()
+        self.admin.close()
 
 
 def services_of(app: Flask) -> Services:

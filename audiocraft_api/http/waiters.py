@@ -15,14 +15,18 @@ class Waiters:
 
     def __init__(self, config: Config) -> None:
         self.capacity = config.max_synchronous_requests or min(config.threads // 4, config.max_waiting)
-        self._places = threading.BoundedSemaphore(self.capacity)
+        self.num_waiting = 0
+        self._lock = threading.Lock()
 
     @contextmanager
     def place(self) -> Iterator[None]:
         """Hold a place. Raises QueueFull at once when all are taken."""
-        if not self._places.acquire(blocking=False):
-            raise QueueFull(f"{self.capacity} requests are already waiting for audio; try again shortly.")
+        with self._lock:
+            if self.num_waiting >= self.capacity:
+                raise QueueFull(f"{self.capacity} requests are already waiting for audio; try again shortly.")
+            self.num_waiting += 1
         try:
             yield
         finally:
-            self._places.release()
+            with self._lock:
+                self.num_waiting -= 1

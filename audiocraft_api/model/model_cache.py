@@ -103,6 +103,12 @@ class ModelCache:
         with self._condition:
             return {name: slot.state for name, slot in self._slots.items()}
 
+    def memory(self) -> dict[str, int]:
+        """Return the bytes of weights of each model that is resident."""
+        with self._condition:
+            models = {name: slot.model for name, slot in self._slots.items() if slot.model is not None}
+        return {name: model.weight_bytes for name, model in models.items()}
+
     def revision(self, name: str) -> str | None:
         """Return the revision of a resident model, or None."""
         with self._condition:

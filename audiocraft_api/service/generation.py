@@ -19,6 +19,7 @@ from audiocraft_api.engine.params import AudioInput, GenerationParams
 from audiocraft_api.engine.request import EngineRequest, GenerationResult
 from audiocraft_api.errors import Canceled, DeadlineExceeded
 from audiocraft_api.service import convert
+from audiocraft_api.service.observer import Observer
 from audiocraft_api.service.recipe import Recipe, details_of
 from audiocraft_api.service.storage.base import AudioStore
 
@@ -105,11 +106,19 @@ class Way(Generic[T]):
 class GenerationService:
     """Runs generations from a validated command to audio; `results` answers what was asked before."""
 
-    def __init__(self, engine: Engine, store: AudioStore, config: Config, results: ResultCache | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        store: AudioStore,
+        config: Config,
+        results: ResultCache | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         self._engine = engine
         self._store = store
         self._config = config
         self._results = results
+        self._observer = observer or Observer()
 
     def generate_file(
         self,
@@ -182,7 +191,9 @@ class GenerationService:
             melody=command.melody,
         )
         deadline = started + (deadline_seconds or self._config.request_deadline_seconds)
-        return Submission(command, params, self._engine.submit(params, deadline=deadline), started)
+        request = self._engine.submit(params, deadline=deadline)
+        self._observer.generation_begun(request)
+        return Submission(command, params, request, started)
 
     def await_result(self, submission: Submission, client_gone: Callable[[], bool]) -> GenerationResult:
         """Wait for the engine; stop it when the client leaves (Canceled) or the deadline passes (DeadlineExceeded)."""
@@ -220,20 +231,22 @@ class GenerationService:
 
     def _save(self, submission: Submission, result: GenerationResult) -> GeneratedFile:
         audio, recipe = self._encode(submission, result)
-        stored = self._store.save(audio, convert.FORMATS[recipe.format].extension, submission.command.audio_owner)
+        with self._observer.step("store"):
+            stored = self._store.save(audio, convert.FORMATS[recipe.format].extension, submission.command.audio_owner)
         recipe = recipe.timed_since(submission.started)
         return GeneratedFile(stored.filename, self._store.url_for(stored.filename), recipe)
 
     def _encode(self, submission: Submission, result: GenerationResult) -> tuple[bytes, Recipe]:
         """Return the file's bytes, which hold the recipe, and the recipe."""
         recipe = self.recipe(submission, result)
-        audio = convert.encode(
-            result.waveform,
-            result.sample_rate,
-            recipe.format,
-            recipe.tags(with_prompt=self._config.tag_prompts),
-            timeout_seconds=self._config.convert_timeout_seconds,
-        )
+        with self._observer.step("convert"):
+            audio = convert.encode(
+                result.waveform,
+                result.sample_rate,
+                recipe.format,
+                recipe.tags(with_prompt=self._config.tag_prompts),
+                timeout_seconds=self._config.convert_timeout_seconds,
+            )
         return audio, recipe
 
 

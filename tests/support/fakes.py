@@ -96,5 +96,11 @@ class FakeCache:
     def known_revision(self, _name: str) -> str:
         return REVISION
 
+    def states(self) -> dict[str, str]:
+        return {}
+
+    def memory(self) -> dict[str, int]:
+        return {}
+
     def close(self) -> None:
         pass

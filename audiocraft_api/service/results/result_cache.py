@@ -19,6 +19,7 @@ from typing import TypeVar
 from audiocraft_api.config import Config
 from audiocraft_api.errors import AudioCraftError, Canceled, DeadlineExceeded, NotFound, StorageUnavailable
 from audiocraft_api.service.generation import GenerateCommand, HasRecipe, Way
+from audiocraft_api.service.observer import Observer
 from audiocraft_api.service.results.result_key import result_key
 from audiocraft_api.service.results.result_store import KnownResult, ResultStore
 from audiocraft_api.service.storage.base import AudioStore
@@ -49,12 +50,18 @@ class ResultCache:
     """The known results of one server. Thread-safe."""
 
     def __init__(
-        self, store: ResultStore, files: AudioStore, known_revision: Callable[[str], str | None], config: Config
+        self,
+        store: ResultStore,
+        files: AudioStore,
+        known_revision: Callable[[str], str | None],
+        config: Config,
+        observer: Observer | None = None,
     ) -> None:
         self._store = store
         self._files = files
         self._known_revision = known_revision
         self._config = config
+        self._observer = observer or Observer()
         self._lease_seconds = config.task_lease_seconds
         self._holder = uuid.uuid4().hex
         self._lock = threading.Lock()
@@ -72,6 +79,7 @@ class ResultCache:
         key = result_key(command, revision, self._config)
         while True:
             if found := self._find(key, way):
+                self._observer.result_sought(is_known=True)
                 return found[1]
             flight, leads = self._join(key)
             if leads:
@@ -79,6 +87,7 @@ class ResultCache:
             while not flight.wait(CLIENT_POLL_SECONDS):
                 _check(client_gone, until)
             if flight.known is not None and (answer := self._reuse(key, flight.known, way)) is not None:
+                self._observer.result_sought(is_known=True)
                 return answer
             if flight.error is None:
                 return way.make(client_gone)
@@ -96,7 +105,9 @@ class ResultCache:
     ) -> T:
         """Work a question for all who ask it, and end the flight in any case."""
         try:
-            if found := self._await_lease(key, way, client_gone, until):
+            found = self._await_lease(key, way, client_gone, until)
+            self._observer.result_sought(is_known=found is not None)
+            if found:
                 flight.known, answer = found
             else:
                 answer = way.make(self._renewing(key, client_gone))

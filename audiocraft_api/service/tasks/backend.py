@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from audiocraft_api.config import Config
 from audiocraft_api.service.generation import GenerationService
+from audiocraft_api.service.observer import Observer
 from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.tasks.monitor import QueueMonitor
 from audiocraft_api.service.tasks.runner import TaskRunner
@@ -44,11 +45,12 @@ class EmbeddedBackend:
         files: AudioStore,
         config: Config,
         render: Callable[[Task], dict[str, Any]],
+        observer: Observer | None = None,
     ) -> None:
         self._store = store
-        self._worker = TaskWorker(store, TaskRunner(store, generation, files, config), files, config)
-        self.service = TaskService(store, config, self._announce)
-        self.webhooks = WebhookSender(store, render, config)
+        self._worker = TaskWorker(store, TaskRunner(store, generation, files, config, observer), files, config)
+        self.service = TaskService(store, config, self._announce, observer)
+        self.webhooks = WebhookSender(store, render, config, observer)
         self.monitor = QueueMonitor(store)
 
     def start(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from audiocraft_api.config import Config
+from audiocraft_api.service.observer import Observer
 from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.tasks.celery_transport import CeleryTransport, create_celery
 from audiocraft_api.service.tasks.monitor import QueueMonitor
@@ -20,15 +21,20 @@ class CeleryBackend:
     """A `TaskBackend` over a store that the workers share; and what stands for their engines here."""
 
     def __init__(
-        self, store: TaskStore, files: AudioStore, config: Config, render: Callable[[Task], dict[str, Any]]
+        self,
+        store: TaskStore,
+        files: AudioStore,
+        config: Config,
+        render: Callable[[Task], dict[str, Any]],
+        observer: Observer | None = None,
     ) -> None:
         self._store = store
         self._transport = CeleryTransport(create_celery(config))
-        self.service = TaskService(store, config, self._announce)
-        self.webhooks = WebhookSender(store, render, config)
+        self.service = TaskService(store, config, self._announce, observer)
+        self.webhooks = WebhookSender(store, render, config, observer)
         self.monitor = QueueMonitor(store)
         self.engine = RemoteEngine(self.monitor)
-        waited_for = TaskService(store, config, self._announce_waited_for)
+        waited_for = TaskService(store, config, self._announce_waited_for, observer)
         self.generation = RemoteGeneration(waited_for, files, config)
 
     def start(self) -> None:

@@ -14,6 +14,8 @@ from audiocraft_api.engine.params import AudioInput
 from audiocraft_api.errors import GenerationFailed
 from audiocraft_api.service.generation import GenerateCommand
 
+TRACE = "traceparent"  # beside a command's fields: what its submission is traced under
+
 
 def pack(command: GenerateCommand) -> tuple[dict[str, Any], bytes | None]:
     """Return a command's plain fields as JSON, and its audio inputs, exact to the bit, as one block of bytes."""
@@ -35,7 +37,7 @@ def pack(command: GenerateCommand) -> tuple[dict[str, Any], bytes | None]:
 
 def unpack(plain: dict[str, Any], audio: bytes | None) -> GenerateCommand:
     """Return the command that was packed. Raises GenerationFailed when another release packed it differently."""
-    values = dict(plain)
+    values = {name: value for name, value in plain.items() if name != TRACE}
     if audio is not None:
         with np.load(io.BytesIO(audio), allow_pickle=False) as arrays:
             for name in arrays.files:

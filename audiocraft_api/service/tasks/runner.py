@@ -16,11 +16,13 @@ from typing import Any
 from audiocraft_api.config import Config
 from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.errors import AudioCraftError, Canceled, QueueFull, ShuttingDown, StorageUnavailable, Unavailable
+from audiocraft_api.logs import log_lines_of
 from audiocraft_api.service.generation import GeneratedFile, GenerationService
+from audiocraft_api.service.observer import Observer
 from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.tasks.command import unpack
 from audiocraft_api.service.tasks.store import HeartbeatAnswer, TaskStore
-from audiocraft_api.service.tasks.task import Task
+from audiocraft_api.service.tasks.task import FINAL_STATES, State, Task
 
 HEARTBEAT_SECONDS = 0.5  # at most; bounds how late a cancel and the progress are seen
 ENGINE_PAUSE_SECONDS = 1.0  # before a task is brought again to an engine that is full or closed
@@ -32,8 +34,16 @@ logger = logging.getLogger(__name__)
 class TaskRunner:
     """Runs tasks, each in its caller's thread."""
 
-    def __init__(self, tasks: TaskStore, generation: GenerationService, files: AudioStore, config: Config) -> None:
+    def __init__(
+        self,
+        tasks: TaskStore,
+        generation: GenerationService,
+        files: AudioStore,
+        config: Config,
+        observer: Observer | None = None,
+    ) -> None:
         self._tasks = tasks
+        self._observer = observer or Observer()
         self._generation = generation
         self._files = files
         self._deadline_seconds = config.task_deadline_seconds
@@ -42,16 +52,20 @@ class TaskRunner:
 
     def run(self, task: Task, stopping: threading.Event) -> None:
         """Bring a claimed task to its end; give it back when `stopping` is set. Raises nothing."""
+        with log_lines_of(task.id), self._observer.task(task):
+            self._run(task, stopping)
+
+    def _run(self, task: Task, stopping: threading.Event) -> None:
         file: GeneratedFile | None = None
         with Heartbeat(self._tasks, task, self._beat_seconds, stopping) as heartbeat:
             try:
                 file = self._generate(task, heartbeat)
                 result = result_of(file)
-                is_kept = self._write(lambda: self._tasks.complete(task, result), stopping)
+                is_kept = self._end("completed", lambda: self._tasks.complete(task, result), stopping)
             except Exception as error:  # noqa: BLE001 a task's worker answers for every error
-                ending = self._ending(task, error, heartbeat, stopping)
+                state, write = self._ending(task, error, heartbeat, stopping)
                 is_kept = False
-                self._write(ending, stopping)
+                self._end(state, write, stopping)
         if file is not None and not is_kept:
             logger.info("The result of task %s came too late and is deleted.", task.id)
             self._delete(file.filename)
@@ -64,25 +78,32 @@ class TaskRunner:
 
     def _ending(
         self, task: Task, error: Exception, heartbeat: Heartbeat, stopping: threading.Event
-    ) -> Callable[[], bool]:
-        """Return what writes the outcome of an error; every one of these changes nothing once the task is lost."""
+    ) -> tuple[State, Callable[[], bool]]:
+        """Return the state that an error leads to, and what writes it; it changes nothing once the task is lost."""
         if isinstance(error, Canceled) and heartbeat.answer == "canceled":
-            return lambda: self._tasks.cancel(task)
+            return "canceled", lambda: self._tasks.cancel(task)
         if isinstance(error, Canceled):
-            return lambda: self._tasks.release(task, count_attempt=not stopping.is_set())
+            return "queued", lambda: self._tasks.release(task, count_attempt=not stopping.is_set())
         if isinstance(error, (QueueFull, ShuttingDown)):
-            return lambda: self._tasks.release(task, pause_seconds=ENGINE_PAUSE_SECONDS)
+            return "queued", lambda: self._tasks.release(task, pause_seconds=ENGINE_PAUSE_SECONDS)
         if isinstance(error, Unavailable) and task.attempts < self._max_attempts:
             logger.warning("Task %s could not be worked and will be tried again: %s", task.id, error)
             pause_seconds = error.retry_after_seconds
-            return lambda: self._tasks.release(task, pause_seconds=pause_seconds, count_attempt=True)
+            return "queued", lambda: self._tasks.release(task, pause_seconds=pause_seconds, count_attempt=True)
         if isinstance(error, AudioCraftError):
             logger.warning("Task %s failed: %s", task.id, error)
             message, code = error.message, error.code
         else:
             logger.error("Task %s failed.", task.id, exc_info=error)
             message, code = "The task failed because of an error in the server.", AudioCraftError.code
-        return lambda: self._tasks.fail(task, message, code)
+        return "failed", lambda: self._tasks.fail(task, message, code)
+
+    def _end(self, state: State, write: Callable[[], bool], stopping: threading.Event) -> bool:
+        """Write an outcome, and tell of a final one that counts."""
+        is_kept = self._write(write, stopping)
+        if is_kept and state in FINAL_STATES:
+            self._observer.task_ended(state)
+        return is_kept
 
     def _write(self, write: Callable[[], bool], stopping: threading.Event) -> bool:
         """Write the outcome; while the store has an outage, again and again until `stopping` is set."""

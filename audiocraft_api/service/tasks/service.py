@@ -15,7 +15,8 @@ from audiocraft_api.config import Config
 from audiocraft_api.constants import MAX_SEED
 from audiocraft_api.errors import NotFound, QueueFull
 from audiocraft_api.service.generation import GenerateCommand
-from audiocraft_api.service.tasks.command import fingerprint, pack
+from audiocraft_api.service.observer import Observer
+from audiocraft_api.service.tasks.command import TRACE, fingerprint, pack
 from audiocraft_api.service.tasks.store import TaskStore
 from audiocraft_api.service.tasks.task import NewTask, QueueStatus, Task
 
@@ -34,8 +35,11 @@ class Outlook:
 class TaskService:
     """The tasks of all callers; `owner` is the id of a caller's key, None where no keys are configured."""
 
-    def __init__(self, tasks: TaskStore, config: Config, announce: Callable[[Task], None]) -> None:
+    def __init__(
+        self, tasks: TaskStore, config: Config, announce: Callable[[Task], None], observer: Observer | None = None
+    ) -> None:
         self._tasks = tasks
+        self._observer = observer or Observer()
         self._announce = announce
         self._max_queued = config.max_queued_tasks
         self._max_audio_bytes = config.max_queued_melody_bytes
@@ -57,6 +61,8 @@ class TaskService:
         asked = fingerprint(plain, audio, webhook_url)
         if command.seed is None:
             plain |= {"seed": secrets.randbelow(MAX_SEED + 1), "seed_drawn": True}
+        if trace := self._observer.trace():
+            plain[TRACE] = trace
         new = NewTask(str(uuid.uuid4()), plain, audio, owner, idempotency_key, asked, webhook_url)
         try:
             task = self._tasks.submit(new, max_queued=self._max_queued, max_audio_bytes=self._max_audio_bytes)
@@ -76,8 +82,11 @@ class TaskService:
 
     def cancel(self, task_id: str, owner: str | None = None) -> Task:
         """Cancel a queued task at once, a running one within a step; a final one stays as it is. Raises NotFound."""
-        self.get(task_id, owner)
-        return _owned(self._tasks.request_cancel(task_id), owner)
+        before = self.get(task_id, owner)
+        task = _owned(self._tasks.request_cancel(task_id), owner)
+        if before.state == "queued" and task.state == "canceled":  # else its worker tells
+            self._observer.task_ended(task.state)
+        return task
 
     def wait_for_change(self, task: Task, timeout_seconds: float) -> Task:
         """Return the task once it has changed, or as it is after the time-out. Raises NotFound when it expired."""

@@ -20,6 +20,7 @@ from typing import Any
 from audiocraft_api.config import Config
 from audiocraft_api.config.webhooks import webhook_key
 from audiocraft_api.errors import InvalidRequest, StorageUnavailable
+from audiocraft_api.service.observer import Observer
 from audiocraft_api.service.tasks.store import TaskStore, host_of
 from audiocraft_api.service.tasks.task import Task
 from audiocraft_api.service.tasks.webhook_request import (
@@ -34,6 +35,7 @@ BACKOFF_SECONDS = 1.0  # before the second attempt; four times as long before ea
 BACKOFF_FACTOR = 4
 MAX_BACKOFF_SECONDS = 3600.0
 MAX_SUSPENSION_SECONDS = 60.0  # of a target; longer, and one that came back would wait for nothing
+OUTCOMES = ("told", "failed", "given_up")  # of a call; one that failed comes again
 STOP_SECONDS = 1.0  # for calls in flight; those that are cut off are made again after a restart
 
 logger = logging.getLogger(__name__)
@@ -49,8 +51,15 @@ class _HostState:
 class WebhookSender:
     """Threads that tell webhooks. Without a secret in `config` it starts none and `check` refuses."""
 
-    def __init__(self, tasks: TaskStore, render: Callable[[Task], dict[str, Any]], config: Config) -> None:
+    def __init__(
+        self,
+        tasks: TaskStore,
+        render: Callable[[Task], dict[str, Any]],
+        config: Config,
+        observer: Observer | None = None,
+    ) -> None:
         self._tasks = tasks
+        self._observer = observer or Observer()
         self._render = render
         self._key = webhook_key(config.webhook_secret)
         self._allow_private = config.webhook_allow_private
@@ -127,6 +136,7 @@ class WebhookSender:
             failure, is_last = str(error), True
         finally:
             self._leave(task, is_healthy=failure is None)
+        self._observer.webhook_called("told" if failure is None else "given_up" if is_last else "failed")
         if failure is None:
             self._tasks.end_webhook(task)
         elif is_last:

@@ -1,0 +1,51 @@
+"""What is read at each scrape: the plain numbers that engine, models and queue keep anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from audiocraft_api.config import Config
+from audiocraft_api.engine.base import Engine
+from audiocraft_api.model.model_cache import ModelCache
+from audiocraft_api.service.tasks.monitor import QueueMonitor
+from audiocraft_api.telemetry.health import Health
+from audiocraft_api.telemetry.metrics import Distribution, Reading, Source
+
+
+def engine_source(engine: Engine, cache: ModelCache, config: Config) -> Source:
+    """Read the engine and the models of this process."""
+
+    def read() -> Iterator[Reading]:
+        status = engine.status()
+        yield Reading("engine_waiting_requests", status.num_waiting)
+        yield Reading("engine_running_requests", status.num_running)
+        yield Reading("max_waiting_requests", config.max_waiting)
+        yield Reading("engine_up", int(status.is_alive))
+        yield Reading("engine_stalled_seconds", max((model.stalled_seconds for model in status.models), default=0.0))
+        for model in status.models:
+            labels, counts = (model.model,), model.counts
+            yield Reading("batch_rows", Distribution(counts.steps_by_rows, counts.num_rows), labels)
+            yield Reading("decode_seconds_total", counts.seconds, labels)
+            yield Reading("kv_cache_bytes", model.kv_cache_bytes, labels)
+            yield Reading("kv_cache_used_bytes", model.kv_cache_used_bytes, labels)
+        yield Reading("models_loaded", len(cache.loaded_names()))
+        for name, num_bytes in cache.memory().items():
+            yield Reading("model_memory_bytes", num_bytes, (name,))
+
+    return read
+
+
+def health_source(health: Health) -> Source:
+    """Read whether this process takes work."""
+    return lambda: [Reading("ready", int(health.is_ready))]
+
+
+def queue_source(monitor: QueueMonitor, config: Config) -> Source:
+    """Read the queue of tasks, which all servers share."""
+
+    def read() -> Iterator[Reading]:
+        yield Reading("queued_tasks", monitor.status.num_queued)
+        yield Reading("processing_tasks", monitor.status.num_processing)
+        yield Reading("max_queued_tasks", config.max_queued_tasks)
+
+    return read

@@ -1,0 +1,157 @@
+"""Spans of requests, generations and tasks, sent to an OpenTelemetry collector. Made only where a setting names one.
+
+What waits to be sent is bounded, and a collector that is away costs neither a request nor the end of the process. No
+span holds a prompt, a path or a key. Knows nothing of Flask.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from opentelemetry import context as contexts
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode, get_current_span, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from audiocraft_api import __version__
+from audiocraft_api.config import Config
+from audiocraft_api.engine.request import EngineRequest
+from audiocraft_api.service.tasks.command import TRACE
+from audiocraft_api.service.tasks.task import Task
+
+FAREWELL_SECONDS = 2.0  # for the last spans, when the process ends
+
+logger = logging.getLogger(__name__)
+
+
+class RequestSpan:
+    """The span of an HTTP request. It is current in the thread until `leave`, and goes on until `end`."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._token = contexts.attach(set_span_in_context(span))
+
+    def answer(self, status: int, error_code: str | None) -> None:
+        """Take note of the answer that begins."""
+        self._span.set_attribute("http.response.status_code", status)
+        if error_code is not None:
+            self._span.set_attribute("error.type", error_code)
+        if status >= 500:
+            self._span.set_status(StatusCode.ERROR)
+
+    def leave(self) -> None:
+        contexts.detach(self._token)
+
+    def end(self) -> None:
+        self._span.end()
+
+
+class Tracing:
+    """Makes spans and sends them, from a thread of its own. Thread-safe."""
+
+    def __init__(self, config: Config) -> None:
+        endpoint = config.otlp_endpoint.rstrip("/") + "/v1/traces"
+        resource = Resource.create({"service.name": "audiocraft-api", "service.version": __version__})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        # How much may wait to be sent, and how often and how long it is sent, say OpenTelemetry's own variables.
+        self._provider.add_span_processor(BatchSpanProcessor(_Exporter(OTLPSpanExporter(endpoint), endpoint)))
+        self._tracer = self._provider.get_tracer("audiocraft_api", __version__)
+        self._propagator = TraceContextTextMapPropagator()
+
+    def begin_request(self, method: str, route: str, request_id: str, traceparent: str | None) -> RequestSpan:
+        """Begin the span of an HTTP request, under the caller's trace where it names one."""
+        attributes = {"http.request.method": method, "http.route": route, "audiocraft.request_id": request_id}
+        parent = self._context_of(traceparent)
+        span = self._tracer.start_span(f"{method} {route}", parent, SpanKind.SERVER, attributes)
+        return RequestSpan(span)
+
+    def generation(self) -> Callable[[EngineRequest], None]:
+        """Return what tells, at its end, of a generation that this thread has begun."""
+        parent = contexts.get_current()
+        return lambda request: self._tell_generation(request, parent)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Surround a step that happens in this thread."""
+        with self._tracer.start_as_current_span(name):
+            yield
+
+    @contextmanager
+    def task(self, task: Task) -> Iterator[None]:
+        """Surround a task: a trace of its own, linked to the request that submitted it."""
+        submitted = get_current_span(self._context_of(task.command.get(TRACE))).get_span_context()
+        links = [Link(submitted)] if submitted.is_valid else []
+        attributes: dict[str, str | int] = {"audiocraft.task_id": task.id, "audiocraft.attempt": task.attempts}
+        with self._tracer.start_as_current_span("task", Context(), SpanKind.CONSUMER, attributes, links):
+            yield
+
+    def traceparent(self) -> str | None:
+        """Return the current span's name for other processes."""
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier)
+        return carrier.get("traceparent")
+
+    def close(self) -> None:
+        """Send what waits, if that is soon done."""
+        thread = threading.Thread(target=self._provider.shutdown, name="tracing-farewell", daemon=True)
+        thread.start()
+        thread.join(FAREWELL_SECONDS)
+
+    def _context_of(self, traceparent: str | None) -> Context:
+        carrier: Mapping[str, str] = {"traceparent": traceparent} if traceparent else {}
+        return self._propagator.extract(carrier, Context())
+
+    def _tell_generation(self, request: EngineRequest, parent: Context) -> None:
+        times = request.times
+        assert times.ended is not None
+        offset = time.time() - time.monotonic()
+        begun = times.begun or times.ended
+        attributes: dict[str, str | int] = {"audiocraft.model": request.params.model}
+        wait = self._tracer.start_span(
+            "queue wait", parent, attributes=attributes, start_time=_ns(times.submitted, offset)
+        )
+        wait.end(_ns(begun, offset))
+        if times.begun is None:
+            return
+        attributes["audiocraft.num_frames"] = request.progress[0]
+        decode = self._tracer.start_span("decode", parent, attributes=attributes, start_time=_ns(begun, offset))
+        if times.first_audio is not None:
+            decode.add_event("first audio", timestamp=_ns(times.first_audio, offset))
+        if request.error is not None:
+            decode.set_attribute("error.type", request.error.code)
+            decode.set_status(StatusCode.ERROR)
+        decode.end(_ns(times.ended, offset))
+
+
+class _Exporter(SpanExporter):
+    """Says once when a collector takes no spans, and once when it does again."""
+
+    def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
+        self._exporter = exporter
+        self._endpoint = endpoint
+        self._is_well = True
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._exporter.export(spans)
+        is_well = result is SpanExportResult.SUCCESS
+        if is_well != self._is_well:
+            logger.warning(
+                "%s %s.", self._endpoint, "takes spans again" if is_well else "takes no spans; they are dropped"
+            )
+        self._is_well = is_well
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+
+def _ns(seconds: float, offset: float) -> int:
+    return int((seconds + offset) * 1e9)
