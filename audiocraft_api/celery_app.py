@@ -21,6 +21,7 @@ from audiocraft_api.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.service.generation import GenerationService
+from audiocraft_api.service.preloading import Preloader
 from audiocraft_api.service.storage.create import check_store, create_store
 from audiocraft_api.service.tasks.celery_transport import (
     DRAIN_SHARE,
@@ -55,6 +56,7 @@ class WorkerProcess:
         self._telemetry = telemetry = Telemetry("workers", config)
         self._cache = ModelCache(Catalog(config), config)
         self._engine = engine or create_engine(self._cache, config)
+        self._preloader = Preloader(self._engine, config.preload_models)
         self._files = telemetry.counting_errors(create_store(config), "audio")
         self._store = telemetry.counting_errors(
             RedisTaskStore(config.redis_url, max_attempts=config.task_attempts), "tasks"
@@ -64,15 +66,18 @@ class WorkerProcess:
         generation = GenerationService(self._engine, self._files, config, results, telemetry)
         runner = TaskRunner(self._store, generation, self._files, config, telemetry)
         self.worker = CeleryWorker(self._store, runner, self._files, CeleryTransport(celery), config)
-        health = Health(self._engine, self._cache, config, self._draining)
+        health = Health(
+            self._engine, self._cache, config, self._draining, pending_models=lambda: self._preloader.pending
+        )
         for source in (engine_source(self._engine, self._cache, config), health_source(health)):
             telemetry.metrics.read_from(source)
         self._admin = AdminListener(admin_answers(health, telemetry.metrics))
 
     def start(self) -> None:
-        """Answer the operator, and begin to look for tasks. Raises ConfigError."""
+        """Answer the operator, and begin to load models and to look for tasks. Raises ConfigError."""
         if self._config.admin_bind:
             self._admin.start(listen(self._config.admin_bind))
+        self._preloader.start()
         self.worker.start()
 
     def begin_stop(self) -> None:

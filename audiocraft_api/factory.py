@@ -38,6 +38,7 @@ from audiocraft_api.service.generation import GenerationService
 from audiocraft_api.service.melody_upload import MelodyDecoder
 from audiocraft_api.service.observer import Observer
 from audiocraft_api.service.policy.prompt_policy import PromptPolicy
+from audiocraft_api.service.preloading import Preloader
 from audiocraft_api.service.results.result_cache import ResultCache
 from audiocraft_api.service.results.result_store import ResultStore
 from audiocraft_api.service.results.sqlite_store import SqliteResultStore
@@ -99,7 +100,15 @@ def create_app(
     )
     tasks = remote or _create_tasks(generation, store, config, telemetry)
     draining = threading.Event()
-    health = Health(engine, cache, config, draining, num_queued=lambda: tasks.monitor.status.num_queued)
+    preloader = Preloader(engine, () if remote else config.preload_models)
+    health = Health(
+        engine,
+        cache,
+        config,
+        draining,
+        num_queued=lambda: tasks.monitor.status.num_queued,
+        pending_models=lambda: preloader.pending,
+    )
     app = Flask("audiocraft_api", static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=config.max_upload_bytes,
@@ -116,6 +125,7 @@ def create_app(
         cache=cache,
         policy=PromptPolicy(config),
         engine=engine,
+        preloader=preloader,
         store=store,
         generation=remote.generation if remote else generation,
         streaming=StreamingService(generation, config),

@@ -438,8 +438,10 @@ class TestProcess:
     def test_a_real_model_is_loaded_by_the_worker_alone(
         self, open_site: Callable[..., Site], demo_checkpoints: Path
     ) -> None:
-        site = open_site(checkpoints_dir=demo_checkpoints, device="cpu")
-        site.add_worker(app="audiocraft_api.celery_app")
+        site = open_site(checkpoints_dir=demo_checkpoints, device="cpu", preload_models="demo")
+        worker = site.add_worker(app="audiocraft_api.celery_app")
+        assert site.server.get("/ready").status_code == 200  # it loads nothing itself
+        wait_until(lambda: "demo is loaded and ready" in worker.log, SECONDS)
         answer = site.server.post("/generate", json=REQUEST | {"model_size": "demo", "seed": 7})
         assert (answer.status_code, answer.json()["model"]) == (200, "demo")
         assert site.server.get(answer.json()["audio_url"]).status_code == 200

@@ -26,7 +26,7 @@ def health() -> dict[str, Any]:
         "health",
         Access.OPEN,
         {200: (ReadyAnswer,)},
-        description="503 while it stops, while the first model is being loaded, or when its engine has died or stalled; `code` "
+        description="503 while it stops, while models are loaded that it needs first, or when its engine has died or stalled; `code` "
         "tells which. A busy server is ready.",
         errors=(503,),
     )

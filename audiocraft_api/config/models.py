@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from audiocraft_api.config.section import Section
+from audiocraft_api.config.section import CommaList, Section
 
 
 class ModelSettings(Section):
@@ -26,6 +26,11 @@ class ModelSettings(Section):
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
         "auto", description="Where models run; `auto` takes CUDA, then MPS, then CPU."
+    )
+    preload_models: CommaList = Field(
+        (),
+        description="Names, separated by commas, of models that are loaded and warmed at the start, in the background; "
+        "`/ready` is 503 meanwhile.",
     )
     model_idle_seconds: float = Field(0.0, ge=0, description="Unload a model that nobody used for so long; 0 keeps it.")
     model_memory_bytes: int = Field(

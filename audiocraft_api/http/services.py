@@ -20,6 +20,7 @@ from audiocraft_api.service.access.authenticator import Authenticator
 from audiocraft_api.service.generation import Generation
 from audiocraft_api.service.melody_upload import MelodyDecoder
 from audiocraft_api.service.policy.prompt_policy import PromptPolicy
+from audiocraft_api.service.preloading import Preloader
 from audiocraft_api.service.storage.base import AudioStore
 from audiocraft_api.service.streaming import StreamingService
 from audiocraft_api.service.tasks.backend import TaskBackend
@@ -47,6 +48,7 @@ class Services:
     cache: ModelCache
     policy: PromptPolicy
     engine: Engine
+    preloader: Preloader
     store: AudioStore
     generation: Generation
     streaming: StreamingService
@@ -60,7 +62,7 @@ class Services:
     draining: threading.Event
 
     def start(self, admin_socket: socket.socket | None = None) -> None:
-        """Start what works without being asked: unfinished tasks go on. Once, in the process that serves.
+        """Start what works without being asked: models load, unfinished tasks go on. Once, in the process that serves.
 
         `admin_socket` is the open port of the admin listener, where whoever started this process holds it; else it is
         opened here. Raises ConfigError when it cannot be.
@@ -68,6 +70,7 @@ class Services:
         if self.config.admin_bind:
             self.admin.start(admin_socket or listen(self.config.admin_bind))
         self.access.start()
+        self.preloader.start()
         self.tasks.start()
 
     def close(self, grace_seconds: float = 0.0) -> None:

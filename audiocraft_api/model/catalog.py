@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from audiocraft_api.config import Config, ConfigError
+from audiocraft_api.config import Config, ConfigError, variable_name
 from audiocraft_api.constants import MAX_DURATION_SECONDS
 from audiocraft_api.errors import InvalidRequest
 
@@ -100,12 +100,17 @@ class Catalog:
     """The models of one server, by public name."""
 
     def __init__(self, config: Config) -> None:
-        """Collect the built-in models and those of `config.models_file`. Raises ConfigError."""
+        """Collect the built-in models and those of `config.models_file`. Raises ConfigError, also for what to preload."""
         self._allow_non_commercial = config.allow_non_commercial
         self._checkpoints_dir = config.checkpoints_dir
         self._specs = {spec.name: spec for spec in _DEFAULT_SPECS}
         if config.models_file is not None:
             self._specs.update(_read_models_file(config.models_file, self._specs))
+        for name in config.preload_models:
+            try:
+                self.get(name)
+            except InvalidRequest as error:
+                raise ConfigError(f"{variable_name('preload_models')}: {error.message}") from None
 
     def __iter__(self) -> Iterator[ModelSpec]:
         return iter(self._specs.values())
