@@ -17,7 +17,7 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
-from gunicorn.workers import gthread
+from gunicorn.workers import base, gthread
 
 from audiocraft_api.http.services import Services, services_of
 
@@ -116,6 +116,13 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             grace_seconds = self.cfg.graceful_timeout * DRAIN_SHARE
             threading.Thread(target=self.services.close, args=(grace_seconds,), name="drain").start()
         super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """End at once (SIGINT, SIGQUIT), as workers without a pool do.
+
+        gthread's own would stop the pool here first, and wait for ever for a lock that the interrupted code holds.
+        """
+        base.Worker.handle_quit(self, sig, frame)
 
 
 def _linger(connection: socket.socket) -> None:
