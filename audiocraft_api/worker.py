@@ -17,13 +17,14 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
-from gunicorn.workers import gthread
+from gunicorn.workers import base, gthread
 
 from audiocraft_api.http.services import Services, services_of
 
 # How long a thread waits for a new connection's first byte; then the connection waits outside the pool. gunicorn's
 # own 5 s let as many idle connections as there are threads stop the server for 5 s (tests/test_server.py).
 FIRST_BYTE_SECONDS = 0.05
+LAST_BYTES_SECONDS = 2.0  # the same, when the worker stops
 LINGER_SECONDS = 1.0
 DRAIN_SHARE = 0.8  # of the graceful time-out; in the rest, ended requests are answered
 
@@ -91,12 +92,41 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         with suppress(OSError):
             client.sendall(head.encode() + body)
 
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Take connections or not; when the worker stops, refuse new ones from now on.
+
+        gunicorn keeps the socket until the last request has ended: clients would connect to nobody all that time,
+        and be cut off after it. Refused at once, a proxy goes to another server, having sent nothing.
+        """
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            for listener in self.sockets:
+                self._take_waiting(listener)
+                listener.close()
+
+    def _take_waiting(self, listener: Any) -> None:
+        """Accept those whom the kernel has connected already."""
+        num_connections = -1
+        with suppress(OSError):  # no descriptor is left for more
+            while self.nr_conns != num_connections:
+                num_connections = self.nr_conns
+                self.accept(listener)
+
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin a graceful stop (SIGTERM): drain the engine while gunicorn lets requests finish."""
+        # Nobody is left to be held up, and connections that are only late would be dropped.
+        gthread.DEFAULT_WORKER_DATA_TIMEOUT = LAST_BYTES_SECONDS
         if self.alive and hasattr(self, "wsgi"):
             grace_seconds = self.cfg.graceful_timeout * DRAIN_SHARE
             threading.Thread(target=self.services.close, args=(grace_seconds,), name="drain").start()
         super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """End at once (SIGINT, SIGQUIT), as workers without a pool do.
+
+        gthread's own would stop the pool here first, and wait for ever for a lock that the interrupted code holds.
+        """
+        base.Worker.handle_quit(self, sig, frame)
 
 
 def _linger(connection: socket.socket) -> None:

@@ -164,6 +164,8 @@ def test_sigterm_lets_running_requests_finish_and_takes_no_more(tmp_path: Path, 
         wait_until(lambda: "Draining" in server.log)
         ready = kept.get(server.url + "/ready")  # on a connection from before; new ones are not taken
         assert (ready.status_code, ready.json()["code"]) == (503, "shutting_down")
+        with pytest.raises(requests.ConnectionError):  # refused, not left to wait, so that a proxy goes elsewhere
+            server.get("/health", timeout=1)
         hold.unlink()
         assert running.result(20).status_code == 200
         assert server.process.wait(20) == 0

@@ -31,10 +31,11 @@ START_SECONDS = 20.0
 class Server:
     """A running gunicorn."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], host: str, port: int, log: Path) -> None:
         self.process = process
+        self.host = host
         self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://{host}:{port}"
         self._log = log
 
     @property
@@ -51,7 +52,7 @@ class Server:
         return requests.delete(self.url + path, timeout=timeout)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection((self.host, self.port), timeout=10)
 
     def num_running(self) -> int:
         return int(self.get("/health").json()["queue"]["running"])
@@ -89,13 +90,15 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 @contextmanager
-def serve(directory: Path, app: str = "app:app", port: int = 0, **settings: Any) -> Iterator[Server]:
+def serve(
+    directory: Path, app: str = "app:app", port: int = 0, *, host: str = "127.0.0.1", **settings: Any
+) -> Iterator[Server]:
     """Serve with gunicorn as `make run` does, on a free port; the server is gone at the end."""
     port = port or free_port()
     log = directory / "server.log"
     own = {"audio_dir": directory / "audio"}
     own |= {"task_db": directory / "tasks.sqlite3", "state_db": directory / "state.sqlite3"}
-    settings = {"bind": f"127.0.0.1:{port}", **own} | settings
+    settings = {"bind": f"{host}:{port}", **own} | settings
     environ = os.environ | {variable_name(name): str(value) for name, value in settings.items()}
     environ |= {
         "PYTHONPATH": str(ROOT / "tests"),
@@ -106,7 +109,7 @@ def serve(directory: Path, app: str = "app:app", port: int = 0, **settings: Any)
     command = [Path(sys.executable).parent / "gunicorn", "-c", "gunicorn.conf.py", app]
     with log.open("ab") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output, start_new_session=True)
-    server = Server(process, port, log)
+    server = Server(process, host, port, log)
     try:
         wait_until(lambda: _has_started(server), START_SECONDS)
         yield server

@@ -61,7 +61,8 @@ class RedisClient:
             return self._scripts[script](keys=keys, args=arguments)
 
     def close(self) -> None:
-        self._client.close()
+        """Close what is idle: requests that are still answered while the server stops use their connections on."""
+        self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _check_persistence(self) -> None:
         if self._is_checked:

@@ -1,0 +1,104 @@
+"""A real nginx with the configuration that is shipped, before servers of a test, and the name server that it asks."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from support.served import ROOT, free_port, wait_until
+
+SHIPPED = ROOT / "deploy" / "nginx" / "nginx.conf"
+# Debian has it beside what every user's path names.
+PROGRAM = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or "nginx"
+
+
+def render(directory: Path, *, port: int, name_server_port: int, servers_port: int) -> Path:
+    """Write the shipped configuration with the ports and directories of a test; return where."""
+    text = SHIPPED.read_text()
+    own = {
+        "resolver 127.0.0.11": f"resolver 127.0.0.1:{name_server_port}",
+        "server:5000": f"server:{servers_port}",
+        "listen 8080": f"listen 127.0.0.1:{port}",
+        "/dev/stdout": f"{directory}/access.log",
+        "worker_processes auto": "worker_processes 1",
+        "/tmp/": f"{directory}/",
+    }
+    assert [shipped for shipped in own if shipped not in text] == []
+    text = re.sub("|".join(map(re.escape, own)), lambda found: own[found[0]], text)
+    path = directory / "nginx.conf"
+    path.write_text(text)
+    return path
+
+
+def arguments(directory: Path, configuration: Path) -> list[str]:
+    """Return the command line, but for what it is to do."""
+    # Started by root, its workers would be nobody's, whom the test's directories are closed to.
+    user = "user root; " if os.geteuid() == 0 else ""
+    return [PROGRAM, "-p", str(directory), "-c", str(configuration), "-e", "stderr", "-g", f"{user}daemon off;"]
+
+
+@contextmanager
+def proxy(directory: Path, addresses: list[str], servers_port: int) -> Iterator[str]:
+    """Run nginx before the servers at `addresses`; yield its URL."""
+    port = free_port()
+    log = directory / "nginx.log"
+    with NameServer(addresses) as names, log.open("wb") as output:
+        configuration = render(directory, port=port, name_server_port=names.port, servers_port=servers_port)
+        process = subprocess.Popen(arguments(directory, configuration), stdout=output, stderr=output)
+        try:
+            wait_until(lambda: process.poll() is not None or _listens(port))
+            assert process.poll() is None, log.read_text()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+class NameServer:
+    """Answers every question for an IPv4 address with all of `addresses`, as Docker does for a service (RFC 1035)."""
+
+    def __init__(self, addresses: list[str]) -> None:
+        self._addresses = addresses
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+        self._thread = threading.Thread(target=self._answer, daemon=True)
+
+    def __enter__(self) -> NameServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.sendto(b"", ("127.0.0.1", self.port))
+        self._thread.join(5)
+        self._socket.close()
+
+    def _answer(self) -> None:
+        while True:
+            question, client = self._socket.recvfrom(512)
+            if not question:
+                return
+            end = question.index(b"\0", 12) + 5  # of the name, the type and the class
+            head = question[:2] + struct.pack("!5H", 0x8180, 1, len(self._addresses), 0, 0)
+            records = [
+                # A pointer to the name, type A, class IN, 1 s to live.
+                struct.pack("!3HIH", 0xC00C, 1, 1, 1, 4) + socket.inet_aton(address)
+                for address in self._addresses
+            ]
+            self._socket.sendto(head + question[12:end] + b"".join(records), client)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
