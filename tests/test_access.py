@@ -332,24 +332,39 @@ class TestLogs:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve(tmp_path_factory.mktemp("server"), "support.streamed:app", keys=ENVIRONMENT_KEY) as running:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(directory: Path) -> Iterator[Server]:
+    with serve(directory, "support.streamed:app", keys=ENVIRONMENT_KEY) as running:
         yield running
 
 
+@pytest.fixture
+def _held(directory: Path) -> Iterator[None]:
+    """Keep generations from ending: the client forgets what it has not read when the server closes."""
+    (directory / "hold").touch()
+    yield
+    (directory / "hold").unlink()
+
+
 class TestWebSocket:
+    @pytest.mark.usefixtures("_held")
     def test_a_page_offers_its_key_as_a_protocol_which_is_not_echoed(self, server: Server) -> None:
         offered = ["audiocraft-api", f"audiocraft-api-key.{ENVIRONMENT_KEY}"]
         ws = Client.connect(f"ws://127.0.0.1:{server.port}/ws/generate", subprotocols=offered)
         assert ws.subprotocol == "audiocraft-api"
-        ws.send(json.dumps({"prompt": "a", "duration": 1}))
+        ws.send(json.dumps({"prompt": "hold after 0", "duration": 1}))
         assert json.loads(ws.receive(timeout=10))["type"] == "accepted"
         ws.close()
         assert ENVIRONMENT_KEY not in server.log
 
+    @pytest.mark.usefixtures("_held")
     def test_a_client_that_can_sends_a_header(self, server: Server) -> None:
         ws = Client.connect(f"ws://127.0.0.1:{server.port}/ws/generate", headers=with_key(ENVIRONMENT_KEY))
-        ws.send(json.dumps({"prompt": "a", "duration": 1}))
+        ws.send(json.dumps({"prompt": "hold after 0", "duration": 1}))
         assert json.loads(ws.receive(timeout=10))["type"] == "accepted"
         ws.close()
 
