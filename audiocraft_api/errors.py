@@ -12,6 +12,7 @@
     ├── IdempotencyConflict (422)
     ├── PromptRefused (422)          names the category
     ├── LimitExceeded (429)          carries Retry-After
+    │   └── TooManyTasks
     ├── Unavailable (503)            carries Retry-After
     │   ├── QueueFull
     │   ├── TooManyStreams
@@ -131,6 +132,12 @@ class LimitExceeded(AudioCraftError):
     def __init__(self, message: str, retry_after_seconds: float = 60.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class TooManyTasks(LimitExceeded):
+    """The caller has as many unfinished tasks as it may have."""
+
+    code = "too_many_tasks"
 
 
 class Unavailable(AudioCraftError):

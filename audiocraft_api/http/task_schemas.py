@@ -59,7 +59,9 @@ class TaskWorkingAnswer(_TaskAnswer):
     status: Literal["processing"] = "processing"
     current: int = Field(description="Frames done.")
     total: int = Field(description="Frames to do; 0 until the engine has begun.")
-    queue_position: int | None = Field(description="1 is next; null when the task does not wait.")
+    queue_position: int | None = Field(
+        description="About how many tasks come up to this one; an estimate, since keys are served in turn. Null when it does not wait."
+    )
     eta_seconds: float | None = Field(description="Seconds to the end, estimated from measured speed, where known.")
     cancel_requested: bool
 

@@ -47,8 +47,15 @@ def submit_task(command: GenerateCommand, webhook_url: str | None = None) -> Tas
     """Accept a command as a task of the current request. Raises what the task service raises, InvalidRequest."""
     if webhook_url is not None:
         services().tasks.webhooks.check(webhook_url)
+    max_unfinished = caller().limits.concurrent_tasks
+    if max_unfinished is None:
+        max_unfinished = services().config.concurrent_tasks
     return services().tasks.service.submit(
-        command, owner=caller().owner, idempotency_key=idempotency_key(), webhook_url=webhook_url
+        command,
+        owner=caller().owner,
+        idempotency_key=idempotency_key(),
+        webhook_url=webhook_url,
+        max_unfinished=max_unfinished,
     )
 
 

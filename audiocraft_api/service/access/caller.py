@@ -19,6 +19,7 @@ class CallerLimits:
     requests_per_day: int | None = None
     audio_seconds_per_day: int | None = None
     concurrent_requests: int | None = None
+    concurrent_tasks: int | None = None
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class Layout:
     name: str
     version: int
     tables: str  # statements, separated by semicolons
-    migrations: dict[int, str] = field(default_factory=dict)  # from a version to the next one
+    migrations: dict[int, str] = field(default_factory=dict)  # statements, from a version to the next one
 
 
 class SqliteFile:
@@ -193,7 +193,8 @@ def _prepare(db: sqlite3.Connection, layout: Layout, busy_seconds: float) -> Non
                 db.execute(statement)
             version = layout.version
         while version in layout.migrations:
-            db.execute(layout.migrations[version])
+            for statement in layout.migrations[version].split(";"):
+                db.execute(statement)
             version += 1
         if version != layout.version:
             raise sqlite3.DatabaseError(f"its layout is {version}, of another release; this one knows {layout.version}")

@@ -3,7 +3,10 @@
 Every key begins with KEYS[1], a prefix with a hash tag, so that a cluster keeps them together:
 `task:<id>` hash of the row · `numbers` counter · `unfinished`, `queued`, `processing` ids by number · `finished` ids by time ·
 `owned:<owner>` ids by number · `idempotent:<owner>:<key>` id · `audio:<id>` bytes, `audio_bytes` their sum ·
-`run_seconds` of the last completed tasks · `webhooks` ids by the time they are due. ARGV[1] is the time in seconds, or "" for the server's own.
+`run_seconds` of the last completed tasks · `webhooks` ids by the time they are due ·
+`unfinished:<owner>` ids by number, of tasks up to the number `shared_out` · `waiting` owners that have such, by their turns · `turns` hash of
+the owners' last claims, by the counter `turn`. An owner "" has the tasks without one. The releases before knew none of these last ones: what
+they accept is shared out later, and what they finish is left there, to be dropped when it is met. ARGV[1] is the time in seconds, or "" for the server's own.
 """
 
 PRELUDE = """
@@ -27,10 +30,32 @@ local function is_unheld(id)
 end
 local function has_lease(id, lease) return field(id, 'lease') == lease end
 local function is_cancel_requested(id) return field(id, 'cancel_requested') == '1' end
+local function owner_of(id) return field(id, 'owner') or '' end
+local function share_out()
+  local last = redis.call('GET', key('shared_out')) or '0'
+  while true do
+    local block = redis.call('ZRANGEBYSCORE', key('unfinished'), '(' .. last, '+inf', 'WITHSCORES', 'LIMIT', 0, 1000)
+    if #block == 0 then break end
+    for index = 1, #block, 2 do
+      local owner = owner_of(block[index])
+      last = block[index + 1]
+      redis.call('ZADD', key('unfinished:' .. owner), last, block[index])
+      -- those that had no turn yet come before the others, in the order of their tasks
+      redis.call('ZADD', key('waiting'), 'NX', redis.call('HGET', key('turns'), owner) or last - 2^52, owner)
+    end
+    redis.call('SET', key('shared_out'), last)
+  end
+end
+local function drop(owner, id)
+  redis.call('ZREM', key('unfinished:' .. owner), id)
+  if redis.call('EXISTS', key('unfinished:' .. owner)) == 0 then redis.call('ZREM', key('waiting'), owner) end
+end
+local function is_unfinished(id) return redis.call('ZSCORE', key('unfinished'), id) end
 local function finish(id, state, ...)
   change(id, 'state', state, 'finished', stamp(now), ...)
   redis.call('HDEL', task(id), 'lease', 'held_until', 'hold_seconds')
   redis.call('ZREM', key('unfinished'), id)
+  drop(owner_of(id), id)
   redis.call('ZREM', key('queued'), id)
   redis.call('ZREM', key('processing'), id)
   redis.call('ZADD', key('finished'), stamp(now), id)
@@ -44,13 +69,24 @@ end
 """
 
 SUBMIT = """
-local id, max_queued, max_audio_bytes, audio, owner, idempotency_key =
-  ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
+local id, max_queued, max_audio_bytes, max_unfinished, audio, owner, idempotency_key =
+  ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8]
 if redis.call('EXISTS', task(id)) == 1 then return {'twin', redis.call('HGETALL', task(id))} end
 local twin_key = key('idempotent:' .. #owner .. ':' .. owner .. ':' .. idempotency_key)
 if idempotency_key ~= '' then
   local twin = redis.call('GET', twin_key)
   if twin then return {'twin', redis.call('HGETALL', task(twin))} end
+end
+if max_unfinished > 0 and owner ~= '' then
+  share_out()
+  local mine = key('unfinished:' .. owner)
+  if redis.call('ZCARD', mine) >= max_unfinished then
+    for _, other in ipairs(redis.call('ZRANGE', mine, 0, -1)) do
+      if not is_unfinished(other) then drop(owner, other) end
+    end
+  end
+  local num_unfinished = redis.call('ZCARD', mine)
+  if num_unfinished >= max_unfinished then return {'too many', num_unfinished} end
 end
 local num_queued = redis.call('ZCARD', key('queued'))
 if num_queued >= max_queued then return {'full', num_queued} end
@@ -59,11 +95,12 @@ if #audio > 0 and tonumber(redis.call('GET', key('audio_bytes')) or '0') + #audi
 end
 local number = redis.call('INCR', key('numbers'))
 redis.call('HSET', task(id), 'id', id, 'number', number, 'version', 0, 'state', 'queued', 'created', stamp(now),
-  unpack(ARGV, 8))
+  unpack(ARGV, 9))
 change(id)
 redis.call('ZADD', key('unfinished'), number, id)
 redis.call('ZADD', key('queued'), number, id)
 redis.call('ZADD', key('owned:' .. owner), number, id)
+share_out()
 if idempotency_key ~= '' then redis.call('SET', twin_key, id) end
 if #audio > 0 then
   redis.call('SET', key('audio:' .. id), audio)
@@ -76,11 +113,14 @@ CLAIM = """
 local lease, lease_seconds, wanted, max_attempts, code, message =
   ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local function num_attempts(id) return tonumber(field(id, 'attempts') or '0') end
-local worker, others = string.match(lease, '^.*/'), {}
+local worker, others, num_runs = string.match(lease, '^.*/'), {}, {}
 for _, id in ipairs(redis.call('ZRANGE', key('processing'), 0, -1)) do
-  if not is_unheld(id) and string.sub(field(id, 'lease') or '', 1, #worker) == worker then
-    if num_attempts(id) > max_attempts then return {} end  -- that one runs alone
-    others[#others + 1] = id
+  if not is_unheld(id) then
+    num_runs[owner_of(id)] = (num_runs[owner_of(id)] or 0) + 1
+    if string.sub(field(id, 'lease') or '', 1, #worker) == worker then
+      if num_attempts(id) > max_attempts then return {} end  -- that one runs alone
+      others[#others + 1] = id
+    end
   end
 end
 local function claim(id)
@@ -97,6 +137,9 @@ local function claim(id)
     redis.call('HSET', task(id), 'in_company', (is_last or #others > 0) and 1 or 0)
     redis.call('ZREM', key('queued'), id)
     redis.call('ZADD', key('processing'), field(id, 'number'), id)
+    local turn = redis.call('INCR', key('turn'))
+    redis.call('HSET', key('turns'), owner_of(id), turn)
+    redis.call('ZADD', key('waiting'), 'XX', turn, owner_of(id))
     change(id, 'state', 'processing', 'attempts', attempts + 1, 'lease', lease,
       'held_until', stamp(now + lease_seconds), 'hold_seconds', stamp(lease_seconds), 'started', stamp(now),
       'num_frames_done', 0, 'num_frames_total', 0)
@@ -104,18 +147,49 @@ local function claim(id)
   end
 end
 if wanted ~= '' then
-  return redis.call('ZSCORE', key('unfinished'), wanted) and is_unheld(wanted) and claim(wanted) or {}
+  return is_unfinished(wanted) and is_unheld(wanted) and claim(wanted) or {}
 end
-local last = '-inf'
-while true do  -- by blocks: those that are held come first and are few, the queue may be long
-  local block = redis.call('ZRANGEBYSCORE', key('unfinished'), last, '+inf', 'WITHSCORES', 'LIMIT', 0, 100)
-  if #block == 0 then return {} end
-  for index = 1, #block, 2 do
-    local claimed = is_unheld(block[index]) and claim(block[index])
-    if claimed then return claimed end
-    last = '(' .. block[index + 1]
+local function claim_of(owner)
+  local last = '-inf'
+  while true do  -- by blocks: those that are held come first and are few, the queue may be long
+    local block = redis.call('ZRANGEBYSCORE', key('unfinished:' .. owner), last, '+inf', 'WITHSCORES', 'LIMIT', 0, 100)
+    if #block == 0 then return nil end
+    for index = 1, #block, 2 do
+      if not is_unfinished(block[index]) then
+        drop(owner, block[index])
+      elseif is_unheld(block[index]) then
+        local claimed = claim(block[index])
+        if claimed then return claimed end
+      end
+      last = '(' .. block[index + 1]
+    end
   end
 end
+share_out()
+local busy, first = {}, 0
+while true do
+  local block = redis.call('ZRANGE', key('waiting'), first, first + 99, 'WITHSCORES')
+  if #block == 0 then break end
+  for index = 1, #block, 2 do
+    local owner = block[index]
+    if num_runs[owner] then
+      busy[#busy + 1] = {owner, num_runs[owner], #busy}
+    else
+      local claimed = claim_of(owner)
+      if claimed then return claimed end
+    end
+    if redis.call('ZSCORE', key('waiting'), owner) then first = first + 1 end  -- else the others have moved up
+  end
+end
+table.sort(busy, function(one, other)
+  if one[2] ~= other[2] then return one[2] < other[2] end
+  return one[3] < other[3]
+end)
+for _, owner in ipairs(busy) do
+  local claimed = claim_of(owner[1])
+  if claimed then return claimed end
+end
+return {}
 """
 
 NUM_UNHELD = """
@@ -205,6 +279,7 @@ for _, id in ipairs(ids) do
   results[#results + 1] = field(id, 'result') or ''
   if idempotency_key then redis.call('DEL', key('idempotent:' .. #owner .. ':' .. owner .. ':' .. idempotency_key)) end
   redis.call('ZREM', key('owned:' .. owner), id)
+  if redis.call('EXISTS', key('owned:' .. owner)) == 0 then redis.call('HDEL', key('turns'), owner) end
   redis.call('ZREM', key('finished'), id)
   redis.call('ZREM', key('webhooks'), id)
   redis.call('DEL', task(id))

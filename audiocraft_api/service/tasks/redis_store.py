@@ -10,11 +10,12 @@ import secrets
 from collections.abc import Callable, Collection
 from typing import Any
 
-from audiocraft_api.errors import QueueFull
+from audiocraft_api.errors import QueueFull, TooManyTasks
 from audiocraft_api.service.state.redis_client import PREFIX, RedisClient
 from audiocraft_api.service.tasks import redis_scripts as scripts
 from audiocraft_api.service.tasks.store import (
     NUM_RECENT_RUNS,
+    TOO_MANY_MESSAGE,
     ChangeSignal,
     HeartbeatAnswer,
     audio_filenames,
@@ -53,7 +54,7 @@ class RedisTaskStore:
 
     # --- clients
 
-    def submit(self, new: NewTask, *, max_queued: int, max_audio_bytes: int) -> Task:
+    def submit(self, new: NewTask, *, max_queued: int, max_audio_bytes: int, max_unfinished: int = 0) -> Task:
         optional = {
             "owner": new.owner,
             "idempotency_key": new.idempotency_key,
@@ -69,11 +70,14 @@ class RedisTaskStore:
             new.id,
             max_queued,
             max_audio_bytes,
+            max_unfinished,
             new.audio or b"",
             new.owner or "",
             new.idempotency_key or "",
             *row,
         )
+        if outcome == b"too many":
+            raise TooManyTasks(TOO_MANY_MESSAGE.format(num_tasks=answer))
         if outcome == b"full":
             raise QueueFull(f"{answer} tasks are waiting already; try again later.")
         if outcome == b"full of audio":

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from audiocraft_api.config import Config
 from audiocraft_api.constants import MAX_SEED
-from audiocraft_api.errors import NotFound, QueueFull
+from audiocraft_api.errors import NotFound, QueueFull, TooManyTasks
 from audiocraft_api.service.generation import GenerateCommand
 from audiocraft_api.service.observer import Observer
 from audiocraft_api.service.tasks.command import TRACE, fingerprint, pack
@@ -26,7 +26,7 @@ MAX_RETRY_AFTER_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Outlook:
-    """What lies before a task: its place among the queued (1 is next) and the seconds to its end, where known."""
+    """What lies before a task: its place among the queued (about: callers are served in turn) and the seconds to its end, where known."""
 
     position: int | None
     eta_seconds: float | None
@@ -51,11 +51,12 @@ class TaskService:
         owner: str | None = None,
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
+        max_unfinished: int = 0,
     ) -> Task:
         """Accept a command as a task, or return the task that the same command and idempotency key made before.
 
-        The seed is drawn here, so that a second attempt makes the same music. Raises QueueFull,
-        IdempotencyConflict, StorageUnavailable.
+        The seed is drawn here, so that a second attempt makes the same music. Raises QueueFull, TooManyTasks when
+        `max_unfinished` tasks of the owner are not finished (0 is no bound), IdempotencyConflict, StorageUnavailable.
         """
         plain, audio = pack(command)
         asked = fingerprint(plain, audio, webhook_url)
@@ -65,9 +66,14 @@ class TaskService:
             plain[TRACE] = trace
         new = NewTask(str(uuid.uuid4()), plain, audio, owner, idempotency_key, asked, webhook_url)
         try:
-            task = self._tasks.submit(new, max_queued=self._max_queued, max_audio_bytes=self._max_audio_bytes)
-        except QueueFull as error:
-            raise QueueFull(error.message, self._seconds_to_a_place(self._tasks.status())) from None
+            task = self._tasks.submit(
+                new,
+                max_queued=self._max_queued,
+                max_audio_bytes=self._max_audio_bytes,
+                max_unfinished=max_unfinished,
+            )
+        except (QueueFull, TooManyTasks) as error:
+            raise type(error)(error.message, self._seconds_to_a_place(self._tasks.status())) from None
         if task.id == new.id:
             self._announce(task)
         return task

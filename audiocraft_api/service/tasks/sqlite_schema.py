@@ -2,7 +2,14 @@
 
 from audiocraft_api.service.state.sqlite_file import Layout
 
-TABLES = """
+# `turn` numbers the claims: an owner's greatest one says how long it has been waiting for its next.
+TURNS = """
+CREATE INDEX queues ON tasks (ifnull(owner, ''), number) WHERE state = 'queued';
+CREATE INDEX processing_tasks ON tasks (ifnull(owner, '')) WHERE state = 'processing';
+CREATE INDEX turns ON tasks (turn);
+CREATE INDEX owned_turns ON tasks (ifnull(owner, ''), turn)
+"""
+TABLES = f"""
 CREATE TABLE tasks (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -29,10 +36,10 @@ CREATE TABLE tasks (
     cancel_requested INTEGER NOT NULL DEFAULT 0,
     lease TEXT,
     in_company INTEGER NOT NULL DEFAULT 0,
+    turn INTEGER NOT NULL DEFAULT 0,
     held_until REAL NOT NULL DEFAULT 0,
     hold_seconds REAL NOT NULL DEFAULT 0
 );
-CREATE INDEX unfinished_tasks ON tasks (number) WHERE state IN ('queued', 'processing');
 CREATE INDEX queued_tasks ON tasks (number) WHERE state = 'queued';
 CREATE INDEX finished_tasks ON tasks (finished) WHERE finished IS NOT NULL;
 CREATE INDEX pending_webhooks ON tasks (held_until) WHERE webhook_pending;
@@ -42,9 +49,12 @@ CREATE TABLE audio (
     task_id TEXT PRIMARY KEY,
     data BLOB NOT NULL
 );
-"""
-
-LAYOUT = Layout("task store", 2, TABLES, {1: "ALTER TABLE tasks ADD COLUMN in_company INTEGER NOT NULL DEFAULT 0"})
+{TURNS}"""
+MIGRATIONS = {
+    1: "ALTER TABLE tasks ADD COLUMN in_company INTEGER NOT NULL DEFAULT 0",
+    2: f"ALTER TABLE tasks ADD COLUMN turn INTEGER NOT NULL DEFAULT 0; DROP INDEX unfinished_tasks; {TURNS}",
+}
+LAYOUT = Layout("task store", 3, TABLES, MIGRATIONS)
 
 UNHELD = "(held_until <= :now OR held_until > :now + hold_seconds)"
 
@@ -65,7 +75,13 @@ POSITION = """
 SELECT count(*) FROM tasks
 WHERE state = 'queued' AND number <= (SELECT number FROM tasks WHERE id = ? AND state = 'queued')
 """
-COUNTS = "SELECT state, count(*) FROM tasks WHERE state IN ('queued', 'processing') GROUP BY state"
+COUNTS = """
+SELECT (SELECT count(*) FROM tasks WHERE state = 'queued'), (SELECT count(*) FROM tasks WHERE state = 'processing')
+"""
+NUM_UNFINISHED = """
+SELECT (SELECT count(*) FROM tasks WHERE state = 'queued' AND ifnull(owner, '') = :owner)
+    + (SELECT count(*) FROM tasks WHERE state = 'processing' AND ifnull(owner, '') = :owner)
+"""
 MEAN_RUN_SECONDS = """
 SELECT avg(max(finished - started, 0)) FROM (
     SELECT started, finished FROM tasks WHERE finished IS NOT NULL AND state = 'completed'
@@ -74,12 +90,38 @@ SELECT avg(max(finished - started, 0)) FROM (
 """
 CLAIMABLE = f"""
 SELECT id, attempts, cancel_requested, in_company FROM tasks
-WHERE state IN ('queued', 'processing') AND {UNHELD} AND (:id IS NULL OR id = :id) ORDER BY number LIMIT 1
+WHERE id = :id AND state IN ('queued', 'processing') AND {UNHELD}
+"""
+# Owners are found by jumps along the index, so that the length of the queue does not matter.
+NEXT_CLAIMABLE = f"""
+WITH RECURSIVE owners (owner) AS (
+    SELECT min(ifnull(owner, '')) FROM tasks WHERE state = 'queued'
+    UNION ALL
+    SELECT (SELECT min(ifnull(owner, '')) FROM tasks WHERE state = 'queued' AND ifnull(owner, '') > owners.owner)
+    FROM owners WHERE owners.owner IS NOT NULL
+), candidates (owner, number) AS (
+    SELECT owner, (
+        SELECT number FROM tasks WHERE state = 'queued' AND ifnull(owner, '') = owners.owner AND {UNHELD}
+        ORDER BY number LIMIT 1
+    ) FROM owners WHERE owner IS NOT NULL
+    UNION ALL
+    SELECT ifnull(owner, ''), number FROM tasks WHERE state = 'processing' AND {UNHELD}
+), runs (owner, num_runs) AS MATERIALIZED (
+    SELECT ifnull(owner, ''), count(*) FROM tasks WHERE state = 'processing' AND NOT {UNHELD} GROUP BY 1
+)
+SELECT id, attempts, cancel_requested, in_company FROM tasks WHERE number = (
+    SELECT number FROM candidates LEFT JOIN runs USING (owner) WHERE number IS NOT NULL
+    ORDER BY
+        ifnull(num_runs, 0),
+        (SELECT max(turn) FROM tasks WHERE ifnull(tasks.owner, '') = candidates.owner),
+        number
+    LIMIT 1
+)
 """
 CLAIM = """
 UPDATE tasks SET state = 'processing', version = version + 1, attempts = attempts + 1, lease = :lease,
     in_company = :in_company, held_until = :held_until, hold_seconds = :hold_seconds, started = :time, updated = :time,
-    num_frames_done = 0, num_frames_total = 0
+    num_frames_done = 0, num_frames_total = 0, turn = 1 + (SELECT max(turn) FROM tasks)
 WHERE id = :id RETURNING *
 """
 HELD_BY = f"""

@@ -12,11 +12,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from audiocraft_api.errors import QueueFull
+from audiocraft_api.errors import QueueFull, TooManyTasks
 from audiocraft_api.service.state.sqlite_file import SqliteFile
 from audiocraft_api.service.tasks import sqlite_schema as schema
 from audiocraft_api.service.tasks.store import (
     NUM_RECENT_RUNS,
+    TOO_MANY_MESSAGE,
     ChangeSignal,
     HeartbeatAnswer,
     audio_filenames,
@@ -58,11 +59,15 @@ class SqliteTaskStore:
 
     # --- clients
 
-    def submit(self, new: NewTask, *, max_queued: int, max_audio_bytes: int) -> Task:
+    def submit(self, new: NewTask, *, max_queued: int, max_audio_bytes: int, max_unfinished: int = 0) -> Task:
         with self._file.write() as db:
             row = self._row(new)
             if twin := db.execute(schema.FIND_TWIN, row).fetchone():
                 return check_fingerprint(_task(twin), new)
+            if max_unfinished and new.owner is not None:
+                (num_unfinished,) = db.execute(schema.NUM_UNFINISHED, row).fetchone()
+                if num_unfinished >= max_unfinished:
+                    raise TooManyTasks(TOO_MANY_MESSAGE.format(num_tasks=num_unfinished))
             (num_queued,) = db.execute("SELECT count(*) FROM tasks WHERE state = 'queued'").fetchone()
             if num_queued >= max_queued:
                 raise QueueFull(f"{num_queued} tasks are waiting already; try again later.")
@@ -97,9 +102,9 @@ class SqliteTaskStore:
 
     def status(self) -> QueueStatus:
         with self._file.read() as db:
-            counts = dict(db.execute(schema.COUNTS).fetchall())
+            num_queued, num_processing = db.execute(schema.COUNTS).fetchone()
             (mean_run_seconds,) = db.execute(schema.MEAN_RUN_SECONDS, (NUM_RECENT_RUNS,)).fetchone()
-        return QueueStatus(counts.get("queued", 0), counts.get("processing", 0), mean_run_seconds)
+        return QueueStatus(num_queued, num_processing, mean_run_seconds)
 
     def request_cancel(self, task_id: str) -> Task | None:
         with self._change() as db:
@@ -121,7 +126,8 @@ class SqliteTaskStore:
             others = db.execute(schema.HELD_BY, {"now": now, "worker": f"{worker_id}/"}).fetchall()
             if any(other["attempts"] > self._max_attempts for other in others):
                 return None  # that one runs alone
-            while row := db.execute(schema.CLAIMABLE, {"now": now, "id": task_id}).fetchone():
+            claimable = schema.CLAIMABLE if task_id else schema.NEXT_CLAIMABLE
+            while row := db.execute(claimable, {"now": now, "id": task_id}).fetchone():
                 num_left = self._max_attempts - row["attempts"]
                 if row["cancel_requested"]:
                     self._end(db, row["id"], "canceled")

@@ -18,6 +18,7 @@ from audiocraft_api.errors import IdempotencyConflict
 from audiocraft_api.service.tasks.task import NewTask, QueueStatus, Task
 
 HeartbeatAnswer = Literal["held", "canceled", "lost"]  # go on; stop and `cancel`; stop, the task is somebody else's
+TOO_MANY_MESSAGE = "{num_tasks} of your tasks are not finished; wait for one of them, or cancel it."
 NUM_RECENT_RUNS = 20  # completed tasks that `mean_run_seconds` is taken over
 
 
@@ -28,12 +29,13 @@ class TaskStore(Protocol):
     `fail`, `cancel` and `release` change nothing and return False: a task gets exactly one final state.
     """
 
-    def submit(self, new: NewTask, *, max_queued: int, max_audio_bytes: int) -> Task:
+    def submit(self, new: NewTask, *, max_queued: int, max_audio_bytes: int, max_unfinished: int = 0) -> Task:
         """Accept a task; it is on disk when this returns.
 
         A task of the same owner and idempotency key is returned in its place, even when the queue is full. Raises
         IdempotencyConflict when that one has another fingerprint, and QueueFull when `max_queued` tasks wait or the
-        audio of all unfinished tasks would pass `max_audio_bytes`.
+        audio of all unfinished tasks would pass `max_audio_bytes`, and TooManyTasks when `max_unfinished` tasks of its
+        owner are not finished; 0 is no bound, and no owner has none.
         """
 
     def get(self, task_id: str) -> Task | None: ...
@@ -45,13 +47,18 @@ class TaskStore(Protocol):
         """Return an owner's tasks, newest first, from under the `number` of the last page's last task."""
 
     def position(self, task_id: str) -> int | None:
-        """Return how many queued tasks come up to and including this one; None when it is not queued."""
+        """Return how many queued tasks were accepted up to and including this one; None when it is not queued.
+
+        With several owners that is an estimate of its place, since `claim` serves them in turn.
+        """
 
     def status(self) -> QueueStatus: ...
 
     def claim(self, worker_id: str, lease_seconds: float, task_id: str | None = None) -> Task | None:
-        """Begin the oldest task that nobody holds, or this one if nobody holds it; None when there is none.
+        """Begin the next task that nobody holds, or this one if nobody holds it; None when there is none.
 
+        Next is the oldest of the owner that has the fewest held by workers, among several of the one whose last claim
+        is longest ago, so that no owner waits for another's whole queue. All tasks without owner share one turn.
         The attempt is counted. Tasks found on the way that have no attempt left become failed; those whose cancel
         nobody has carried out become canceled. A task whose last attempt was lost while its worker held others too
         may not be what ended it: it has one attempt more, for which a worker holds nothing else. None while a worker
