@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
-from audiocraft_api.errors import IdempotencyConflict, QueueFull
+from audiocraft_api.errors import IdempotencyConflict, QueueFull, TooManyTasks
 from audiocraft_api.service.tasks import redis_store, sqlite_store
 from audiocraft_api.service.tasks.redis_store import RedisTaskStore
 from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
@@ -42,9 +44,13 @@ class Shop:
     clock: Clock
     open_another: Callable[[], TaskStore]  # on the same tasks, as another process would
 
-    def submit(self, *, max_queued: int = 1000, max_audio_bytes: int = 10**6, **fields: Any) -> Task:
+    def submit(
+        self, *, max_queued: int = 1000, max_audio_bytes: int = 10**6, max_unfinished: int = 0, **fields: Any
+    ) -> Task:
         new = NewTask(**{"id": str(uuid.uuid4()), "command": {"prompt": "a"}, **fields})
-        return self.store.submit(new, max_queued=max_queued, max_audio_bytes=max_audio_bytes)
+        return self.store.submit(
+            new, max_queued=max_queued, max_audio_bytes=max_audio_bytes, max_unfinished=max_unfinished
+        )
 
     def claim(self, worker_id: str = "worker") -> Task:
         task = self.store.claim(worker_id, LEASE_SECONDS)
@@ -90,12 +96,12 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
 
 
 def in_parallel(num_threads: int, calls: list[Callable[[], Any]]) -> list[Any]:
-    """Return each call's result, or the QueueFull that it raised."""
+    """Return each call's result, or the refusal that it raised."""
 
     def attempt(call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except QueueFull as error:
+        except (QueueFull, TooManyTasks) as error:
             return error
 
     with ThreadPoolExecutor(num_threads) as pool:
@@ -163,6 +169,35 @@ class TestAcceptance:
         assert shop.store.audio(task.id) is None
         shop.submit(audio=b"x" * 60, max_audio_bytes=100)
 
+    def test_racing_writers_of_one_owner_reach_exactly_its_bound_and_others_are_not_held_up(self, shop: Shop) -> None:
+        shops = (shop, Shop(shop.open_another(), shop.clock, shop.open_another))
+        shop.submit(owner="me"), shop.submit(owner="me")
+        assert shop.claim().owner == "me"
+        calls = [lambda i=i: shops[i % 2].submit(owner="me", max_unfinished=20) for i in range(200)]
+        calls += [lambda i=i: shops[i % 2].submit(owner="you", max_unfinished=7) for i in range(100)]
+        accepted = [outcome.owner for outcome in in_parallel(32, calls) if isinstance(outcome, Task)]
+        assert (accepted.count("me"), accepted.count("you")) == (18, 7)
+
+    def test_an_unfinished_task_counts_until_it_ends_however_it_ends(self, shop: Shop) -> None:
+        endings: list[Callable[[Task], object]] = [
+            lambda task: shop.store.complete(task, {}),
+            lambda task: shop.store.fail(task, "No.", "no"),
+            lambda task: shop.store.cancel(task),
+        ]
+        for end in endings:
+            shop.submit(owner="me", max_unfinished=1)
+            task = shop.claim()
+            with pytest.raises(TooManyTasks, match="1 of your tasks are not finished") as caught:
+                shop.submit(owner="me", max_unfinished=1)
+            assert (caught.value.status, caught.value.code) == (429, "too_many_tasks")
+            end(task)
+        queued = shop.submit(owner="me", max_unfinished=1)
+        shop.store.request_cancel(queued.id)
+        shop.submit(owner="me", max_unfinished=1)
+
+    def test_tasks_without_owner_have_no_bound_of_their_own(self, shop: Shop) -> None:
+        assert len({shop.submit(max_unfinished=1).id for _ in range(3)}) == 3
+
 
 class TestIdempotency:
     def test_a_hundred_parallel_posts_with_one_key_make_one_task(self, shop: Shop) -> None:
@@ -186,6 +221,10 @@ class TestIdempotency:
         assert shop.submit(idempotency_key="once", max_queued=1).id == task.id
         shop.store.complete(shop.claim(), {"filename": "a.wav"})
         assert shop.submit(idempotency_key="once", max_queued=1).state == "completed"
+
+    def test_a_repeated_post_is_answered_even_when_its_owner_has_as_many_tasks_as_it_may(self, shop: Shop) -> None:
+        task = shop.submit(owner="me", idempotency_key="once", max_unfinished=1)
+        assert shop.submit(owner="me", idempotency_key="once", max_unfinished=1).id == task.id
 
 
 class TestClaims:
@@ -343,6 +382,132 @@ class TestClaims:
         shop.claim("dead")
         shop.pass_seconds(jump_seconds + LEASE_SECONDS + 1)
         assert shop.claim("other").attempts == 2
+
+
+class TestTurns:
+    """Whose task is next."""
+
+    def owners(self, shop: Shop, num_claims: int) -> str:
+        return "".join(shop.claim(f"worker-{uuid.uuid4()}").owner or "-" for _ in range(num_claims))
+
+    def test_one_task_does_not_wait_for_the_many_of_another_owner(self, shop: Shop) -> None:
+        for owner in "aaaaaaab":
+            shop.submit(owner=owner)
+        assert self.owners(shop, 8) == "abaaaaaa"
+
+    def test_an_owner_with_fewer_tasks_in_work_is_next(self, shop: Shop) -> None:
+        for owner in "aaaabbbbbc":
+            shop.submit(owner=owner)
+        claimed = [shop.claim(f"worker-{number}") for number in range(5)]
+        assert [task.owner for task in claimed] == ["a", "b", "c", "a", "b"]
+        shop.store.complete(claimed[1], {})
+        shop.store.complete(claimed[4], {})
+        assert self.owners(shop, 4) == "bbab"
+
+    def test_between_equals_the_one_is_next_whose_last_claim_is_longest_ago(self, shop: Shop) -> None:
+        for owner in "aaabbbccc":
+            shop.submit(owner=owner)
+        order = ""
+        for _ in range(9):
+            task = shop.claim()
+            order += task.owner or "-"
+            shop.store.complete(task, {})
+        assert order == "abcabcabc"
+
+    def test_those_that_come_back_at_once_do_not_keep_out_one_with_a_long_queue(self, shop: Shop) -> None:
+        for owner in "aaaabc":
+            shop.submit(owner=owner)
+        order = ""
+        for _ in range(12):
+            task = shop.claim()
+            order += task.owner or "-"
+            shop.store.complete(task, {})
+            if task.owner != "a":
+                shop.submit(owner=task.owner)
+        assert order == "abc" * 4
+
+    def test_each_owners_tasks_come_in_the_order_of_their_acceptance(self, shop: Shop) -> None:
+        tasks = [shop.submit(owner="ab"[number % 3 == 0]) for number in range(12)]
+        claimed = [shop.claim(f"worker-{number}") for number in range(12)]
+        for owner in "ab":
+            accepted = [task.id for task in tasks if task.owner == owner]
+            assert [task.id for task in claimed if task.owner == owner] == accepted
+
+    def test_tasks_without_owner_share_one_turn(self, shop: Shop) -> None:
+        for owner in (None, None, None, "a", "a"):
+            shop.submit(owner=owner)
+        assert self.owners(shop, 5) == "-a-a-"
+
+    def test_owners_whose_tasks_are_held_or_gone_let_the_others_pass(self, shop: Shop) -> None:
+        paused = shop.submit(owner="a")
+        assert shop.store.release(shop.claim(), pause_seconds=10.0)
+        shop.store.request_cancel(shop.submit(owner="b").id)
+        shop.submit(owner="c")
+        assert self.owners(shop, 1) == "c"
+        assert shop.store.claim("worker", LEASE_SECONDS) is None
+        shop.pass_seconds(11)
+        assert shop.claim("other").id == paused.id
+
+    def test_what_dead_workers_held_does_not_count_as_in_work(self, shop: Shop) -> None:
+        for owner in "aab":
+            shop.submit(owner=owner)
+        assert self.owners(shop, 2) == "ab"
+        shop.pass_seconds(LEASE_SECONDS + 1)
+        assert self.owners(shop, 3) == "aba"
+
+    def test_racing_workers_give_every_owner_its_share(self, shop: Shop) -> None:
+        for number in range(90):
+            shop.submit(owner="a" if number < 80 else f"other-{number}")
+        stores = (shop.store, shop.open_another())
+        calls = [lambda i=i: stores[i % 2].claim(f"worker-{i}", LEASE_SECONDS) for i in range(20)]
+        owners = [task.owner for task in in_parallel(16, calls) if task is not None]
+        assert (len(owners), owners.count("a")) == (20, 10)
+
+    def test_a_claim_from_a_long_queue_of_many_owners_is_quick(self, shop: Shop) -> None:
+        for number in range(2000):
+            shop.submit(owner=f"owner-{number % 500}", max_queued=2000)
+        started = time.monotonic()
+        claimed = [shop.claim(f"worker-{number}") for number in range(50)]
+        assert (time.monotonic() - started) / 50 < 0.05
+        assert len({task.owner for task in claimed}) == 50
+
+
+class TestReleaseBefore:
+    """Redis as the release before leaves it: a row, and nothing that says whose turn it is."""
+
+    @pytest.fixture
+    def shop(self, redis_server: RedisServer) -> Iterator[Shop]:
+        clock, prefix = Clock(), f"{{{uuid.uuid4()}}}:"
+        store = RedisTaskStore(redis_server.url, max_attempts=2, prefix=prefix, clock=clock)
+        self.redis, self.prefix = redis.Redis.from_url(redis_server.url), prefix
+        yield Shop(store, clock, lambda: store)
+        store.close()
+        self.redis.close()
+
+    def forget_turns(self) -> None:
+        known = ("turn", "turns", "waiting", "shared_out")
+        names = [name for known in known for name in self.redis.keys(f"{self.prefix}{known}")]
+        self.redis.delete(*names, *self.redis.keys(f"{self.prefix}unfinished:*"))
+
+    def test_what_it_accepted_and_what_it_began_is_claimed_and_counts(self, shop: Shop) -> None:
+        for owner in ("a", "a", "a", "b", None):
+            shop.submit(owner=owner)
+        running = shop.claim()
+        self.forget_turns()
+        with pytest.raises(TooManyTasks, match="3 of"):
+            shop.submit(owner="a", max_unfinished=3)
+        assert [shop.claim(f"worker-{number}").owner for number in range(4)] == ["b", None, "a", "a"]
+        assert shop.store.release(running)
+        assert shop.claim("again").id == running.id
+
+    def test_what_it_ends_meanwhile_is_neither_claimed_nor_counted(self, shop: Shop) -> None:
+        ended, waiting = shop.submit(owner="a"), shop.submit(owner="b")
+        for name in ("unfinished", "queued"):
+            self.redis.zrem(self.prefix + name, ended.id)
+        self.redis.hset(f"{self.prefix}task:{ended.id}", "state", "completed")
+        assert shop.claim().id == waiting.id
+        assert shop.store.claim("worker", LEASE_SECONDS) is None
+        shop.submit(owner="a", max_unfinished=1)
 
 
 class TestFinalStates:

@@ -24,6 +24,7 @@ import pytest
 
 from audiocraft_api.errors import QueueFull, StorageUnavailable
 from audiocraft_api.service.tasks.redis_store import RedisTaskStore
+from audiocraft_api.service.tasks.sqlite_schema import TABLES
 from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
 from audiocraft_api.service.tasks.store import TaskStore
 from audiocraft_api.service.tasks.task import NewTask, Task
@@ -33,6 +34,11 @@ from support.task_process import open_store
 TESTS = Path(__file__).parent
 NUM_KILLS = 25
 KILLED_LEASE_SECONDS = 0.5
+SECOND_LAYOUT = """
+DROP INDEX queues; DROP INDEX processing_tasks; DROP INDEX turns; DROP INDEX owned_turns;
+ALTER TABLE tasks DROP COLUMN turn;
+CREATE INDEX unfinished_tasks ON tasks (number) WHERE state IN ('queued', 'processing');
+"""
 
 
 def submit(store: TaskStore, **fields: object) -> Task:
@@ -225,16 +231,25 @@ class TestDamagedDatabase:
         submit(after)
         after.close()
 
-    def test_a_database_of_the_first_layout_is_brought_up_to_date_with_its_tasks(
-        self, database: Path, store: SqliteTaskStore
+    @pytest.mark.parametrize("layout", [1, 2])
+    def test_a_database_of_an_older_layout_is_brought_up_to_date_with_its_tasks(
+        self, database: Path, store: SqliteTaskStore, layout: int
     ) -> None:
         self.filled(database)
+        older = {2: SECOND_LAYOUT, 1: SECOND_LAYOUT + "ALTER TABLE tasks DROP COLUMN in_company;"}
         with sqlite3.connect(database) as db:
-            db.execute("ALTER TABLE tasks DROP COLUMN in_company")
-            db.execute("PRAGMA user_version = 1")
+            db.executescript(f"{older[layout]} PRAGMA user_version = {layout};")
         db.close()
-        assert claim(store).attempts == 1
+        submit(store, owner="a")
+        assert [claim(store).owner, claim(store).owner] == [None, "a"]
         assert store.status().num_queued == 49
+        with sqlite3.connect(database) as db, sqlite3.connect(database.with_name("new")) as new:
+            for statement in TABLES.split(";"):
+                new.execute(statement)
+            names = "SELECT name FROM sqlite_schema ORDER BY name"
+            assert db.execute(names).fetchall() == new.execute(names).fetchall()
+        db.close()
+        new.close()
 
     def test_a_database_of_another_release_is_refused_and_kept(
         self, database: Path, caplog: pytest.LogCaptureFixture
