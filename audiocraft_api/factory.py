@@ -117,6 +117,7 @@ def create_app(
         MAX_FORM_PARTS=MAX_FORM_PARTS,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.url_map.merge_slashes = False  # a `//` would be redirected, to whatever host the client named
     app.extensions[EXTENSION] = services = Services(
         config=config,
         state=state,

@@ -73,4 +73,4 @@ def _credential(request: Request) -> str | None:
         found += [name.removeprefix(WEBSOCKET_KEY_PREFIX) for name in offered if name.startswith(WEBSOCKET_KEY_PREFIX)]
     if len(found) > 1:
         raise InvalidRequest("Send one API key or token, once.")
-    return found[0].strip() if found else None
+    return found[0].strip(" \t") if found else None
