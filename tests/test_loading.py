@@ -449,3 +449,31 @@ def test_the_device_is_cuda_then_mps_then_the_cpu(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
         assert loading.choose_device("auto").type == expected
+
+
+def test_loading_imports_no_compiler_and_what_it_puts_off_can_still_be_used(demo_checkpoints: Path) -> None:
+    """In a process of its own: here, other tests have imported all of it."""
+    script = """
+import sys
+from pathlib import Path
+from audiocraft_api.config import Config
+from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.model.loading import load_model
+config = Config(checkpoints_dir=Path(sys.argv[1]), offline=True, device="cpu")
+catalog = Catalog(config)
+load_model(catalog.get("demo"), catalog, config).condition_tensors("solo cello")
+heavy = ("torch._dynamo", "sympy", "torch.distributed.tensor", "scipy.optimize", "spacy", "librosa")
+assert not [name for name in heavy if name in sys.modules], [name for name in heavy if name in sys.modules]
+import scipy.optimize, torch
+from transformers import AutoModel, BertConfig, BertModel
+from transformers.models import gpt2
+from audiocraft.solvers.compression import CompressionSolver
+assert gpt2.GPT2Config and CompressionSolver.model_from_checkpoint
+assert scipy.optimize.linear_sum_assignment([[1, 2], [0, 3]])[1].tolist() == [1, 0]
+tiny = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=16)
+assert isinstance(AutoModel.from_config(tiny), BertModel)
+assert torch.compile(lambda x: 2 * x, backend="eager")(torch.ones(1)).item() == 2
+"""
+    command = [sys.executable, "-c", script, str(demo_checkpoints)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

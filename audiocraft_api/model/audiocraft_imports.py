@@ -1,18 +1,25 @@
 """Make `import audiocraft` work, and quick, on a current stack. The first call costs seconds: never at the start.
 
-audiocraft imports at the top of its modules packages that generation may never touch. They are put off until one of
-their names is used; xformers, which has no build for many platforms, is stood in for where it is absent.
+audiocraft and transformers import at the top of their modules what generation may never touch. That is put off until
+one of its names is used; xformers, which has no build for many platforms, is stood in for where it is absent.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
+import importlib.metadata
 import importlib.util
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+# The families of transformers' models that audiocraft names, and what they stand on.
+_FAMILIES = ("auto", "encodec", "roberta", "t5")
 
 _lock = threading.Lock()
 
@@ -39,22 +46,115 @@ class _PutOff(ModuleType):
         return self._real()(*args, **kwargs)
 
 
+class _NoCompiler(ModuleType):
+    """Stands for `torch._dynamo`, which takes half a second: functions marked for it stay as they are."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda function=None, *_, **__: function if callable(function) else lambda marked: marked
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Keep torch from importing its compiler, for this block, unless it is there already. One thread at a time."""
+    import torch
+
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    stand_in = _NoCompiler("torch._dynamo")
+    sys.modules["torch._dynamo"] = vars(torch)["_dynamo"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["torch._dynamo"], vars(torch)["_dynamo"]  # torch imports it when it is asked for
+
+
 def _put_off() -> dict[str, ModuleType]:
     """Return what stands for modules while audiocraft is imported.
 
     spaCy lemmatises the captions of some training sets, librosa's filters (with numba and scipy) set up the chroma of
-    melody models, the compression solver (with all metrics) loads codecs for multi-band diffusion, and transformers
-    matches boxes with scipy in the losses of its object detectors.
+    melody models, the compression solver (with all metrics) loads codecs for multi-band diffusion. transformers matches
+    boxes with scipy in the losses of its object detectors, and marks functions for the compiler.
     """
-    spacy, librosa, optimize = _PutOff("spacy"), _PutOff("librosa"), _PutOff("scipy.optimize")
-    solver = _PutOff("audiocraft.solvers.compression")
-    for module in (spacy, librosa, optimize):
+    put_off = {
+        "spacy": (),
+        "librosa": (),
+        "scipy.optimize": ("linear_sum_assignment",),
+        "audiocraft.solvers.compression": ("CompressionSolver",),
+        "torch._dynamo._trace_wrapped_higher_order_op": ("TransformGetItemToIndex",),
+    }
+    modules: dict[str, ModuleType] = {name: _PutOff(name) for name in put_off}
+    for name, used in put_off.items():
+        vars(modules[name]).update({attribute: _PutOff(name, attribute) for attribute in used})
+    for name in ("spacy", "librosa", "scipy.optimize"):
         # Whether a package is installed is asked by looking at its spec.
-        module.__spec__ = importlib.util.find_spec(module.__name__)
-    vars(librosa).update(filters=_PutOff("librosa.filters"))
-    vars(optimize).update(linear_sum_assignment=_PutOff(optimize.__name__, "linear_sum_assignment"))
-    vars(solver).update(CompressionSolver=_PutOff(solver.__name__, "CompressionSolver"))
-    return {module.__name__: module for module in (spacy, librosa, optimize, solver)}
+        modules[name].__spec__ = importlib.util.find_spec(name)
+    vars(modules["librosa"]).update(filters=_PutOff("librosa.filters"))
+    return modules
+
+
+@contextmanager
+def _few_of_transformers() -> Iterator[None]:
+    """Have transformers look through the families that are used only, and not for distributed tensors, for this block.
+
+    It reads the source of all its models to know the names in them: near a second. Its utilities, which do that, are
+    imported before the package itself runs. Source: transformers 5 `__init__.py`, `utils/import_utils.py`.
+    """
+    spec = importlib.util.find_spec("transformers")
+    if "transformers" in sys.modules or spec is None or spec.origin is None:
+        yield
+        return
+    package = ModuleType("transformers")
+    package.__path__ = [str(Path(spec.origin).parent)]
+    vars(package).update(__version__=importlib.metadata.version("transformers"), __spec__=spec)
+    sys.modules["transformers"] = package
+    try:
+        utils: Any = importlib.import_module("transformers.utils")
+        import_utils: Any = importlib.import_module("transformers.utils.import_utils")
+    finally:
+        del sys.modules["transformers"]
+    models, look_through = Path(spec.origin).parent / "models", import_utils.create_import_structure_from_path
+    has_distributed = import_utils.is_torch_distributed_available
+
+    def structure(path: Any) -> Any:
+        if Path(path) in (models, models / "__init__.py"):
+            return {name: look_through(str(models / name)) for name in _FAMILIES}
+        return look_through(path)
+
+    def set_up(structure: Any, has_distributed: Any) -> None:
+        import_utils.create_import_structure_from_path = structure
+        for module in (utils, import_utils):
+            module.is_torch_distributed_available = has_distributed
+
+    set_up(structure, lambda: False)
+    try:
+        yield
+    finally:
+        set_up(look_through, has_distributed)
+        import_utils.define_import_structure.cache_clear()
+        if "transformers" in sys.modules:
+            _know_all(import_utils, sys.modules["transformers"], models, "models")
+            _know_all(import_utils, importlib.import_module("transformers.models"), models / "__init__.py", None)
+
+
+def _know_all(import_utils: Any, module: Any, path: Path, prefix: str | None) -> None:
+    """Have a lazy module of transformers look through all models when it is asked for a name that it does not know."""
+    lazy = type(module)
+
+    class Whole(lazy):  # type: ignore[valid-type, misc]
+        def __getattr__(self: Any, name: str) -> Any:
+            if name.startswith("__") or name in self._class_to_module or name in self._modules or name in self._objects:
+                return super().__getattr__(name)
+            self.__class__ = lazy
+            whole = lazy(self.__name__, self.__file__, import_utils.define_import_structure(path, prefix))
+            for known in ("_modules", "_class_to_module", "_object_missing_backend", "_import_structure"):
+                setattr(self, known, type(getattr(self, known))(getattr(whole, known)) | getattr(self, known))
+            vars(self)["__all__"] = sorted({*vars(self)["__all__"], *whole.__all__})
+            return getattr(self, name)
+
+    module.__class__ = Whole
 
 
 class _CollectorPause:
@@ -93,7 +193,8 @@ def prepare() -> None:
         stand_ins = {name: module for name, module in _put_off().items() if name not in sys.modules}
         sys.modules.update(stand_ins)
         try:
-            import audiocraft.models.musicgen  # noqa: F401
+            with _without_compiler(), _few_of_transformers():
+                import audiocraft.models.musicgen  # noqa: F401
             from transformers.utils import logging as transformers_logging
 
             transformers_logging.disable_progress_bar()

@@ -22,7 +22,7 @@ from audiocraft.models.encodec import CompressionModel, HFEncodecCompressionMode
 from audiocraft.models.lm import LMModel
 from audiocraft.modules.conditioners import ConditioningProvider, T5Conditioner
 from omegaconf import DictConfig, OmegaConf
-from transformers import T5EncoderModel
+from transformers import PreTrainedModel, T5EncoderModel, initialization
 
 from audiocraft_api.model import hub
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
@@ -31,6 +31,21 @@ from audiocraft_api.model.package import Package
 # transformers patches torch's initialisers for the whole process while it builds a model: two at once end up with
 # weights on the meta device. Whoever builds holds this.
 BUILDING = threading.RLock()
+
+_init_context = PreTrainedModel.get_init_context.__func__
+
+
+def _without_meta_device(kind: Any, *arguments: Any) -> list[Any]:
+    """Return what transformers builds a model under: memory that nobody has touched, in place of the meta device.
+
+    Some operations there are written in Python, and the first of them imports torch's compiler and sympy: 0.8 s.
+    """
+    contexts = _init_context(kind, *arguments)
+    kept = [context for context in contexts if context != torch.device("meta")]
+    return kept if len(kept) == len(contexts) else [*kept, initialization.no_init_weights()]
+
+
+PreTrainedModel.get_init_context = classmethod(_without_meta_device)
 
 # The parts of audiocraft's `LMModel` that decode; the rest makes conditions.
 DECODER_PARTS = ("emb", "transformer", "out_norm", "linears")
@@ -62,7 +77,7 @@ def build_language_model(config: DictConfig, files: Hub, device: torch.device) -
     provider = _conditioners(config, files, device)
     bare = config.copy()
     bare.conditioners, bare.device = None, "meta"
-    with torch.device("meta"):
+    with torch.device("meta"), initialization.no_init_weights():
         model = builders.get_lm_model(bare)
     model.condition_provider = provider
     model.cfg = config
