@@ -12,7 +12,10 @@
     ├── IdempotencyConflict (422)
     ├── PromptRefused (422)          names the category
     ├── LimitExceeded (429)          carries Retry-After
-    │   └── TooManyTasks
+    │   ├── TooManyTasks
+    │   ├── RateLimited
+    │   ├── QuotaExceeded
+    │   └── TooManyRequestsAtOnce
     ├── Unavailable (503)            carries Retry-After
     │   ├── QueueFull
     │   ├── TooManyStreams
@@ -138,6 +141,22 @@ class TooManyTasks(LimitExceeded):
     """The caller has as many unfinished tasks as it may have."""
 
     code = "too_many_tasks"
+
+
+class RateLimited(LimitExceeded):
+    """Too much within a minute."""
+
+    code = "rate_limited"
+
+
+class QuotaExceeded(LimitExceeded):
+    """Too much on a day."""
+
+    code = "quota_exceeded"
+
+
+class TooManyRequestsAtOnce(LimitExceeded):
+    code = "too_many_requests_at_once"
 
 
 class Unavailable(AudioCraftError):

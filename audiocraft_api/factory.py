@@ -24,7 +24,8 @@ from audiocraft_api.blueprints import (
 )
 from audiocraft_api.config import Config, load_config
 from audiocraft_api.engine.base import Engine
-from audiocraft_api.http import auth, context, errors, live_socket, observing, parsing
+from audiocraft_api.http import auth, context, errors, live_socket, observing, parsing, rate_headers
+from audiocraft_api.http.limits import Limits
 from audiocraft_api.http.services import EXTENSION, Services
 from audiocraft_api.http.streams import Streams
 from audiocraft_api.http.tasks import show
@@ -33,7 +34,9 @@ from audiocraft_api.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.service.access.authenticator import Authenticator
+from audiocraft_api.service.access.bursts import Bursts, MemoryBursts
 from audiocraft_api.service.access.key_store import KeyStore, SqliteKeyStore
+from audiocraft_api.service.access.quota_store import QuotaStore, SqliteQuotaStore
 from audiocraft_api.service.generation import GenerationService
 from audiocraft_api.service.melody_upload import MelodyDecoder
 from audiocraft_api.service.observer import Observer
@@ -65,6 +68,7 @@ BLUEPRINTS = (health, metrics, models, generate, melody, tasks, task_events, str
 EXPOSED_HEADERS = [
     *("X-Request-ID", "Retry-After", "Content-Disposition", "Content-Range", "Accept-Ranges", "Location"),
     *("Preference-Applied", "WWW-Authenticate"),
+    *rate_headers.HEADERS,
     *stream.HEADERS,
 ]
 STATE_TIMEOUT_SECONDS = 1.0  # every request asks it who calls: better no answer than a late one
@@ -122,6 +126,7 @@ def create_app(
         config=config,
         state=state,
         access=Authenticator(telemetry.counting_errors(create_key_store(state), "keys"), config),
+        limits=Limits(create_bursts(config), create_quota_store(state), config),
         catalog=catalog,
         cache=cache,
         policy=PromptPolicy(config),
@@ -142,6 +147,7 @@ def create_app(
     _expose(services, has_engine=remote is None)
     context.init_app(app)
     observing.init_app(app)
+    rate_headers.init_app(app)
     errors.init_app(app)
     auth.init_app(app)
     app.before_request(parsing.require_sized_body)
@@ -169,6 +175,26 @@ def create_key_store(state: SqliteFile | RedisClient) -> KeyStore:
     from audiocraft_api.service.state.redis_client import PREFIX
 
     return RedisKeyStore(state, PREFIX)
+
+
+def create_quota_store(state: SqliteFile | RedisClient) -> QuotaStore:
+    """Return the store of daily quotas in the shared state."""
+    if isinstance(state, SqliteFile):
+        return SqliteQuotaStore(state)
+    from audiocraft_api.service.access.quota_store import RedisQuotaStore
+    from audiocraft_api.service.state.redis_client import PREFIX
+
+    return RedisQuotaStore(state, PREFIX)
+
+
+def create_bursts(config: Config) -> Bursts:
+    """Return what counts requests within a minute; it connects with its first use."""
+    if not config.shares_state:
+        return MemoryBursts()
+    from audiocraft_api.service.access.bursts import RedisBursts
+    from audiocraft_api.service.state.redis_client import PREFIX
+
+    return RedisBursts(config.redis_url, PREFIX)
 
 
 def create_results(

@@ -1,7 +1,8 @@
 """The one way in for everything that makes audio, whichever door it comes through.
 
 The order of the checks: key (`auth`), size and shape (`parsing`), then here: what the model can do and whether
-the prompt is allowed; and last, by the door itself, a place in the queue. Nothing costs anything before it.
+the prompt is allowed; then how much the caller may have (`limits`): within a minute, at once, on a day; and last, by
+the door itself, a place in the queue. What is refused after the day's quota was charged is given back.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from audiocraft_api.errors import InvalidRequest
+from flask import g
+
+from audiocraft_api.config import Config
+from audiocraft_api.errors import Canceled, InvalidRequest
 from audiocraft_api.http.auth import caller
+from audiocraft_api.http.rate_headers import address
 from audiocraft_api.http.schemas import StreamRequest
 from audiocraft_api.http.services import services
 from audiocraft_api.model.catalog import ModelSpec
@@ -24,14 +29,17 @@ logger = logging.getLogger(__name__)
 def admitted(fields: StreamRequest, spec: ModelSpec) -> Iterator[GenerateCommand]:
     """Admit a parsed request of the current caller, and say in the service's words what it asks of a model.
 
-    The block hands the command on. Raises InvalidRequest, PromptRefused, ModerationUnavailable.
+    The block hands the command on; when it fails, unless its client left, it costs nothing of the day's quota.
+    Raises InvalidRequest, PromptRefused, ModerationUnavailable, LimitExceeded, StorageUnavailable.
     """
     config = services().config
-    _check_duration(fields, spec)
+    _check_size(fields, spec, config)
     services().policy.check(fields.prompt)
+    g.admission = services().limits.admit(caller(), address(), fields.duration)
+    g.admission_release = g.admission.release
     if config.log_prompts:
         logger.info("Prompt: %s", fields.prompt)
-    yield GenerateCommand(
+    command = GenerateCommand(
         prompt=fields.prompt,
         model=spec.name,
         duration_seconds=fields.duration,
@@ -43,9 +51,22 @@ def admitted(fields: StreamRequest, spec: ModelSpec) -> Iterator[GenerateCommand
         seed=fields.seed,
         audio_owner=caller().owner if config.audio_requires_key else None,
     )
+    try:
+        yield command
+    except Canceled:
+        raise  # the work was done, and not by our choice in vain
+    except BaseException:
+        g.admission.refund()
+        raise
 
 
-def _check_duration(fields: StreamRequest, spec: ModelSpec) -> None:
+def _check_size(fields: StreamRequest, spec: ModelSpec, config: Config) -> None:
+    if len(fields.prompt) > config.max_prompt_characters:
+        sentence = f"prompt must have at most {config.max_prompt_characters} characters on this server."
+        raise InvalidRequest(sentence, {"prompt": [sentence]})
     if fields.duration > spec.max_duration_seconds:
         sentence = f"duration must be at most {spec.max_duration_seconds:g} for the model {spec.name}."
+        raise InvalidRequest(sentence, {"duration": [sentence]})
+    if fields.duration > config.max_duration_seconds:
+        sentence = f"duration must be at most {config.max_duration_seconds:g} on this server."
         raise InvalidRequest(sentence, {"duration": [sentence]})

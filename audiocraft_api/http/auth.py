@@ -6,7 +6,8 @@ from typing import cast
 
 from flask import Flask, Request, current_app, g, request
 
-from audiocraft_api.errors import Forbidden, InvalidRequest, ShuttingDown, StorageUnavailable
+from audiocraft_api.errors import Forbidden, InvalidRequest, ShuttingDown, StorageUnavailable, Unauthorized
+from audiocraft_api.http.limits import network_of
 from audiocraft_api.http.operations import Access
 from audiocraft_api.http.services import services
 from audiocraft_api.service.access.caller import NOBODY, Caller
@@ -51,6 +52,9 @@ def _authenticate() -> None:
     credential = _credential(request)
     try:
         g.caller = services().access.caller_of(credential)
+    except Unauthorized:
+        services().limits.count_stranger(network_of(request.remote_addr or ""))
+        raise
     except StorageUnavailable as error:
         if services().draining.is_set():  # the store is closed
             raise ShuttingDown("The server is shutting down; try again in a moment.") from error

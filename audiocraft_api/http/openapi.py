@@ -30,7 +30,7 @@ ERROR_SENTENCES = SENTENCES | {
 REQUEST_ID = {"X-Request-ID": {"description": "The id of this request in the log.", "schema": {"type": "string"}}}
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 CHALLENGE = {"WWW-Authenticate": {"description": "How to show who calls.", "schema": {"type": "string"}}}
-ERROR_HEADERS = {401: CHALLENGE, 503: RETRY_AFTER}
+ERROR_HEADERS = {401: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}
 SECURITY_SCHEMES = {
     "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key of this service."},
     "Bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token where tokens are taken."},
@@ -83,7 +83,7 @@ def _component_schemas(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def _path_item(rule: Rule, found: Operation) -> dict[str, Any]:
-    refusals = () if found.access is Access.OPEN else (401, 403, 503)
+    refusals = () if found.access is Access.OPEN else (401, 403, 429, 503)
     item: dict[str, Any] = {
         "operationId": rule.endpoint.rsplit(".", 1)[-1],
         "summary": found.summary,

@@ -12,6 +12,7 @@ from flask import Flask, current_app
 
 from audiocraft_api.config import Config
 from audiocraft_api.engine.base import Engine
+from audiocraft_api.http.limits import Limits
 from audiocraft_api.http.streams import Streams
 from audiocraft_api.http.waiters import Waiters
 from audiocraft_api.model.catalog import Catalog
@@ -44,6 +45,7 @@ class Services:
     config: Config
     state: SqliteFile | RedisClient  # of keys, quotas and known results
     access: Authenticator
+    limits: Limits
     catalog: Catalog
     cache: ModelCache
     policy: PromptPolicy

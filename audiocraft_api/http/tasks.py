@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import re
 import time
+import uuid
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from flask import Response, jsonify, request, url_for
+from flask import Response, g, jsonify, request, url_for
 
 from audiocraft_api.errors import AudioGone, Canceled, InvalidRequest, NotFound, error_of
 from audiocraft_api.http.auth import caller
@@ -44,19 +45,29 @@ TaskAnswer: TypeAlias = TaskWorkingAnswer | TaskCompletedAnswer | TaskFailedAnsw
 
 
 def submit_task(command: GenerateCommand, webhook_url: str | None = None) -> Task:
-    """Accept a command as a task of the current request. Raises what the task service raises, InvalidRequest."""
+    """Accept a command as a task of the current request. Raises what the task service raises, InvalidRequest.
+
+    A task that an earlier request has made, and paid for, costs nothing of the day's quota again.
+    """
     if webhook_url is not None:
         services().tasks.webhooks.check(webhook_url)
     max_unfinished = caller().limits.concurrent_tasks
     if max_unfinished is None:
         max_unfinished = services().config.concurrent_tasks
-    return services().tasks.service.submit(
+    task_id = str(uuid.uuid4())
+    task = services().tasks.service.submit(
         command,
         owner=caller().owner,
         idempotency_key=idempotency_key(),
         webhook_url=webhook_url,
         max_unfinished=max_unfinished,
+        task_id=task_id,
     )
+    if task.id == task_id:
+        g.admission.keep()
+    else:
+        g.admission.refund()
+    return task
 
 
 def idempotency_key() -> str | None:

@@ -3,7 +3,7 @@
 from audiocraft_api.service.state.sqlite_file import Layout
 
 # Rows of `api_keys` are never deleted: what has been created, and revoked, tells whether anything has changed.
-TABLES = """
+API_KEYS = """
 CREATE TABLE api_keys (
     id TEXT PRIMARY KEY,
     hash TEXT NOT NULL,
@@ -13,7 +13,10 @@ CREATE TABLE api_keys (
     created REAL NOT NULL,
     expires REAL,
     revoked REAL
-);
+)
+"""
+
+RESULTS = """
 CREATE TABLE results (
     key TEXT PRIMARY KEY,
     filename TEXT NOT NULL,
@@ -31,4 +34,14 @@ CREATE TABLE result_leases (
 )
 """
 
-LAYOUT = Layout("state store", 1, TABLES)
+QUOTAS = """
+CREATE TABLE quotas (
+    day INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    milliseconds INTEGER NOT NULL,
+    PRIMARY KEY (day, owner)
+) WITHOUT ROWID
+"""
+
+LAYOUT = Layout("state store", 1, ";".join((API_KEYS, RESULTS, QUOTAS)))

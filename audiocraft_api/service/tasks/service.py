@@ -52,11 +52,13 @@ class TaskService:
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
         max_unfinished: int = 0,
+        task_id: str | None = None,
     ) -> Task:
         """Accept a command as a task, or return the task that the same command and idempotency key made before.
 
-        The seed is drawn here, so that a second attempt makes the same music. Raises QueueFull, TooManyTasks when
-        `max_unfinished` tasks of the owner are not finished (0 is no bound), IdempotencyConflict, StorageUnavailable.
+        A new task gets the id `task_id`, by which its caller knows it. The seed is drawn here, so that a second attempt
+        makes the same music. Raises QueueFull, TooManyTasks when `max_unfinished` tasks of the owner are not finished
+        (0 is no bound), IdempotencyConflict, StorageUnavailable.
         """
         plain, audio = pack(command)
         asked = fingerprint(plain, audio, webhook_url)
@@ -64,7 +66,7 @@ class TaskService:
             plain |= {"seed": secrets.randbelow(MAX_SEED + 1), "seed_drawn": True}
         if trace := self._observer.trace():
             plain[TRACE] = trace
-        new = NewTask(str(uuid.uuid4()), plain, audio, owner, idempotency_key, asked, webhook_url)
+        new = NewTask(task_id or str(uuid.uuid4()), plain, audio, owner, idempotency_key, asked, webhook_url)
         try:
             task = self._tasks.submit(
                 new,
