@@ -35,6 +35,13 @@ TARGETS = {
     "full_queue_p99_ms": "≤ 100",
     "full_queue_memory_mib": "≤ 50",
     "idle_connections_health_max_ms": "≤ 1000",
+    "limit_memory_accepted": "= 50",
+    "limit_redis_accepted": "= 50",
+    "limit_redis_killed_accepted": "≤ 150",
+    "limit_redis_killed_errors": "= 0",
+    "limits_overhead_ms": "≤ 5",
+    "limits_overhead_redis_ms": "≤ 5",
+    "limit_refusal_p99_ms": "≤ 100",
     "soak_memory_growth": "≤ 0.05",
     "soak_files_left_over": "= 0",
     "soak_threads_left_over": "≤ 0",
@@ -49,7 +56,7 @@ def main() -> None:
     began = time.monotonic()
     figures: dict[str, object] = {"machine": machine()}
     print(json.dumps(figures["machine"]), flush=True)
-    for section in (engine_section, accuracy_section, http_section, service_section, tasks_section):
+    for section in (engine_section, accuracy_section, http_section, service_section, tasks_section, limits_section):
         for name, value in section(quick).items():
             figures[name] = value
             shown = f"{value:.4g}" if isinstance(value, float) else value
@@ -137,6 +144,17 @@ def tasks_section(quick: bool) -> dict[str, object]:
         **tasks.full_queue(2000 if quick else 10_000),
         **tasks.idle_connections(20),
         **tasks.soak(1000 if quick else 10_000),
+    }
+
+
+def limits_section(quick: bool) -> dict[str, object]:
+    from bench import limits
+
+    return {
+        **limits.exact_in_memory(),
+        **limits.exact_in_redis(),
+        **limits.overhead(50 if quick else 300),
+        **limits.refusals(5.0 if quick else 15.0),
     }
 
 
