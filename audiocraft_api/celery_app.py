@@ -110,11 +110,11 @@ def create_celery_app(config: Config | None = None, *, engine: Engine | None = N
     celery = create_celery(config)
     started: list[WorkerProcess] = []
 
-    @celery.task(name=RUN_NEXT)  # type: ignore[untyped-decorator]
+    @celery.task(name=RUN_NEXT, shared=False)  # type: ignore[untyped-decorator]
     def run_next() -> None:
         started[0].worker.run()
 
-    @celery.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
+    @celery.task(name=RUN_TASK, shared=False)  # type: ignore[untyped-decorator]
     def run_task(task_id: str) -> None:
         started[0].worker.run(task_id)
 

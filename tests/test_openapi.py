@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,8 @@ from openapi_spec_validator import validate
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from audiocraft_api.engine.params import GenerationParams
-from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.http.schemas import GenerateRequest, MelodyRequest
-from support.fakes import FakeEngine
+from support.fakes import FakeEngine, ShortEngine
 from support.http import fake_app
 
 PAGES = {"docs.static", "docs.index", "docs.docs", "docs.openapi"}  # for people, and the document itself
@@ -104,13 +101,6 @@ def test_models_that_the_server_refuses_are_not_offered(tmp_path: Path) -> None:
     sizes = client.get("/openapi.json").json["components"]["schemas"]["GenerateRequest"]["properties"]["model_size"]
     assert sizes["enum"] == ["demo", "demo-melody", "demo-stereo"]
     assert client.post("/generate", json={"prompt": "a"}).status_code == 400
-
-
-class ShortEngine(FakeEngine):
-    """Makes a second of audio, whatever was asked: in fuzzing the number of requests counts."""
-
-    def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
-        return super().submit(replace(params, duration_seconds=1.0), deadline=deadline)
 
 
 @pytest.mark.parametrize(

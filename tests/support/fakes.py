@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -80,6 +81,13 @@ class FakeEngine:
         request.advance(num_frames)
         request.push(tone[None].astype(np.float32))
         request.finish()
+
+
+class ShortEngine(FakeEngine):
+    """Makes a second of audio, whatever was asked: in fuzzing the number of requests counts."""
+
+    def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
+        return super().submit(replace(params, duration_seconds=1.0), deadline=deadline)
 
 
 class FakeCache:
