@@ -22,8 +22,8 @@ from support.http import assert_error, fake_app, generate
 from support.s3_server import CREDENTIALS, REGION, Gate, S3Server, pass_on, refuse
 from support.served import Server, serve, wait_until
 
-REQUEST = {"prompt": "solo cello", "duration": 30}
-NUM_BYTES = 44 + 2 * 30 * 32_000
+REQUEST = {"prompt": "solo cello", "duration": 30, "seed": 7}
+NUM_SAMPLE_BYTES = 2 * 30 * 32_000  # before them a header, behind them tags
 UNKNOWN = "00000000-0000-4000-8000-000000000000.wav"
 TIMEOUT_SECONDS = 4.5
 TRAVERSALS = [
@@ -123,7 +123,9 @@ def test_audio_comes_whole_and_in_ranges_byte_for_byte(served: Server, server: S
     whole = server.objects(bucket)[key_of(url)].value
     answer = served.get(url)
     assert answer.status_code == 200
-    assert (len(answer.content), sha256(answer.content)) == (NUM_BYTES, sha256(whole))
+    num_bytes = len(whole)
+    assert num_bytes > NUM_SAMPLE_BYTES
+    assert (len(answer.content), sha256(answer.content)) == (num_bytes, sha256(whole))
     assert answer.headers["Content-Type"] == "audio/wav"
     assert answer.headers["Accept-Ranges"] == "bytes"
     assert "immutable" in answer.headers["Cache-Control"]
@@ -131,29 +133,32 @@ def test_audio_comes_whole_and_in_ranges_byte_for_byte(served: Server, server: S
     chance = random.Random(7)
     with requests.Session() as session:
         for _ in range(120):
-            start = chance.randrange(NUM_BYTES)
+            start = chance.randrange(num_bytes)
             length = chance.choice([1, 2, 1000, 70_000, 500_000])
-            end = min(start + length, NUM_BYTES)
-            wanted = chance.choice([f"{start}-{start + length - 1}", f"{start}-", f"-{NUM_BYTES - start}"])
+            end = min(start + length, num_bytes)
+            wanted = chance.choice([f"{start}-{start + length - 1}", f"{start}-", f"-{num_bytes - start}"])
             if not wanted.endswith(str(start + length - 1)) or wanted.startswith("-"):
-                end = NUM_BYTES
+                end = num_bytes
             answer = session.get(served.url + url, headers={"Range": f"bytes={wanted}"}, timeout=30)
             assert answer.status_code == 206, served.log
-            assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{NUM_BYTES}"
+            assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{num_bytes}"
             assert sha256(answer.content) == sha256(whole[start:end])
 
 
-def test_head_a_known_copy_and_a_range_outside_cost_one_call_each(served: Server, gate: Gate) -> None:
+def test_head_a_known_copy_and_a_range_outside_cost_one_call_each(
+    served: Server, gate: Gate, server: S3Server, bucket: str
+) -> None:
     url = made(served)
+    num_bytes = len(server.objects(bucket)[key_of(url)].value)
     gate.calls.clear()
     head = requests.head(served.url + url, timeout=10)
     assert (head.status_code, head.content) == (200, b"")
-    assert head.headers["Content-Length"] == str(NUM_BYTES)
+    assert head.headers["Content-Length"] == str(num_bytes)
     known = served.get(url, headers={"If-None-Match": head.headers["ETag"]})
     assert (known.status_code, known.content) == (304, b"")
-    outside = served.get(url, headers={"Range": f"bytes={NUM_BYTES}-"})
+    outside = served.get(url, headers={"Range": f"bytes={num_bytes}-"})
     assert (outside.status_code, outside.json()["code"]) == (416, "range_not_satisfiable")
-    assert outside.headers["Content-Range"] == f"bytes */{NUM_BYTES}"
+    assert outside.headers["Content-Range"] == f"bytes */{num_bytes}"
     assert gate.methods() == ["HEAD"] * 3
 
 
@@ -208,7 +213,7 @@ def test_a_store_that_breaks_off_in_the_middle_breaks_off_the_answer(served: Ser
     gate.faults = [pass_on] * 2 + [refuse(500, "InternalError")]
     with pytest.raises(requests.exceptions.ChunkedEncodingError):  # so says requests of a body that is too short
         served.get(url)
-    assert len(served.get(url).content) == NUM_BYTES
+    assert len(served.get(url).content) > NUM_SAMPLE_BYTES
 
 
 def test_health_answers_while_the_store_hangs(served: Server, gate: Gate) -> None:
@@ -236,7 +241,7 @@ def test_a_task_whose_audio_cannot_be_kept_comes_again(
     wait_until(lambda: served.get(f"/tasks/{task_id}").json()["status"] == "completed", 30)
     task = served.get(f"/tasks/{task_id}").json()
     assert task["attempts"] == 2
-    assert len(served.get(task["audio_url"]).content) == NUM_BYTES
+    assert len(served.get(task["audio_url"]).content) > NUM_SAMPLE_BYTES
     assert len(server.objects(bucket)) == before + 1
     server.delete(bucket, key_of(task["audio_url"]))
     assert served.get(f"/tasks/{task_id}").status_code == 410
@@ -270,7 +275,7 @@ def test_a_plain_client_follows_to_the_store(tmp_path: Path, gate: Gate, server:
         part = served.get(url, headers={"Range": "bytes=1000-1999"})
         assert (part.status_code, part.content) == (206, whole[1000:2000])
         head = requests.head(served.url + url, allow_redirects=True, timeout=10)
-        assert (head.status_code, head.headers["Content-Length"]) == (200, str(NUM_BYTES))
+        assert (head.status_code, head.headers["Content-Length"]) == (200, str(len(whole)))
         assert served.get(f"/audio/{UNKNOWN}").json()["code"] == "not_found"
         gate.faults = [gate.hang]
         assert served.get(url, allow_redirects=False).status_code == 503
@@ -336,7 +341,7 @@ def test_the_audio_of_a_celery_worker_is_fetched_from_a_server(tmp_path: Path, g
         services_of(app).start()
         client = app.test_client()
         url = generate(client, duration=1).json["audio_url"]
-        assert len(client.get(url, buffered=True).get_data()) == 64_044
+        assert len(client.get(url, buffered=True).get_data()) > 64_000
         answer = generate(client, duration=1, return_type="base64")
         assert answer.status_code == 200
         gate.faults = [refuse(500, "InternalError")]
