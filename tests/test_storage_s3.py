@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -293,9 +293,10 @@ def test_a_call_that_was_left_behind_gives_its_place_back_when_it_ends(
 def test_a_sweep_that_may_not_delete_says_so(
     gate: Gate, server: S3Server, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    with closing(make_store(gate.url, bucket, s3_sweep=False)) as other:
+        key = f"audio/{other.save(b'audio', 'wav').filename}"
+    # Nothing is saved or opened here: its own sweeper does not begin.
     store = make_store(gate.url, bucket, s3_sweep=True, audio_max_age_seconds=1)
-    key = f"audio/{store.save(b'audio', 'wav').filename}"
-    wait_until(lambda: "GET" in gate.methods())  # the sweeper's own first round
     server.age(bucket, key, 1e6)
     body = f"<DeleteResult><Error><Key>{key}</Key><Code>AccessDenied</Code></Error></DeleteResult>"
 
