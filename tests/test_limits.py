@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from audiocraft_api.config import Config
 from audiocraft_api.factory import create_quota_store
-from audiocraft_api.http.services import services_of
+from audiocraft_api.http.limits import Limits, network_of
 from audiocraft_api.service.access.bursts import MemoryBursts, RedisBursts
+from audiocraft_api.service.access.caller import Caller
 from audiocraft_api.service.access.quota_store import QuotaStore, SqliteQuotaStore
 from audiocraft_api.service.state import schema
 from audiocraft_api.service.state.redis_client import RedisClient
 from audiocraft_api.service.state.sqlite_file import SqliteFile
-from support.fakes import FakeEngine
-from support.http import assert_error, fake_app, generate
 from support.redis_server import RedisServer
 
 
@@ -77,42 +77,19 @@ def test_servers_share_a_minute_and_the_death_of_redis_gives_nobody_a_new_one(re
         assert sum(pool.map(hit, range(300))) == 60  # each server goes on to 30 of its own
 
 
-def test_a_refusal_is_429_with_headers_and_a_failure_costs_no_quota(tmp_path: Path) -> None:
-    engine = FakeEngine()
-    app = fake_app(tmp_path, engine, requests_per_day=2, requests_per_minute=4)
-    client = app.test_client()
-    engine.capacity = 0
-    assert generate(client).status_code == 503
-    engine.capacity = 9
-    assert Counter(generate(client).status_code for _ in range(2)) == {200: 2}
-    refused = generate(client)
-    assert_error(refused, 429, "quota_exceeded")
-    assert refused.headers["RateLimit-Policy"] == '"burst";q=4;w=60, "day";q=2;w=86400'
-    assert int(refused.headers["Retry-After"]) > 0
-    assert_error(generate(client), 429, "rate_limited")
+def test_without_a_quota_its_store_is_not_touched() -> None:
+    quotas = Mock(spec=SqliteQuotaStore)
+    limits = Limits(MemoryBursts(), quotas, Config(requests_per_minute=5))
+    for _ in range(2):
+        admission = limits.admit(Caller("a"), "1.2.3.4", 10.0)
+        admission.refund()
+        assert [window.name for window in admission.windows] == ["burst"]
+    assert [window.remaining for window in limits.look(Caller("a"), "1.2.3.4")] == [3]
+    assert quotas.mock_calls == []
 
 
-def test_an_address_is_the_one_that_the_trusted_proxy_saw(tmp_path: Path) -> None:
-    for num_proxies, expected in ((0, 429), (1, 200)):
-        client = fake_app(tmp_path, address_requests_per_minute=1, trusted_proxies=num_proxies).test_client()
-        body = {"prompt": "a", "duration": 1}
-        assert client.post("/generate", json=body, headers={"X-Forwarded-For": "1.1.1.1"}).status_code == 200
-        second = client.post("/generate", json=body, headers={"X-Forwarded-For": "1.1.1.1, 2.2.2.2"})
-        assert second.status_code == expected
-
-
-def test_a_stream_holds_its_place_until_it_ends(tmp_path: Path) -> None:
-    client = fake_app(tmp_path, concurrent_requests=1).test_client()
-    stream = client.post("/generate-stream", json={"prompt": "a", "duration": 1})
-    assert stream.status_code == 200
-    assert_error(generate(client), 429, "too_many_requests_at_once")
-    stream.close()
-    assert generate(client).status_code == 200
-
-
-def test_without_a_quota_the_store_is_not_touched(tmp_path: Path) -> None:
-    app = fake_app(tmp_path, max_duration_seconds=2)
-    assert isinstance(create_quota_store(services_of(app).state), SqliteQuotaStore)
-    answer = generate(app.test_client())
-    assert not [name for name, _ in answer.headers if "RateLimit" in name]
-    assert_error(generate(app.test_client(), duration=3), 400, "invalid_request", "duration")
+def test_a_customer_of_ipv6_is_one_address_and_one_of_ipv4_too() -> None:
+    assert network_of("2001:db8:1:2:3:4:5:6") == network_of("2001:db8:1:2::1") == "2001:db8:1:2::/64"
+    assert network_of("2001:db8:1:3::1") != network_of("2001:db8:1:2::1")
+    assert network_of("::ffff:192.0.2.7") == network_of("192.0.2.7") == "192.0.2.7"
+    assert len(network_of("x" * 1000)) == 64

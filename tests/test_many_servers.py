@@ -318,3 +318,46 @@ def test_a_key_is_made_once_for_all_servers_and_revoked_for_all(
         for server in (here, there):
             wait_until(lambda server=server: server.get("/tasks", headers=headers).status_code == 401, 2)
             assert server.get("/tasks", headers={"X-API-Key": theirs["key"]}).status_code == 200
+
+
+# --- limits
+
+
+def test_what_a_key_may_have_is_counted_over_all_servers(house: House, operate: Callable[..., dict[str, Any]]) -> None:
+    operate("keys", "create", "--name", "first")  # so that both servers ask for one from their start
+    with house.server(0) as here, house.server(1) as there, ThreadPoolExecutor(8) as pool:
+
+        def key(*limits: str) -> dict[str, str]:
+            headers = {"X-API-Key": operate("keys", "create", "--name", "limited", *limits)["key"]}
+            for server in (here, there):
+                wait_until(lambda server=server: server.get("/tasks", headers=headers).ok)
+            return headers
+
+        for limit, code in (
+            (("--requests-per-minute", "7"), "rate_limited"),
+            (("--requests-per-day", "7"), "quota_exceeded"),
+            (("--audio-seconds-per-day", "7"), "quota_exceeded"),
+        ):
+            headers = key(*limit)
+            ask = [
+                lambda server=server, headers=headers: server.post("/generate", json=REQUEST, headers=headers)
+                for server in (here, there)
+            ]
+            answers = [answer.result(60) for answer in [pool.submit(ask[number % 2]) for number in range(20)]]
+            assert Counter(answer.status_code for answer in answers) == {200: 7, 429: 13}
+            assert {answer.json()["code"] for answer in answers if answer.status_code == 429} == {code}
+            through_proxy = house.post("/generate", headers=headers)
+            assert (through_proxy.status_code, through_proxy.json()["code"]) == (429, code)
+        headers = key("--concurrent-tasks", "3")
+        with held(house.hold(0), house.hold(1)):
+            answers = [server.post("/generate-async", json=REQUEST, headers=headers) for server in 4 * (here, there)]
+            assert Counter(answer.status_code for answer in answers) == {202: 3, 429: 5}
+
+
+def test_an_address_is_counted_over_all_servers_as_the_proxy_saw_it(house: House) -> None:
+    settings = {"address_requests_per_minute": 5, "trusted_proxies": 1}
+    with house.server(0, **settings) as here, house.server(1, **settings) as there:
+        spoofed = [{"X-Forwarded-For": f"10.0.0.{number}"} for number in range(10)]
+        answers = [house.post("/generate", headers=headers) for headers in spoofed]
+        assert Counter(answer.status_code for answer in answers) == {200: 5, 429: 5}
+        assert all("POST /generate" in server.log for server in (here, there))

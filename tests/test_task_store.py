@@ -212,6 +212,19 @@ class TestIdempotency:
             shop.submit(idempotency_key="once", fingerprint="g")
         assert (caught.value.status, caught.value.code) == (422, "idempotency_conflict")
 
+    def test_a_task_is_found_by_the_key_that_made_it(self, shop: Shop) -> None:
+        made = {owner: shop.submit(owner=owner, idempotency_key="once", fingerprint="f") for owner in ("a", None)}
+        for owner, task in made.items():
+            found = shop.store.made_by(owner, "once")
+            assert found is not None
+            assert found.id == task.id
+        assert shop.store.made_by("b", "once") is None
+        assert shop.store.made_by("a", "twice") is None
+        shop.store.complete(shop.claim(), {})
+        shop.store.complete(shop.claim(), {})
+        shop.store.expire(shop.clock.now + 1)
+        assert [shop.open_another().made_by(owner, "once") for owner in made] == [None, None]
+
     def test_owners_do_not_share_idempotency_keys(self, shop: Shop) -> None:
         tasks = [shop.submit(owner=owner, idempotency_key="once", fingerprint="f") for owner in ("a", "b", None)]
         assert len({task.id for task in tasks}) == 3

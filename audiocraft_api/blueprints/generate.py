@@ -16,7 +16,7 @@ from audiocraft_api.http.prefer import preference
 from audiocraft_api.http.schemas import GenerateBase64Answer, GenerateRequest, GenerateUrlAnswer
 from audiocraft_api.http.services import services
 from audiocraft_api.http.task_schemas import AcceptedAnswer
-from audiocraft_api.http.tasks import IDEMPOTENCY_HEADER, answer_by_task
+from audiocraft_api.http.tasks import IDEMPOTENCY_HEADER, answer_by_task, idempotency_key
 from audiocraft_api.service.generation import GenerateCommand
 
 GENERATION_ANSWERS = {200: (GenerateUrlAnswer, GenerateBase64Answer), 202: (AcceptedAnswer,)}
@@ -71,8 +71,10 @@ blueprint = Blueprint("generate", __name__)
 )
 def generate() -> dict[str, Any] | Response:
     fields = parse_json(GenerateRequest, services().config.max_json_bytes)
-    with admitted(fields, services().catalog.get(fields.model_size)) as command:
-        if preferred := preference(services().config.request_deadline_seconds):
+    preferred = preference(services().config.request_deadline_seconds)
+    key = idempotency_key() if preferred else None
+    with admitted(fields, services().catalog.get(fields.model_size), key) as command:
+        if preferred:
             return answer_by_task(command, fields.return_type, preferred)
         with services().waiters.place():
             return answer_generation(command, fields.return_type)

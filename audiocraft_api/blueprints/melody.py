@@ -20,7 +20,7 @@ from audiocraft_api.http.parsing import parse_form
 from audiocraft_api.http.prefer import preference
 from audiocraft_api.http.schemas import MelodyRequest
 from audiocraft_api.http.services import services
-from audiocraft_api.http.tasks import answer_by_task
+from audiocraft_api.http.tasks import answer_by_task, idempotency_key
 
 NO_FILE = "No melody file provided"
 
@@ -43,7 +43,8 @@ blueprint = Blueprint("melody", __name__)
 def generate_with_melody() -> dict[str, Any] | Response:
     fields = parse_form(MelodyRequest, "melody", NO_FILE)
     preferred = preference(services().config.request_deadline_seconds)
-    with admitted(fields, services().catalog.melody_checkpoint(fields.model_size)) as command:
+    key = idempotency_key() if preferred else None
+    with admitted(fields, services().catalog.melody_checkpoint(fields.model_size), key) as command:
         with services().waiters.place():
             melody = services().melodies.decode(cast(BinaryIO, fields.melody.stream))
             command = replace(command, melody=melody)

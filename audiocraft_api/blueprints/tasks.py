@@ -21,7 +21,7 @@ from audiocraft_api.http.task_schemas import (
     TaskRequest,
     TasksAnswer,
 )
-from audiocraft_api.http.tasks import IDEMPOTENCY_HEADER, accepted, check_audio, show, submit_task
+from audiocraft_api.http.tasks import IDEMPOTENCY_HEADER, accepted, check_audio, idempotency_key, show, submit_task
 from audiocraft_api.service.tasks.task import Task
 
 SUBMIT_ERRORS = (400, 411, 413, 415, 422, 503)
@@ -51,7 +51,7 @@ blueprint = Blueprint("tasks", __name__)
 )
 def generate_async() -> Response:
     fields = parse_json(TaskRequest, services().config.max_json_bytes)
-    with admitted(fields, services().catalog.get(fields.model_size)) as command:
+    with admitted(fields, services().catalog.get(fields.model_size), idempotency_key()) as command:
         return accepted(submit_task(command, fields.webhook_url))
 
 
@@ -71,7 +71,7 @@ def generate_async() -> Response:
 )
 def generate_with_melody_async() -> Response:
     fields = parse_form(MelodyTaskRequest, "melody", NO_FILE)
-    with admitted(fields, services().catalog.melody_checkpoint(fields.model_size)) as command:
+    with admitted(fields, services().catalog.melody_checkpoint(fields.model_size), idempotency_key()) as command:
         with services().waiters.place():  # decoders may have to be waited for
             melody = services().melodies.decode(cast(BinaryIO, fields.melody.stream))
         return accepted(submit_task(replace(command, melody=melody), fields.webhook_url))

@@ -26,16 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def admitted(fields: StreamRequest, spec: ModelSpec) -> Iterator[GenerateCommand]:
+def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None = None) -> Iterator[GenerateCommand]:
     """Admit a parsed request of the current caller, and say in the service's words what it asks of a model.
 
+    `idempotency_key` is that of a door to tasks: when it has made one already, no quota is asked of its repeat.
     The block hands the command on; when it fails, unless its client left, it costs nothing of the day's quota.
     Raises InvalidRequest, PromptRefused, ModerationUnavailable, LimitExceeded, StorageUnavailable.
     """
     config = services().config
     _check_size(fields, spec, config)
     services().policy.check(fields.prompt)
-    g.admission = services().limits.admit(caller(), address(), fields.duration)
+    is_repeat = idempotency_key is not None and services().tasks.service.has_made(caller().owner, idempotency_key)
+    g.admission = services().limits.admit(caller(), address(), fields.duration, is_repeat=is_repeat)
     g.admission_release = g.admission.release
     if config.log_prompts:
         logger.info("Prompt: %s", fields.prompt)

@@ -80,8 +80,8 @@ class Limits:
         if limit := self._config.address_requests_per_minute:
             self._hit("address", f"address {address}", limit)
 
-    def admit(self, caller: Caller, address: str, seconds: float) -> Admission:
-        """Count a request for so many seconds of audio.
+    def admit(self, caller: Caller, address: str, seconds: float, *, is_repeat: bool = False) -> Admission:
+        """Count a request for so many seconds of audio; a repeat, for which nothing is made, costs nothing of a day.
 
         Raises RateLimited, TooManyRequestsAtOnce, QuotaExceeded; StorageUnavailable where there is a quota.
         """
@@ -93,7 +93,7 @@ class Limits:
             self._take_place(name, limits.concurrent_requests)
             admission.on_release(lambda: self._leave_place(name))
         try:
-            if limits.requests_per_day or limits.audio_seconds_per_day:
+            if (limits.requests_per_day or limits.audio_seconds_per_day) and not is_repeat:
                 self._charge(admission, name, limits, seconds)
         except BaseException:
             admission.release()

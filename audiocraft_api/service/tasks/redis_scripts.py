@@ -109,6 +109,12 @@ end
 return {'accepted', redis.call('HGETALL', task(id))}
 """
 
+MADE_BY = """
+local owner = ARGV[2]
+local id = redis.call('GET', key('idempotent:' .. #owner .. ':' .. owner .. ':' .. ARGV[3]))
+return id and redis.call('HGETALL', task(id)) or {}
+"""
+
 CLAIM = """
 local lease, lease_seconds, wanted, max_attempts, code, message =
   ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]

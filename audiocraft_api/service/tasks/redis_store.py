@@ -89,6 +89,9 @@ class RedisTaskStore:
         with self._client.commands() as client:
             return _found(client.hgetall(self._prefix + "task:" + task_id))
 
+    def made_by(self, owner: str | None, idempotency_key: str) -> Task | None:
+        return _found(_pairs(self._run(scripts.MADE_BY, owner or "", idempotency_key)))
+
     def audio(self, task_id: str) -> bytes | None:
         with self._client.commands() as client:
             audio: bytes | None = client.get(self._prefix + "audio:" + task_id)

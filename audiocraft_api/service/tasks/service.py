@@ -84,6 +84,10 @@ class TaskService:
         """Return an owner's task. Raises NotFound."""
         return _owned(self._tasks.get(task_id), owner)
 
+    def has_made(self, owner: str | None, idempotency_key: str) -> bool:
+        """Say whether a repeat of this key would be answered with the task that it made before."""
+        return self._tasks.made_by(owner, idempotency_key) is not None
+
     def page(self, owner: str | None = None, *, before: int | None = None, limit: int = 50) -> list[Task]:
         """Return an owner's tasks, newest first, from under the `number` of the last page's last task."""
         return self._tasks.page(owner, before=before, limit=limit)

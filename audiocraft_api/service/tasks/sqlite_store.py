@@ -85,6 +85,12 @@ class SqliteTaskStore:
             row = db.execute("SELECT * FROM tasks WHERE id = ?", (task_id,)).fetchone()
         return _task(row) if row else None
 
+    def made_by(self, owner: str | None, idempotency_key: str) -> Task | None:
+        with self._file.read() as db:
+            twin = {"id": None, "owner": owner, "idempotency_key": idempotency_key}
+            row = db.execute(schema.FIND_TWIN, twin).fetchone()
+        return _task(row) if row else None
+
     def audio(self, task_id: str) -> bytes | None:
         with self._file.read() as db:
             row = db.execute("SELECT data FROM audio WHERE task_id = ?", (task_id,)).fetchone()

@@ -40,6 +40,9 @@ class TaskStore(Protocol):
 
     def get(self, task_id: str) -> Task | None: ...
 
+    def made_by(self, owner: str | None, idempotency_key: str) -> Task | None:
+        """Return the task that this key of an owner has made, while it is known."""
+
     def audio(self, task_id: str) -> bytes | None:
         """Return the packed audio inputs; None when there are none, or not any more."""
 
