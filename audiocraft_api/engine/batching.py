@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from audiocraft_api.engine.prepared import StepperFactory
     from audiocraft_api.model.model_cache import ModelCache
 
+LOOP = "audiocraft_api.engine.loop"  # what brings torch
 # How long `close` waits for threads after it has ended their requests: a step, or a model that is just loading.
 JOIN_SECONDS = 10.0
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 600.0
@@ -39,6 +41,8 @@ class BatchingEngine:
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         """Take a request; see `Engine.submit`."""
         # torch comes with the first request, not with the server's start; nobody else waits for it.
+        if LOOP not in sys.modules:
+            self._cache.expect(params.model)
         with COLLECTOR_PAUSED:
             from audiocraft_api.engine import loop as _  # noqa: F401
 

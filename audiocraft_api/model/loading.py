@@ -6,11 +6,8 @@ Free of torch until a model is really loaded. `checkpoint` builds the modules, `
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from audiocraft_api.config import Config
 from audiocraft_api.errors import ModelUnavailable
@@ -28,7 +25,16 @@ logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 60.0
 
-T = TypeVar("T")
+
+def read_ahead(spec: ModelSpec, catalog: Catalog) -> None:
+    """Begin what a load waits for longest and needs no torch, beside torch's import. What fails is told by the load."""
+
+    def check() -> None:
+        directory = revisions.present(spec, catalog)
+        if directory is not None:
+            package.check_ahead(directory / revisions.LANGUAGE_MODEL)
+
+    package.in_thread(check)
 
 
 def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
@@ -65,7 +71,7 @@ def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
         return package.read(directory / name, device_type)
 
     # Both take seconds, and reading does not need Python's lock.
-    weights = _in_thread(lambda: read(revisions.LANGUAGE_MODEL, device.type))
+    weights = package.in_thread(lambda: read(revisions.LANGUAGE_MODEL, device.type))
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
     from audiocraft_api.model.checkpoint import BUILDING, load_codec, load_language_model
 
@@ -90,19 +96,6 @@ def choose_device(wanted: str) -> torch.device:
     if not present[wanted]:
         raise ModelUnavailable(f"The server is set to use {wanted}, which this machine does not have.", _RETRY_SECONDS)
     return torch.device(wanted)
-
-
-def _in_thread(read: Callable[[], T]) -> Future[T]:
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(read())
-        except BaseException as error:  # noqa: BLE001 - handed to who waits for the result
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="read-checkpoint", daemon=True).start()
-    return future
 
 
 def _check_abilities(model: LoadedModel) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from audiocraft_api.config import Config
 from audiocraft_api.errors import ModelUnavailable, ShuttingDown
 from audiocraft_api.model.catalog import Catalog, ModelSpec
-from audiocraft_api.model.loading import load_model
+from audiocraft_api.model.loading import load_model, read_ahead
 from audiocraft_api.model.revisions import known_revision
 
 if TYPE_CHECKING:
@@ -85,6 +85,12 @@ class ModelCache:
             if is_closed:
                 self._unload()
             self._unload_over_budget()
+
+    def expect(self, name: str) -> None:
+        """Begin to read the files of a model that will be asked for, unless it is there or on its way."""
+        spec = self._catalog.get(name)
+        if self._slots[name].state not in ("loading", "loaded"):
+            read_ahead(spec, self._catalog)
 
     @property
     def device(self) -> str:

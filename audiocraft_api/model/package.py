@@ -8,9 +8,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
+import threading
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from audiocraft_api.model.hub import WrongCheckpoint
 
@@ -20,6 +23,9 @@ _PIECE_BYTES = 16 * 2**20
 _NUM_REMEMBERED = 256  # files whose sums are not computed again while they stay as they are
 
 _State = tuple[int, ...]
+T = TypeVar("T")
+
+_ahead: dict[Path, tuple[_State, Future[None]]] = {}  # checks begun by `check_ahead`, until a read takes them
 
 
 def fingerprint(*paths: Path) -> str:
@@ -74,13 +80,37 @@ def check_sums(path: Path) -> None:
         raise WrongCheckpoint(f"{path.name} is damaged ({error})") from None
 
 
+def check_ahead(path: Path) -> None:
+    """Begin to compare a file with its check sums, in a thread: the next `read` of the file waits for that."""
+    if path not in _ahead:
+        _ahead[path] = _state(path), in_thread(lambda: check_sums(path))
+
+
+def in_thread(work: Callable[[], T]) -> Future[T]:
+    """Start work whose result, or error, somebody may come for; the process does not wait for it at its end."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - handed to who waits for the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="read-checkpoint", daemon=True).start()
+    return future
+
+
 def read(path: Path, device_type: str = "cpu") -> Package:
     """Check and read a file. Raises WrongCheckpoint.
 
     Models on the CPU keep these tensors: they are in memory of their own, because a mapped file that is overwritten
     would change or kill a running model. For other devices, which copy them anyway, they stay in the mapped file.
     """
-    check_sums(path)
+    state, check = _ahead.pop(path, (None, None))
+    if check is None or state != _state(path):
+        check_sums(path)
+    else:
+        check.result()
     import torch
 
     try:

@@ -39,13 +39,20 @@ def known_revision(spec: ModelSpec, catalog: Catalog) -> str | None:
     Quick: files that have not changed are not read again.
     """
     try:
-        directory = catalog.local_directory(spec)
-        if directory is not None:
-            return _fingerprint(directory)
-        snapshot = None if spec.is_built_in else Hub().present(spec.checkpoint, hub.CHECKPOINT, spec.revision)
-        return None if snapshot is None else snapshot.name
+        directory = present(spec, catalog)
+        if directory is None:
+            return None
+        return directory.name if directory != catalog.local_directory(spec) else _fingerprint(directory)
     except (WrongCheckpoint, ModelUnavailable, OSError):  # whoever loads it is told what is wrong
         return None
+
+
+def present(spec: ModelSpec, catalog: Catalog) -> Path | None:
+    """Return a checkpoint's directory where it is on this machine. Raises ModelUnavailable."""
+    directory = catalog.local_directory(spec)
+    if directory is not None or spec.is_built_in:
+        return directory
+    return Hub().present(spec.checkpoint, hub.CHECKPOINT, spec.revision)
 
 
 def check_sum(spec: ModelSpec, directory: Path, name: str) -> None:
