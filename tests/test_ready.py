@@ -177,7 +177,7 @@ def test_work_that_comes_and_goes_never_takes_readiness_away(
     done = threading.Event()
 
     def watch() -> None:
-        while not done.is_set():
+        while not done.wait(0.001):  # not in every moment: the work goes on beside it
             reasons.add(reason(engine, cache))
 
     engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=1)).result(SECONDS)
