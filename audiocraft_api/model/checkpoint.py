@@ -165,9 +165,11 @@ def assign(
         own = {}
         for key in list(state):
             tensor = state.pop(key)
-            keeps = key.partition(".")[0] in as_stored and tensor.dtype in (torch.float16, torch.bfloat16)
+            stays = key.partition(".")[0] in as_stored
+            keeps = stays and tensor.dtype in (torch.float16, torch.bfloat16)
             dtype = tensor.dtype if keeps or key not in expected else expected[key].dtype
-            own[key] = tensor.to(device, dtype)
+            # What outlives the parts `as_stored` is copied out of the memory that they share, so that it can go with them.
+            own[key] = tensor.to(device, dtype, copy=bool(as_stored) and not stays)
         try:
             model.load_state_dict(own, assign=True)
         except RuntimeError as error:

@@ -29,12 +29,12 @@ _RETRY_SECONDS = 60.0
 def read_ahead(spec: ModelSpec, catalog: Catalog) -> None:
     """Begin what a load waits for longest and needs no torch, beside torch's import. What fails is told by the load."""
 
-    def check() -> None:
+    def begin() -> None:
         directory = revisions.present(spec, catalog)
         if directory is not None:
-            package.check_ahead(directory / revisions.LANGUAGE_MODEL)
+            package.read_ahead(directory / revisions.LANGUAGE_MODEL)
 
-    package.in_thread(check)
+    package.in_thread(begin)
 
 
 def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
@@ -66,12 +66,12 @@ def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
     directory, revision = revisions.locate(spec, catalog, config)
     device = choose_device(config.device)
 
-    def read(name: str, device_type: str = "cpu") -> package.Package:
+    def read(name: str) -> package.Package:
         revisions.check_sum(spec, directory, name)
-        return package.read(directory / name, device_type)
+        return package.read(directory / name)
 
     # Both take seconds, and reading does not need Python's lock.
-    weights = package.in_thread(lambda: read(revisions.LANGUAGE_MODEL, device.type))
+    weights = package.in_thread(lambda: read(revisions.LANGUAGE_MODEL))
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
     from audiocraft_api.model.checkpoint import BUILDING, load_codec, load_language_model
 

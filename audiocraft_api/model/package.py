@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import pickle
 import threading
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from audiocraft_api.model.hub import WrongCheckpoint
 
@@ -25,7 +26,7 @@ _NUM_REMEMBERED = 256  # files whose sums are not computed again while they stay
 _State = tuple[int, ...]
 T = TypeVar("T")
 
-_ahead: dict[Path, tuple[_State, Future[None]]] = {}  # checks begun by `check_ahead`, until a read takes them
+_ahead: dict[Path, tuple[_State, Future[BinaryIO]]] = {}  # begun by `read_ahead`, until a read takes them
 
 
 def fingerprint(*paths: Path) -> str:
@@ -67,23 +68,32 @@ def _parts(path: Path) -> list[zipfile.ZipInfo]:
         raise WrongCheckpoint(f"{path.name} is damaged or was not written by torch.save") from None
 
 
-def check_sums(path: Path) -> None:
-    """Read a file whole and compare its parts with their check sums, which torch does not. Raises WrongCheckpoint."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for part in archive.infolist():
-                # In large pieces: between two, Python's lock may have to be waited for.
-                with archive.open(part) as content:
-                    while content.read(_PIECE_BYTES):
-                        pass
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise WrongCheckpoint(f"{path.name} is damaged ({error})") from None
+def read(path: Path) -> Package:
+    """Read a file, of which what is loaded was checked. Raises WrongCheckpoint.
+
+    The tensors lie in memory of their own, because a mapped file that is overwritten would change or kill a running
+    model; that memory is one piece, which lasts as long as any of them.
+    """
+    state, begun = _ahead.pop(path, (None, None))
+    memory = begun.result() if begun is not None and state == _state(path) else _checked(path)
+    import torch
+
+    with memory:
+        is_copy = isinstance(memory.name, int)  # what has no name but its descriptor
+        source = f"/proc/self/fd/{memory.fileno()}" if is_copy else path
+        try:
+            package = torch.load(source, map_location="cpu", mmap=is_copy, weights_only=True)
+        except pickle.UnpicklingError:
+            raise WrongCheckpoint(f"{path.name} holds more than weights and is not loaded, for safety") from None
+    if not isinstance(package, dict):
+        raise WrongCheckpoint(f"{path.name} is not a checkpoint exported by audiocraft")
+    return package
 
 
-def check_ahead(path: Path) -> None:
-    """Begin to compare a file with its check sums, in a thread: the next `read` of the file waits for that."""
+def read_ahead(path: Path) -> None:
+    """Begin to read a file, in a thread: the next `read` of it waits for that. Needs no torch."""
     if path not in _ahead:
-        _ahead[path] = _state(path), in_thread(lambda: check_sums(path))
+        _ahead[path] = _state(path), in_thread(lambda: _checked(path))
 
 
 def in_thread(work: Callable[[], T]) -> Future[T]:
@@ -100,23 +110,28 @@ def in_thread(work: Callable[[], T]) -> Future[T]:
     return future
 
 
-def read(path: Path, device_type: str = "cpu") -> Package:
-    """Check and read a file. Raises WrongCheckpoint.
+def _checked(path: Path) -> BinaryIO:
+    """Copy a file into memory, and compare its parts with their check sums, which torch does not.
 
-    Models on the CPU keep these tensors: they are in memory of their own, because a mapped file that is overwritten
-    would change or kill a running model. For other devices, which copy them anyway, they stay in the mapped file.
+    Where a system has no such memory it is the file itself. Raises WrongCheckpoint.
     """
-    state, check = _ahead.pop(path, (None, None))
-    if check is None or state != _state(path):
-        check_sums(path)
-    else:
-        check.result()
-    import torch
-
+    memory = _in_memory(path) if hasattr(os, "memfd_create") else path.open("rb")
     try:
-        package = torch.load(path, map_location="cpu", mmap=device_type != "cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise WrongCheckpoint(f"{path.name} holds more than weights and is not loaded, for safety") from None
-    if not isinstance(package, dict):
-        raise WrongCheckpoint(f"{path.name} is not a checkpoint exported by audiocraft")
-    return package
+        with zipfile.ZipFile(memory) as archive:
+            for part in archive.infolist():
+                # In large pieces: between two, Python's lock may have to be waited for.
+                with archive.open(part) as content:
+                    while content.read(_PIECE_BYTES):
+                        pass
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        memory.close()
+        raise WrongCheckpoint(f"{path.name} is damaged ({error})") from None
+    return memory
+
+
+def _in_memory(path: Path) -> BinaryIO:
+    memory = open(os.memfd_create(path.name, os.MFD_CLOEXEC), "r+b")  # noqa: SIM115 - the caller closes it
+    with path.open("rb") as file:
+        while os.sendfile(memory.fileno(), file.fileno(), None, _PIECE_BYTES):
+            pass
+    return memory
