@@ -47,9 +47,11 @@ setup-tests: test-programs setup $(VENV)/.tests
 test-programs:
 	scripts/install-test-programs
 
+# Files of tests share the cores; threads that wait for each other would hold up the other files (tests/test_native.py has them).
+test: export OMP_NUM_THREADS := 1
 test: setup-tests
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not fault" $(ARGS)
+	$(BIN)/coverage run -m pytest -m "not fault" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --fail-under=90
 
