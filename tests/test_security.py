@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import subprocess
@@ -186,3 +187,175 @@ class TestTraversal:
             assert_refused(answer, 404)
             assert "location" not in answer.headers
             assert b"evil.example" not in answer.body
+
+
+def forged_keys(alice: str, bob: str) -> list[str]:
+    """Return what is near to two keys and neither of them."""
+    (_, alice_id, alice_secret), (_, bob_id, bob_secret) = (key.split("_", 2) for key in (alice, bob))
+    return [
+        f"acg_{alice_id}_{bob_secret}",
+        f"acg_{bob_id}_{alice_secret}",
+        f"acg_{'a' * 8}_{alice_secret}",
+        f"acg_{alice_id}_{'a' * 43}",
+        f"acg_{alice_id}_",
+        alice_secret,
+        alice_id,
+        alice[:-1],
+        alice + "a",
+        alice[:-1] + ("b" if alice[-1] == "a" else "a"),
+        alice.swapcase(),
+        alice.replace("_", "-", 1),
+        alice.replace("_", "%5f"),
+        f"{alice}%00",
+        f'"{alice}"',
+        f"'{alice}' OR '1'='1",
+        "*",
+        "null",
+        "undefined",
+        "Bearer",
+        f"Bearer {alice}",  # in X-API-Key
+        alice.replace("a", "\xe0"),
+        "\xff" * 100,
+    ]
+
+
+class TestKeys:
+    def test_what_is_near_to_a_key_opens_nothing(self, attacked: Attacked) -> None:
+        for key in forged_keys(attacked.alice, attacked.bob):
+            answer = attacked.ask(f"GET /tasks HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}".encode("latin-1"))
+            assert_refused(answer, 401)
+            # One form and another of the same refusal would tell which ids there are.
+            unknown = attacked.ask(b"GET /tasks HTTP/1.1\r\nHost: a\r\nX-API-Key: acg_00000000_" + b"x" * 43)
+            assert json.loads(answer.body)["error"] == json.loads(unknown.body)["error"]
+        attacked.assert_serves()
+
+    def test_a_key_in_any_other_place_is_none(self, attacked: Attacked) -> None:
+        key = attacked.alice
+        basic = base64.b64encode(f"{key}:".encode()).decode()
+        for line in (
+            f"Cookie: X-API-Key={key}; key={key}",
+            f"Proxy-Authorization: Bearer {key}",
+            f"Authorization: Basic {basic}",
+            f"Authorization: {key}",
+            f"Authorization: Digest username={key}",
+            f"X-Forwarded-User: {key}",
+            f"Sec-WebSocket-Protocol: audiocraft-api-key.{key}",
+            f"X-Api-Key2: {key}",
+            f"Referer: http://a/?key={key}",
+        ):
+            assert_refused(attacked.ask(f"GET /tasks HTTP/1.1\r\nHost: a\r\n{line}".encode()), 401)
+            body = (
+                f"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 0\r\n{line}"
+            )
+            assert_refused(attacked.ask(body.encode()), 401)
+        assert key not in attacked.server.log
+
+
+class TestHeaders:
+    def test_no_header_makes_one_caller_another_or_one_request_another(self, attacked: Attacked) -> None:
+        submitted = attacked.server.post("/generate-async", json=REQUEST, headers=with_key(attacked.alice))
+        path = f"/tasks/{submitted.json()['task_id']}"
+        alice_id = attacked.alice.split("_")[1]
+        for line in (
+            "X-HTTP-Method-Override: DELETE",
+            "X-Method-Override: DELETE",
+            f"X-Original-URL: {path}",
+            f"X-Rewrite-URL: {path}",
+            f"X-Forwarded-Prefix: {path}",
+            f"X-Script-Name: {path}",
+            f"X-Forwarded-User: {alice_id}",
+            f"X-Remote-User: {alice_id}",
+            f"Remote-User: {alice_id}",
+            f"X-Owner: {alice_id}",
+            "X-Forwarded-For: 127.0.0.1",
+            "X-Real-IP: 127.0.0.1",
+            "X-Forwarded-Host: evil.example",
+            "Forwarded: for=127.0.0.1;host=evil.example;proto=https",
+            "Host: evil.example",
+            "REMOTE_USER: admin",
+            "wsgi.url_scheme: https",
+        ):
+            asked = f"GET {path} HTTP/1.1\r\nHost: a\r\n{line}"
+            assert_refused(attacked.ask(asked.encode()), 400, 401)
+            others = attacked.ask(f"{asked}\r\nX-API-Key: {attacked.bob}".encode())
+            assert_refused(others, 400, 404)
+            own = attacked.ask(f"{asked}\r\nX-API-Key: {attacked.alice}".encode())
+            assert own.status in (200, 400)  # 400: what no parser of HTTP should take
+            assert b"evil.example" not in own.body + b"".join(value.encode() for value in own.headers.values())
+            assert own.status == 400 or json.loads(own.body)["status"] in ("processing", "completed")
+        attacked.assert_serves()
+
+    @pytest.mark.parametrize(
+        "framing",
+        [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nContent-Length: 5",
+            "Transfer-Encoding: chunked",
+            "Transfer-Encoding: xchunked\r\nContent-Length: 5",
+            "Transfer-Encoding : chunked\r\nContent-Length: 5",
+            "Transfer-Encoding:\tchunked\r\nContent-Length: 5",
+            "Transfer-Encoding: identity, chunked\r\nContent-Length: 5",
+            "Transfer-Encoding: chunked, identity\r\nContent-Length: 5",
+            " Transfer-Encoding: chunked\r\nContent-Length: 5",
+            "X: a\nTransfer-Encoding: chunked\r\nContent-Length: 5",
+            "Content-Length: 5\r\nContent-Length: 6",
+            "Content-Length: 5, 5",
+            "Content-Length: +5",
+            "Content-Length: -5",
+            "Content-Length: 0x5",
+            "Content-Length: 5 5",
+            "Content-Length: 99999999999999999999",
+            "Content_Length: 500\r\nContent-Length: 5",
+        ],
+    )
+    def test_no_framing_smuggles_a_request_into_a_connection(self, attacked: Attacked, framing: str) -> None:
+        smuggled = f"GET /tasks HTTP/1.1\r\nHost: a\r\nX-API-Key: {attacked.alice}\r\nConnection: close\r\n\r\n"
+        head = f"POST /generate HTTP/1.1\r\nHost: a\r\nX-API-Key: {attacked.bob}\r\n{framing}\r\n"
+        received = attacked.send(f"{head}Content-Type: application/json\r\n\r\n0\r\n\r\n{smuggled}".encode())
+        answers = answers_in(received)
+        assert answers
+        assert_refused(answers[0], 400, 411, 413, 501)
+        # After a body whose end is clear what follows is a request in its own right; after any doubt nothing is.
+        is_clear = framing in ("Transfer-Encoding: chunked", "Content_Length: 500\r\nContent-Length: 5")
+        assert len(answers) == 1 or is_clear, answers
+        attacked.assert_serves()
+
+    @pytest.mark.parametrize(
+        ("lines", "statuses"),
+        [
+            ("X-Large: " + "a" * 2**20, (431,)),
+            ("\r\n".join(f"X-{number}: a" for number in range(1000)), (431,)),
+            ("Host: b", (200, 400)),
+            ("X-Folded: a\r\n b", (400,)),
+            ("X-NUL: a\x00b", (400,)),
+            ("X-CR: a\rb", (400,)),
+            ("NoColon", (400,)),
+            (": no name", (400,)),
+            ("X-\xe9: a", (400,)),
+            ("Range: bytes=0-1,2-3\r\nRange: bytes=-5", (200, 400)),
+            ("Accept: " + ",".join(["*/*"] * 1000), (200, 431)),
+            ("Accept-Encoding: " + "gzip," * 1000, (200, 431)),
+            ("Content-Type: application/json\r\nContent-Type: text/html", (200, 400)),
+            ("Expect: nothing", (200, 400, 417)),
+            ("Upgrade: websocket\r\nConnection: Upgrade", (200, 400)),
+            ("Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__", (200,)),
+            ("If-None-Match: " + '"a",' * 1000, (200, 431)),
+            ("If-Modified-Since: Thu, 99 Foo 9999 99:99:99 GMT", (200,)),
+            ("X-Request-ID: a\tb<script>", (200,)),
+            ("X-Request-ID: " + "a" * 5000, (200,)),
+            ("Prefer: wait=99999999999999999999999", (200,)),
+            ("Idempotency-Key: " + "a" * 5000, (200,)),
+            ("Cookie: " + "a=b;" * 1000, (200, 431)),
+            ("Origin: null", (200,)),
+            ("Origin: https://evil.example\r\nOrigin: https://b.example", (200, 400)),
+        ],
+    )
+    def test_odd_headers_break_nothing(self, attacked: Attacked, lines: str, statuses: tuple[int, ...]) -> None:
+        head = f"GET /models HTTP/1.1\r\nHost: a\r\nX-API-Key: {attacked.alice}\r\n{lines}"
+        answer = attacked.ask(head.encode("latin-1"))
+        assert answer.status in statuses, answer
+        assert b"<script>" not in b"".join(value.encode() for value in answer.headers.values())
+        assert len(answer.headers["x-request-id"]) <= 128
+        if answer.status != 200:
+            assert_refused(answer, answer.status)
+        attacked.assert_serves()
