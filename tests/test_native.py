@@ -49,6 +49,20 @@ def test_logits_are_the_twins(weight_format: Format, sizes: tuple[int, int]) -> 
         assert relative_error(row_logits(runner, context, tokens), expected) < BOUNDS[weight_format]
 
 
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("has_cross", [True, False])
+def test_weights_of_half_precision_are_packed_to_the_bits_of_their_float32(
+    weight_format: Format, has_cross: bool
+) -> None:
+    half = converted(random_weights(has_cross=has_cross), torch.float16, torch.device("cpu"))
+    tokens, context = some_tokens(20), some_context(half.dim, 7) if has_cross else None
+    stored, wide = (
+        row_logits(native(weights, weight_format), context, tokens)
+        for weights in (half, converted(half, torch.float32, torch.device("cpu")))
+    )
+    assert torch.equal(stored, wide)
+
+
 @pytest.mark.parametrize("has_cross", [True, False])
 def test_prefix_and_long_prompt_are_the_twins(has_cross: bool) -> None:
     weights = random_weights(has_cross=has_cross)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from audiocraft_api.engine.native.library import FORMATS, LayerPointers, Shape, load_library
+from audiocraft_api.engine.native.library import FORMATS, MATRICES, LayerPointers, Shape, load_library
 from audiocraft_api.engine.weights import DecoderWeights, LayerWeights, position_table
 from audiocraft_api.errors import OutOfMemory
 
@@ -144,8 +144,17 @@ class NativeRunner:
     def _pack(self, weights: DecoderWeights) -> None:
         buffers: dict[str, Tensor] = {}
         for index, layer in enumerate(weights.layers):
-            tensors = {name: _in_float32(tensor, buffers, name) for name, tensor in _layer_tensors(layer).items()}
-            pointers = LayerPointers(**{name: tensor.data_ptr() for name, tensor in tensors.items()})
+            tensors = _layer_tensors(layer)
+            # The decoder widens matrices of half precision itself, a block at a time, where they are all of it.
+            matrices = [name for name in MATRICES if name in tensors]
+            are_half = all(tensors[name].dtype == torch.float16 for name in matrices)
+            for name, tensor in tensors.items():
+                is_kept = are_half and name in matrices
+                tensors[name] = tensor.contiguous() if is_kept else _in_float32(tensor, buffers, name)
+            pointers = LayerPointers(
+                stored=FORMATS["float16" if are_half else "float32"],
+                **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+            )
             self._call(self._library.native_set_layer, index, ctypes.byref(pointers))
         heads = torch.cat([_prepared(head) for head in weights.heads])
         norm_weight, norm_bias = _prepared(weights.out_norm_weight), _prepared(weights.out_norm_bias)

@@ -35,8 +35,8 @@ Decoder::Decoder(const Shape& shape)
 
 void Decoder::set_layer(int index, const LayerPointers& from) {
     const int dim = shape_.dim;
-    const auto pack = [&](const float* weights, int outputs, int inputs) {
-        return Linear(weights_, pool_, format_, weights, outputs, inputs);
+    const auto pack = [&](const void* weights, int outputs, int inputs) {
+        return Linear(weights_, pool_, format_, {weights, Format(from.stored)}, outputs, inputs);
     };
     Layer& layer = layers_[index];
     layer.norm1 = {copy(from.norm1_weight, dim), copy(from.norm1_bias, dim)};
@@ -55,7 +55,7 @@ void Decoder::set_layer(int index, const LayerPointers& from) {
 
 void Decoder::set_ends(const float* heads, const float* norm_weight, const float* norm_bias,
                        const float* const* embeddings, const float* positions) {
-    heads_ = Linear(weights_, pool_, format_, heads, shape_.codebooks * shape_.card, shape_.dim);
+    heads_ = Linear(weights_, pool_, format_, {heads, Format::kFloat}, shape_.codebooks * shape_.card, shape_.dim);
     out_norm_ = {copy(norm_weight, shape_.dim), copy(norm_bias, shape_.dim)};
     embeddings_.assign(embeddings, embeddings + shape_.codebooks);
     positions_ = positions;

@@ -20,11 +20,11 @@ struct Shape {
     int32_t compact_kv;  // keys and values as bytes
 };
 
-// float32 pointers, read while they are packed only; norms are copied.
+// Read while they are packed only; norms are float32 and copied, matrices all of the one Format, kFloat or kHalf.
 struct LayerPointers {
-    const float *norm1_weight, *norm1_bias, *qkv, *self_out;
-    const float *cross_norm_weight, *cross_norm_bias, *cross_query, *cross_key, *cross_value, *cross_out;
-    const float *norm2_weight, *norm2_bias, *linear1, *linear2;
+    const float *norm1_weight, *norm1_bias, *cross_norm_weight, *cross_norm_bias, *norm2_weight, *norm2_bias;
+    const void *qkv, *self_out, *cross_query, *cross_key, *cross_value, *cross_out, *linear1, *linear2;
+    int32_t stored;
 };
 
 struct Norm {

@@ -39,28 +39,14 @@ class Shape(Structure):
     ]
 
 
+NORMS = ("norm1_weight", "norm1_bias", "cross_norm_weight", "cross_norm_bias", "norm2_weight", "norm2_bias")
+MATRICES = ("qkv", "self_out", "cross_query", "cross_key", "cross_value", "cross_out", "linear1", "linear2")
+
+
 class LayerPointers(Structure):
     """`LayerPointers` of decoder.h."""
 
-    _fields_ = [
-        (name, c_void_p)
-        for name in (
-            "norm1_weight",
-            "norm1_bias",
-            "qkv",
-            "self_out",
-            "cross_norm_weight",
-            "cross_norm_bias",
-            "cross_query",
-            "cross_key",
-            "cross_value",
-            "cross_out",
-            "norm2_weight",
-            "norm2_bias",
-            "linear1",
-            "linear2",
-        )
-    ]
+    _fields_ = [*((name, c_void_p) for name in (*NORMS, *MATRICES)), ("stored", c_int32)]
 
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {

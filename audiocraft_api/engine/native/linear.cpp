@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <vector>
 
 #include "float_kernel.h"
 #include "gelu.h"
@@ -104,12 +105,13 @@ void over_rows(int row, int rows, Kernel&& kernel) {
 
 }  // namespace
 
-Linear::Linear(Arena& arena, Pool& pool, Format format, const float* weights, int outputs, int inputs)
+Linear::Linear(Arena& arena, Pool& pool, Format format, Stored weights, int outputs, int inputs)
     : format_(format), outputs_(outputs), inputs_(inputs), group_(group_size(format, inputs)) {
     if (format == Format::kFloat) {
-        if (all_fit<Half>(pool, weights, outputs, inputs))
+        const auto* wide = static_cast<const float*>(weights.data);
+        if (weights.format == Format::kHalf || all_fit<Half>(pool, wide, outputs, inputs))
             format_ = Format::kHalf;
-        else if (all_fit<BFloat>(pool, weights, outputs, inputs))
+        else if (all_fit<BFloat>(pool, wide, outputs, inputs))
             format_ = Format::kBFloat;
     }
     weights_ = arena.take(block_bytes() * (outputs / kBlock));
@@ -127,8 +129,19 @@ size_t Linear::block_bytes() const {
     }
 }
 
-void Linear::pack_block(const float* weights, int block) {
-    weights += size_t(block) * kBlock * inputs_;
+// A block's weights in float32: where they are, or in memory of this thread until its next block.
+const float* Linear::widened(Stored weights, int block) const {
+    const size_t count = size_t(kBlock) * inputs_, begin = count * block;
+    if (weights.format == Format::kFloat) return static_cast<const float*>(weights.data) + begin;
+    thread_local std::vector<float> wide;
+    wide.resize(count);
+    const auto* from = static_cast<const Half*>(weights.data) + begin;
+    for (size_t i = 0; i < count; i += kWidth) store(&wide[i], load(from + i));
+    return wide.data();
+}
+
+void Linear::pack_block(Stored stored, int block) {
+    const float* weights = widened(stored, block);
     char* to = weights_ + block_bytes() * block;
     auto* bytes = reinterpret_cast<uint8_t*>(to);
     Half* scales = group_ ? scales_ + size_t(block) * (inputs_ / group_) * kBlock : nullptr;

@@ -19,15 +19,21 @@ enum class Format : int { kFloat = 0, kHalf = 1, kBFloat = 2, kInt8 = 3, kInt6 =
 
 inline bool is_integer(Format format) { return format == Format::kInt8 || format == Format::kInt6; }
 
+// Weights [outputs, inputs] as a checkpoint has them: kFloat or kHalf.
+struct Stored {
+    const void* data;
+    Format format;
+};
+
 enum class Epilogue { kStore, kAdd, kGelu };
 
 class Linear {
 public:
     Linear() = default;
 
-    // Pack float32 weights [outputs, inputs]; outputs are a multiple of 16, inputs of 64. kFloat keeps weights that fit
+    // Pack weights; outputs are a multiple of 16, inputs of 64. kFloat keeps weights that fit
     // in 16 bits, as those of released checkpoints do, in 16 bits: the same products for half the memory traffic.
-    Linear(Arena& arena, Pool& pool, Format format, const float* weights, int outputs, int inputs);
+    Linear(Arena& arena, Pool& pool, Format format, Stored weights, int outputs, int inputs);
 
     // For `rows` rows of `in`: store W in, add it to `out`, or store gelu(W in). `out` is [rows, out_stride].
     void apply(Pool& pool, const Activations& in, int rows, Epilogue epilogue, float* out, int out_stride) const;
@@ -41,7 +47,8 @@ public:
     }
 
 private:
-    void pack_block(const float* weights, int block);
+    const float* widened(Stored weights, int block) const;
+    void pack_block(Stored weights, int block);
     void apply_block(const Activations& in, int rows, int block, Epilogue epilogue, float* out, int out_stride) const;
     size_t block_bytes() const;
 
