@@ -21,6 +21,7 @@ from audiocraft_api.model.hub import WrongCheckpoint
 Package = dict[str, Any]
 
 _PIECE_BYTES = 16 * 2**20
+_COPY_BYTES = 2**30  # the kernel copies without Python's lock
 _NUM_REMEMBERED = 256  # files whose sums are not computed again while they stay as they are
 
 _State = tuple[int, ...]
@@ -132,6 +133,6 @@ def _checked(path: Path) -> BinaryIO:
 def _in_memory(path: Path) -> BinaryIO:
     memory = open(os.memfd_create(path.name, os.MFD_CLOEXEC), "r+b")  # noqa: SIM115 - the caller closes it
     with path.open("rb") as file:
-        while os.sendfile(memory.fileno(), file.fileno(), None, _PIECE_BYTES):
+        while os.sendfile(memory.fileno(), file.fileno(), None, _COPY_BYTES):
             pass
     return memory
