@@ -55,6 +55,9 @@ class OneModelEach:
         finally:
             self.num_leases -= 1
 
+    def expect(self, name: str) -> None:
+        """Read nothing ahead."""
+
     def hand_over(self, model: Any, num_bytes: int) -> None:
         """Keep the model whole, for its twin."""
 
