@@ -18,10 +18,11 @@ import torch
 
 from audiocraft_api.config import Config, load_config
 from audiocraft_api.errors import ModelUnavailable
-from audiocraft_api.model import hub, loading
+from audiocraft_api.model import hub, loading, package
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.loading import load_model
 from audiocraft_api.model.model_cache import ModelCache
+from support.served import wait_until
 
 
 def setup(directory: Path, **settings: Any) -> tuple[Catalog, Config]:
@@ -267,6 +268,48 @@ def test_a_download_shows_its_progress_in_the_log(caplog: pytest.LogCaptureFixtu
         bar.refresh()
         bar.clear()
     assert "of 2 MB." in caplog.text
+
+
+def test_a_copy_that_no_load_takes_is_let_go(checkpoint: Path) -> None:
+    catalog, config = setup(checkpoint.parent, models_file=pinned(checkpoint, sha256="0" * 64))
+    loading.read_ahead(catalog.get("demo"), catalog)
+    wait_until(lambda: package._ahead)
+    with pytest.raises(ModelUnavailable, match="SHA-256"):
+        load_model(catalog.get("demo"), catalog, config)
+    wait_until(lambda: not copies_in_memory())
+    assert not package._ahead
+
+
+def test_what_was_read_ahead_is_read_again_when_the_file_has_changed_since(checkpoint: Path) -> None:
+    catalog, config = setup(checkpoint.parent)
+    package.read_ahead(checkpoint / "state_dict.bin")
+    resave(checkpoint, with_another_weight)
+    expected = torch.load(checkpoint / "state_dict.bin", weights_only=True)["best_state"]["emb.0.weight"]
+    assert torch.equal(load_model(catalog.get("demo"), catalog, config).lm.emb[0].weight, expected)
+    wait_until(lambda: not copies_in_memory())
+
+
+def test_a_loaded_model_does_not_change_with_its_file_with_and_without_memory_files(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = checkpoint / "state_dict.bin"
+    content = path.read_bytes()
+    models = [load(checkpoint.parent)]
+    monkeypatch.setattr(package, "_HAS_MEMORY_FILES", False)
+    models.append(load(checkpoint.parent))
+    before = [model.lm.emb[0].weight.clone() for model in models]
+    path.write_bytes(bytes(len(content)))  # in place: a mapped file would follow
+    path.write_bytes(b"")
+    assert torch.equal(before[0], before[1])
+    assert all(torch.equal(model.lm.emb[0].weight, weight) for model, weight in zip(models, before, strict=True))
+    path.write_bytes(content[: len(content) // 2])
+    assert "state_dict.bin is damaged" in refusal(checkpoint)
+
+
+def copies_in_memory() -> list[str]:
+    """Return the descriptors of files in memory that this process has open."""
+    links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink() and link.exists()]
+    return [link for link in links if link.startswith("/memfd:state_dict")]
 
 
 def test_a_truncated_file_is_refused(checkpoint: Path) -> None:

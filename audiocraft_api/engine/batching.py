@@ -40,9 +40,9 @@ class BatchingEngine:
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         """Take a request; see `Engine.submit`."""
-        # torch comes with the first request, not with the server's start; nobody else waits for it.
         if LOOP not in sys.modules:
             self._cache.expect(params.model)
+        # torch comes with the first request, not with the server's start; nobody else waits for it.
         with COLLECTOR_PAUSED:
             from audiocraft_api.engine import loop as _  # noqa: F401
 

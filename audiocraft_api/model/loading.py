@@ -78,9 +78,12 @@ def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
     files = Hub(directory / "hub", offline=config.offline)
     # MPS computes the codec's convolutions wrongly.
     codec_device = device if device.type != "mps" else choose_device("cpu")
-    with BUILDING:
-        codec = load_codec(read(revisions.CODEC), files, codec_device)
-        lm = load_language_model(weights.result(), files, device)
+    try:
+        with BUILDING:
+            codec = load_codec(read(revisions.CODEC), files, codec_device)
+            lm = load_language_model(weights.result(), files, device)
+    finally:
+        package.let_go(directory / revisions.LANGUAGE_MODEL)
     model = LoadedModel(spec, revision, lm, codec)
     _check_abilities(model)
     return model

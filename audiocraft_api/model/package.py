@@ -22,6 +22,7 @@ Package = dict[str, Any]
 
 _PIECE_BYTES = 16 * 2**20
 _COPY_BYTES = 2**30  # the kernel copies without Python's lock
+_HAS_MEMORY_FILES = hasattr(os, "memfd_create")
 _NUM_REMEMBERED = 256  # files whose sums are not computed again while they stay as they are
 
 _State = tuple[int, ...]
@@ -76,10 +77,12 @@ def read(path: Path) -> Package:
     model; that memory is one piece, which lasts as long as any of them.
     """
     state, begun = _ahead.pop(path, (None, None))
-    memory = begun.result() if begun is not None and state == _state(path) else _checked(path)
-    import torch
+    if begun is not None and state != _state(path):
+        begun.add_done_callback(_close)
+        begun = None
+    with begun.result() if begun is not None else _checked(path) as memory:
+        import torch
 
-    with memory:
         is_copy = isinstance(memory.name, int)  # what has no name but its descriptor
         source = f"/proc/self/fd/{memory.fileno()}" if is_copy else path
         try:
@@ -95,6 +98,18 @@ def read_ahead(path: Path) -> None:
     """Begin to read a file, in a thread: the next `read` of it waits for that. Needs no torch."""
     if path not in _ahead:
         _ahead[path] = _state(path), in_thread(lambda: _checked(path))
+
+
+def let_go(path: Path) -> None:
+    """Drop what was read ahead of a file, if no `read` has taken it."""
+    _, begun = _ahead.pop(path, (None, None))
+    if begun is not None:
+        begun.add_done_callback(_close)
+
+
+def _close(read: Future[BinaryIO]) -> None:
+    if read.exception() is None:
+        read.result().close()
 
 
 def in_thread(work: Callable[[], T]) -> Future[T]:
@@ -116,23 +131,26 @@ def _checked(path: Path) -> BinaryIO:
 
     Where a system has no such memory it is the file itself. Raises WrongCheckpoint.
     """
-    memory = _in_memory(path) if hasattr(os, "memfd_create") else path.open("rb")
+    memory = os.fdopen(os.memfd_create(path.name, os.MFD_CLOEXEC), "r+b") if _HAS_MEMORY_FILES else path.open("rb")
     try:
+        if _HAS_MEMORY_FILES:
+            _copy(path, memory)
         with zipfile.ZipFile(memory) as archive:
             for part in archive.infolist():
                 # In large pieces: between two, Python's lock may have to be waited for.
                 with archive.open(part) as content:
                     while content.read(_PIECE_BYTES):
                         pass
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        return memory
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
         memory.close()
         raise WrongCheckpoint(f"{path.name} is damaged ({error})") from None
-    return memory
+    except BaseException:
+        memory.close()
+        raise
 
 
-def _in_memory(path: Path) -> BinaryIO:
-    memory = open(os.memfd_create(path.name, os.MFD_CLOEXEC), "r+b")  # noqa: SIM115 - the caller closes it
+def _copy(path: Path, memory: BinaryIO) -> None:
     with path.open("rb") as file:
         while os.sendfile(memory.fileno(), file.fileno(), None, _COPY_BYTES):
             pass
-    return memory
