@@ -144,6 +144,7 @@ class TestTokensThatAreRefused:
             {"iat": 4_000_000_000},
             {"sub": None},
             {"sub": 7},
+            {"sub": "\ud800"},
         ],
         ids=str,
     )

@@ -321,6 +321,22 @@ class TestHeaders:
         attacked.assert_serves()
 
     @pytest.mark.parametrize(
+        "date", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 +99999999999999", "\x80", "Mon"]
+    )
+    def test_dates_that_are_none_are_ignored(self, attacked: Attacked, date: str) -> None:
+        made = attacked.server.post("/generate", json=REQUEST, headers=with_key(attacked.alice)).json()
+        for path in ("/docs", "/docs/static/docs.js", "/models", made["audio_url"]):
+            head = f"GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {attacked.alice}\r\n"
+            for lines in (
+                f"If-Modified-Since: {date}",
+                f"If-Unmodified-Since: {date}",
+                f"If-Range: {date}\r\nRange: bytes=0-3",
+            ):
+                answer = attacked.ask((head + lines).encode("latin-1"))
+                assert answer.status in (200, 206), (path, lines, answer)
+        attacked.assert_serves()
+
+    @pytest.mark.parametrize(
         ("lines", "statuses"),
         [
             ("X-Large: " + "a" * 2**20, (431,)),
@@ -341,6 +357,7 @@ class TestHeaders:
             ("Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__", (200,)),
             ("If-None-Match: " + '"a",' * 1000, (200, 431)),
             ("If-Modified-Since: Thu, 99 Foo 9999 99:99:99 GMT", (200,)),
+            ("If-Modified-Since: Mon, 01 Jan 99999999999 00:00:00 GMT", (200,)),
             ("X-Request-ID: a\tb<script>", (200,)),
             ("X-Request-ID: " + "a" * 5000, (200,)),
             ("Prefer: wait=99999999999999999999999", (200,)),

@@ -224,9 +224,10 @@ HANDSHAKE = {
         {},
         HANDSHAKE | {"Sec-WebSocket-Key": "short"},
         HANDSHAKE | {"Sec-WebSocket-Key": "short!!"},
+        HANDSHAKE | {"Sec-WebSocket-Key": "\xe9" * 24},
         HANDSHAKE | {"Sec-WebSocket-Version": "8"},
     ],
-    ids=["no upgrade", "bad key", "no base64", "old version"],
+    ids=["no upgrade", "bad key", "no base64", "no ASCII", "old version"],
 )
 def test_what_is_no_handshake_is_400_in_the_usual_shape(server: Server, headers: dict[str, str]) -> None:
     response = server.get("/ws/generate", headers=headers)
@@ -236,7 +237,13 @@ def test_what_is_no_handshake_is_400_in_the_usual_shape(server: Server, headers:
 
 def test_pages_of_foreign_origins_are_refused_where_origins_are_listed(tmp_path: Path) -> None:
     with serve(tmp_path, BLOCKED, cors_origins="https://a.example") as server:
-        for origin in ("https://evil.example", "http://a.example", "null", "https://a.example.evil.example"):
+        for origin in (
+            "https://evil.example",
+            "http://a.example",
+            "null",
+            "http://[",
+            "https://a.example.evil.example",
+        ):
             response = server.get("/ws/generate", headers=HANDSHAKE | {"Origin": origin})
             assert (response.status_code, response.json()["code"]) == (403, "forbidden")
         for headers in ({"Origin": "https://a.example"}, {"Origin": "http://a:5000", "Host": "a:5000"}, {}):

@@ -10,9 +10,12 @@ from typing import cast
 from urllib.parse import quote
 
 from flask import Flask, Response, g, request
+from werkzeug.http import parse_date
 
 from audiocraft_api.logs import request_id_var
 
+# Headers with a date, as WSGI names them. One that is none is to be ignored (RFC 9110, 13.1).
+DATES = ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_RANGE")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 logger = logging.getLogger("audiocraft_api.access")
@@ -31,10 +34,22 @@ def init_app(app: Flask) -> None:
 
 
 def _begin() -> None:
+    for name in DATES:
+        if not _can_be_read(request.environ.get(name, "")):
+            del request.environ[name]
     incoming = request.headers.get("X-Request-ID", "")
     g.request_id = incoming if _SANE_ID.fullmatch(incoming) else secrets.token_hex(8)
     g.started = time.perf_counter()
     request_id_var.set(g.request_id)
+
+
+def _can_be_read(date: str) -> bool:
+    """Say whether Werkzeug can read a date, or know that it is none; what it takes for one may be out of range."""
+    try:
+        parse_date(date)
+    except OverflowError:
+        return False
+    return True
 
 
 def _finish(response: Response) -> Response:

@@ -6,7 +6,6 @@ Knows the handshake and the socket, nothing of what is said.
 from __future__ import annotations
 
 import base64
-import binascii
 import functools
 import re
 import socket
@@ -47,12 +46,12 @@ def check_handshake(request: Request, cors_origins: Sequence[str]) -> None:
     """
     try:
         key = base64.b64decode(request.headers.get("Sec-WebSocket-Key", ""), validate=True)
-    except binascii.Error:
+    except ValueError:
         key = b""
     if len(key) != 16 or request.headers.get("Sec-WebSocket-Version") != "13":
         raise InvalidRequest("This is not a WebSocket handshake of version 13.")
     origin = request.headers.get("Origin")
-    if origin is None or urlsplit(origin).netloc.lower() == request.host.lower():
+    if origin is None or _host_of(origin) == request.host.lower():
         return
     if not any(_is_origin(origin, allowed) for allowed in cors_origins):
         raise Forbidden("Pages of this origin may not open a WebSocket here.")
@@ -110,6 +109,13 @@ class BoundedSocket:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _is_origin(origin: str, allowed: str) -> bool:

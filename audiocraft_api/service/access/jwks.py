@@ -77,8 +77,9 @@ class KeySet:
             self._tried_at is not None and now - self._tried_at < self._config.jwt_jwks_refetch_seconds
         ):
             return
-        self._tried_at, self._is_fetching = now, True
+        self._tried_at = now
         threading.Thread(target=self._fetch, name="jwks", daemon=True).start()
+        self._is_fetching = True  # not when no thread is to be had; it waits for our lock before it says that it ended
 
     def _fetch(self) -> None:
         keys = None

@@ -47,9 +47,9 @@ class TokenVerifier:
                 leeway=self._config.jwt_leeway_seconds,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
+            return Caller(_owner(claims["iss"], claims["sub"]), scopes_of(_scope_names(claims)))
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
             raise Unauthorized from error
-        return Caller(_owner(claims["iss"], claims["sub"]), scopes_of(_scope_names(claims)))
 
 
 def _owner(issuer: str, subject: str) -> str:
