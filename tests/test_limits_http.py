@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,14 +16,14 @@ from flask.testing import FlaskClient
 from simple_websocket import Client
 from werkzeug.test import TestResponse
 
-from audiocraft_api.errors import GenerationFailed
+from audiocraft_api.errors import GenerationFailed, QueueFull
 from audiocraft_api.http.services import services_of
 from audiocraft_api.service.access.caller import CallerLimits
 from support.fakes import FakeEngine
 from support.http import assert_error, fake_app, generate
 from support.keys import ENVIRONMENT_KEY, OTHER_KEY, create_key, with_key
 from support.redis_server import RedisServer
-from support.served import serve, wait_until
+from support.served import Server, serve, wait_until
 
 REQUEST = {"prompt": "solo cello", "duration": 1}
 
@@ -135,6 +136,17 @@ class TestTasks:
         wait_until(lambda: (answer := submit(client)).status_code == 202 and answers.append(answer) is None)
         assert answers[0].headers["X-RateLimit-Remaining"] == str(100 - num_accepted - 1)
 
+    def test_a_request_that_finds_no_place_to_wait_makes_no_task_and_costs_nothing(self, make_app: MakeApp) -> None:
+        client = make_app(requests_per_day=2).test_client()
+        waiters = services_of(client.application).waiters
+        with ExitStack() as stack:
+            with suppress(QueueFull):
+                while True:
+                    stack.enter_context(waiters.place())
+            assert_error(submit(client, path="/generate", Prefer="wait=5"), 503, "queue_full")
+            assert client.get("/tasks").json["tasks"] == []
+        assert submit(client).headers["X-RateLimit-Remaining"] == "1"
+
     def test_unfinished_tasks_of_a_key_are_bounded_and_an_ended_one_makes_room(self, make_app: MakeApp) -> None:
         engine = FakeEngine()
         engine.open_gate.clear()
@@ -195,21 +207,36 @@ def generate_with(client: FlaskClient, key: str) -> TestResponse:
     return client.post("/generate", json=REQUEST, headers=with_key(key))
 
 
+def converse(server: Server, prompt: str) -> dict[str, Any]:
+    """Ask for a second of audio over a WebSocket, and return the last message."""
+    ws = Client.connect(f"ws://127.0.0.1:{server.port}/ws/generate")
+    ws.send(json.dumps(REQUEST | {"prompt": prompt}))
+    while True:
+        message = ws.receive(timeout=20)
+        assert message is not None
+        told = json.loads(message) if isinstance(message, str) else {"type": "audio"}
+        if told["type"] in ("done", "error"):
+            return dict(told)
+
+
 def test_a_websocket_is_told_when_to_come_again(tmp_path: Path) -> None:
     with serve(tmp_path, "support.streamed:app", requests_per_minute=1) as server:
-        last = []
-        for _ in range(2):
-            ws = Client.connect(f"ws://127.0.0.1:{server.port}/ws/generate")
-            ws.send(json.dumps(REQUEST))
-            messages = []
-            while (message := ws.receive(timeout=20)) is not None:
-                messages += [json.loads(message)] if isinstance(message, str) else []
-                if messages and messages[-1]["type"] in ("done", "error"):
-                    break
-            last.append(messages[-1])
-        assert last[0]["type"] == "done"
-        assert last[1]["code"] == "rate_limited"
-        assert 0 < last[1]["retry_after"] <= 60
+        assert converse(server, "solo cello")["type"] == "done"
+        refused = converse(server, "solo cello")
+        assert refused["code"] == "rate_limited"
+        assert 0 < refused["retry_after"] <= 60
+
+
+def test_a_websocket_that_fails_before_any_audio_costs_nothing(tmp_path: Path) -> None:
+    with serve(tmp_path, "support.streamed:app", requests_per_day=2) as server:
+        for prompt, code in (
+            ("fail after 0", "generation_failed"),
+            ("fail after 4", "generation_failed"),  # audio had come: charged
+            ("fail after 0", "generation_failed"),
+            ("fail after 4", "generation_failed"),
+            ("fail after 0", "quota_exceeded"),
+        ):
+            assert converse(server, prompt)["code"] == code
 
 
 class TestRedis:

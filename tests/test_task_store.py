@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from audiocraft_api.errors import IdempotencyConflict, QueueFull, TooManyTasks
+from audiocraft_api.errors import IdempotencyConflict, QueueFull, StorageUnavailable, TooManyTasks
 from audiocraft_api.service.tasks import redis_store, sqlite_store
 from audiocraft_api.service.tasks.redis_store import RedisTaskStore
 from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
@@ -657,6 +657,33 @@ class TestLists:
         assert shop.store.expire(shop.clock.now - 50) == []
         assert [task.id for task in shop.store.page("me")] == [young.id, old[3].id]
         assert shop.submit(owner="me", idempotency_key="0").id != old[0].id, "its key is free again"
+
+    def test_files_of_tasks_that_were_forgotten_are_named_though_the_store_fails_then(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in (sqlite_store, redis_store):
+            monkeypatch.setattr(module, "EXPIRE_BATCH", 1)
+        for name in ("a.wav", "b.wav"):
+            shop.submit()
+            shop.store.complete(shop.claim(), {"filename": name})
+        shop.pass_seconds(1)
+        inner: Any = shop.store
+        of, name = (inner._file, "write") if isinstance(inner, SqliteTaskStore) else (inner, "_run")
+        change, num_left = getattr(of, name), 1
+
+        def change_once(*arguments: Any, **options: Any) -> Any:
+            nonlocal num_left
+            if not num_left:
+                raise StorageUnavailable("The store failed.")
+            num_left -= 1
+            return change(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(of, name, change_once)
+            assert shop.store.expire(shop.clock.now) == ["a.wav"]
+            with pytest.raises(StorageUnavailable):
+                shop.store.expire(shop.clock.now)
+        assert shop.store.expire(shop.clock.now) == ["b.wav"]
 
     def test_more_tasks_than_one_transaction_takes_expire_in_one_call(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch

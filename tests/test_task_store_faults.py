@@ -386,6 +386,7 @@ class TestRedisOutages:
         calls: list[Callable[[], object]] = [
             lambda: submit(redis_store),
             lambda: redis_store.get(waiting.id),
+            lambda: redis_store.made_by(None, "key"),
             lambda: redis_store.audio(waiting.id),
             lambda: redis_store.page(None),
             lambda: redis_store.position(waiting.id),

@@ -31,12 +31,14 @@ from audiocraft_api.errors import (
     StorageUnavailable,
 )
 from audiocraft_api.service.generation import GenerateCommand, GenerationService
+from audiocraft_api.service.observer import Observer
 from audiocraft_api.service.storage.base import StoredAudio
 from audiocraft_api.service.storage.local import LocalStore
 from audiocraft_api.service.tasks import expiry as expiry_module
 from audiocraft_api.service.tasks import runner as runner_module
 from audiocraft_api.service.tasks import worker as worker_module
 from audiocraft_api.service.tasks.command import pack, unpack
+from audiocraft_api.service.tasks.expiry import TaskExpiry
 from audiocraft_api.service.tasks.runner import TaskRunner
 from audiocraft_api.service.tasks.service import TaskService
 from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
@@ -344,6 +346,50 @@ class TestFailures:
         assert (done.state, done.attempts, num_outages) == ("completed", 1, 0)
         assert len(house.audio_files()) == 1
 
+    @pytest.mark.parametrize("is_stopping", [False, True])
+    def test_a_result_whose_answer_was_lost_is_kept(
+        self, house: House, monkeypatch: pytest.MonkeyPatch, is_stopping: bool
+    ) -> None:
+        complete, stopping = house.store.complete, threading.Event()
+
+        def complete_and_lose_the_answer(task: Task, result: dict[str, Any]) -> bool:
+            if complete(task, result):
+                raise StorageUnavailable("The connection broke.")
+            return False
+
+        monkeypatch.setattr(house.store, "complete", complete_and_lose_the_answer)
+        if is_stopping:
+            run_before_save(house, monkeypatch, stopping.set)
+        task = house.tasks.submit(COMMAND)
+        claimed = house.store.claim("worker", 30.0)
+        assert claimed is not None
+        ended: list[str] = []
+        observer = Observer()
+        monkeypatch.setattr(observer, "task_ended", ended.append)
+        TaskRunner(house.store, house.generation, house.files, house.config, observer).run(claimed, stopping)
+        done = house.tasks.get(task.id)
+        assert (done.state, ended) == ("completed", ["completed"])
+        assert done.result is not None
+        assert [file.name for file in house.audio_files()] == [done.result["filename"]]
+
+    def test_a_worker_goes_on_after_an_error_that_nobody_foresaw(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        enter, num_failures = runner_module.Heartbeat.__enter__, 4  # as many as there are threads
+
+        def enter_or_fail(heartbeat: runner_module.Heartbeat) -> runner_module.Heartbeat:
+            nonlocal num_failures
+            if num_failures:
+                num_failures -= 1
+                raise RuntimeError("can't start new thread")
+            return enter(heartbeat)
+
+        monkeypatch.setattr(runner_module.Heartbeat, "__enter__", enter_or_fail)
+        house.worker.start()
+        lost = [house.tasks.submit(COMMAND) for _ in range(4)]
+        assert house.wait_for(house.tasks.submit(COMMAND)).state == "completed"
+        assert {house.wait_for(task).state for task in lost} == {"completed"}  # once their leases are over
+
     def test_a_worker_that_was_replaced_deletes_its_late_result(
         self, house: House, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -362,6 +408,10 @@ class TestFailures:
         assert house.audio_files() == []
         assert stolen[0] is not None
         assert house.store.complete(stolen[0], {"filename": "other.wav"})
+
+
+def refuse(_filename: str) -> None:
+    raise StorageUnavailable("The audio store cannot be used now.")
 
 
 def run_before_save(house: House, monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
@@ -434,6 +484,26 @@ class TestRestart:
 
 
 class TestExpiry:
+    def test_files_that_could_not_be_deleted_are_deleted_later_and_before_more_is_forgotten(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(expiry_module, "EXPIRE_SECONDS", 0.0)
+        house.worker.start()
+        for _ in range(3):
+            house.wait_for(house.tasks.submit(COMMAND))
+        expiry = TaskExpiry(house.store, house.files, house.config.model_copy(update={"task_max_age_seconds": 1e-9}))
+        with monkeypatch.context() as patch:
+            patch.setattr(house.files, "delete", refuse)
+            with pytest.raises(StorageUnavailable):
+                expiry.run()
+            kept = house.wait_for(house.tasks.submit(COMMAND))
+            with pytest.raises(StorageUnavailable):
+                expiry.run()
+            assert house.tasks.get(kept.id).state == "completed"
+            assert len(house.audio_files()) == 4
+        expiry.run()
+        assert house.audio_files() == []
+
     def test_finished_tasks_and_their_files_expire_together(
         self, house: House, monkeypatch: pytest.MonkeyPatch
     ) -> None:

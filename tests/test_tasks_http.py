@@ -22,7 +22,7 @@ from flask.testing import FlaskClient
 
 from audiocraft_api.config import Config
 from audiocraft_api.engine.params import GenerationParams
-from audiocraft_api.errors import AudioCraftError, ModelUnavailable, error_of
+from audiocraft_api.errors import AudioCraftError, ModelUnavailable, StorageUnavailable, error_of
 from audiocraft_api.factory import create_app
 from audiocraft_api.http.services import Services, services_of
 from audiocraft_api.service.tasks import celery_worker, monitor, runner, worker
@@ -427,6 +427,30 @@ class TestPrefer:
         assert (response.status_code, response.headers["Preference-Applied"]) == (202, "wait=1")
         engine.open_gate.set()
         assert wait_for(client, response.json["task_id"])["status"] == "completed"
+
+    def test_an_outage_in_the_wait_is_answered_with_the_task(
+        self, client: FlaskClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine.open_gate.clear()
+
+        def fail(*_: Any) -> None:
+            raise StorageUnavailable("The task store cannot be used now.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(services_of(client.application).tasks.service, "wait_for_change", fail)
+            response = client.post("/generate", json=REQUEST, headers={"Prefer": "wait=5"})
+        assert response.status_code == 202
+        engine.open_gate.set()
+        assert client.get(f"/tasks/{response.json['task_id']}").status_code == 200
+
+    def test_audio_that_cannot_be_deleted_after_it_was_sent_is_sent_all_the_same(
+        self, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(_filename: str) -> None:
+            raise StorageUnavailable("The audio store deletes nothing now.")
+
+        monkeypatch.setattr(services_of(client.application).store, "delete", fail)
+        assert client.post("/generate", json=REQUEST | {"return_type": "base64"}).status_code == 200
 
     def test_an_error_is_that_of_the_synchronous_route(self, client: FlaskClient, engine: FakeEngine) -> None:
         engine.failure = ModelUnavailable("The model cannot be had.", retry_after_seconds=0.1)

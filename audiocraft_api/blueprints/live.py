@@ -88,6 +88,11 @@ def _generate(ws: Server) -> None:
         stream = services().streaming.open(command)
     try:
         _play(ws, stream)
+    except Canceled:
+        raise
+    except AudioCraftError:
+        g.admission.refund()  # unless audio has been sent
+        raise
     finally:
         stream.close()
 
@@ -103,6 +108,7 @@ def _play(ws: Server, stream: AudioStream) -> None:
             told = stream.progress
             _tell(ws, {"type": "progress", "current": told[0], "total": told[1]})
         if piece:
+            g.admission.keep()
             ws.send(piece)
     recipe = stream.recipe()
     made = {

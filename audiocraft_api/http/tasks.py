@@ -6,12 +6,13 @@ import base64
 import re
 import time
 import uuid
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from flask import Response, g, jsonify, request, url_for
 
-from audiocraft_api.errors import AudioGone, Canceled, InvalidRequest, NotFound, error_of
+from audiocraft_api.errors import AudioGone, Canceled, InvalidRequest, NotFound, StorageUnavailable, error_of
 from audiocraft_api.http.auth import caller
 from audiocraft_api.http.context import request_id
 from audiocraft_api.http.disconnect import client_gone
@@ -100,9 +101,10 @@ def answer_by_task(command: GenerateCommand, return_type: str, preference: Prefe
     Raises what ended the task. A client that leaves before it has heard of its task cancels it, unless it can ask for
     it again by an idempotency key.
     """
-    task = submit_task(command)
-    if preference.wait_seconds:
-        with services().waiters.place():
+    # The place comes first: who finds none is refused, and a task that was accepted is told.
+    with services().waiters.place() if preference.wait_seconds else nullcontext():
+        task = submit_task(command)
+        with suppress(StorageUnavailable):  # the task may go on; its client hears of it as it was last seen
             task = _wait(task, preference.wait_seconds)
     if task.state == "failed":
         raise error_of(task.error_code or "", task.error or "")

@@ -22,14 +22,23 @@ class TaskExpiry:
         self._files = files
         self._max_age_seconds = config.task_max_age_seconds
         self._next = 0.0
+        self._undeleted: list[str] = []  # files of tasks that are forgotten
 
     def run(self) -> None:
         """Expire what is due. Raises StorageUnavailable."""
         if not self._max_age_seconds or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + EXPIRE_SECONDS
-        filenames = self._tasks.expire(time.time() - self._max_age_seconds)
-        for filename in filenames:
-            self._files.delete(filename)
-        if filenames:
-            logger.info("Expired %d finished tasks and their audio.", len(filenames))
+        self._delete()
+        self._undeleted = self._tasks.expire(time.time() - self._max_age_seconds)
+        self._delete()
+
+    def _delete(self) -> None:
+        """Delete the files of forgotten tasks. What a store in trouble refuses stays, and nothing more is forgotten."""
+        num_deleted = 0
+        while self._undeleted:
+            self._files.delete(self._undeleted[-1])
+            self._undeleted.pop()
+            num_deleted += 1
+        if num_deleted:
+            logger.info("Deleted the audio of %d expired tasks.", num_deleted)

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Collection
 from typing import Any
 
-from audiocraft_api.errors import QueueFull, TooManyTasks
+from audiocraft_api.errors import QueueFull, StorageUnavailable, TooManyTasks
 from audiocraft_api.service.state.redis_client import PREFIX, RedisClient
 from audiocraft_api.service.tasks import redis_scripts as scripts
 from audiocraft_api.service.tasks.store import (
@@ -174,7 +174,12 @@ class RedisTaskStore:
     def expire(self, finished_before: float) -> list[str]:
         filenames: list[str] = []
         while True:
-            results = self._run(scripts.EXPIRE, finished_before, EXPIRE_BATCH)
+            try:
+                results = self._run(scripts.EXPIRE, finished_before, EXPIRE_BATCH)
+            except StorageUnavailable:
+                if filenames:
+                    return filenames
+                raise
             filenames += audio_filenames(json.loads(result) for result in results if result)
             if len(results) < EXPIRE_BATCH:
                 return filenames

@@ -62,7 +62,8 @@ class RemoteGeneration:
                 audio = file.read()
         except NotFound as error:
             raise AudioGone("The audio was made and is not there; do the workers share the server's store?") from error
-        self._files.delete(result["filename"])
+        with suppress(StorageUnavailable):  # the expiry of its task will
+            self._files.delete(result["filename"])
         return GeneratedBytes(audio, Recipe.from_answer(result))
 
     def close(self, grace_seconds: float) -> None:

@@ -67,8 +67,7 @@ class TaskRunner:
                 is_kept = False
                 self._end(state, write, stopping)
         if file is not None and not is_kept:
-            logger.info("The result of task %s came too late and is deleted.", task.id)
-            self._delete(file.filename)
+            self._settle(task, file.filename)
 
     def _generate(self, task: Task, heartbeat: Heartbeat) -> GeneratedFile:
         command = unpack(task.command, self._tasks.audio(task.id))
@@ -116,11 +115,17 @@ class TaskRunner:
                     return False
             stopping.wait(STORE_RETRY_SECONDS)
 
-    def _delete(self, filename: str) -> None:
+    def _settle(self, task: Task, filename: str) -> None:
+        """Delete a result that came too late. It counts, though, when only the answer that said so was lost."""
         try:
+            found = self._tasks.get(task.id)
+            if found is not None and found.result is not None and found.result["filename"] == filename:
+                self._observer.task_ended(found.state)
+                return
+            logger.info("The result of task %s came too late and is deleted.", task.id)
             self._files.delete(filename)
         except StorageUnavailable:
-            logger.warning("%s could not be deleted; the store's sweep will.", filename)
+            logger.warning("%s is left to the store's sweep, unless it is a result.", filename)
 
 
 class Heartbeat:

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from audiocraft_api.errors import QueueFull, TooManyTasks
+from audiocraft_api.errors import QueueFull, StorageUnavailable, TooManyTasks
 from audiocraft_api.service.state.sqlite_file import SqliteFile
 from audiocraft_api.service.tasks import sqlite_schema as schema
 from audiocraft_api.service.tasks.store import (
@@ -219,8 +219,13 @@ class SqliteTaskStore:
     def expire(self, finished_before: float) -> list[str]:
         filenames: list[str] = []
         while True:
-            with self._file.write() as db:
-                rows = db.execute(schema.EXPIRE, (finished_before, EXPIRE_BATCH)).fetchall()
+            try:
+                with self._file.write() as db:
+                    rows = db.execute(schema.EXPIRE, (finished_before, EXPIRE_BATCH)).fetchall()
+            except StorageUnavailable:
+                if filenames:
+                    return filenames
+                raise
             filenames += audio_filenames(json.loads(row["result"]) for row in rows if row["result"])
             if len(rows) < EXPIRE_BATCH:
                 return filenames

@@ -106,7 +106,10 @@ class TaskStore(Protocol):
         """Let a webhook come no more: it was told, or given up."""
 
     def expire(self, finished_before: float) -> list[str]:
-        """Forget tasks that finished before a time (seconds since the epoch), and return their audio files' names."""
+        """Forget tasks that finished before a time (seconds since the epoch), and return their audio files' names.
+
+        Names are never lost: a failure after some were forgotten is raised by the next call.
+        """
 
     def close(self) -> None: ...
 

@@ -79,7 +79,10 @@ class TaskWorker:
 
     def _work(self) -> None:
         while (task := self._next()) is not None:
-            self._runner.run(task, self._stopping)
+            try:
+                self._runner.run(task, self._stopping)
+            except Exception:  # no thread to be had, say: the task comes again when its lease is over
+                logger.exception("The task worker could not run task %s.", task.id)
 
     def _next(self) -> Task | None:
         """Wait for a task and claim it; None once the worker closes."""
