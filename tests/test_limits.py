@@ -78,10 +78,10 @@ def test_servers_share_a_minute_and_the_death_of_redis_gives_nobody_a_new_one(re
 
 
 def test_without_a_quota_its_store_is_not_touched() -> None:
-    quotas = Mock(spec=SqliteQuotaStore)
+    quotas = Mock(spec=[*dir(SqliteQuotaStore), "is_not_asked"])
     limits = Limits(MemoryBursts(), quotas, Config(requests_per_minute=5))
     for _ in range(2):
-        admission = limits.admit(Caller("a"), "1.2.3.4", 10.0)
+        admission = limits.admit(Caller("a"), "1.2.3.4", 10.0, is_repeat=quotas.is_not_asked)
         admission.refund()
         assert [window.name for window in admission.windows] == ["burst"]
     assert [window.remaining for window in limits.look(Caller("a"), "1.2.3.4")] == [3]

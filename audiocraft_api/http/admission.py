@@ -36,7 +36,10 @@ def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None
     config = services().config
     _check_size(fields, spec, config)
     services().policy.check(fields.prompt)
-    is_repeat = idempotency_key is not None and services().tasks.service.has_made(caller().owner, idempotency_key)
+
+    def is_repeat() -> bool:
+        return idempotency_key is not None and services().tasks.service.has_made(caller().owner, idempotency_key)
+
     g.admission = services().limits.admit(caller(), address(), fields.duration, is_repeat=is_repeat)
     g.admission_release = g.admission.release
     if config.log_prompts:

@@ -80,9 +80,12 @@ class Limits:
         if limit := self._config.address_requests_per_minute:
             self._hit("address", f"address {address}", limit)
 
-    def admit(self, caller: Caller, address: str, seconds: float, *, is_repeat: bool = False) -> Admission:
+    def admit(
+        self, caller: Caller, address: str, seconds: float, *, is_repeat: Callable[[], bool] = lambda: False
+    ) -> Admission:
         """Count a request for so many seconds of audio; a repeat, for which nothing is made, costs nothing of a day.
 
+        `is_repeat` is asked where there is a quota.
         Raises RateLimited, TooManyRequestsAtOnce, QuotaExceeded; StorageUnavailable where there is a quota.
         """
         admission = Admission()
@@ -93,7 +96,7 @@ class Limits:
             self._take_place(name, limits.concurrent_requests)
             admission.on_release(lambda: self._leave_place(name))
         try:
-            if (limits.requests_per_day or limits.audio_seconds_per_day) and not is_repeat:
+            if (limits.requests_per_day or limits.audio_seconds_per_day) and not is_repeat():
                 self._charge(admission, name, limits, seconds)
         except BaseException:
             admission.release()
