@@ -20,7 +20,7 @@ class InstantEngine:
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         request = EngineRequest(params, deadline)
         num_frames = int(params.duration_seconds * FRAME_RATE)
-        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="none")
+        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="none", precision="exact")
         request.push(np.zeros((1, num_frames * SAMPLE_RATE // FRAME_RATE), np.float32))
         request.finish()
         return request

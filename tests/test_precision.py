@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from audiocraft_api.config import Config
 from audiocraft_api.engine import native_runner, precision
+from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.engine.native_runner import Format, NativeRunner
+from audiocraft_api.engine.params import GenerationParams
 from audiocraft_api.engine.torch_runner import TorchRunner
+from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.model.model_cache import ModelCache
 from support.random_weights import random_weights, row_logits, some_context, some_tokens
 
 SIZES = {"num_slots": 2, "capacity": 64}
@@ -35,6 +42,25 @@ def test_without_the_library_pytorch_computes_and_a_rounded_precision_warns(
     assert not caplog.records
     assert isinstance(precision.default_runner(weights, "int8", **SIZES), TorchRunner)
     assert "int8" in caplog.text
+
+
+@pytest.mark.parametrize("setting", ["exact", "fp16", "bf16", "int8", "int6", "auto"])
+def test_a_result_names_the_precision_that_it_was_computed_in(
+    demo_checkpoints: Path, setting: precision.Precision
+) -> None:
+    config = Config(checkpoints_dir=demo_checkpoints, device="cpu", offline=True, precision=setting)
+    cache = ModelCache(Catalog(config), config)
+    engine = BatchingEngine(cache, config)
+    result = engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=1)).result(60)
+    engine.close()
+    cache.close()
+    resolved = {"float16": "fp16", "int6": "int6"}[precision.native_format("auto")]
+    assert result.precision == (resolved if setting == "auto" else setting)
+
+
+def test_pytorch_in_place_of_the_kernels_is_named_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_runner, "load_library", lambda: None)
+    assert precision.default_runner(random_weights(), "auto", **SIZES).precision == "fp32"
 
 
 # Mean divergence in nats and relative error after guidance: half of the rule's bounds where weights keep eight bits.

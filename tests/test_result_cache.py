@@ -135,7 +135,7 @@ def test_every_answer_has_the_whole_recipe(client: FlaskClient) -> None:
         **fields,
         "melody": None,
         "engine": "batching",
-        "precision": "auto",
+        "precision": "exact",
     }
 
 

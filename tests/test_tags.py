@@ -15,7 +15,6 @@ import pytest
 import soundfile
 
 from audiocraft_api import __version__
-from audiocraft_api.config import Config
 from audiocraft_api.engine.params import AudioInput, GenerationParams
 from audiocraft_api.errors import ConversionFailed
 from audiocraft_api.service import convert
@@ -49,7 +48,7 @@ HOSTILE_PROMPTS = {
 
 def recipe(prompt: str, output_format: str) -> Recipe:
     params = GenerationParams("demo", prompt, 1.5, seed=7, temperature=0.9)
-    details = details_of(params, "abc123", output_format, Config())
+    details = details_of(params, "abc123", "int6", output_format, "batching")
     return Recipe(output_format, SAMPLE_RATE, 1.5, 0.1, 7, "demo", "abc123", details)
 
 
@@ -151,7 +150,7 @@ def test_prompts_can_be_left_out(name: str) -> None:
 def test_a_tune_is_named_by_its_samples_and_their_rate() -> None:
     def melody(waveform: np.ndarray, sample_rate: int) -> str:
         params = GenerationParams("demo", "a", 1.0, seed=1, melody=AudioInput(waveform, sample_rate))
-        digest = details_of(params, "r", "wav", Config())["melody"]
+        digest = details_of(params, "r", "exact", "wav", "batching")["melody"]
         assert len(digest) == 64
         return str(digest)
 

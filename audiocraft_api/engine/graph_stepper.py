@@ -23,7 +23,7 @@ from audiocraft_api.engine.kv_cache import SlotPool
 from audiocraft_api.engine.running import Row, RunningRequest
 from audiocraft_api.engine.stepper import PREFILL_POSITIONS, Failures
 from audiocraft_api.engine.torch_runner import embed, plain_linear
-from audiocraft_api.engine.transformer import TransformerBody
+from audiocraft_api.engine.transformer import PRECISIONS, TransformerBody
 from audiocraft_api.engine.weights import DecoderWeights, position_table
 from audiocraft_api.errors import GenerationFailed, InvalidRequest
 
@@ -72,6 +72,7 @@ class GraphStepper:
         self._capture = capture
         self._weights, self._body = weights, TransformerBody(weights, plain_linear)
         self._device, self._dtype = weights.heads[0].device, weights.heads[0].dtype
+        self.precision = PRECISIONS[self._dtype]
         capacity = -(-(max_prefix + num_columns - 1) // 8) * 8  # attention wants masks of a multiple of 8
         table = weights.positional_scale * position_table(capacity, weights.dim, weights.max_period)
         self._positions = table.to(self._device)

@@ -209,13 +209,7 @@ class DecodeLoop:
     def _begin_window(self, run: RunningRequest) -> None:
         assert run.preparation is not None
         run.begin_window(run.preparation.result(), self._ready.stepper.pattern)
-        model = self._ready.model
-        run.request.start(
-            run.num_output_frames,
-            sample_rate=model.sample_rate,
-            frame_rate=model.frame_rate,
-            revision=model.revision,
-        )
+        self._ready.start(run.request, run.num_output_frames)
         while len(run.slots) > len(run.rows):  # without guidance one row is enough
             self.scheduler.give_back(run.slots.pop())
         self._ready.stepper.begin(run)

@@ -19,6 +19,7 @@ from audiocraft_api.errors import OutOfMemory
 
 Format = Literal["float32", "float16", "bfloat16", "int8", "int6"]
 
+_PRECISIONS: dict[Format, str] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 PREFILL_ROWS = 64  # positions of one call: enough to share each weight, few enough for the processor's cache
 
 
@@ -52,6 +53,7 @@ class NativeRunner:
         """Pack `weights`, of any floating type on the CPU; they are not read afterwards. Raises OutOfMemory."""
         self._handle = None  # for `__del__`, should anything before fail
         self.num_slots, self.capacity = num_slots, capacity
+        self.precision = _PRECISIONS.get(weight_format, weight_format)
         loaded = library or load_library()
         assert loaded is not None, "native_supports was not asked"
         self._library = loaded

@@ -137,6 +137,7 @@ class PlainEngine:
                 sample_rate=model.sample_rate,
                 frame_rate=model.frame_rate,
                 revision=model.revision,
+                precision="fp16" if model.device.type == "cuda" else "exact",
             )
             meter.begin_pass()
             begun = time.monotonic()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from audiocraft_api.config import Config
 from audiocraft_api.engine.codec import ChunkDecoderFactory, make_decoder
 from audiocraft_api.engine.preparation import Preparer
+from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.engine.stepper import Stepper
 
 if TYPE_CHECKING:
@@ -26,6 +27,16 @@ class Prepared:
     stepper: Stepper
     make_codec: Callable[[], ChunkDecoderFactory]  # with the first call; the others get the same
     preparer: Preparer
+
+    def start(self, request: EngineRequest, num_frames: int) -> None:
+        """Tell a request what its result will be."""
+        request.start(
+            num_frames,
+            sample_rate=self.model.sample_rate,
+            frame_rate=self.model.frame_rate,
+            revision=self.model.revision,
+            precision=self.stepper.precision,
+        )
 
 
 def prepare(model: LoadedModel, config: Config, make_stepper: StepperFactory) -> Prepared:

@@ -28,6 +28,7 @@ class Outline:
     num_samples: int  # of a channel
     sample_rate: int  # Hz
     revision: str
+    precision: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class GenerationResult:
     num_frames: int
     model: str
     revision: str
+    precision: str
 
 
 @dataclass
@@ -153,13 +155,13 @@ class EngineRequest:
         if self.should_stop:
             raise DeadlineExceeded("The generation did not finish in time; ask for less audio or try again later.")
 
-    def start(self, num_frames: int, *, sample_rate: int, frame_rate: float, revision: str) -> None:
+    def start(self, num_frames: int, *, sample_rate: int, frame_rate: float, revision: str, precision: str) -> None:
         """Begin a result of `num_frames`, of which there are `frame_rate` a second."""
         num_samples = round(num_frames * sample_rate / frame_rate)
         with self._condition:
             if self._ended():
                 return
-            self._outline = Outline(num_frames, num_samples, sample_rate, revision)
+            self._outline = Outline(num_frames, num_samples, sample_rate, revision, precision)
             self._state = "running"
             self.times.begun = self.times.begun or time.monotonic()
 
@@ -178,7 +180,7 @@ class EngineRequest:
         assert self._outline is not None
         outline, waveform = self._outline, np.concatenate(self._chunks, axis=1)
         result = GenerationResult(
-            waveform, outline.sample_rate, outline.num_frames, self.params.model, outline.revision
+            waveform, outline.sample_rate, outline.num_frames, self.params.model, outline.revision, outline.precision
         )
         self._end("finished", result, None)
 

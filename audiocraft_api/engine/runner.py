@@ -22,6 +22,7 @@ class Runner(Protocol):
 
     num_slots: int
     capacity: int  # positions of one slot, prefix included
+    precision: str  # that products are computed in
     own_weight_bytes: int  # of a copy of all weights; 0 where the model's own are read
 
     def begin(self, slot: int, context: Tensor | None) -> None:

@@ -33,6 +33,7 @@ class Stepper(Protocol):
     max_prefix: int  # positions before the first column that fit
     pattern: DelayPattern
     is_exact: bool  # gives audiocraft's own tokens
+    precision: str  # what the setting `precision` came to: `exact`, `fp32` out of audiocraft's order, `fp16`, …
     own_weight_bytes: int  # of a copy of all weights; 0 where the model's own are read
     slot_bytes: int  # of keys and values that are kept for a slot
 
@@ -64,6 +65,7 @@ class HostStepper:
         self.max_prefix = max_prefix
         self.pattern = pattern
         self.is_exact = is_exact
+        self.precision = "exact" if is_exact else runner.precision
 
     def begin(self, run: RunningRequest) -> None:
         for slot, row in zip(run.slots, run.rows, strict=True):

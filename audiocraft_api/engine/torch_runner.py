@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audiocraft_api.engine.kv_cache import StaticKVCache
-from audiocraft_api.engine.transformer import Linear, TransformerBody
+from audiocraft_api.engine.transformer import PRECISIONS, Linear, TransformerBody
 from audiocraft_api.engine.weights import DecoderWeights, position_table
 
 ROW_BLOCK = 2
@@ -57,6 +57,7 @@ class TorchRunner:
         self.own_weight_bytes = 0
         first = weights.out_norm_weight
         self._device, self._dtype = first.device, first.dtype
+        self.precision = PRECISIONS[self._dtype]
         self._weights = weights
         self._body = TransformerBody(weights, prepare)
         self._heads, self._head_dim = weights.num_heads, weights.dim // weights.num_heads

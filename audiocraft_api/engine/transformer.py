@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from audiocraft_api.engine.weights import NORM_EPS, DecoderWeights, LayerWeights
 
+PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
 Linear = Callable[[Tensor], Tensor]  # [..., I] -> [..., O], without bias
 SelfAttention = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # layer, q, k, v [N, D] each -> [N, D]
 CrossAttention = Callable[[int, Tensor], Tensor]  # layer, q [N, D] -> [N, D], zeros for a null row

@@ -223,7 +223,9 @@ class GenerationService:
             seed=submission.params.seed,
             model=result.model,
             revision=result.revision,
-            details=details_of(submission.params, result.revision, output_format, self._config),
+            details=details_of(
+                submission.params, result.revision, result.precision, output_format, self._config.engine
+            ),
         )
 
     def _answer(self, command: GenerateCommand, way: Way[T], client_gone: Callable[[], bool], until: float) -> T:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from audiocraft_api import __version__
-from audiocraft_api.config import Config
 from audiocraft_api.engine.params import AudioInput, GenerationParams
 from audiocraft_api.service.tags import Tags
 
@@ -90,7 +89,9 @@ class Recipe:
         )
 
 
-def details_of(params: GenerationParams, revision: str, output_format: str, config: Config) -> dict[str, Any]:
+def details_of(
+    params: GenerationParams, revision: str, precision: str, output_format: str, engine: str
+) -> dict[str, Any]:
     """Return a recipe's details: everything resolved, and what it is made with, now."""
     return {
         "prompt": params.description,
@@ -104,8 +105,8 @@ def details_of(params: GenerationParams, revision: str, output_format: str, conf
         "seed": params.seed,
         "melody": None if params.melody is None else digest_of(params.melody),
         "output_format": output_format,
-        "engine": config.engine,
-        "precision": config.precision,
+        "engine": engine,
+        "precision": precision,
         "service_version": __version__,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }

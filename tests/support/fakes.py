@@ -65,7 +65,9 @@ class FakeEngine:
 
     def _run(self, request: EngineRequest) -> None:
         num_frames = round(request.params.duration_seconds * FRAME_RATE)
-        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision=self.revision)
+        request.start(
+            num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision=self.revision, precision="exact"
+        )
         if request.has_ended:  # the engine was closed meanwhile
             return
         try:

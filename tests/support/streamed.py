@@ -29,7 +29,7 @@ class BlockEngine(FakeEngine):
     def _run(self, request: EngineRequest) -> None:
         num_frames = round(request.params.duration_seconds * FRAME_RATE)
         event = re.fullmatch(r"(fail|hold) after (\d+)", request.params.description)
-        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="fake")
+        request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="fake", precision="exact")
         try:
             if self.failure is not None:
                 raise self.failure
