@@ -666,7 +666,7 @@ class TestLists:
         for name in ("a.wav", "b.wav"):
             shop.submit()
             shop.store.complete(shop.claim(), {"filename": name})
-        shop.pass_seconds(1)
+            shop.pass_seconds(1)
         inner: Any = shop.store
         of, name = (inner._file, "write") if isinstance(inner, SqliteTaskStore) else (inner, "_run")
         change, num_left = getattr(of, name), 1
