@@ -397,9 +397,11 @@ class TestFailures:
         stolen: list[Task | None] = []
 
         def steal() -> None:
-            with house.store._file.write() as db:
-                db.execute("UPDATE tasks SET held_until = 0")
-            stolen.append(house.store.claim("other", 30.0))
+            with house.store._file.write() as db:  # at once: the worker's other threads look for work too
+                db.execute(
+                    "UPDATE tasks SET lease = 'other/1', attempts = 2, held_until = held_until + 30, hold_seconds = 60"
+                )
+            stolen.append(house.store.get(task.id))
 
         run_before_save(house, monkeypatch, steal)
         house.worker.start()
