@@ -16,7 +16,8 @@ struct Planes {
 
 // A run of quads, each multiplied with the next four inputs; `Blocks` sets of 16 outputs side by side.
 struct Run {
-    const uint8_t *from, *end;  // nothing behind `end` is needed
+    const uint8_t* from;
+    ShortStream stream;
     int quads;
     size_t quad_stride, block_stride;  // bytes
 };
@@ -30,7 +31,7 @@ void sum_run(const Run& run, const Planes& inputs, float* out) {
     for (int i = 0; i < run.quads; ++i, at += run.quad_stride)
         for (int b = 0; b < Blocks; ++b) {
             const uint8_t* from = at + b * run.block_stride;
-            stream(from, run.end);
+            run.stream(from);
             const Quad quad = load_quad(from);
             dot4(high[b], quad, inputs.high + 4 * i);
             dot4(low[b], quad, inputs.low + 4 * i);
@@ -63,17 +64,23 @@ void KvCache::attend_bytes(
     float* scores = scratch.scores.data();
 
     const int end = (length + kBlock - 1) / kBlock * kBlock;
-    const uint8_t* keys_end = keys + size_t(end) * head_dim_;
-    const uint8_t* values_end = values + size_t(end) * head_dim_;
-    for (int line = 0; line < 2048; line += 64) __builtin_prefetch(values + line, 0, 2);
+    // Keys, values, and then most likely the next head, whose scales have no stream of their own.
+    const size_t bytes = size_t(end) * head_dim_;
+    const ShortStream keys_stream(keys, bytes, values);
+    const ShortStream values_stream(values, bytes, keys + 2 * size_t(capacity_) * head_dim_);
+    const float *next_key_scales = value_scales + capacity_, *next_value_scales = next_key_scales + capacity_;
+    for (int position = 0; position < end; position += kBlock) {
+        __builtin_prefetch(next_key_scales + position, 0, 2);
+        __builtin_prefetch(next_value_scales + position, 0, 2);
+    }
 
     int8_t high[256], low[256];
     const Planes scaled = split(query, head_dim_, high, low);
     const size_t block_bytes = size_t(kBlock) * head_dim_;
     int t = 0;
     for (; t + 2 * kBlock <= end; t += 2 * kBlock)
-        sum_run<2>({keys + size_t(t) * head_dim_, keys_end, head_dim_ / 4, 64, block_bytes}, scaled, scores + t);
-    if (t < end) sum_run<1>({keys + size_t(t) * head_dim_, keys_end, head_dim_ / 4, 64, 0}, scaled, scores + t);
+        sum_run<2>({keys + size_t(t) * head_dim_, keys_stream, head_dim_ / 4, 64, block_bytes}, scaled, scores + t);
+    if (t < end) sum_run<1>({keys + size_t(t) * head_dim_, keys_stream, head_dim_ / 4, 64, 0}, scaled, scores + t);
     for (t = 0; t < length; ++t) scores[t] *= key_scales[t];
 
     const float inverse = 1 / soften(scores, length);
@@ -82,9 +89,9 @@ void KvCache::attend_bytes(
     const size_t stride = 4 * size_t(head_dim_);
     int d = 0;
     for (; d + 4 * kBlock <= head_dim_; d += 4 * kBlock)
-        sum_run<4>({values + 4 * d, values_end, end / 4, stride, 64}, weights, out + d);
+        sum_run<4>({values + 4 * d, values_stream, end / 4, stride, 64}, weights, out + d);
     for (; d < head_dim_; d += kBlock)
-        sum_run<1>({values + 4 * d, values_end, end / 4, stride, 0}, weights, out + d);
+        sum_run<1>({values + 4 * d, values_stream, end / 4, stride, 0}, weights, out + d);
 }
 
 }  // namespace native

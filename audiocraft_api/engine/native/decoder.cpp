@@ -146,12 +146,12 @@ void Decoder::self_attention(int index, int rows, const int32_t* slots, const in
     layer.qkv.apply(pool_, narrow_, rows, Epilogue::kStore, projected_.data(), 3 * dim);
     // All rows put before any attends: rows of one slot see each other.
     const auto query = [&](int row, int head) { return &projected_[size_t(row) * 3 * dim + head * head_dim]; };
-    pool_.run(rows * heads, [&](int task, int) {
+    pool_.run_in_order(rows * heads, [&](int task, int) {
         const int row = task / heads, head = task % heads;
         const float* at = query(row, head);
         slots_[slots[row]].self.put(index, head, positions[row], at + dim, at + 2 * dim);
     });
-    pool_.run(rows * heads, [&](int task, int worker) {
+    pool_.run_in_order(rows * heads, [&](int task, int worker) {
         const int row = task / heads, head = task % heads;
         float* out = narrow_.row(row) + head * head_dim;
         slots_[slots[row]].self.attend(
@@ -172,7 +172,7 @@ void Decoder::cross_attention(int index, int rows, const int32_t* slots) {
     if (!count) return;
     normalize(layer.cross_norm, present, narrow_);
     layer.cross_query.apply(pool_, narrow_, count, Epilogue::kStore, projected_.data(), dim);
-    pool_.run(count * heads, [&](int task, int worker) {
+    pool_.run_in_order(count * heads, [&](int task, int worker) {
         const int at = task / heads, head = task % heads;
         const Slot& slot = slots_[slots[present[at]]];
         const float* query = &projected_[size_t(at) * dim + head * head_dim];

@@ -12,8 +12,6 @@
 namespace native {
 namespace {
 
-constexpr int kTasksPerThread = 4;  // enough to share out evenly, few enough to stream
-
 template <class T>
 T convert(float value);
 template <>
@@ -195,11 +193,8 @@ void Linear::apply_block(
 
 void Linear::apply(
     Pool& pool, const Activations& in, int rows, Epilogue epilogue, float* out, int out_stride) const {
-    const int blocks = outputs_ / kBlock;
-    const int tasks = kTasksPerThread * pool.size(), step = (blocks + tasks - 1) / tasks;
-    pool.run((blocks + step - 1) / step, [&](int task, int) {
-        for (int block = task * step; block < std::min(blocks, (task + 1) * step); ++block)
-            apply_block(in, rows, block, epilogue, out, out_stride);
+    pool.run_in_order(outputs_ / kBlock, [&](int block, int) {
+        apply_block(in, rows, block, epilogue, out, out_stride);
     });
 }
 

@@ -18,12 +18,27 @@ inline void stream(const void* at) {
     __builtin_prefetch(static_cast<const char*>(at) + 1024, 0, 3);
 }
 
-// The same for a stream that ends soon: what lies behind would be read in vain.
-inline void stream(const void* at, const void* end) {
-    const char *last = static_cast<const char*>(end) - 1, *from = static_cast<const char*>(at);
-    __builtin_prefetch(std::min(from + 8192, last), 0, 2);
-    __builtin_prefetch(std::min(from + 1024, last), 0, 3);
-}
+// The same for a short stream, after which the next one is read: the lines behind the end are those of its start.
+class ShortStream {
+public:
+    ShortStream(const void* from, size_t bytes, const void* next)
+        : end_(static_cast<const char*>(from) + bytes), next_(static_cast<const char*>(next)),
+          far_(std::min(bytes, size_t(8192))), near_(std::min(bytes, size_t(1024))) {}
+
+    void operator()(const void* at) const {
+        __builtin_prefetch(ahead(at, far_), 0, 2);
+        __builtin_prefetch(ahead(at, near_), 0, 3);
+    }
+
+private:
+    const char* ahead(const void* at, size_t distance) const {
+        const char* to = static_cast<const char*>(at) + distance;
+        return to < end_ ? to : next_ + (to - end_);
+    }
+
+    const char *end_, *next_;
+    size_t far_, near_;
+};
 
 class Buffer {
 public:
