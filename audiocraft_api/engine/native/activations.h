@@ -1,7 +1,9 @@
-// Rows of activations, and their 16-bit integer image for integer weights.
+// Rows of activations, and their image in integers for integer weights.
 //
-// Each row has its own scale, so a row's image depends on that row alone. The image is two planes of signed bytes,
-// value = high * 256 + low, because the machines multiply bytes; with both, rounding is negligible beside the weights'.
+// Inputs that share a weight scale share one here too, which depends on them alone. The image is two planes of signed
+// bytes, value = high * 256 + low, because the machines multiply bytes. With both, rounding is negligible beside the
+// weights'. Beside weights of six bits the low plane of a group may stay zero, and is then not multiplied: where no input
+// stands far out of its group, rounding to eight bits is small against theirs.
 #pragma once
 
 #include <cstdint>
@@ -11,57 +13,93 @@
 
 namespace native {
 
-// Round floats to value = high * 256 + low, `count` a multiple of the width; return the scale that undoes it.
-inline float split_planes(const float* from, int count, int8_t* high, int8_t* low) {
-    constexpr float kLargest = 127 * 256;
-    const float largest = peak(from, count), inverse = largest > 0 ? kLargest / largest : 0.0f;
+constexpr float kLargest = 127 * 256;  // of an image
+
+struct PlaneSums {
+    int32_t high, low;
+};
+
+// Round floats times `inverse` to high * 256 + low; `count` is a multiple of the width.
+inline PlaneSums split_planes(const float* from, int count, float inverse, int8_t* high, int8_t* low) {
+    IntVec high_sums = {}, low_sums = {};
     for (int i = 0; i < count; i += kWidth) {
         const IntVec value = round_to_int(load(from + i) * inverse);
-        const IntVec signed_low = (value << 24) >> 24;
-        store(low + i, signed_low);
-        store(high + i, (value - signed_low) >> 8);
+        const IntVec low_part = (value << 24) >> 24, high_part = (value - low_part) >> 8;
+        store(low + i, low_part);
+        store(high + i, high_part);
+        low_sums += low_part;
+        high_sums += high_part;
     }
-    return largest / kLargest;
+    return {sum(high_sums), sum(low_sums)};
 }
 
-inline int32_t sum(const int8_t* from, int count) {
-    int32_t total = 0;
-    for (int i = 0; i < count; ++i) total += from[i];
-    return total;
+// The same to high * 256 alone.
+inline PlaneSums high_plane(const float* from, int count, float inverse, int8_t* high, int8_t* low) {
+    IntVec sums = {};
+    for (int i = 0; i < count; i += kWidth) {
+        const IntVec value = round_to_int(load(from + i) * (inverse / 256));
+        store(high + i, value);
+        sums += value;
+    }
+    std::memset(low, 0, count);
+    return {sum(sums), 0};
 }
+
+// How activations meet weights of a format: inputs of one scale, 0 for no image; and the most that the largest of them
+// may be over their root mean square where one plane is enough.
+struct Image {
+    int group = 0;
+    float most_crest = 0;
+};
 
 struct Activations {
     int width = 0;               // floats of a row
-    int group = 0;               // inputs of one weight scale; 0 where no image is needed
+    Image image;
     std::vector<float> values;   // [rows, width]
     std::vector<int8_t> high;    // [rows, width]
     std::vector<int8_t> low;     // [rows, width]
-    std::vector<float> scales;   // [rows]
-    std::vector<int32_t> sums;   // [rows, width / group]: of the image, to take the weights' offset out again
+    std::vector<float> scales;   // [rows, groups]
+    std::vector<int32_t> sums;   // [rows, groups]: of the image, to take the weights' offset out again
+    std::vector<uint8_t> has_low;  // [rows, groups]: whether the low plane is not all zeros
 
-    void resize(int rows, int new_width, int new_group) {
+    void resize(int rows, int new_width, Image new_image) {
         width = new_width;
-        group = new_group;
+        image = new_image;
         values.resize(size_t(rows) * width);
-        if (!group) return;
+        if (!image.group) return;
         high.resize(size_t(rows) * width);
         low.resize(size_t(rows) * width);
-        scales.resize(rows);
-        sums.resize(size_t(rows) * (width / group));
+        scales.resize(size_t(rows) * groups());
+        sums.resize(scales.size());
+        has_low.resize(scales.size());
     }
 
+    int groups() const { return width / image.group; }
     float* row(int index) { return values.data() + size_t(index) * width; }
     const float* row(int index) const { return values.data() + size_t(index) * width; }
 
+    // Say whether any of `count` rows needs the low plane of a group.
+    bool needs_low(int row, int count, int group) const {
+        const uint8_t* at = &has_low[size_t(row) * groups() + group];
+        bool needed = false;
+        for (int r = 0; r < count; ++r) needed |= at[size_t(r) * groups()];
+        return needed;
+    }
+
     // Make the image of one row from its values; nothing to do for float weights.
     void quantize(int index) {
-        if (!group) return;
-        int8_t* to_high = high.data() + size_t(index) * width;
-        int8_t* to_low = low.data() + size_t(index) * width;
-        int32_t* to_sums = sums.data() + size_t(index) * (width / group);
-        scales[index] = split_planes(row(index), width, to_high, to_low);
-        for (int at = 0; at < width; at += group)
-            to_sums[at / group] = 256 * sum(to_high + at, group) + sum(to_low + at, group);
+        if (!image.group) return;
+        size_t at = size_t(index) * groups();
+        for (int begin = 0; begin < width; begin += image.group, ++at) {
+            const float* from = row(index) + begin;
+            int8_t *to_high = &high[from - values.data()], *to_low = &low[from - values.data()];
+            const float largest = peak(from, image.group), inverse = largest > 0 ? kLargest / largest : 0.0f;
+            has_low[at] = largest * largest * image.group > image.most_crest * image.most_crest * energy(from, image.group);
+            const auto split = has_low[at] ? split_planes : high_plane;
+            const PlaneSums of = split(from, image.group, inverse, to_high, to_low);
+            scales[at] = largest / kLargest;
+            sums[at] = 256 * of.high + of.low;
+        }
     }
 };
 

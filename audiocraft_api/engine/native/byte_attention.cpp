@@ -28,14 +28,21 @@ void sum_run(const Run& run, const Planes& inputs, float* out) {
     Sums high[Blocks], low[Blocks];
     for (int b = 0; b < Blocks; ++b) high[b] = low[b] = zero_sums();
     const uint8_t* at = run.from;
-    for (int i = 0; i < run.quads; ++i, at += run.quad_stride)
+    for (int i = 0; i < run.quads; i += kQuads) {
+        const char *far[Blocks], *near[Blocks];
         for (int b = 0; b < Blocks; ++b) {
-            const uint8_t* from = at + b * run.block_stride;
-            run.stream(from);
-            const Quad quad = load_quad(from);
-            dot4(high[b], quad, inputs.high + 4 * i);
-            dot4(low[b], quad, inputs.low + 4 * i);
+            far[b] = run.stream.far(at + b * run.block_stride);
+            near[b] = run.stream.near(at + b * run.block_stride);
         }
+        for (int q = 0; q < kQuads; ++q, at += run.quad_stride)
+            for (int b = 0; b < Blocks; ++b) {
+                __builtin_prefetch(far[b] + q * run.quad_stride, 0, 2);
+                __builtin_prefetch(near[b] + q * run.quad_stride, 0, 3);
+                const Quad quad = load_quad(at + b * run.block_stride);
+                dot4(high[b], quad, inputs.high + 4 * (i + q));
+                dot4(low[b], quad, inputs.low + 4 * (i + q));
+            }
+    }
     for (int b = 0; b < Blocks; ++b, out += kBlock) {
         int32_t upper[kBlock], lower[kBlock];
         store_sums(upper, high[b]);
@@ -49,8 +56,9 @@ void sum_run(const Run& run, const Planes& inputs, float* out) {
 }
 
 Planes split(const float* from, int count, int8_t* high, int8_t* low) {
-    const float scale = split_planes(from, count, high, low);
-    return {high, low, scale, sum(high, count), sum(low, count)};
+    const float largest = peak(from, count), inverse = largest > 0 ? kLargest / largest : 0.0f;
+    const PlaneSums sums = split_planes(from, count, inverse, high, low);
+    return {high, low, largest / kLargest, sums.high, sums.low};
 }
 
 }  // namespace

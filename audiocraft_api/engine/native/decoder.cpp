@@ -68,7 +68,7 @@ void Decoder::begin(int slot, const float* context, int length) {
     if (!length) return;
     const int dim = shape_.dim, heads = shape_.heads, head_dim = dim / heads;
     taken.cross = KvCache(shape_.compact_kv, shape_.layers, heads, head_dim, length);
-    narrow_.resize(length, dim, Linear::group_size(format_, dim));
+    narrow_.resize(length, dim, Linear::image(format_, dim));
     std::copy_n(context, size_t(length) * dim, narrow_.values.data());
     quantize(narrow_, length);
     std::vector<float> keys(size_t(length) * dim), values(size_t(length) * dim);
@@ -94,8 +94,8 @@ void Decoder::release(int slot) {
 void Decoder::run(int rows, const int64_t* tokens, const float* inputs, const int32_t* slots,
                   const int32_t* positions, int wanted, float* logits) {
     projected_.resize(size_t(rows) * 3 * shape_.dim);
-    narrow_.resize(rows, shape_.dim, Linear::group_size(format_, shape_.dim));
-    wide_.resize(rows, shape_.hidden, Linear::group_size(format_, shape_.hidden));
+    narrow_.resize(rows, shape_.dim, Linear::image(format_, shape_.dim));
+    wide_.resize(rows, shape_.hidden, Linear::image(format_, shape_.hidden));
     embed(rows, tokens, inputs, positions);
     for (int index = 0; index < shape_.layers; ++index) {
         self_attention(index, rows, slots, positions);
@@ -133,7 +133,7 @@ void Decoder::normalize(const Norm& norm, const std::vector<int>& rows, Activati
 }
 
 void Decoder::quantize(Activations& values, int rows) {
-    if (!values.group) return;
+    if (!values.image.group) return;
     pool_.run(rows, [&](int row, int) { values.quantize(row); });
 }
 

@@ -46,24 +46,27 @@ void pack_float_block(const float* weights, int inputs, T* to) {
                 for (int j = i; j < i + kFloatInputs; ++j) *to++ = convert<T>(weights[size_t(row) * inputs + j]);
 }
 
-// Round one output's group to integers with an offset, and return the scale that undoes it.
+// Round one output's group to integers with an offset, and return the scale that undoes it. The scale has the sign that
+// puts the largest magnitude at the lowest integer, of which there is one more than of positive ones.
 template <int Bits>
 Half quantize_group(const float* weights, int group, uint8_t* to) {
-    constexpr int kLargest = (1 << (Bits - 1)) - 1, kOffset = 1 << (Bits - 1);
-    // Magnitudes are in the order of their bits, and the largest integer is found in vectors.
-    int32_t largest_bits = 0;
+    constexpr int kOffset = 1 << (Bits - 1);
+    // Floats of one sign are in the order of their bits, and the largest integer is found in vectors.
+    int32_t positive = 0, negative = 0;
     for (int i = 0; i < group; ++i) {
         int32_t bits;
         std::memcpy(&bits, weights + i, sizeof bits);
-        largest_bits = std::max(largest_bits, bits & 0x7fffffff);
+        positive = std::max(positive, bits);
+        negative = std::max(negative, bits ^ INT32_MIN);
     }
+    const int32_t largest_bits = std::max(positive, negative);
     float largest;
     std::memcpy(&largest, &largest_bits, sizeof largest);
-    const Half scale = to_half(largest / kLargest);
-    const float inverse = to_float(scale) > 0 ? 1 / to_float(scale) : 0;
+    const Half scale = to_half((positive > negative ? -largest : largest) / kOffset);
+    const float inverse = to_float(scale) != 0 ? 1 / to_float(scale) : 0;
     for (int i = 0; i < group; ++i) {
         const int rounded = int(std::nearbyint(weights[i] * inverse));
-        to[i] = uint8_t(std::min(std::max(rounded, -kLargest), kLargest) + kOffset);
+        to[i] = uint8_t(std::min(std::max(rounded, -kOffset), kOffset - 1) + kOffset);
     }
     return scale;
 }
@@ -104,7 +107,7 @@ void over_rows(int row, int rows, Kernel&& kernel) {
 }  // namespace
 
 Linear::Linear(Arena& arena, Pool& pool, Format format, Stored weights, int outputs, int inputs)
-    : format_(format), outputs_(outputs), inputs_(inputs), group_(group_size(format, inputs)) {
+    : format_(format), outputs_(outputs), inputs_(inputs), group_(image(format, inputs).group) {
     if (format == Format::kFloat) {
         const auto* wide = static_cast<const float*>(weights.data);
         if (weights.format == Format::kHalf || all_fit<Half>(pool, wide, outputs, inputs))

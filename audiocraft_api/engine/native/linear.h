@@ -41,12 +41,15 @@ public:
     int outputs() const { return outputs_; }
     int inputs() const { return inputs_; }
 
-    // Inputs that share one scale, or 0 for float kinds.
-    static int group_size(Format format, int inputs) {
-        return !is_integer(format) ? 0 : inputs % 128 == 0 ? 128 : 64;
+    // The image that activations of `inputs` floats need.
+    static Image image(Format format, int inputs) {
+        if (!is_integer(format)) return {};
+        return {inputs % 128 == 0 ? 128 : 64, format == Format::kInt6 ? kMostCrest : 0};
     }
 
 private:
+    static constexpr float kMostCrest = 5;  // bytes are then off by 1.1 % at most, weights of six bits by 2.5 %
+
     const float* widened(Stored weights, int block) const;
     void pack_block(Stored weights, int block);
     void apply_block(const Activations& in, int rows, int block, Epilogue epilogue, float* out, int out_stride) const;

@@ -18,17 +18,16 @@ inline void stream(const void* at) {
     __builtin_prefetch(static_cast<const char*>(at) + 1024, 0, 3);
 }
 
-// The same for a short stream, after which the next one is read: the lines behind the end are those of its start.
+// The same for a short stream, after which the next one is read: the lines behind the end are those of its start. Lengths
+// are multiples of 256 bytes, which are asked for with one look at where they are.
 class ShortStream {
 public:
     ShortStream(const void* from, size_t bytes, const void* next)
         : end_(static_cast<const char*>(from) + bytes), next_(static_cast<const char*>(next)),
           far_(std::min(bytes, size_t(8192))), near_(std::min(bytes, size_t(1024))) {}
 
-    void operator()(const void* at) const {
-        __builtin_prefetch(ahead(at, far_), 0, 2);
-        __builtin_prefetch(ahead(at, near_), 0, 3);
-    }
+    const char* far(const void* at) const { return ahead(at, far_); }
+    const char* near(const void* at) const { return ahead(at, near_); }
 
 private:
     const char* ahead(const void* at, size_t distance) const {

@@ -42,7 +42,6 @@ template <int Bits>
 void tile_block(
     const uint8_t* weights, const Half* scales, const Activations& in, int row, int rows, float (*out)[kBlock]) {
     constexpr int kTileInputs = 64;
-    const int groups = in.width / in.group;
     const TileRegisters registers(rows);
     alignas(64) uint8_t unpacked[kTileInputs * kBlock];
     alignas(64) int32_t high_sums[kTileRows * kBlock], low_sums[kTileRows * kBlock];
@@ -50,10 +49,11 @@ void tile_block(
         for (int o = 0; o < kBlock; ++o) out[r][o] = 0;
     const int8_t* high = in.high.data() + size_t(row) * in.width;
     const int8_t* low = in.low.data() + size_t(row) * in.width;
-    for (int g = 0; g < groups; ++g, scales += kBlock) {
+    for (int g = 0; g < in.groups(); ++g, scales += kBlock) {
+        const bool has_low = in.needs_low(row, rows, g);
         _tile_zero(0);
         _tile_zero(1);
-        for (int i = 0; i < in.group; i += kTileInputs, high += kTileInputs, low += kTileInputs) {
+        for (int i = 0; i < in.image.group; i += kTileInputs, high += kTileInputs, low += kTileInputs) {
             const uint8_t* tile = Bits == 8 ? weights : unpacked;
             for (int at = 0; at < kTileInputs; at += kQuadInputs, weights += kPackBytes<Bits>) {
                 for (int byte = 0; byte < kPackBytes<Bits>; byte += 64) stream(weights + byte);
@@ -64,18 +64,16 @@ void tile_block(
             }
             _tile_loadd(4, tile, 64);
             _tile_loadd(2, high, in.width);
-            _tile_loadd(3, low, in.width);
             _tile_dpbsud(0, 2, 4);
+            if (!has_low) continue;
+            _tile_loadd(3, low, in.width);
             _tile_dpbsud(1, 3, 4);
         }
         _tile_stored(0, high_sums, 64);
         _tile_stored(1, low_sums, 64);
         for (int r = 0; r < rows; ++r)
-            add_group<Bits>(
-                high_sums + r * kBlock, low_sums + r * kBlock, in.sums[size_t(row + r) * groups + g], scales, out[r]);
+            add_group<Bits>(high_sums + r * kBlock, low_sums + r * kBlock, in, row + r, g, scales, out[r]);
     }
-    for (int r = 0; r < rows; ++r)
-        for (int o = 0; o < kBlock; ++o) out[r][o] *= in.scales[row + r];
 }
 
 #else

@@ -182,6 +182,13 @@ inline float peak(const float* from, int count) {
     return max(largest);
 }
 
+// The sum of squares of `count` floats, a multiple of the width.
+inline float energy(const float* from, int count) {
+    Vec squares = Vec{};
+    for (int i = 0; i < count; i += kWidth) squares += load(from + i) * load(from + i);
+    return sum(squares);
+}
+
 // e^x to about 1 ulp: 2^n times a Taylor polynomial on |r| <= ln 2 / 2. Under -87 the result is about 1e-38.
 inline Vec exp(Vec x) {
     const Vec low = splat(-87.0f), high = splat(88.0f);
