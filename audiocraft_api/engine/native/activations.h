@@ -54,6 +54,7 @@ struct Image {
 
 struct Activations {
     int width = 0;               // floats of a row
+    int groups = 0;              // of a row
     Image image;
     std::vector<float> values;   // [rows, width]
     std::vector<int8_t> high;    // [rows, width]
@@ -65,31 +66,31 @@ struct Activations {
     void resize(int rows, int new_width, Image new_image) {
         width = new_width;
         image = new_image;
+        groups = image.group ? width / image.group : 0;
         values.resize(size_t(rows) * width);
         if (!image.group) return;
         high.resize(size_t(rows) * width);
         low.resize(size_t(rows) * width);
-        scales.resize(size_t(rows) * groups());
+        scales.resize(size_t(rows) * groups);
         sums.resize(scales.size());
         has_low.resize(scales.size());
     }
 
-    int groups() const { return width / image.group; }
     float* row(int index) { return values.data() + size_t(index) * width; }
     const float* row(int index) const { return values.data() + size_t(index) * width; }
 
     // Say whether any of `count` rows needs the low plane of a group.
     bool needs_low(int row, int count, int group) const {
-        const uint8_t* at = &has_low[size_t(row) * groups() + group];
+        const uint8_t* at = &has_low[size_t(row) * groups + group];
         bool needed = false;
-        for (int r = 0; r < count; ++r) needed |= at[size_t(r) * groups()];
+        for (int r = 0; r < count; ++r) needed |= at[size_t(r) * groups];
         return needed;
     }
 
     // Make the image of one row from its values; nothing to do for float weights.
     void quantize(int index) {
         if (!image.group) return;
-        size_t at = size_t(index) * groups();
+        size_t at = size_t(index) * groups;
         for (int begin = 0; begin < width; begin += image.group, ++at) {
             const float* from = row(index) + begin;
             int8_t *to_high = &high[from - values.data()], *to_low = &low[from - values.data()];

@@ -11,7 +11,7 @@ namespace native {
 template <int Bits>
 inline void add_group(const int32_t* high, const int32_t* low, const Activations& in, int row, int group,
                       const Half* scales, float* total) {
-    const size_t at = size_t(row) * in.groups() + group;
+    const size_t at = size_t(row) * in.groups + group;
     const int32_t offset = in.sums[at] * (1 << (Bits - 1));
     for (int o = 0; o < kBlock; o += kWidth) {
         IntVec upper, lower;
@@ -52,7 +52,7 @@ template <int Bits, int Rows>
 void integer_block(const uint8_t* weights, const Half* scales, const Activations& in, int row, float (*out)[kBlock]) {
     for (int r = 0; r < Rows; ++r)
         for (int o = 0; o < kBlock; ++o) out[r][o] = 0;
-    for (int group = 0; group < in.groups(); ++group, scales += kBlock, weights += in.image.group * kBlock * Bits / 8)
+    for (int group = 0; group < in.groups; ++group, scales += kBlock, weights += in.image.group * kBlock * Bits / 8)
         if (in.needs_low(row, Rows, group))
             integer_group<Bits, Rows, true>(weights, scales, in, row, group, out);
         else

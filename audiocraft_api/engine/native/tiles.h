@@ -49,7 +49,7 @@ void tile_block(
         for (int o = 0; o < kBlock; ++o) out[r][o] = 0;
     const int8_t* high = in.high.data() + size_t(row) * in.width;
     const int8_t* low = in.low.data() + size_t(row) * in.width;
-    for (int g = 0; g < in.groups(); ++g, scales += kBlock) {
+    for (int g = 0; g < in.groups; ++g, scales += kBlock) {
         const bool has_low = in.needs_low(row, rows, g);
         _tile_zero(0);
         _tile_zero(1);
