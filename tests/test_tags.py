@@ -23,7 +23,12 @@ from audiocraft_api.service.tags import MAX_TITLE_CHARACTERS
 
 SAMPLE_RATE = 32_000
 INFO = {"INAM": "title", "IART": "artist", "IGNR": "genre", "ICMT": "comment"}
-ID3 = {"TIT2": "title", "TPE1": "artist", "TCON": "genre", "TXXX:comment": "comment"}
+ID3 = {
+    "TIT2": "title",
+    "TPE1": "artist",
+    "TCON": "genre",
+    "TXXX:comment": "comment",
+}  # frames of ID3v2; the last is for texts of one's own
 MP4 = {"©nam": "title", "©ART": "artist", "©gen": "genre", "©cmt": "comment"}
 VORBIS = {"title": "title", "artist": "artist", "genre": "genre", "comment": "comment", "description": "comment"}
 HOSTILE_PROMPTS = {

@@ -176,7 +176,8 @@ def test_after_everything_is_killed_unfinished_work_runs_again_within_the_lease_
     print(f"faults survived: 1/1 (12 tasks done {seconds:.1f} s after the restart)")
 
 
-@pytest.mark.settings(graceful_timeout_seconds=2, task_concurrency=2)
+# A busy machine may give a process nothing for a second: neither the lease nor what is left of the grace is as short.
+@pytest.mark.settings(graceful_timeout_seconds=5, task_concurrency=2, task_lease_seconds=10)
 def test_sigterm_gives_back_what_does_not_finish_and_loses_nothing(house: House) -> None:
     house.hold()
     task_ids = [house.submit() for _ in range(4)]
@@ -187,13 +188,13 @@ def test_sigterm_gives_back_what_does_not_finish_and_loses_nothing(house: House)
     house.server.process.terminate()  # an impatient operator
     assert house.server.process.wait(20) == 0
     seconds = time.monotonic() - started
-    assert seconds < 2 + 1
+    assert seconds < 5 + 1
     house.end()
     house.release()
     house.start()
     done = [house.wait_for(task_id) for task_id in task_ids]
     assert [(task["status"], task["attempts"]) for task in done] == [("completed", 1)] * 4
-    print(f"faults survived: 1/1 (stopped in {seconds:.1f} s of 2 s grace)")
+    print(f"faults survived: 1/1 (stopped in {seconds:.1f} s of 5 s grace)")
 
 
 @pytest.mark.fault

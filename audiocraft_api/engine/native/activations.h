@@ -15,6 +15,9 @@ namespace native {
 
 constexpr float kLargest = 127 * 256;  // of an image
 
+// What takes floats up to `largest` to integers up to kLargest.
+inline float inverse_scale(float largest) { return largest > 0 ? kLargest / largest : 0.0f; }
+
 struct PlaneSums {
     int32_t high, low;
 };
@@ -94,10 +97,10 @@ struct Activations {
         for (int begin = 0; begin < width; begin += image.group, ++at) {
             const float* from = row(index) + begin;
             int8_t *to_high = &high[from - values.data()], *to_low = &low[from - values.data()];
-            const float largest = peak(from, image.group), inverse = largest > 0 ? kLargest / largest : 0.0f;
+            const float largest = peak(from, image.group), inverse = inverse_scale(largest);
             has_low[at] = largest * largest * image.group > image.most_crest * image.most_crest * energy(from, image.group);
-            const auto split = has_low[at] ? split_planes : high_plane;
-            const PlaneSums of = split(from, image.group, inverse, to_high, to_low);
+            const PlaneSums of = has_low[at] ? split_planes(from, image.group, inverse, to_high, to_low)
+                                             : high_plane(from, image.group, inverse, to_high, to_low);
             scales[at] = largest / kLargest;
             sums[at] = 256 * of.high + of.low;
         }

@@ -56,8 +56,8 @@ void sum_run(const Run& run, const Planes& inputs, float* out) {
 }
 
 Planes split(const float* from, int count, int8_t* high, int8_t* low) {
-    const float largest = peak(from, count), inverse = largest > 0 ? kLargest / largest : 0.0f;
-    const PlaneSums sums = split_planes(from, count, inverse, high, low);
+    const float largest = peak(from, count);
+    const PlaneSums sums = split_planes(from, count, inverse_scale(largest), high, low);
     return {high, low, largest / kLargest, sums.high, sums.low};
 }
 

@@ -48,7 +48,7 @@ public:
     }
 
 private:
-    static constexpr float kMostCrest = 5;  // bytes are then off by 1.1 % at most, weights of six bits by 2.5 %
+    static constexpr float kMostCrest = 5;  // one byte is then off by 1.1 % at most, a weight of six bits by about 2.5 %
 
     const float* widened(Stored weights, int block) const;
     void pack_block(Stored weights, int block);

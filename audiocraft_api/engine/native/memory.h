@@ -18,8 +18,8 @@ inline void stream(const void* at) {
     __builtin_prefetch(static_cast<const char*>(at) + 1024, 0, 3);
 }
 
-// The same for a short stream, after which the next one is read: the lines behind the end are those of its start. Lengths
-// are multiples of 256 bytes, which are asked for with one look at where they are.
+// The same for a short stream, after which the next one is read: behind its end the next one's start is asked for. The
+// answer for an address holds for the 256 bytes from there, of which lengths are multiples.
 class ShortStream {
 public:
     ShortStream(const void* from, size_t bytes, const void* next)

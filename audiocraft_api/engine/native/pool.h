@@ -69,8 +69,8 @@ public:
     void run_in_order(int count, Body&& body) {
         const int runs = kRunsPerThread * size(), length = (count + runs - 1) / runs;
         if (!count) return;
-        run((count + length - 1) / length, [&](int begin, int worker) {
-            for (int index = begin * length; index < std::min(count, (begin + 1) * length); ++index) body(index, worker);
+        run((count + length - 1) / length, [&](int part, int worker) {
+            for (int index = part * length; index < std::min(count, (part + 1) * length); ++index) body(index, worker);
         });
     }
 
