@@ -15,7 +15,7 @@ from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.params import GenerationParams
 from audiocraft_api.engine.precision import default_runner
-from audiocraft_api.engine.sampling import guide, sample
+from audiocraft_api.engine.sampling import generator_noise, guide, sample
 from audiocraft_api.engine.torch_runner import TorchRunner, packed_linear, plain_linear
 from audiocraft_api.engine.weights import decoder_weights
 from support.engines import (
@@ -158,7 +158,7 @@ def decode_alone(runner: Any, lm: Any, case: GenerationParams, num_frames: int) 
     for column in range(1, sequence.shape[1]):
         tokens = sequence[:, column - 1].expand(2, -1)
         cond_logits, null_logits = runner.decode([0, 1], tokens, [column - 1] * 2)
-        sampled = sample(guide(cond_logits, null_logits, case.cfg_coef), case, generator)
+        sampled = sample(guide(cond_logits, null_logits, case.cfg_coef), case, generator_noise(generator))
         sequence[:, column] = torch.where(sequence[:, column] < 0, sampled, sequence[:, column])
     return pattern.codes(sequence, 0, num_frames)
 

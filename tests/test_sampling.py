@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiocraft_api.engine.sampling import guide, keep_top_k, keep_top_p, sample
+from audiocraft_api.engine.sampling import generator_noise, guide, keep_top_k, keep_top_p, sample
 from audiocraft_api.model.audiocraft_imports import prepare
 from support.engines import params
 
@@ -56,7 +56,7 @@ def test_tokens_are_audiocrafts_for_the_same_seed(changes: dict[str, Any], kind:
 
     for step in logits:
         expected = reference(step, ours.temperature, ours.top_k, ours.top_p)
-        assert torch.equal(sample(step, ours, generator), expected)
+        assert torch.equal(sample(step, ours, generator_noise(generator)), expected)
 
 
 @pytest.mark.parametrize("changes", [{"use_sampling": False}, {"temperature": 0.0}], ids=str)
@@ -65,7 +65,7 @@ def test_greedy_takes_the_largest_and_leaves_the_generator_alone(changes: dict[s
     generator = torch.Generator().manual_seed(7)
     before = generator.get_state()
 
-    assert torch.equal(sample(logits, params(**changes), generator), logits.argmax(dim=-1))
+    assert torch.equal(sample(logits, params(**changes), generator_noise(generator)), logits.argmax(dim=-1))
     assert torch.equal(generator.get_state(), before)
 
 

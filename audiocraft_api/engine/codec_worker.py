@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from audiocraft_api.engine.codec import ChunkDecoderFactory
+from audiocraft_api.engine.failures import as_request_error
 from audiocraft_api.engine.running import RunningRequest
-from audiocraft_api.engine.stepper import as_request_error
 from audiocraft_api.errors import AudioCraftError
 
 Job = tuple[RunningRequest, Tensor, bool]  # codes [K, t]; whether they are the last

@@ -19,13 +19,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.device_state import DeviceState
+from audiocraft_api.engine.failures import not_finite
 from audiocraft_api.engine.kv_cache import SlotPool
 from audiocraft_api.engine.running import Row, RunningRequest
 from audiocraft_api.engine.stepper import PREFILL_POSITIONS, Failures
 from audiocraft_api.engine.torch_runner import embed, plain_linear
 from audiocraft_api.engine.transformer import PRECISIONS, TransformerBody
 from audiocraft_api.engine.weights import DecoderWeights, position_table
-from audiocraft_api.errors import GenerationFailed, InvalidRequest
+from audiocraft_api.errors import InvalidRequest
 
 # Steps between two looks at the results, at which requests join and leave.
 STEPS_PER_CALL = 8
@@ -150,9 +151,7 @@ class GraphStepper:
         failures: Failures = {}
         for run, place in zip(runs, places, strict=True):
             if broken[place]:
-                failures[run] = GenerationFailed(
-                    "The model's numbers overflowed; other parameters or another precision may help."
-                )
+                failures[run] = not_finite()
             else:
                 run.fill(columns[place])
         return failures

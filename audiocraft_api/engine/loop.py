@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from audiocraft_api.config import Config
 from audiocraft_api.engine.base import ModelStatus
 from audiocraft_api.engine.codec_worker import CodecWorker
+from audiocraft_api.engine.failures import as_request_error
 from audiocraft_api.engine.meter import LoopMeter
 from audiocraft_api.engine.prepared import Prepared, StepperFactory, prepare
 from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.engine.running import Preparation, RunningRequest
 from audiocraft_api.engine.scheduler import Scheduler
-from audiocraft_api.engine.stepper import as_request_error
 from audiocraft_api.errors import AudioCraftError, ShuttingDown
 
 if TYPE_CHECKING:

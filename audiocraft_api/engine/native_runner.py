@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from audiocraft_api.engine.native.library import FORMATS, MATRICES, LayerPointers, Shape, load_library
+from audiocraft_api.engine.native.library import FORMATS, MATRICES, Choice, LayerPointers, Shape, load_library
 from audiocraft_api.engine.weights import DecoderWeights, LayerWeights, position_table
 from audiocraft_api.errors import OutOfMemory
 
@@ -110,6 +110,14 @@ class NativeRunner:
         logits = torch.empty(len(slots), self._num_codebooks, self._card)
         self._run(tokens.contiguous(), None, slots, positions, logits)
         return logits
+
+    def sample(self, choices: Sequence[Choice], logits: Tensor) -> Tensor:
+        """Choose tokens int64 [N, K] from the rows' logits [R, K, card]; -1 where logits are not finite."""
+        tokens = torch.empty(len(choices), self._num_codebooks, dtype=torch.long)
+        array = (Choice * len(choices))(*choices)
+        rows = logits.contiguous()
+        self._call(self._library.native_sample, len(choices), array, rows.data_ptr(), tokens.data_ptr())
+        return tokens
 
     def release(self, slot: int) -> None:
         self._call(self._library.native_release, slot)

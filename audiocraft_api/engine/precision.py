@@ -17,6 +17,7 @@ from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.graph_stepper import MAX_CONTEXT, GraphStepper
 from audiocraft_api.engine.native_runner import Format, NativeRunner, has_byte_arithmetic, native_supports
 from audiocraft_api.engine.runner import Runner
+from audiocraft_api.engine.samplers import NativeSampler, Sampler, TorchSampler, counter_noise, request_noise
 from audiocraft_api.engine.scheduler import ROWS_PER_REQUEST
 from audiocraft_api.engine.stepper import HostStepper, Stepper
 from audiocraft_api.engine.torch_runner import TorchRunner, packed_linear, plain_linear
@@ -77,7 +78,8 @@ def make_stepper(model: LoadedModel, config: Config, make_runner: RunnerFactory 
         )
     runner = make_runner(weights, config.precision, num_slots=num_slots, capacity=capacity)
     is_exact = config.precision == "exact"
-    return HostStepper(runner, pattern, max_prefix=max_prefix, is_exact=is_exact, slot_bytes=slot_bytes)
+    sampler = make_sampler(runner, is_exact=is_exact)
+    return HostStepper(runner, sampler, pattern, max_prefix=max_prefix, is_exact=is_exact, slot_bytes=slot_bytes)
 
 
 def default_runner(weights: DecoderWeights, precision: Precision, *, num_slots: int, capacity: int) -> Runner:
@@ -91,6 +93,13 @@ def default_runner(weights: DecoderWeights, precision: Precision, *, num_slots: 
     prepare = packed_linear if is_cpu and torch.backends.mkldnn.is_available() else plain_linear  # type: ignore[no-untyped-call]
     weights = converted(weights, torch.float32, weights.out_norm_weight.device)
     return TorchRunner(weights, num_slots=num_slots, capacity=capacity, prepare=prepare)
+
+
+def make_sampler(runner: Runner, *, is_exact: bool) -> Sampler:
+    """Return what samples beside a runner: audiocraft's generator for `exact`, else the quickest that there is."""
+    if is_exact:
+        return TorchSampler(request_noise)
+    return NativeSampler(runner) if isinstance(runner, NativeRunner) else TorchSampler(counter_noise)
 
 
 def native_format(precision: Precision) -> Format:

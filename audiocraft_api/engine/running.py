@@ -45,6 +45,7 @@ class RunningRequest:
         self.request = request
         self.params = request.params
         self.generator = torch.Generator().manual_seed(self.params.seed)
+        self.num_draws = 0  # columns sampled, in all windows
         self.slots = list(slots)
         self.preparation: Future[Preparation] | None = None  # of the next window; None while one is running
         self.rows: Sequence[Row] = ()
@@ -106,6 +107,7 @@ class RunningRequest:
 
     def write(self, tokens: Tensor) -> None:
         """Fill the next column with sampled tokens [K] where the pattern and the prompt leave it open."""
+        self.num_draws += 1
         column = self.sequence[:, self.num_filled]
         self.fill(torch.where(column == UNKNOWN, tokens, column).unsqueeze(1))
 

@@ -1,16 +1,27 @@
-"""From logits to tokens, with audiocraft's arithmetic and its use of the random generator (`lm.py::_sample_next_token`).
+"""From logits to tokens, with audiocraft's arithmetic (`lm.py::_sample_next_token`).
 
-One request at a time, always on [K, card]: a row's sums must not depend on how many rows stand beside it. Every
-codebook draws noise in every step, also where the pattern or a prompt overwrites what was drawn; so the generator's
-state depends on the number of steps alone.
+One request at a time, always on [K, card]: a row's sums must not depend on how many rows stand beside it. Where the
+noise comes from is the caller's choice.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from audiocraft_api.engine.params import GenerationParams
+
+# Exp(1) noise in the shape of the probabilities [K, card] that it is given.
+Noise = Callable[[Tensor], Tensor]
+
+
+def generator_noise(generator: torch.Generator) -> Noise:
+    """Draw as audiocraft does. All codebooks draw in every step, also where pattern or prompt overwrite the token; so the
+    generator's state depends on the number of steps alone. Never in blocks: MKL's are not the sequence of their parts.
+    """
+    return lambda probs: torch.empty_like(probs).exponential_(generator=generator)
 
 
 def guide(cond: Tensor, null: Tensor, cfg_coef: float) -> Tensor:
@@ -18,7 +29,7 @@ def guide(cond: Tensor, null: Tensor, cfg_coef: float) -> Tensor:
     return null + (cond - null) * cfg_coef
 
 
-def sample(logits: Tensor, params: GenerationParams, generator: torch.Generator) -> Tensor:
+def sample(logits: Tensor, params: GenerationParams, noise: Noise) -> Tensor:
     """Draw one token per codebook from logits [K, card]: tokens int64 [K].
 
     Greedy without sampling or at temperature 0; else `top_p` over 0 wins over `top_k`, and 0 turns either off.
@@ -27,10 +38,10 @@ def sample(logits: Tensor, params: GenerationParams, generator: torch.Generator)
         return logits.argmax(dim=-1)
     probs = torch.softmax(logits / params.temperature, dim=-1)
     if params.top_p > 0:
-        return _sample_top_p(probs, params.top_p, generator)
+        return _sample_top_p(probs, params.top_p, noise)
     if params.top_k > 0:
         probs = keep_top_k(probs, params.top_k)
-    return _multinomial(probs, generator)
+    return _multinomial(probs, noise)
 
 
 def keep_top_k(probs: Tensor, k: int) -> Tensor:
@@ -47,15 +58,13 @@ def keep_top_p(probs_sorted: Tensor, p: float) -> Tensor:
     return probs_sorted / probs_sorted.sum(dim=-1, keepdim=True)
 
 
-def _sample_top_p(probs: Tensor, p: float, generator: torch.Generator) -> Tensor:
+def _sample_top_p(probs: Tensor, p: float, noise: Noise) -> Tensor:
     # The noise belongs to ranks, not to tokens: it is drawn over the sorted axis.
     probs_sorted, tokens = torch.sort(probs, dim=-1, descending=True)
-    ranks = _multinomial(keep_top_p(probs_sorted, p), generator)
+    ranks = _multinomial(keep_top_p(probs_sorted, p), noise)
     return tokens.gather(-1, ranks.unsqueeze(-1)).squeeze(-1)
 
 
-def _multinomial(probs: Tensor, generator: torch.Generator) -> Tensor:
-    # What torch.multinomial does for one sample, without its checks. Noise is drawn step by step, never in blocks:
-    # with MKL's generator a block is not the sequence of its parts.
-    noise = torch.empty_like(probs).exponential_(generator=generator)
-    return (probs / noise).argmax(dim=-1)
+def _multinomial(probs: Tensor, noise: Noise) -> Tensor:
+    # What torch.multinomial does for one sample, without its checks.
+    return (probs / noise(probs)).argmax(dim=-1)

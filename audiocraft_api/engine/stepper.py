@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from audiocraft_api.engine.delay import DelayPattern
+from audiocraft_api.engine.failures import as_request_error
 from audiocraft_api.engine.runner import Runner
 from audiocraft_api.engine.running import RunningRequest
-from audiocraft_api.engine.sampling import guide, sample
-from audiocraft_api.errors import AudioCraftError, GenerationFailed, OutOfMemory
+from audiocraft_api.engine.samplers import Sampler
+from audiocraft_api.errors import AudioCraftError
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +54,19 @@ class Stepper(Protocol):
 
 
 class HostStepper:
-    """Steps over a `Runner`, with sampling on the CPU by each request's own generator."""
+    """Steps over a `Runner`, with sampling on the CPU."""
 
     def __init__(
-        self, runner: Runner, pattern: DelayPattern, *, max_prefix: int, is_exact: bool, slot_bytes: int = 0
+        self,
+        runner: Runner,
+        sampler: Sampler,
+        pattern: DelayPattern,
+        *,
+        max_prefix: int,
+        is_exact: bool,
+        slot_bytes: int = 0,
     ) -> None:
-        self._runner = runner
+        self._runner, self._sampler = runner, sampler
         self.slot_bytes = slot_bytes
         self.num_slots = runner.num_slots
         self.own_weight_bytes = runner.own_weight_bytes
@@ -82,28 +90,28 @@ class HostStepper:
         ]
         run.is_prefix_run = True
         if end == run.num_filled:
-            _sample(run, torch.stack(logits))
+            (drawn,) = self._sampler.sample([run], torch.stack(logits))
+            if isinstance(drawn, AudioCraftError):
+                raise drawn
+            run.write(drawn)
         else:
             run.num_fed = end
 
     @torch.inference_mode()
     def decode(self, runs: Sequence[RunningRequest]) -> Failures:
         try:
-            logits = self._logits(runs)
+            drawn = self._sampler.sample(runs, self._logits(runs))
         except Exception as error:  # noqa: BLE001
             if len(runs) > 1:  # whose fault it is shows when each goes alone; nothing has been written yet
                 logger.warning("A step of %d requests failed (%s); trying them one by one.", len(runs), error)
                 return {culprit: cause for run in runs for culprit, cause in self.decode([run]).items()}
             return {runs[0]: as_request_error(error)}
         failures: Failures = {}
-        start = 0
-        for run in runs:
-            rows = logits[start : start + len(run.slots)]
-            start += len(run.slots)
-            try:
-                _sample(run, rows)
-            except Exception as error:  # noqa: BLE001
-                failures[run] = as_request_error(error)
+        for run, tokens in zip(runs, drawn, strict=True):
+            if isinstance(tokens, AudioCraftError):
+                failures[run] = tokens
+            else:
+                run.write(tokens)
         return failures
 
     def release(self, run: RunningRequest) -> None:
@@ -118,22 +126,3 @@ class HostStepper:
         positions = [run.position for run in runs for _ in run.slots]
         tokens = torch.stack([run.next_column for run in runs for _ in run.slots])  # [R, K]
         return self._runner.decode(slots, tokens, positions)  # [R, K, card]
-
-
-def _sample(run: RunningRequest, logits: Tensor) -> None:
-    """Fill the request's next column from its rows' logits [1 or 2, K, card]."""
-    guided = guide(logits[0], logits[1], run.params.cfg_coef) if len(logits) > 1 else logits[0]
-    if not torch.isfinite(guided).all():
-        raise GenerationFailed("The model's numbers overflowed; other parameters or another precision may help.")
-    run.write(sample(guided, run.params, run.generator))
-
-
-def as_request_error(error: Exception) -> AudioCraftError:
-    """Turn what a step raised into the error that ends a request, and log the cause of an unexpected one."""
-    if isinstance(error, AudioCraftError):
-        return error
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        logger.error("Out of memory in the engine: %s", error)
-        return OutOfMemory("There is not enough memory for this generation now; try again later or ask for less audio.")
-    logger.error("A generation failed in the engine.", exc_info=error)
-    return GenerationFailed("The generation failed.")

@@ -81,4 +81,8 @@ int native_run(Handle* handle, int rows, const int64_t* tokens, const float* inp
     });
 }
 
+int native_sample(Handle* handle, int count, const native::Choice* choices, const float* logits, int64_t* tokens) {
+    return locked(handle, [&](Decoder& decoder) { decoder.sample(choices, count, logits, tokens); });
+}
+
 }  // extern "C"

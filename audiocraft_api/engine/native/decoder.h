@@ -9,6 +9,7 @@
 #include "kv_cache.h"
 #include "linear.h"
 #include "pool.h"
+#include "sampling.h"
 
 namespace native {
 
@@ -62,6 +63,11 @@ public:
     // The last `wanted` rows' logits go to `logits` [wanted, codebooks * card].
     void run(int rows, const int64_t* tokens, const float* inputs, const int32_t* slots, const int32_t* positions,
              int wanted, float* logits);
+
+    // Choose the next tokens [count, codebooks] of so many requests from their rows' logits.
+    void sample(const Choice* choices, int count, const float* logits, int64_t* tokens) {
+        native::sample(pool_, choices, count, shape_.codebooks, shape_.card, logits, tokens);
+    }
 
     size_t bytes() const;
 

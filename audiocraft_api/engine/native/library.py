@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_size_t, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from typing import Any
 
 from audiocraft_api.engine.native.build import library_path
@@ -49,6 +49,21 @@ class LayerPointers(Structure):
     _fields_ = [*((name, c_void_p) for name in (*NORMS, *MATRICES)), ("stored", c_int32)]
 
 
+class Choice(Structure):
+    """`Choice` of sampling.h."""
+
+    _fields_ = [
+        ("seed", c_int64),
+        ("draw", c_int64),
+        ("rows", c_int32),
+        ("is_greedy", c_int32),
+        ("top_k", c_int32),
+        ("top_p", c_float),
+        ("temperature", c_float),
+        ("cfg_coef", c_float),
+    ]
+
+
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "native_error": (c_char_p, []),
     "native_arithmetic": (c_char_p, []),
@@ -60,6 +75,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "native_begin": (c_int, [c_void_p, c_int, c_void_p, c_int]),
     "native_release": (c_int, [c_void_p, c_int]),
     "native_run": (c_int, [c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
+    "native_sample": (c_int, [c_void_p, c_int, POINTER(Choice), c_void_p, c_void_p]),
 }
 
 
