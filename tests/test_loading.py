@@ -507,6 +507,7 @@ catalog = Catalog(config)
 load_model(catalog.get("demo"), catalog, config).condition_tensors("solo cello")
 heavy = ("torch._dynamo", "sympy", "torch.distributed.tensor", "scipy.optimize", "spacy", "librosa")
 assert not [name for name in heavy if name in sys.modules], [name for name in heavy if name in sys.modules]
+assert "BertModel" not in sys.modules["transformers"]._class_to_module, "all models' sources were read"
 import scipy.optimize, torch
 from transformers import AutoModel, BertConfig, BertModel
 from transformers.models import gpt2

@@ -22,7 +22,8 @@ from audiocraft.models.encodec import CompressionModel, HFEncodecCompressionMode
 from audiocraft.models.lm import LMModel
 from audiocraft.modules.conditioners import ConditioningProvider, T5Conditioner
 from omegaconf import DictConfig, OmegaConf
-from transformers import PreTrainedModel, T5EncoderModel, initialization
+from transformers import PreTrainedModel, T5EncoderModel
+from transformers.initialization import no_init_weights
 
 from audiocraft_api.model import hub
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
@@ -42,7 +43,7 @@ def _without_meta_device(kind: Any, *arguments: Any) -> list[Any]:
     """
     contexts = _init_context(kind, *arguments)
     kept = [context for context in contexts if context != torch.device("meta")]
-    return kept if len(kept) == len(contexts) else [*kept, initialization.no_init_weights()]
+    return kept if len(kept) == len(contexts) else [*kept, no_init_weights()]
 
 
 PreTrainedModel.get_init_context = classmethod(_without_meta_device)
@@ -77,7 +78,7 @@ def build_language_model(config: DictConfig, files: Hub, device: torch.device) -
     provider = _conditioners(config, files, device)
     bare = config.copy()
     bare.conditioners, bare.device = None, "meta"
-    with torch.device("meta"), initialization.no_init_weights():
+    with torch.device("meta"), no_init_weights():
         model = builders.get_lm_model(bare)
     model.condition_provider = provider
     model.cfg = config
