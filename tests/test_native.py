@@ -123,9 +123,9 @@ def with_outliers(weights: DecoderWeights, factor: float) -> DecoderWeights:
     [
         ("int8", 8, 1, 8e-3),
         ("int8", 8, 40, 1.5e-2),
-        ("int6", 6, 1, 2e-2),
-        ("int6", 6, 5, 2e-2),
-        ("int6", 6, 40, 3.5e-2),
+        ("int6", 6, 1, 3.5e-2),
+        ("int6", 6, 5, 3.5e-2),
+        ("int6", 6, 40, 4.5e-2),
     ],
 )
 def test_integers_are_those_of_rounded_weights_in_float(
@@ -136,6 +136,27 @@ def test_integers_are_those_of_rounded_weights_in_float(
     twin = TorchRunner(rounded_weights(weights, bits), num_slots=1, capacity=CAPACITY)
     expected = row_logits(twin, context, tokens)
     assert relative_error(row_logits(native(weights, weight_format), context, tokens), expected) < bound
+
+
+def with_loud_keys(weights: DecoderWeights, factor: float) -> DecoderWeights:
+    """Let one dimension of every head's keys stand out, as some do in trained models, and change no score."""
+    head_dim = weights.dim // weights.num_heads
+    for layer in weights.layers:
+        query, key = layer.qkv.view(3, weights.num_heads, head_dim, -1)[:2]
+        query[:, 3] /= factor
+        key[:, 3] *= factor
+    return weights
+
+
+# Without the rotation of keys, a dimension that is a hundred times the others would make these 0.05 and 0.11.
+@pytest.mark.parametrize(("weight_format", "bits", "bound"), [("int8", 8, 1.5e-2), ("int6", 6, 4.5e-2)])
+def test_a_dimension_that_stands_out_leaves_the_other_keys_their_bits(
+    weight_format: Format, bits: int, bound: float
+) -> None:
+    weights, tokens = with_loud_keys(random_weights(), 100), some_tokens(30)
+    twin = TorchRunner(rounded_weights(weights, bits), num_slots=1, capacity=CAPACITY)
+    expected = row_logits(twin, None, tokens)
+    assert relative_error(row_logits(native(weights, weight_format), None, tokens), expected) < bound
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)

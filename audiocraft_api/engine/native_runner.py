@@ -37,8 +37,13 @@ def has_byte_arithmetic() -> bool:
     return library is not None and library.native_arithmetic() != b"portable"
 
 
+def kv_bits(weight_format: Format) -> int:
+    """Return the bits of each key's and value's numbers; under 32 they are integers, with two bytes of scale for a head's."""
+    return {"float32": 32, "int6": 6}.get(weight_format, 8)
+
+
 class NativeRunner:
-    """A `Runner` of C++ kernels. float32 keeps float32 keys and values; the other formats keep bytes."""
+    """A `Runner` of C++ kernels."""
 
     def __init__(
         self,
@@ -72,7 +77,7 @@ class NativeRunner:
             capacity=capacity,
             threads=num_threads or torch.get_num_threads(),
             format=FORMATS[weight_format],
-            compact_kv=weight_format != "float32",
+            kv_bits=kv_bits(weight_format),
         )
         self._handle = self._library.native_create(ctypes.byref(shape))
         if not self._handle:

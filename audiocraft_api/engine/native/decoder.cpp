@@ -30,7 +30,7 @@ Decoder::Decoder(const Shape& shape)
     : shape_(shape), format_(Format(shape.format)), pool_(shape.threads), layers_(shape.layers), slots_(shape.slots),
       scratch_(pool_.size()) {
     for (Slot& slot : slots_)
-        slot.self = KvCache(shape.compact_kv, shape.layers, shape.heads, shape.dim / shape.heads, shape.capacity);
+        slot.self = KvCache(shape.kv_bits, shape.layers, shape.heads, shape.dim / shape.heads, shape.capacity);
 }
 
 void Decoder::set_layer(int index, const LayerPointers& from) {
@@ -67,7 +67,7 @@ void Decoder::begin(int slot, const float* context, int length) {
     taken.cross = KvCache();
     if (!length) return;
     const int dim = shape_.dim, heads = shape_.heads, head_dim = dim / heads;
-    taken.cross = KvCache(shape_.compact_kv, shape_.layers, heads, head_dim, length);
+    taken.cross = KvCache(shape_.kv_bits, shape_.layers, heads, head_dim, length);
     narrow_.resize(length, dim, Linear::image(format_, dim));
     std::copy_n(context, size_t(length) * dim, narrow_.values.data());
     quantize(narrow_, length);
@@ -88,7 +88,7 @@ void Decoder::release(int slot) {
     Slot& given = slots_[slot];
     given.context = 0;
     given.cross = KvCache();
-    given.self = KvCache(shape_.compact_kv, shape_.layers, shape_.heads, shape_.dim / shape_.heads, shape_.capacity);
+    given.self = KvCache(shape_.kv_bits, shape_.layers, shape_.heads, shape_.dim / shape_.heads, shape_.capacity);
 }
 
 void Decoder::run(int rows, const int64_t* tokens, const float* inputs, const int32_t* slots,

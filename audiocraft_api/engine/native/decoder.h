@@ -17,8 +17,8 @@ namespace native {
 struct Shape {
     int32_t layers, dim, heads, hidden, card, codebooks, cross;
     int32_t slots, capacity, threads;
-    int32_t format;      // Format of all layers and heads
-    int32_t compact_kv;  // keys and values as bytes
+    int32_t format;   // Format of all layers and heads
+    int32_t kv_bits;  // of keys and values: 32, 8 or 6
 };
 
 // Read while they are packed only; norms are float32 and copied, matrices all of the one Format, kFloat or kHalf.

@@ -19,6 +19,9 @@ constexpr int kQuadInputs = 4 * kQuads;
 template <int Bits>
 constexpr int kPackBytes = kBlock * kQuadInputs * Bits / 8;
 
+template <int Bits>
+constexpr int kPackQuads = kPackBytes<Bits> / 64;
+
 // Weights of 16 outputs x 4 inputs, output by output.
 typedef uint32_t Quad __attribute__((vector_size(64)));
 
@@ -44,13 +47,11 @@ inline void unpack(const uint8_t* from, Quad (&quads)[kQuads]) {
     quads[3] = (a >> 6 & 0x03030303u) | (b >> 4 & 0x0c0c0c0cu) | (c >> 2 & 0x30303030u);
 }
 
-template <int Bits>
-inline void pack(const Quad (&quads)[kQuads], uint8_t* to) {
-    if (Bits == 8) {
-        for (int i = 0; i < kQuads; ++i) store_quad(to + 64 * i, quads[i]);
-        return;
-    }
-    for (int i = 0; i < 3; ++i) store_quad(to + 64 * i, quads[i] | (quads[3] >> (2 * i) & 0x03030303u) << 6);
+// The reverse; a word is a quad, or one output's part of it.
+template <int Bits, class Word>
+inline void pack(const Word (&quads)[kQuads], Word (&packed)[kPackQuads<Bits>]) {
+    for (int i = 0; i < kPackQuads<Bits>; ++i)
+        packed[i] = Bits == 8 ? quads[i] : quads[i] | (quads[3] >> (2 * i) & 0x03030303u) << 6;
 }
 
 #if defined(__AVX512VNNI__)

@@ -1,9 +1,6 @@
 #include "kv_cache.h"
 
 #include <cmath>
-
-#include "activations.h"
-
 namespace native {
 namespace {
 
@@ -51,58 +48,49 @@ float soften(float* scores, int length) {
     return sum(total);
 }
 
-KvCache::KvCache(bool compact, int layers, int heads, int head_dim, int capacity)
-    : compact_(compact), heads_(heads), head_dim_(head_dim),
-      capacity_((capacity + kPositions - 1) / kPositions * kPositions) {
-    const size_t vectors = size_t(layers) * heads * 2 * capacity_;
-    data_ = Buffer(vectors * head_dim * (compact ? 1 : sizeof(float)));
-    if (compact) scales_ = Buffer(vectors * sizeof(float));
+KvCache::KvCache(int bits, int layers, int heads, int head_dim, int capacity)
+    : bits_(bits), heads_(heads), head_dim_(head_dim),
+      capacity_((capacity + kPositions - 1) / kPositions * kPositions),
+      value_dim_(bits == 32 ? head_dim : (head_dim + kQuads * kBlock - 1) / (kQuads * kBlock) * (kQuads * kBlock)) {
+    const size_t count = size_t(layers) * heads;
+    data_ = Buffer(count * (key_bytes() + value_bytes()));
+    if (bits != 32) scales_ = Buffer(count * 2 * capacity_ * sizeof(BFloat));
 }
 
-void KvCache::put(int layer, int head, int position, const float* key, const float* value) {
-    const size_t offset = (size_t(layer) * heads_ + head) * 2 * capacity_;
-    const size_t key_block = (offset + position / kPositions * kPositions) * head_dim_;
-    const int place = position % kPositions;
-    if (!compact_) {
-        float* keys = data_.as<float>() + key_block + place;
-        for (int d = 0; d < head_dim_; ++d) keys[size_t(d) * kPositions] = key[d];
-        std::memcpy(data_.as<float>() + (offset + capacity_ + position) * head_dim_, value, sizeof(float) * head_dim_);
-        return;
-    }
-    const auto scale_of = [&](const float* from) { return peak(from, head_dim_) / 127; };
-    const auto byte_of = [](float scaled) { return uint8_t(std::lrintf(scaled) + 128); };
-    const float key_scale = scale_of(key), value_scale = scale_of(value);
-    scales_.as<float>()[offset + position] = key_scale;
-    scales_.as<float>()[offset + capacity_ + position] = value_scale;
-    const float key_inverse = key_scale > 0 ? 1 / key_scale : 0, value_inverse = value_scale > 0 ? 1 / value_scale : 0;
-    uint8_t* keys = data_.as<uint8_t>() + key_block + 4 * place;
-    uint8_t* values = data_.as<uint8_t>() + (offset + capacity_ + position / 4 * 4) * head_dim_ + position % 4;
-    for (int d = 0; d < head_dim_; ++d) {
-        keys[d / 4 * 64 + d % 4] = byte_of(key[d] * key_inverse);
-        values[4 * d] = byte_of(value[d] * value_inverse);
-    }
+KvCache::Head KvCache::head(int layer, int head) const {
+    const size_t index = size_t(layer) * heads_ + head;
+    char* keys = data_.as<char>() + index * (key_bytes() + value_bytes());
+    BFloat* scales = scales_.as<BFloat>() + index * 2 * capacity_;
+    return {keys, keys + key_bytes(), scales, scales + capacity_};
 }
 
-void KvCache::attend_floats(size_t offset, int length, const float* query, float* scores, float* out) const {
-    const float* keys = data_.as<float>() + offset * head_dim_;
-    const float* values = keys + size_t(capacity_) * head_dim_;
-    score(keys, query, head_dim_, length, scores);
+void KvCache::put(int layer, int index, int position, const float* key, const float* value) {
+    const Head to = head(layer, index);
+    if (bits_ == 8) return put_integers<8>(to, position, key, value);
+    if (bits_ == 6) return put_integers<6>(to, position, key, value);
+    float* keys = reinterpret_cast<float*>(to.keys) + position / kPositions * kPositions * head_dim_ + position % kPositions;
+    for (int d = 0; d < head_dim_; ++d) keys[size_t(d) * kPositions] = key[d];
+    std::memcpy(reinterpret_cast<float*>(to.values) + size_t(position) * head_dim_, value, sizeof(float) * head_dim_);
+}
+
+void KvCache::attend_floats(const Head& head, int length, const float* query, float* scores, float* out) const {
+    const auto* values = reinterpret_cast<const float*>(head.values);
+    score(reinterpret_cast<const float*>(head.keys), query, head_dim_, length, scores);
     const float inverse = 1 / soften(scores, length);
     if (head_dim_ == 64) return blend<64 / kWidth>(values, scores, head_dim_, length, inverse, out);
     for (int d = 0; d < head_dim_; d += 16) blend<kVecs>(values + d, scores, head_dim_, length, inverse, out + d);
 }
 
 void KvCache::attend(
-    int layer, int head, int length, const float* query, AttentionScratch& scratch, float* out) const {
-    const size_t offset = (size_t(layer) * heads_ + head) * 2 * capacity_;
-    float scaled[256];
+    int layer, int index, int length, const float* query, AttentionScratch& scratch, float* out) const {
+    const Head from = head(layer, index);
+    float scaled[kMaxHeadDim];
     const float shrink = 1 / std::sqrt(float(head_dim_));
     for (int d = 0; d < head_dim_; ++d) scaled[d] = query[d] * shrink;
     scratch.fit(capacity_);
-    if (compact_)
-        attend_bytes(offset, length, scaled, scratch, out);
-    else
-        attend_floats(offset, length, scaled, scratch.scores.data(), out);
+    if (bits_ == 8) return attend_integers<8>(from, length, scaled, scratch, out);
+    if (bits_ == 6) return attend_integers<6>(from, length, scaled, scratch, out);
+    attend_floats(from, length, scaled, scratch.scores.data(), out);
 }
 
 }  // namespace native

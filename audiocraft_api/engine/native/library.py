@@ -34,7 +34,7 @@ class Shape(Structure):
             "capacity",
             "threads",
             "format",
-            "compact_kv",
+            "kv_bits",
         )
     ]
 

@@ -83,7 +83,9 @@ void pack_integer_block(const float* weights, int inputs, int group, uint8_t* to
                 for (int o = 0; o < kBlock; ++o) std::memcpy(image[q][o], bytes[o] + i + 4 * q, 4);
             Quad quads[kQuads];
             std::memcpy(quads, image, sizeof quads);
-            pack<Bits>(quads, to);
+            Quad packed[kPackQuads<Bits>];
+            pack<Bits>(quads, packed);
+            std::memcpy(to, packed, sizeof packed);
         }
     }
 }

@@ -19,7 +19,7 @@ inline void stream(const void* at) {
 }
 
 // The same for a short stream, after which the next one is read: behind its end the next one's start is asked for. The
-// answer for an address holds for the 256 bytes from there, of which lengths are multiples.
+// answer for an address holds for the few lines from there.
 class ShortStream {
 public:
     ShortStream(const void* from, size_t bytes, const void* next)

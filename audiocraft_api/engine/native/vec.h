@@ -49,6 +49,8 @@ inline float sum(Vec value) {
 
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
+inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
+
 inline Vec magnitude(Vec value) { return max(value, -value); }
 
 inline float max(Vec value) {
