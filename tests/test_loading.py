@@ -521,3 +521,23 @@ assert torch.compile(lambda x: 2 * x, backend="eager")(torch.ones(1)).item() == 
     command = [sys.executable, "-c", script, str(demo_checkpoints)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, ("1000", None)), ({"GOMP_SPINCOUNT": "7"}, ("7", None)), ({"OMP_WAIT_POLICY": "active"}, (None, "active"))],
+    ids=["by default", "own count", "own policy"],
+)
+def test_threads_of_torch_spin_shortly_unless_told_otherwise(
+    given: dict[str, str], expected: tuple[str | None, str | None]
+) -> None:
+    script = """
+import os, sys
+import audiocraft_api.engine.batching
+assert "torch" not in sys.modules  # which reads it once
+print((os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_WAIT_POLICY")))
+"""
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(expected)

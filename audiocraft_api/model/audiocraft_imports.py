@@ -10,6 +10,7 @@ import gc
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,12 @@ from typing import Any
 
 # The families of transformers' models that audiocraft names, and what they stand on.
 _FAMILIES = ("auto", "encodec", "roberta", "t5")
+
+# Threads of PyTorch wait for each other by spinning; where there are no more of them than processors, for milliseconds.
+# Here they share the processors with the decoder's threads, which stand still meanwhile. Read once, with torch's import.
+_SPINS = "1000"
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = _SPINS
 
 _lock = threading.Lock()
 
