@@ -35,6 +35,8 @@ class ModerationServer:
         server = self
 
         class Handler(BaseHTTPRequestHandler):
+            wbufsize = -1  # an answer leaves when its call has been counted out: who has it may call again
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 with lock:
@@ -88,6 +90,7 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
     pause = threading.Event()
     for _ in range(1000):
         handler.wfile.write(b" ")
+        handler.wfile.flush()
         pause.wait(0.02)
 
 
@@ -95,6 +98,7 @@ def drip_headers(handler: BaseHTTPRequestHandler) -> None:
     pause = threading.Event()
     for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 1000:
         handler.wfile.write(bytes([byte]))
+        handler.wfile.flush()
         pause.wait(0.02)
 
 
