@@ -7,7 +7,6 @@ import platform
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -20,12 +19,21 @@ from audiocraft_api.engine.native import build
 from audiocraft_api.engine.native.library import open_library
 from audiocraft_api.engine.native_runner import FORMATS, Format, NativeRunner
 from audiocraft_api.engine.torch_runner import TorchRunner
-from audiocraft_api.engine.weights import DecoderWeights, LayerWeights, converted
-from support.random_weights import random_weights, row_logits, some_context, some_tokens
+from audiocraft_api.engine.weights import DecoderWeights, converted
+from support.random_weights import (
+    random_weights,
+    relative_error,
+    row_logits,
+    some_context,
+    some_tokens,
+    with_outliers,
+)
 
 CAPACITY = 200
 # Relative error of logits that each format may have on these small models.
 BOUNDS: dict[Format, float] = {"float32": 3e-6, "float16": 3e-2, "bfloat16": 3e-2, "int8": 3e-2, "int6": 8e-2}
+
+SIZES = pytest.mark.parametrize("sizes", [(128, 2), (192, 6), (64, 4)], ids=["64-wide heads", "32-wide", "16-wide"])
 
 
 def native(weights: DecoderWeights, weight_format: Format, num_threads: int = 2, num_slots: int = 24) -> NativeRunner:
@@ -34,12 +42,8 @@ def native(weights: DecoderWeights, weight_format: Format, num_threads: int = 2,
     )
 
 
-def relative_error(value: Tensor, expected: Tensor) -> float:
-    return float((value - expected).norm() / expected.norm())
-
-
 @pytest.mark.parametrize("weight_format", FORMATS)
-@pytest.mark.parametrize("sizes", [(128, 2), (192, 6), (64, 4)], ids=["64-wide heads", "32-wide", "16-wide"])
+@SIZES
 def test_logits_are_the_twins(weight_format: Format, sizes: tuple[int, int]) -> None:
     weights = random_weights(*sizes)
     twin = TorchRunner(weights, num_slots=1, capacity=CAPACITY)
@@ -87,78 +91,6 @@ def test_prefill_gives_the_bits_of_single_steps(weight_format: Format) -> None:
     assert torch.equal(runner.prefill(1, 0, None, tokens.T), expected)
 
 
-def rounded(matrix: Tensor, bits: int) -> Tensor:
-    """Round each group of inputs to integers as the decoder does, its largest magnitude to the lowest one."""
-    group, lowest = 128 if matrix.shape[1] % 128 == 0 else 64, -(2 ** (bits - 1))
-    groups = matrix.view(matrix.shape[0], -1, group)
-    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
-    scales = (largest / lowest).half().float()
-    return ((groups / scales).round().clamp(lowest, -lowest - 1) * scales).view_as(matrix)
-
-
-def rounded_weights(weights: DecoderWeights, bits: int) -> DecoderWeights:
-    def layer(of: LayerWeights) -> LayerWeights:
-        names = ("qkv", "self_out", "linear1", "linear2")
-        cross = of.cross and replace(
-            of.cross, **{name: rounded(getattr(of.cross, name), bits) for name in ("query", "key", "value", "out")}
-        )
-        return replace(of, cross=cross, **{name: rounded(getattr(of, name), bits) for name in names})
-
-    heads = [rounded(head, bits) for head in weights.heads]
-    return replace(weights, layers=[layer(each) for each in weights.layers], heads=heads)
-
-
-def with_outliers(weights: DecoderWeights, factor: float) -> DecoderWeights:
-    """Let one channel of every norm stand out, as some do in trained models."""
-    for layer in weights.layers:
-        for norm in (layer.norm1_weight, layer.norm2_weight, layer.cross and layer.cross.norm_weight):
-            if norm is not None:
-                norm[5] *= factor
-    return weights
-
-
-# What is left is the rounding of activations, keys and values. With bytes alone an outlier of 40 would make it 5e-2.
-@pytest.mark.parametrize(
-    ("weight_format", "bits", "factor", "bound"),
-    [
-        ("int8", 8, 1, 8e-3),
-        ("int8", 8, 40, 1.5e-2),
-        ("int6", 6, 1, 3.5e-2),
-        ("int6", 6, 5, 3.5e-2),
-        ("int6", 6, 40, 4.5e-2),
-    ],
-)
-def test_integers_are_those_of_rounded_weights_in_float(
-    weight_format: Format, bits: int, factor: float, bound: float
-) -> None:
-    weights, tokens = with_outliers(random_weights(), factor), some_tokens(30)
-    context = some_context(weights.dim, 9)
-    twin = TorchRunner(rounded_weights(weights, bits), num_slots=1, capacity=CAPACITY)
-    expected = row_logits(twin, context, tokens)
-    assert relative_error(row_logits(native(weights, weight_format), context, tokens), expected) < bound
-
-
-def with_loud_keys(weights: DecoderWeights, factor: float) -> DecoderWeights:
-    """Let one dimension of every head's keys stand out, as some do in trained models, and change no score."""
-    head_dim = weights.dim // weights.num_heads
-    for layer in weights.layers:
-        query, key = layer.qkv.view(3, weights.num_heads, head_dim, -1)[:2]
-        query[:, 3] /= factor
-        key[:, 3] *= factor
-    return weights
-
-
-# Without the rotation of keys, a dimension that is a hundred times the others would make these 0.05 and 0.11.
-@pytest.mark.parametrize(("weight_format", "bits", "bound"), [("int8", 8, 1.5e-2), ("int6", 6, 4.5e-2)])
-def test_a_dimension_that_stands_out_leaves_the_other_keys_their_bits(
-    weight_format: Format, bits: int, bound: float
-) -> None:
-    weights, tokens = with_loud_keys(random_weights(), 100), some_tokens(30)
-    twin = TorchRunner(rounded_weights(weights, bits), num_slots=1, capacity=CAPACITY)
-    expected = row_logits(twin, None, tokens)
-    assert relative_error(row_logits(native(weights, weight_format), None, tokens), expected) < bound
-
-
 @pytest.mark.parametrize("weight_format", FORMATS)
 @pytest.mark.parametrize("outlier", [1, 5], ids=["even activations", "some rows with outliers"])
 def test_a_rows_bits_do_not_depend_on_its_neighbours(weight_format: Format, outlier: float) -> None:
@@ -181,6 +113,15 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(weight_format: Format, outl
         assert torch.equal(runner.decode(slots, rows, positions)[place], expected[step]), f"step {step}"
         for slot in neighbours:
             past[slot] += 1
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+@SIZES
+def test_a_slot_takes_the_bytes_that_are_counted_for_it(weight_format: Format, sizes: tuple[int, int]) -> None:
+    weights = random_weights(*sizes)
+    one, many = (native(weights, weight_format, num_slots=number).num_bytes for number in (1, 17))
+    counted = 16 * native_runner.native_slot_bytes(weights, CAPACITY, weight_format)
+    assert counted <= many - one <= counted + 16 * 3 * 4096  # in whole pages, two pieces of memory each
 
 
 def test_a_slot_in_use_again_shows_nothing_of_its_former_row() -> None:

@@ -38,8 +38,17 @@ def has_byte_arithmetic() -> bool:
 
 
 def kv_bits(weight_format: Format) -> int:
-    """Return the bits of each key's and value's numbers; under 32 they are integers, with two bytes of scale for a head's."""
+    """Return the bits of each number of keys and values; under 32 they are integers with a scale for each head's."""
     return {"float32": 32, "int6": 6}.get(weight_format, 8)
+
+
+def native_slot_bytes(weights: DecoderWeights, capacity: int, weight_format: Format) -> int:
+    """Return the bytes of one slot's self-attention keys and values, as kv_cache.h lays them out."""
+    bits, head_dim = kv_bits(weight_format), weights.dim // weights.num_heads
+    value_dim = head_dim if bits == 32 else -(-head_dim // 64) * 64
+    scales = 0 if bits == 32 else 4
+    positions = -(-capacity // 16) * 16
+    return len(weights.layers) * weights.num_heads * positions * ((head_dim + value_dim) * bits // 8 + scales)
 
 
 class NativeRunner:

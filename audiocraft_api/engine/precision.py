@@ -15,7 +15,13 @@ import torch
 from audiocraft_api.config import Config
 from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.graph_stepper import MAX_CONTEXT, GraphStepper
-from audiocraft_api.engine.native_runner import Format, NativeRunner, has_byte_arithmetic, kv_bits, native_supports
+from audiocraft_api.engine.native_runner import (
+    Format,
+    NativeRunner,
+    has_byte_arithmetic,
+    native_slot_bytes,
+    native_supports,
+)
 from audiocraft_api.engine.runner import Runner
 from audiocraft_api.engine.samplers import NativeSampler, Sampler, TorchSampler, counter_noise, request_noise
 from audiocraft_api.engine.scheduler import ROWS_PER_REQUEST
@@ -127,6 +133,6 @@ def _slot_bytes(weights: DecoderWeights, capacity: int, precision: Precision) ->
     if weights.out_norm_weight.device.type == "cuda":
         # Room for a context lies beside each conditional row.
         return weights.kv_bytes(capacity + MAX_CONTEXT // ROWS_PER_REQUEST, _CUDA_TYPES[precision].itemsize)
-    bits = kv_bits(native_format(precision)) if native_supports(weights) else 32
-    scales = 2 * weights.num_heads / weights.dim if bits < 32 else 0
-    return weights.kv_bytes(capacity, bits / 8 + scales)
+    if native_supports(weights):
+        return native_slot_bytes(weights, capacity, native_format(precision))
+    return weights.kv_bytes(capacity, 4)

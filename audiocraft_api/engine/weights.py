@@ -70,9 +70,9 @@ class DecoderWeights:
     def num_codebooks(self) -> int:
         return len(self.heads)
 
-    def kv_bytes(self, capacity: int, item_bytes: float) -> int:
+    def kv_bytes(self, capacity: int, item_bytes: int) -> int:
         """Return the bytes of one slot's self-attention keys and values."""
-        return int(2 * len(self.layers) * capacity * self.dim * item_bytes)
+        return 2 * len(self.layers) * capacity * self.dim * item_bytes
 
 
 def decoder_weights(lm: Any) -> DecoderWeights:

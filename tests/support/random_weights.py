@@ -60,3 +60,16 @@ def row_logits(runner: Runner, context: Tensor | None, tokens: Tensor, slot: int
     runner.begin(slot, context)
     steps = [runner.decode([slot], tokens[step : step + 1], [start + step])[0] for step in range(len(tokens))]
     return torch.stack(steps)
+
+
+def relative_error(value: Tensor, expected: Tensor) -> float:
+    return float((value - expected).norm() / expected.norm())
+
+
+def with_outliers(weights: DecoderWeights, factor: float) -> DecoderWeights:
+    """Let one channel of every norm stand out, as some do in trained models."""
+    for layer in weights.layers:
+        for norm in (layer.norm1_weight, layer.norm2_weight, layer.cross and layer.cross.norm_weight):
+            if norm is not None:
+                norm[5] *= factor
+    return weights

@@ -176,7 +176,6 @@ void KvCache::attend_integers(
 
     const float inverse = 1 / soften(scores, length);
     for (t = 0; t < end; t += kWidth) store(scores + t, load(scores + t) * (load(head.value_scales + t) * inverse));
-    for (t = length; t < end; ++t) scores[t] = 0;  // whatever the scales there are
     const Planes weights = split(scores, end, scratch.high.data(), scratch.low.data());
     const size_t pack_stride = size_t(capacity_) / 4 * kPackBytes<Bits>;
     for (int d = 0; d < head_dim_; d += kPackDims, values += pack_stride) {

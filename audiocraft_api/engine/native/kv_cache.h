@@ -1,4 +1,4 @@
-// Keys and values of one row, and attention over them: in float32, or in bytes for the formats that round anyway.
+// Keys and values of one row, and attention over them: in float32, or in integers for the formats that round anyway.
 #pragma once
 
 #include <cstdint>

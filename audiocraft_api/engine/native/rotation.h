@@ -1,7 +1,6 @@
 // A rotation that spreads what stands out in one dimension over all of them.
 #pragma once
 
-#include "dot4.h"
 #include "vec.h"
 
 namespace native {

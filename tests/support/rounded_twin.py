@@ -1,0 +1,84 @@
+"""What the native decoder rounds, rounded in the same way by PyTorch's operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from audiocraft_api.engine.torch_runner import TorchRunner
+from audiocraft_api.engine.weights import DecoderWeights, LayerWeights
+
+
+def rounded(matrix: Tensor, bits: int) -> Tensor:
+    """Round each group of inputs to integers as the decoder does, its largest magnitude to the lowest one."""
+    group, lowest = 128 if matrix.shape[1] % 128 == 0 else 64, -(2 ** (bits - 1))
+    groups = matrix.view(matrix.shape[0], -1, group)
+    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+    scales = (largest / lowest).half().float()
+    return ((groups / scales).round().clamp(lowest, -lowest - 1) * scales).view_as(matrix)
+
+
+def rounded_weights(weights: DecoderWeights, bits: int) -> DecoderWeights:
+    def layer(of: LayerWeights) -> LayerWeights:
+        names = ("qkv", "self_out", "linear1", "linear2")
+        cross = of.cross and replace(
+            of.cross, **{name: rounded(getattr(of.cross, name), bits) for name in ("query", "key", "value", "out")}
+        )
+        return replace(of, cross=cross, **{name: rounded(getattr(of, name), bits) for name in names})
+
+    heads = [rounded(head, bits) for head in weights.heads]
+    return replace(weights, layers=[layer(each) for each in weights.layers], heads=heads)
+
+
+def rounded_inputs(x: Tensor, bits: int) -> Tensor:
+    """Round each group of activations as the decoder does: to two bytes, beside weights of 6 bits to one if none stands out."""
+    groups = x.unflatten(-1, (-1, 128 if x.shape[-1] % 128 == 0 else 64))
+    largest = groups.abs().amax(-1, keepdim=True)
+    is_narrow = (bits == 6) & (largest <= 5 * groups.square().mean(-1, keepdim=True).sqrt())
+    steps = torch.where(is_narrow, 127.0, 127.0 * 256)
+    return torch.where(largest > 0, (groups * steps / largest).round() * largest / steps, 0).flatten(-2)
+
+
+def rounded_vectors(vectors: Tensor, bits: int) -> Tensor:
+    """Round keys or values [..., d] to integers with one scale each, as kv_cache.h does."""
+    lowest = -(2 ** (bits - 1))
+    largest = vectors.gather(-1, vectors.abs().argmax(-1, keepdim=True))
+    scales = (largest / lowest).bfloat16().float()
+    return (vectors / scales).round().clamp(lowest, -lowest - 1) * scales
+
+
+def rotated(vectors: Tensor) -> Tensor:
+    """Multiply vectors [..., d] by Hadamard's matrix, in blocks of the largest power of two in d."""
+    block = vectors.shape[-1] & -vectors.shape[-1]
+    matrix = torch.ones(1, 1)
+    while len(matrix) < block:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return (vectors.unflatten(-1, (-1, block)) @ matrix).flatten(-2)
+
+
+class RoundedTwin(TorchRunner):
+    """The twin with all that the decoder rounds rounded in the same way, and computed in float32."""
+
+    def __init__(self, weights: DecoderWeights, bits: int, capacity: int) -> None:
+        def linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
+            return lambda x: F.linear(rounded_inputs(x, bits), weight)
+
+        super().__init__(rounded_weights(weights, bits), num_slots=1, capacity=capacity, prepare=linear)
+        self._bits, write = bits, self._cache.write
+        self._cache.write = lambda layer, slot, position, k, v: write(  # type: ignore[method-assign]
+            layer, slot, position, *self._pair(k, v)
+        )
+
+    def begin(self, slot: int, context: Tensor | None) -> None:
+        super().begin(slot, None if context is None else rounded_inputs(context, self._bits))
+        if (pairs := self._contexts[slot]) is not None:
+            self._contexts[slot] = [self._pair(*pair) for pair in pairs]
+
+    def _pair(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        block = keys.shape[-1] & -keys.shape[-1]
+        kept = rotated(rounded_vectors(rotated(keys), self._bits)) / block
+        return kept, rounded_vectors(values, self._bits)
