@@ -17,6 +17,7 @@ from torch import Tensor
 
 from audiocraft_api.config import Config
 from audiocraft_api.engine.batching import BatchingEngine
+from audiocraft_api.engine.native_runner import native_slot_bytes
 from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.engine.weights import decoder_weights
 from audiocraft_api.errors import (
@@ -197,7 +198,7 @@ def test_a_long_prompt_is_prefilled_in_pieces(make_rig: Callable[..., Rig]) -> N
 
 def test_memory_for_keys_and_values_decides_how_many_run(make_rig: Callable[..., Rig], cache: OneModelEach) -> None:
     with cache.lease("demo") as model:
-        slot_bytes = decoder_weights(model.lm).kv_bytes(1503, 4)
+        slot_bytes = native_slot_bytes(decoder_weights(model.lm), 1503, "float32")
     rig = make_rig(max_batch_requests=8, kv_cache_bytes=5 * slot_bytes)
     requests = [rig.hold(), *(rig.engine.submit(params(seed=seed)) for seed in range(3))]
     rig.runner.gate.set()
