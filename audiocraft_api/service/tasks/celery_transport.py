@@ -10,8 +10,9 @@ import logging
 import queue
 import threading
 from contextlib import suppress
+from typing import Any
 
-from celery import Celery
+from celery import Celery, bootsteps
 from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
 from kombu.transport import redis as redis_transport
@@ -30,8 +31,21 @@ DRAIN_SHARE = 0.8  # of the graceful time-out; in the rest, what did not finish 
 MAX_UNSENT = 10_000
 CONNECT_SECONDS = 2.0
 CLOSE_SECONDS = 2.0
+LOOK_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
+
+
+class PromptFetch(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Has a worker's event loop look often whether a thread of its pool is free to take the next message.
+
+    Without prefetching, Celery 5.7 asks a Redis broker for messages only while a thread is free, and nothing wakes its
+    loop when one becomes free: left alone, it looks when a timer ends, which is once a second.
+    """
+
+    def register_with_event_loop(self, _consumer: Any, hub: Any) -> None:
+        """Wake the loop from now on; Celery cancels it with the connection's other timers."""
+        hub.call_repeatedly(LOOK_SECONDS, lambda: None)
 
 
 def create_celery(config: Config) -> Celery:
@@ -63,6 +77,7 @@ def create_celery(config: Config) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
     )
+    celery.steps["consumer"].add(PromptFetch)
     return celery
 
 
