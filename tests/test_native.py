@@ -124,6 +124,24 @@ def test_a_slot_takes_the_bytes_that_are_counted_for_it(weight_format: Format, s
     assert counted <= many - one <= counted + 16 * 3 * 4096  # in whole pages, two pieces of memory each
 
 
+def test_a_slot_takes_memory_as_it_fills() -> None:
+    weights, capacity = random_weights(), 2**15
+    runner = NativeRunner(weights, num_slots=1, capacity=capacity, weight_format="float32")
+    process = psutil.Process()
+    before = process.memory_info().rss
+    runner.decode([0], some_tokens(1), [0])
+    slot_bytes = native_runner.native_slot_bytes(weights, capacity, "float32")
+    assert process.memory_info().rss - before < slot_bytes / 16
+
+
+def test_weights_that_are_gathered_into_huge_pages_are_the_same() -> None:
+    weights = random_weights()
+    runner, tokens = native(weights, "int6", num_threads=1), some_tokens(1)
+    first = runner.decode([0], tokens, [0])
+    for _ in range(2100):  # a little more than the steps after which that begins, in a thread of its own
+        assert torch.equal(runner.decode([0], tokens, [0]), first)
+
+
 def test_a_slot_in_use_again_shows_nothing_of_its_former_row() -> None:
     weights = random_weights()
     runner, tokens = native(weights, "int8"), some_tokens(30)

@@ -8,6 +8,7 @@ namespace native {
 namespace {
 
 constexpr float kNormEpsilon = 1e-5f;
+constexpr int kRunsBeforeHugePages = 2000;  // getting them may cost a second; they save a fiftieth of each step
 
 std::vector<float> copy(const float* from, int count) { return {from, from + count}; }
 
@@ -93,6 +94,7 @@ void Decoder::release(int slot) {
 
 void Decoder::run(int rows, const int64_t* tokens, const float* inputs, const int32_t* slots,
                   const int32_t* positions, int wanted, float* logits) {
+    if (++num_runs_ == kRunsBeforeHugePages) weights_.gather();
     projected_.resize(size_t(rows) * 3 * shape_.dim);
     narrow_.resize(rows, shape_.dim, Linear::image(format_, shape_.dim));
     wide_.resize(rows, shape_.hidden, Linear::image(format_, shape_.hidden));

@@ -1,9 +1,11 @@
-// Large zeroed memory straight from the system: in huge pages where there are some, untouched pages cost nothing.
+// Large zeroed memory straight from the system, of which untouched pages cost nothing.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <new>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -43,13 +45,13 @@ class Buffer {
 public:
     Buffer() = default;
     explicit Buffer(size_t bytes) : bytes_((bytes + kPadding + kPage - 1) / kPage * kPage) {
-        // Huge pages need their alignment; mmap gives small pages' only. The rest behind the last whole one stays small.
+        // Huge pages need their alignment; mmap gives small pages' only.
         void* mapped = mmap(nullptr, bytes_ + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (mapped == MAP_FAILED) throw std::bad_alloc();
         mapped_ = mapped;
         data_ = reinterpret_cast<char*>((reinterpret_cast<size_t>(mapped) + kHuge - 1) / kHuge * kHuge);
-#if defined(MADV_HUGEPAGE)
-        madvise(data_, bytes_ / kHuge * kHuge, MADV_HUGEPAGE);
+#if defined(MADV_NOHUGEPAGE)
+        madvise(data_, bytes_, MADV_NOHUGEPAGE);  // each would be zeroed whole at the first byte
 #endif
     }
     Buffer(Buffer&& other) noexcept { swap(other); }
@@ -66,6 +68,16 @@ public:
         return reinterpret_cast<T*>(data_);
     }
     size_t bytes() const { return mapped_ ? bytes_ : 0; }
+
+    // Have the system gather pages into huge ones, until `stop`; the rest behind the last whole one stays small. Others
+    // may read meanwhile. Where it cannot do that at once (Linux before 6.1), it does when it comes to it, or never.
+    void gather(const std::atomic<bool>& stop) const {
+#if defined(MADV_HUGEPAGE)
+        madvise(data_, bytes_ / kHuge * kHuge, MADV_HUGEPAGE);
+        constexpr int kCollapse = 25;  // MADV_COLLAPSE, which older headers lack
+        for (size_t at = 0; at + kHuge <= bytes_ && !stop; at += kHuge) madvise(data_ + at, kHuge, kCollapse);
+#endif
+    }
 
 private:
     static constexpr size_t kHuge = size_t(2) << 20, kPage = 4096;
@@ -85,6 +97,11 @@ private:
 // Memory of many small parts that live equally long, in large buffers: huge pages serve small matrices too.
 class Arena {
 public:
+    ~Arena() {
+        stop_ = true;
+        if (gathering_.joinable()) gathering_.join();
+    }
+
     // Zeroed bytes that start at a cache line.
     char* take(size_t bytes) {
         bytes = (bytes + 63) / 64 * 64;
@@ -99,10 +116,19 @@ public:
     }
     size_t bytes() const { return total_; }
 
+    // Begin to gather all that was taken into huge pages, once, in a thread: to get them takes longer than to fill them.
+    void gather() {
+        gathering_ = std::thread([this] {
+            for (const Buffer& chunk : chunks_) chunk.gather(stop_);
+        });
+    }
+
 private:
     static constexpr size_t kChunk = size_t(64) << 20;
     std::vector<Buffer> chunks_;
     size_t used_ = 0, total_ = 0;
+    std::thread gathering_;
+    std::atomic<bool> stop_{false};
 };
 
 }  // namespace native
