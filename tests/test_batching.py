@@ -542,13 +542,25 @@ def test_packed_weights_take_the_place_of_the_models_own(real_cache: ModelCache,
     assert real_cache.loaded_names() == []
 
 
+def test_packed_weights_take_that_place_even_when_the_first_request_never_comes_to_a_step(
+    real_cache: ModelCache,
+) -> None:
+    engine = BatchingEngine(real_cache, Config(precision="exact"))
+    with real_cache.lease("demo") as model:
+        with pytest.raises(InvalidRequest):
+            engine.submit(params(audio_prompt=noise(3.0))).result(SECONDS)
+        assert engine._loops["demo"].join(SECONDS)
+        assert model.is_handed_over
+    engine.close()
+
+
 def test_a_model_without_its_weights_is_loaded_anew(
     real_cache: ModelCache, cache: OneModelEach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = BatchingEngine(real_cache, Config(precision="exact"))
     case = params()
     with monkeypatch.context() as patch:
-        patch.setattr("audiocraft_api.engine.loop.CodecWorker", lambda *_: 1 / 0)
+        patch.setattr("audiocraft_api.engine.prepared.complete_torch", lambda: 1 / 0)  # called when they are gone
         with pytest.raises(GenerationFailed):
             engine.submit(case).result(SECONDS)
         assert engine._loops["demo"].join(SECONDS)

@@ -500,23 +500,31 @@ def test_loading_imports_no_compiler_and_what_it_puts_off_can_still_be_used(demo
 import sys
 from pathlib import Path
 from audiocraft_api.config import Config
+from audiocraft_api.model.audiocraft_imports import complete_torch, import_torch
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.loading import load_model
 config = Config(checkpoints_dir=Path(sys.argv[1]), offline=True, device="cpu")
 catalog = Catalog(config)
+import_torch()
 load_model(catalog.get("demo"), catalog, config).condition_tensors("solo cello")
-heavy = ("torch._dynamo", "sympy", "torch.distributed.tensor", "scipy.optimize", "spacy", "librosa")
+heavy = ("torch._dynamo", "torch._meta_registrations", "sympy", "torch.distributed.tensor", "scipy.optimize")
+heavy += ("spacy", "librosa", "dora", "flashy", "av", "num2words")
 assert not [name for name in heavy if name in sys.modules], [name for name in heavy if name in sys.modules]
 assert "BertModel" not in sys.modules["transformers"]._class_to_module, "all models' sources were read"
+complete_torch().join()
 import scipy.optimize, torch
 from transformers import AutoModel, BertConfig, BertModel
 from transformers.models import gpt2
+from audiocraft.data import audio, audio_dataset
+from audiocraft.modules.conditioners import num2words
+from audiocraft.quantization import core_vq
 from audiocraft.solvers.compression import CompressionSolver
+assert audio.av.open and audio_dataset.dora.get_xp and num2words(7) == "seven" and core_vq.flashy.distrib.rank() == 0
 assert gpt2.GPT2Config and CompressionSolver.model_from_checkpoint
 assert scipy.optimize.linear_sum_assignment([[1, 2], [0, 3]])[1].tolist() == [1, 0]
 tiny = BertConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=16)
 assert isinstance(AutoModel.from_config(tiny), BertModel)
-assert torch.compile(lambda x: 2 * x, backend="eager")(torch.ones(1)).item() == 2
+assert torch.compile(torch.linalg.cholesky, backend="eager")(4 * torch.eye(2)).tolist() == [[2, 0], [0, 2]]
 """
     command = [sys.executable, "-c", script, str(demo_checkpoints)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

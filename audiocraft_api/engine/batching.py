@@ -12,7 +12,7 @@ from audiocraft_api.engine.base import EngineStatus
 from audiocraft_api.engine.params import GenerationParams
 from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.errors import QueueFull, ShuttingDown
-from audiocraft_api.model.audiocraft_imports import COLLECTOR_PAUSED
+from audiocraft_api.model.audiocraft_imports import COLLECTOR_PAUSED, import_torch
 
 if TYPE_CHECKING:
     from audiocraft_api.engine.loop import DecodeLoop
@@ -44,6 +44,7 @@ class BatchingEngine:
             self._cache.expect(params.model)
         # torch comes with the first request, not with the server's start; nobody else waits for it.
         with COLLECTOR_PAUSED:
+            import_torch()
             from audiocraft_api.engine import loop as _  # noqa: F401
 
         request = EngineRequest(params, deadline)

@@ -26,7 +26,7 @@ class CodecWorker:
         device: torch.device,
         on_last: Callable[[RunningRequest], None],
     ) -> None:
-        """`make_factory` prepares the codec, and does so once; it is called in this thread, beside the first steps.
+        """`make_factory` prepares the codec, and does so once; it is called in this thread.
 
         `on_last(request)` is called, in this thread, after a request's last codes, when it has ended."""
         self._make_factory = make_factory
@@ -36,19 +36,27 @@ class CodecWorker:
         self._condition = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="engine-codec", daemon=True)
-        self._thread.start()
+        self._has_begun = False
+
+    def begin(self) -> None:
+        """Prepare the codec, and from then on decode what is put. Of several calls the first one counts."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._thread.start()
 
     def put(self, run: RunningRequest, codes: Tensor, last: bool) -> None:
+        """Have codes decoded, once it has begun."""
         with self._condition:
             self._jobs.append((run, codes, last))
             self._condition.notify()
 
     def close(self) -> None:
-        """Finish what is queued and stop."""
+        """Finish what is queued and stop, if it has begun."""
         with self._condition:
             self._closing = True
             self._condition.notify()
-        self._thread.join()
+        if self._has_begun:
+            self._thread.join()
 
     def _work(self) -> None:
         # A stream of its own: the codec must not wait for steps, nor they for it.

@@ -145,6 +145,7 @@ class DecodeLoop:
                     self._meter.begin_pass()
                     self._wake.clear()
                     self.step()
+                ready.settle(self._cache)  # where no step came to it
             finally:
                 self._meter.rest()
                 self._codec.close()
@@ -155,7 +156,10 @@ class DecodeLoop:
         self._schedule()
         decoded = self._run()
         self._postprocess()
-        if not decoded:
+        if decoded:
+            self._ready.settle(self._cache)
+            self._codec.begin()
+        else:
             self._wake.wait(POLL_SECONDS)
 
     def _schedule(self) -> None:
@@ -271,16 +275,13 @@ class DecodeLoop:
         self._discard()  # whatever state it is in
 
     def _prepare(self, model: LoadedModel) -> Prepared:
-        """Prepare weights, cache and codec once for each loaded model."""
+        """Prepare weights and cache once for each loaded model."""
         # Takes seconds, so not under the lock: `drop` keeps off while there is a thread.
         self._is_dropped = False
-        ready = self._prepared
-        if ready is None or ready.model is not model:
+        if self._prepared is None or self._prepared.model is not model:
             self._discard()
-            self._prepared = ready = prepare(model, self._config, self._make_stepper)
-            if ready.stepper.own_weight_bytes:
-                self._cache.hand_over(model, ready.stepper.own_weight_bytes)
-        return ready
+            self._prepared = prepare(model, self._config, self._make_stepper)
+        return self._prepared
 
     def _discard(self) -> None:
         if self._prepared is not None:

@@ -12,9 +12,11 @@ from audiocraft_api.engine.codec import ChunkDecoderFactory, make_decoder
 from audiocraft_api.engine.preparation import Preparer
 from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.engine.stepper import Stepper
+from audiocraft_api.model.audiocraft_imports import complete_torch
 
 if TYPE_CHECKING:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
+    from audiocraft_api.model.model_cache import ModelCache
 
 StepperFactory = Callable[["LoadedModel", Config], Stepper]
 
@@ -37,6 +39,12 @@ class Prepared:
             revision=self.model.revision,
             precision=self.stepper.precision,
         )
+
+    def settle(self, cache: ModelCache) -> None:
+        """Do, once, what the first token need not wait for: give the packed weights' source back, complete torch."""
+        if self.stepper.own_weight_bytes and not self.model.is_handed_over:
+            cache.hand_over(self.model, self.stepper.own_weight_bytes)
+        complete_torch()
 
 
 def prepare(model: LoadedModel, config: Config, make_stepper: StepperFactory) -> Prepared:

@@ -6,6 +6,7 @@ one of its names is used; xformers, which has no build for many platforms, is st
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import importlib.metadata
@@ -21,6 +22,8 @@ from typing import Any
 
 # The families of transformers' models that audiocraft names, and what they stand on.
 _FAMILIES = ("auto", "encodec", "roberta", "t5")
+
+_META_KERNELS = "torch._meta_registrations"
 
 # Threads of PyTorch wait for each other by spinning; where there are no more of them than processors, for milliseconds.
 # Here they share the processors with the decoder's threads, which stand still meanwhile. Read once, with torch's import.
@@ -62,6 +65,34 @@ class _NoCompiler(ModuleType):
         return lambda function=None, *_, **__: function if callable(function) else lambda marked: marked
 
 
+def import_torch() -> None:
+    """Import torch without its kernels for tensors that hold no data: a fifth of the time, which only compilers need.
+
+    They are written in Python and register themselves as they are imported, at the end of `torch/__init__.py` (2.11).
+    """
+    if "torch" in sys.modules:
+        return
+    stand_in = sys.modules[_META_KERNELS] = _PutOff(_META_KERNELS)
+    try:
+        import torch
+    finally:
+        if sys.modules.get(_META_KERNELS) is stand_in:
+            del sys.modules[_META_KERNELS]
+    if vars(torch).get("_meta_registrations") is stand_in:
+        del vars(torch)["_meta_registrations"]
+
+
+@functools.cache
+def complete_torch() -> threading.Thread:
+    """Begin to import what `import_torch` left out; more calls do nothing.
+
+    Not left for those who need it: a compiler that is imported before it finds its own modules in a circle.
+    """
+    thread = threading.Thread(target=importlib.import_module, args=(_META_KERNELS,), name="torch-import", daemon=True)
+    thread.start()
+    return thread
+
+
 @contextmanager
 def _without_compiler() -> Iterator[None]:
     """Keep torch from importing its compiler, for this block, unless it is there already. One thread at a time."""
@@ -81,13 +112,19 @@ def _without_compiler() -> Iterator[None]:
 def _put_off() -> dict[str, ModuleType]:
     """Return what stands for modules while audiocraft is imported.
 
-    spaCy lemmatises the captions of some training sets, librosa's filters (with numba and scipy) set up the chroma of
+    spaCy lemmatises the captions of some training sets and num2words spells their numbers, dora and av (FFmpeg) read
+    the sets, librosa's filters (with numba and scipy) set up the chroma of
     melody models, the compression solver (with all metrics) loads codecs for multi-band diffusion. transformers matches
     boxes with scipy in the losses of its object detectors, and marks functions for the compiler.
     """
     put_off = {
         "spacy": (),
         "librosa": (),
+        "flashy": (),
+        "flashy.distrib": (),
+        "dora": (),
+        "av": (),
+        "num2words": ("num2words",),
         "scipy.optimize": ("linear_sum_assignment",),
         "audiocraft.solvers.compression": ("CompressionSolver",),
         "torch._dynamo._trace_wrapped_higher_order_op": ("TransformGetItemToIndex",),
@@ -99,6 +136,7 @@ def _put_off() -> dict[str, ModuleType]:
         # Whether a package is installed is asked by looking at its spec.
         modules[name].__spec__ = importlib.util.find_spec(name)
     vars(modules["librosa"]).update(filters=_PutOff("librosa.filters"))
+    vars(modules["flashy"]).update(distrib=modules["flashy.distrib"])
     return modules
 
 
