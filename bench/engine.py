@@ -64,7 +64,7 @@ def load(scale: str) -> Any:
     from audiocraft_api.model.loading import load_model
 
     name = shapes.checkpoint(scale)
-    config = Config(models_file=shapes.models_file(), offline=True)
+    config = Config(models_file=shapes.models_file(), offline=True)  # type: ignore[call-arg]  # mypy does not see defaults
     catalog = Catalog(config)
     return load_model(catalog.get(name), catalog, config)
 

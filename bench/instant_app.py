@@ -40,7 +40,7 @@ class PausedEngine(InstantEngine):
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         request = EngineRequest(params, deadline)
-        request.start(1, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="none")
+        request.start(1, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="none", precision="exact")
         self._requests.append(request)
         return request
 
