@@ -39,16 +39,17 @@ class CodecWorker:
         self._has_begun = False
 
     def begin(self) -> None:
-        """Prepare the codec, and from then on decode what is put. Of several calls the first one counts."""
+        """Prepare the codec, if that has not begun."""
         if not self._has_begun:
             self._has_begun = True
             self._thread.start()
 
     def put(self, run: RunningRequest, codes: Tensor, last: bool) -> None:
-        """Have codes decoded, once it has begun."""
+        """Have codes decoded."""
         with self._condition:
             self._jobs.append((run, codes, last))
             self._condition.notify()
+        self.begin()
 
     def close(self) -> None:
         """Finish what is queued and stop, if it has begun."""

@@ -112,10 +112,10 @@ def _without_compiler() -> Iterator[None]:
 def _put_off() -> dict[str, ModuleType]:
     """Return what stands for modules while audiocraft is imported.
 
-    spaCy lemmatises the captions of some training sets and num2words spells their numbers, dora and av (FFmpeg) read
-    the sets, librosa's filters (with numba and scipy) set up the chroma of
-    melody models, the compression solver (with all metrics) loads codecs for multi-band diffusion. transformers matches
-    boxes with scipy in the losses of its object detectors, and marks functions for the compiler.
+    flashy and dora run trainings, av (FFmpeg) reads their sets, spaCy lemmatises captions of some and num2words spells
+    their numbers. librosa's filters (with numba and scipy) set up the chroma of melody models, the compression solver
+    (with all metrics) loads codecs for multi-band diffusion. transformers matches boxes with scipy in the losses of its
+    object detectors, and marks functions for the compiler.
     """
     put_off = {
         "spacy": (),
