@@ -294,7 +294,7 @@ def test_grafana_is_given_the_dashboard_and_its_source() -> None:
 def test_sizing_is_by_the_figures_of_the_readme() -> None:
     performance = (ROOT / "README.md").read_text().partition("## Performance")[2].partition("\n## ")[0]
     sizing = OPERATIONS.partition("## Sizing")[2].partition("\n## ")[0]
-    for figure in ("3.0 s of audio a second", "0.79", "2.64", "2.1 GB", "726"):
+    for figure in ("3.0 s of audio a second", "0.79", "2.64", "2.3 GB", "726"):
         assert figure in performance
         assert figure in sizing
 
