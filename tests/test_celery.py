@@ -378,7 +378,7 @@ class TestFaults:
     def test_everything_killed_and_started_again_finishes_what_was_accepted(
         self, open_site: Callable[..., Site]
     ) -> None:
-        site = open_site(task_attempts=3)
+        site = open_site(task_attempts=3)  # both kills may meet the same task
         site.add_worker(seconds=0.5)
         tasks = [site.submit() for _ in range(40)]
         for task_id in (tasks[5], tasks[15]):

@@ -28,6 +28,7 @@ from support.random_weights import (
     some_tokens,
     with_outliers,
 )
+from support.served import wait_until
 
 CAPACITY = 200
 # Relative error of logits that each format may have on these small models.
@@ -137,9 +138,20 @@ def test_a_slot_takes_memory_as_it_fills() -> None:
 def test_weights_that_are_gathered_into_huge_pages_are_the_same() -> None:
     weights = random_weights()
     runner, tokens = native(weights, "int6", num_threads=1), some_tokens(1)
-    first = runner.decode([0], tokens, [0])
+    first, before = runner.decode([0], tokens, [0]), huge_page_bytes()
     for _ in range(2100):  # a little more than the steps after which that begins, in a thread of its own
         assert torch.equal(runner.decode([0], tokens, [0]), first)
+    has_huge_pages = Path("/sys/kernel/mm/transparent_hugepage").exists()
+    if has_huge_pages and tuple(map(int, platform.release().split(".")[:2])) >= (6, 1):
+        wait_until(lambda: huge_page_bytes() > before)
+        assert torch.equal(runner.decode([0], tokens, [0]), first)
+
+
+def huge_page_bytes() -> int:
+    """Return how much of this process lies in huge pages; 0 where the system does not say."""
+    told = Path("/proc/self/smaps_rollup")
+    lines = told.read_text().splitlines() if told.exists() else []
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("AnonHugePages"))
 
 
 def test_a_slot_in_use_again_shows_nothing_of_its_former_row() -> None:

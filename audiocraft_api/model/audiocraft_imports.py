@@ -119,8 +119,8 @@ def _put_off() -> dict[str, ModuleType]:
     """
     put_off = {
         "spacy": (),
-        "librosa": (),
-        "flashy": (),
+        "librosa": ("filters",),
+        "flashy": ("distrib",),
         "flashy.distrib": (),
         "dora": (),
         "av": (),
@@ -135,8 +135,6 @@ def _put_off() -> dict[str, ModuleType]:
     for name in ("spacy", "librosa", "scipy.optimize"):
         # Whether a package is installed is asked by looking at its spec.
         modules[name].__spec__ = importlib.util.find_spec(name)
-    vars(modules["librosa"]).update(filters=_PutOff("librosa.filters"))
-    vars(modules["flashy"]).update(distrib=modules["flashy.distrib"])
     return modules
 
 
