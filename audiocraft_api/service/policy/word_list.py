@@ -5,6 +5,7 @@ Words are looked up, one after the other, and not searched by regular expression
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -67,9 +68,9 @@ class WordList:
 
     def find(self, prompt: str) -> Category | None:
         """Return the category of the first entry that a prompt has; None when it has none."""
+        spell = functools.cache(self._spelled)  # for this prompt alone: words come again in it and in its readings
         for words in readings(prompt):
-            spelled = [self._spelled(word) for word in words]
-            found = list(self._matches(spelled))
+            found = list(self._matches([spell(word) for word in words]))
             allowed = {place for span, category in found if category is None for place in span}
             for span, category in found:
                 if category is not None and allowed.isdisjoint(span):
