@@ -1,8 +1,8 @@
 // Rows of activations, and their image in integers for integer weights.
 //
 // Inputs that share a weight scale share one here too, which depends on them alone. The image is two planes of signed
-// bytes, value = high * 256 + low, because the machines multiply bytes. With both, rounding is negligible beside the
-// weights'. Beside weights of six bits the low plane of a group may stay zero, and is then not multiplied: where no input
+// bytes, value = (high + low / 256) scale, because the machines multiply bytes. With both, rounding is negligible beside
+// the weights'. Beside weights of six bits the low plane of a group may stay zero, and is then not multiplied: where no input
 // stands far out of its group, rounding to eight bits is small against theirs.
 #pragma once
 
@@ -48,11 +48,11 @@ inline PlaneSums high_plane(const float* from, int count, float inverse, int8_t*
     return {sum(sums), 0};
 }
 
-// How activations meet weights of a format: inputs of one scale, 0 for no image; and the most that the largest of them
-// may be over their root mean square where one plane is enough.
+// How activations meet weights of a format.
 struct Image {
-    int group = 0;
-    float most_crest = 0;
+    int group = 0;         // inputs of one scale; 0 for no image
+    int offset = 0;        // of the weights' integers, which are stored without a sign
+    float most_crest = 0;  // the most that a group's largest may be over its root mean square where one plane is enough
 };
 
 struct Activations {
@@ -63,7 +63,7 @@ struct Activations {
     std::vector<int8_t> high;    // [rows, width]
     std::vector<int8_t> low;     // [rows, width]
     std::vector<float> scales;   // [rows, groups]
-    std::vector<int32_t> sums;   // [rows, groups]: of the image, to take the weights' offset out again
+    std::vector<PlaneSums> starts;  // [rows, groups]: what sums of products start at, to take the weights' offset out
     std::vector<uint8_t> has_low;  // [rows, groups]: whether the low plane is not all zeros
 
     void resize(int rows, int new_width, Image new_image) {
@@ -75,7 +75,7 @@ struct Activations {
         high.resize(size_t(rows) * width);
         low.resize(size_t(rows) * width);
         scales.resize(size_t(rows) * groups);
-        sums.resize(scales.size());
+        starts.resize(scales.size());
         has_low.resize(scales.size());
     }
 
@@ -101,8 +101,8 @@ struct Activations {
             has_low[at] = largest * largest * image.group > image.most_crest * image.most_crest * energy(from, image.group);
             const PlaneSums of = has_low[at] ? split_planes(from, image.group, inverse, to_high, to_low)
                                              : high_plane(from, image.group, inverse, to_high, to_low);
-            scales[at] = largest / kLargest;
-            sums[at] = 256 * of.high + of.low;
+            scales[at] = largest / (kLargest / 256);
+            starts[at] = {-image.offset * of.high, -image.offset * of.low};
         }
     }
 };

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "vec.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -59,8 +61,7 @@ inline void pack(const Word (&quads)[kQuads], Word (&packed)[kPackQuads<Bits>]) 
 
 using Sums = __m512i;
 
-inline Sums zero_sums() { return _mm512_setzero_si512(); }
-inline void store_sums(int32_t* to, Sums sums) { _mm512_storeu_si512(to, sums); }
+inline Sums sums_from(int32_t start) { return _mm512_set1_epi32(start); }
 
 inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
     int32_t four;
@@ -75,11 +76,7 @@ struct Sums {
     __m256i half[2];
 };
 
-inline Sums zero_sums() { return {{_mm256_setzero_si256(), _mm256_setzero_si256()}}; }
-inline void store_sums(int32_t* to, const Sums& sums) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), sums.half[0]);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 8), sums.half[1]);
-}
+inline Sums sums_from(int32_t start) { return {{_mm256_set1_epi32(start), _mm256_set1_epi32(start)}}; }
 
 inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
     __m256i half[2];
@@ -107,8 +104,11 @@ inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
 struct Sums {
     int32_t lane[kBlock];
 };
-inline Sums zero_sums() { return {}; }
-inline void store_sums(int32_t* to, const Sums& sums) { std::memcpy(to, sums.lane, sizeof sums.lane); }
+inline Sums sums_from(int32_t start) {
+    Sums sums;
+    for (int32_t& lane : sums.lane) lane = start;
+    return sums;
+}
 
 inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
     uint8_t bytes[sizeof weights];
@@ -118,5 +118,12 @@ inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
 }
 
 #endif
+
+// The sums of a vector's width of outputs from `output` on.
+inline IntVec lanes(const Sums& sums, int output) {
+    int32_t all[kBlock];
+    std::memcpy(all, &sums, sizeof all);
+    return load(all + output);
+}
 
 }  // namespace native

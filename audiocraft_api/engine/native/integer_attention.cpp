@@ -23,7 +23,7 @@ Planes split(const float* from, int count, int8_t* high, int8_t* low) {
 
 // Sums of sixteen outputs, both planes.
 struct PlanePair {
-    Sums high = zero_sums(), low = zero_sums();
+    Sums high = sums_from(0), low = sums_from(0);
 
     void add(Quad quad, const Planes& inputs, int at) {
         dot4(high, quad, inputs.high + at);
@@ -33,12 +33,10 @@ struct PlanePair {
     // 256 high + low less the integers' offset, times the scale. The planes apart until they are floats: over many
     // positions 256 high does not fit in 32 bits.
     void finish(const Planes& inputs, int offset, float* out) const {
-        int32_t upper[kBlock], lower[kBlock];
-        store_sums(upper, high);
-        store_sums(lower, low);
-        for (int o = 0; o < kBlock; ++o) {
-            const float high_part = float(upper[o] - offset * inputs.sums.high);
-            out[o] = (256.0f * high_part + float(lower[o] - offset * inputs.sums.low)) * inputs.scale;
+        for (int o = 0; o < kBlock; o += kWidth) {
+            const Vec upper = __builtin_convertvector(lanes(high, o) - offset * inputs.sums.high, Vec);
+            const Vec lower = __builtin_convertvector(lanes(low, o) - offset * inputs.sums.low, Vec);
+            store(out + o, (256.0f * upper + lower) * inputs.scale);
         }
     }
 };

@@ -7,56 +7,96 @@
 
 namespace native {
 
-// Add one group's integer sums to a row's float sums: 256 high + low, less the weights' offset, times both scales.
-template <int Bits>
-inline void add_group(const int32_t* high, const int32_t* low, const Activations& in, int row, int group,
-                      const Half* scales, float* total) {
-    const size_t at = size_t(row) * in.groups + group;
-    const int32_t offset = in.sums[at] * (1 << (Bits - 1));
-    for (int o = 0; o < kBlock; o += kWidth) {
-        IntVec upper, lower;
-        std::memcpy(&upper, high + o, sizeof upper);
-        std::memcpy(&lower, low + o, sizeof lower);
-        const IntVec exact = (upper << 8) + lower - offset;
-        store(total + o, load(total + o) + __builtin_convertvector(exact, Vec) * (load(scales + o) * in.scales[at]));
+constexpr int kBlockVecs = kBlock / kWidth;
+
+// One group of some rows' images; the next row's lies `width` and `groups` further.
+struct GroupImage {
+    GroupImage(const Activations& in, int row, int group)
+        : inputs(in.image.group), width(in.width), groups(in.groups), high(&in.high[row * width + group * inputs]),
+          low(&in.low[row * width + group * inputs]), starts(&in.starts[row * groups + group]),
+          scales(&in.scales[row * groups + group]) {}
+
+    const int inputs;
+    const size_t width, groups;
+    const int8_t *const high, *const low;
+    const PlaneSums* const starts;
+    const float* const scales;
+};
+
+// Float sums of a block's outputs. They stay in registers from group to group, other than an array that is passed on.
+template <int Rows>
+struct Totals {
+    Vec of[Rows][kBlockVecs] = {};
+
+    void load_from(const float (*from)[kBlock]) {
+        for (int r = 0; r < Rows; ++r)
+            for (int v = 0; v < kBlockVecs; ++v) of[r][v] = load(from[r] + v * kWidth);
     }
+    void store_to(float (*to)[kBlock]) const {
+        for (int r = 0; r < Rows; ++r)
+            for (int v = 0; v < kBlockVecs; ++v) store(to[r] + v * kWidth, of[r][v]);
+    }
+};
+
+// Add one group's integer sums to float sums. `scales` are the weights' times the inputs'.
+inline void add_group(IntVec high, IntVec low, bool has_low, Vec scales, Vec& total) {
+    // Both planes fit in 32 bits together, but not in a float; the high one alone is converted without rounding.
+    const Vec exact = has_low ? __builtin_convertvector((high << 8) + low, Vec) * (1.0f / 256)
+                              : __builtin_convertvector(high, Vec);
+    total += exact * scales;
 }
 
 // One group of a few rows; `HasLow`: whether any of them needs the low plane. A plane of zeros adds exactly nothing.
 template <int Bits, int Rows, bool HasLow>
-void integer_group(const uint8_t* weights, const Half* scales, const Activations& in, int row, int group,
-                   float (*out)[kBlock]) {
-    const size_t begin = size_t(row) * in.width + group * in.image.group;
-    const int8_t *high = &in.high[begin], *low = &in.low[begin];
+[[gnu::always_inline]] inline void integer_group(
+    const uint8_t* weights, const Half* scales, const GroupImage& in, Totals<Rows>& totals) {
     Sums high_sums[Rows], low_sums[Rows];
-    for (int r = 0; r < Rows; ++r) high_sums[r] = low_sums[r] = zero_sums();
-    for (int i = 0; i < in.image.group; i += kQuadInputs, weights += kPackBytes<Bits>) {
+    for (int r = 0; r < Rows; ++r) {
+        high_sums[r] = sums_from(in.starts[r * in.groups].high);
+        low_sums[r] = sums_from(in.starts[r * in.groups].low);
+    }
+    for (int i = 0; i < in.inputs; i += kQuadInputs, weights += kPackBytes<Bits>) {
         for (int byte = 0; byte < kPackBytes<Bits>; byte += 64) stream(weights + byte);
         Quad quads[kQuads];
         unpack<Bits>(weights, quads);
-        for (int q = 0; q < kQuads; ++q, high += 4, low += 4)
+        for (int q = 0; q < kQuads; ++q)
             for (int r = 0; r < Rows; ++r) {
-                dot4(high_sums[r], quads[q], high + size_t(r) * in.width);
-                if (HasLow) dot4(low_sums[r], quads[q], low + size_t(r) * in.width);
+                const size_t at = i + 4 * q + r * in.width;
+                dot4(high_sums[r], quads[q], in.high + at);
+                if (HasLow) dot4(low_sums[r], quads[q], in.low + at);
             }
     }
-    for (int r = 0; r < Rows; ++r) {
-        int32_t upper[kBlock], lower[kBlock];
-        store_sums(upper, high_sums[r]);
-        store_sums(lower, low_sums[r]);
-        add_group<Bits>(upper, lower, in, row + r, group, scales, out[r]);
+    for (int v = 0; v < kBlockVecs; ++v) {
+        const Vec weight_scales = load(scales + v * kWidth);
+        for (int r = 0; r < Rows; ++r)
+            add_group(lanes(high_sums[r], v * kWidth), lanes(low_sums[r], v * kWidth), HasLow,
+                      weight_scales * in.scales[r * in.groups], totals.of[r][v]);
     }
+}
+
+// Out of line: it is rare, and its sums would take the registers of the others'.
+template <int Bits, int Rows>
+[[gnu::noinline]] void integer_group_with_low(
+    const uint8_t* weights, const Half* scales, const Activations& in, int row, int group, float (*out)[kBlock]) {
+    Totals<Rows> totals;
+    totals.load_from(out);
+    integer_group<Bits, Rows, true>(weights, scales, GroupImage(in, row, group), totals);
+    totals.store_to(out);
 }
 
 template <int Bits, int Rows>
 void integer_block(const uint8_t* weights, const Half* scales, const Activations& in, int row, float (*out)[kBlock]) {
-    for (int r = 0; r < Rows; ++r)
-        for (int o = 0; o < kBlock; ++o) out[r][o] = 0;
-    for (int group = 0; group < in.groups; ++group, scales += kBlock, weights += in.image.group * kBlock * Bits / 8)
-        if (in.needs_low(row, Rows, group))
-            integer_group<Bits, Rows, true>(weights, scales, in, row, group, out);
-        else
-            integer_group<Bits, Rows, false>(weights, scales, in, row, group, out);
+    const int groups = in.groups;
+    Totals<Rows> totals;
+    for (int group = 0; group < groups; ++group, scales += kBlock, weights += in.image.group * kBlock * Bits / 8)
+        if (in.needs_low(row, Rows, group)) {
+            totals.store_to(out);
+            integer_group_with_low<Bits, Rows>(weights, scales, in, row, group, out);
+            totals.load_from(out);
+        } else {
+            integer_group<Bits, Rows, false>(weights, scales, GroupImage(in, row, group), totals);
+        }
+    totals.store_to(out);
 }
 
 }  // namespace native

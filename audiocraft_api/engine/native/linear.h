@@ -44,7 +44,8 @@ public:
     // The image that activations of `inputs` floats need.
     static Image image(Format format, int inputs) {
         if (!is_integer(format)) return {};
-        return {inputs % 128 == 0 ? 128 : 64, format == Format::kInt6 ? kMostCrest : 0};
+        const int group = inputs % 128 == 0 ? 128 : 64;
+        return format == Format::kInt6 ? Image{group, 32, kMostCrest} : Image{group, 128, 0};
     }
 
 private:

@@ -14,8 +14,9 @@
 namespace native {
 
 // Ask for the line that a stream of reads comes to soon, and for one further on: first into the outer cache, then into
-// the inner. Measured a fifth faster than either alone; the processor's own guesses end at each page.
-inline void stream(const void* at) {
+// the inner. Measured a fifth faster than either alone; the processor's own guesses end at each page. Always inlined: GCC
+// takes a function that only asks for lines for one without effects, and drops its calls where it inlines late.
+[[gnu::always_inline]] inline void stream(const void* at) {
     __builtin_prefetch(static_cast<const char*>(at) + 8192, 0, 2);
     __builtin_prefetch(static_cast<const char*>(at) + 1024, 0, 3);
 }

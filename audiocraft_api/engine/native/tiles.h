@@ -72,7 +72,14 @@ void tile_block(
         _tile_stored(0, high_sums, 64);
         _tile_stored(1, low_sums, 64);
         for (int r = 0; r < rows; ++r)
-            add_group<Bits>(high_sums + r * kBlock, low_sums + r * kBlock, in, row + r, g, scales, out[r]);
+            for (int o = 0; o < kBlock; o += kWidth) {
+                const size_t at = size_t(row + r) * in.groups + g;
+                const IntVec high_part = load(high_sums + r * kBlock + o) + in.starts[at].high;
+                const IntVec low_part = load(low_sums + r * kBlock + o) + in.starts[at].low;
+                Vec total = load(out[r] + o);
+                add_group(high_part, low_part, has_low, load(scales + o) * in.scales[at], total);
+                store(out[r] + o, total);
+            }
     }
 }
 

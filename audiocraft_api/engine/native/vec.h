@@ -36,6 +36,12 @@ inline Vec load(const float* from) {
     return value;
 }
 
+inline IntVec load(const int32_t* from) {
+    IntVec value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
 inline void store(float* to, Vec value) { std::memcpy(to, &value, sizeof value); }
 
 // Sum of the lanes, always in the same tree.
