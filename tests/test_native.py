@@ -139,7 +139,7 @@ def test_weights_that_are_gathered_into_huge_pages_are_the_same() -> None:
     weights = random_weights()
     runner, tokens = native(weights, "int6", num_threads=1), some_tokens(1)
     first, before = runner.decode([0], tokens, [0]), huge_page_bytes()
-    for _ in range(2100):  # a little more than the steps after which that begins, in a thread of its own
+    for _ in range(4100):  # a little more than the steps after which that begins, in a thread of its own
         assert torch.equal(runner.decode([0], tokens, [0]), first)
     has_huge_pages = Path("/sys/kernel/mm/transparent_hugepage").exists()
     if has_huge_pages and tuple(map(int, platform.release().split(".")[:2])) >= (6, 1):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from audiocraft_api.config import Config
 from audiocraft_api.engine.base import ModelStatus
 from audiocraft_api.engine.codec_worker import CodecWorker
+from audiocraft_api.engine.delivery import Delivery
 from audiocraft_api.engine.failures import as_request_error
 from audiocraft_api.engine.meter import LoopMeter
 from audiocraft_api.engine.prepared import Prepared, StepperFactory, prepare
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Frames that are handed to the codec at once. It has its own schedule of blocks; this only spares wake-ups.
-DELIVERY_FRAMES = 4
 # How often a loop that has nothing to decode looks for requests that were canceled meanwhile.
 POLL_SECONDS = 0.05
 
@@ -140,6 +139,7 @@ class DecodeLoop:
         self.scheduler.open(ready.stepper.num_slots)
         with ThreadPoolExecutor(1, "engine-preparation") as self._preparation:
             self._codec = CodecWorker(ready.make_codec, model.device, self._drained)
+            self._delivery = Delivery(is_shared=model.device.type == "cpu")
             try:
                 while self._has_work():
                     self._meter.begin_pass()
@@ -204,6 +204,7 @@ class DecodeLoop:
             run.request.fail(error)
             self._leave(run)
         num_steps = max(1, runs[0].num_filled - num_filled)
+        self._delivery.begin(len(runs), num_steps)
         self._meter.add(num_rows, num_steps, time.monotonic() - begin)
 
     def _prepare_window(self, run: RunningRequest, preparation: Future[Preparation]) -> None:
@@ -225,7 +226,7 @@ class DecodeLoop:
                 continue
             done = run.is_window_done
             last = done and run.next_window is None
-            codes = run.take_codes(0 if done else DELIVERY_FRAMES)
+            codes = run.take_codes(0 if done else self._delivery.fewest_frames(run.num_delivered))
             if last:
                 self._draining.add(run)
                 self._leave(run)

@@ -61,7 +61,7 @@ class RunningRequest:
         self.is_prefix_run = True
         self._pattern: DelayPattern
         self._num_frames = 0
-        self._delivered = self._delivered_at_start = 0
+        self.num_delivered = self._delivered_at_start = 0
 
     def begin_window(self, preparation: Preparation, pattern: DelayPattern) -> None:
         """Take the next window: lay out its sequence and start where its prompt ends."""
@@ -70,7 +70,7 @@ class RunningRequest:
             self._windows = preparation.windows
             delivered = 0
         else:
-            self._num_frames_before += self._delivered - self._delivered_at_start
+            self._num_frames_before += self.num_delivered - self._delivered_at_start
             prompt = pattern.codes(self.sequence, self._num_frames - self._next.num_prompt_frames, self._num_frames)
             delivered = prompt.shape[1]
         self._index += 1
@@ -83,7 +83,7 @@ class RunningRequest:
         self.sequence = pattern.sequence(prompt, self._num_frames)  # [K, S]
         self.num_filled = prompt.shape[1] + 1
         self.num_fed = 0
-        self._delivered = self._delivered_at_start = delivered  # frames of this window
+        self.num_delivered = self._delivered_at_start = delivered  # frames of this window
 
     @property
     def is_decoding(self) -> bool:
@@ -140,10 +140,10 @@ class RunningRequest:
 
     def take_codes(self, at_least: int) -> Tensor | None:
         """Return the codes [K, t] that are complete and not yet delivered, None while there are fewer than asked for."""
-        if self._num_complete - self._delivered < at_least:
+        if self._num_complete - self.num_delivered < at_least:
             return None
-        codes = self._pattern.codes(self.sequence, self._delivered, self._num_complete)
-        self._delivered = self._num_complete
+        codes = self._pattern.codes(self.sequence, self.num_delivered, self._num_complete)
+        self.num_delivered = self._num_complete
         return codes
 
     @property

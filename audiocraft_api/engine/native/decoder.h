@@ -83,7 +83,7 @@ private:
     Format format_;
     Pool pool_;
     Arena weights_;
-    int64_t num_runs_ = 0;
+    int num_rows_ = 0;  // that were run, until weights are gathered
     std::vector<Layer> layers_;
     std::vector<Slot> slots_;
     Norm out_norm_;
