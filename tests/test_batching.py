@@ -17,6 +17,8 @@ from torch import Tensor
 
 from audiocraft_api.config import Config
 from audiocraft_api.engine.batching import BatchingEngine
+from audiocraft_api.engine.codec_lstm import NUM_ROWS
+from audiocraft_api.engine.delivery import FEW_FRAMES, SHARED_STEPS
 from audiocraft_api.engine.native_runner import native_slot_bytes
 from audiocraft_api.engine.request import EngineRequest
 from audiocraft_api.engine.weights import decoder_weights
@@ -338,6 +340,27 @@ def test_a_codec_that_fails_ends_its_request_alone(
     with pytest.raises(GenerationFailed):
         rig.engine.submit(params()).result(SECONDS)
     assert codes_of(rig.engine.submit(params())).shape == (4, 100)
+
+
+@pytest.mark.parametrize(("num_requests", "num_frames"), [(1, FEW_FRAMES), (NUM_ROWS, SHARED_STEPS)])
+def test_the_codec_gets_frames_of_few_requests_as_they_come_and_of_many_once_in_a_block(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, num_requests: int, num_frames: int
+) -> None:
+    feeds = []
+
+    def feed(_: CodesDecoder, codes: Tensor, final: bool = False) -> Any:
+        feeds.append(0 if final else codes.shape[1])
+        return codes.numpy().astype(np.float32)
+
+    rig = make_rig()
+    first = rig.hold()  # so that the others join in one step
+    monkeypatch.setattr(CodesDecoder, "feed", feed)
+    requests = [first, *(rig.engine.submit(params(seed=seed)) for seed in range(1, num_requests))]
+    rig.runner.gate.set()
+    for request in requests:
+        request.result(SECONDS)
+    # A few frames are left for the next time.
+    assert num_frames <= max(feeds) < num_frames + FEW_FRAMES
 
 
 def test_a_result_that_cannot_be_joined_ends_its_request_alone(
