@@ -35,8 +35,8 @@ $(VENV)/.tests: requirements-dev.txt $(VENV)/.service
 	touch $@
 
 # Native kernels, where there is a C++ compiler; without one the service runs on torch's own, and the next make asks again.
-build/.native: $(wildcard audiocraft_api/engine/native/*) | $(VENV)/.service
-	$(BIN)/python -m audiocraft_api.engine.native.build
+build/.native: $(wildcard audiocraft_api/engine/cpu/native/*) | $(VENV)/.service
+	$(BIN)/python -m audiocraft_api.engine.cpu.native.build
 	@if ls build/native/*.so >/dev/null 2>&1; then touch $@; fi
 
 checkpoints/demo: | $(VENV)/.service

@@ -7,8 +7,8 @@ from typing import Any
 
 from audiocraft_api.config import ConfigError, load_config
 from audiocraft_api.factory import create_app
-from audiocraft_api.http.services import services_of
-from audiocraft_api.service.storage.create import check_store
+from audiocraft_api.storage.create import check_store
+from audiocraft_api.web.services import services_of
 
 
 def __getattr__(name: str) -> Any:

@@ -4,12 +4,12 @@ import gc
 import sys
 
 from audiocraft_api.config import ConfigError, load_config
-from audiocraft_api.logs import configure_logging
+from audiocraft_api.core.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
-from audiocraft_api.service.policy.prompt_policy import PromptPolicy
-from audiocraft_api.service.storage.create import check_store
+from audiocraft_api.policy.prompt_policy import PromptPolicy
+from audiocraft_api.storage.create import check_store
 from audiocraft_api.telemetry.admin_listener import listen
-from audiocraft_api.worker import ServerLog, Worker
+from audiocraft_api.web.gunicorn_worker import ServerLog, Worker
 
 try:
     settings = load_config()

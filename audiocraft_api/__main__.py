@@ -15,12 +15,12 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from audiocraft_api.access.api_key import ApiKey, new_key
+from audiocraft_api.access.caller import DEFAULT_SCOPES, SCOPES, CallerLimits, Scope, scopes_of
+from audiocraft_api.access.key_store import KeyStore
 from audiocraft_api.config import Config, ConfigError, load_config
-from audiocraft_api.errors import StorageUnavailable
+from audiocraft_api.core.errors import StorageUnavailable
 from audiocraft_api.factory import create_key_store, create_state
-from audiocraft_api.service.access.api_key import ApiKey, new_key
-from audiocraft_api.service.access.caller import DEFAULT_SCOPES, SCOPES, CallerLimits, Scope, scopes_of
-from audiocraft_api.service.access.key_store import KeyStore
 
 DAY_SECONDS = 86_400.0
 MAX_NAME = 100

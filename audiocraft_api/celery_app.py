@@ -15,24 +15,18 @@ from celery import Celery, signals
 from celery.concurrency import get_implementation
 
 from audiocraft_api.config import Config, ConfigError, load_config
-from audiocraft_api.engine.base import Engine
+from audiocraft_api.core.engine import Engine
+from audiocraft_api.core.logs import configure_logging
 from audiocraft_api.factory import create_engine, create_results, create_state
-from audiocraft_api.logs import configure_logging
+from audiocraft_api.generation.preloading import Preloader
+from audiocraft_api.generation.service import GenerationService
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
-from audiocraft_api.service.generation import GenerationService
-from audiocraft_api.service.preloading import Preloader
-from audiocraft_api.service.storage.create import check_store, create_store
-from audiocraft_api.service.tasks.celery_transport import (
-    DRAIN_SHARE,
-    RUN_NEXT,
-    RUN_TASK,
-    CeleryTransport,
-    create_celery,
-)
-from audiocraft_api.service.tasks.celery_worker import CeleryWorker
-from audiocraft_api.service.tasks.redis_store import RedisTaskStore
-from audiocraft_api.service.tasks.runner import TaskRunner
+from audiocraft_api.storage.create import check_store, create_store
+from audiocraft_api.tasks.celery.transport import DRAIN_SHARE, RUN_NEXT, RUN_TASK, CeleryTransport, create_celery
+from audiocraft_api.tasks.celery.worker import CeleryWorker
+from audiocraft_api.tasks.runner import TaskRunner
+from audiocraft_api.tasks.store.redis import RedisTaskStore
 from audiocraft_api.telemetry.admin_listener import AdminListener, admin_answers, listen
 from audiocraft_api.telemetry.health import Health
 from audiocraft_api.telemetry.sources import engine_source, health_source

@@ -9,67 +9,68 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask
 from flask_cors import CORS
 
-from audiocraft_api.blueprints import (
-    audio,
-    docs,
-    generate,
-    health,
-    live,
-    melody,
-    metrics,
-    models,
-    stream,
-    task_events,
-    tasks,
-)
+from audiocraft_api.access.authenticator import Authenticator
+from audiocraft_api.access.key_store import KeyStore, SqliteKeyStore
+from audiocraft_api.access.limits import Limits
+from audiocraft_api.access.quota_store import QuotaStore, SqliteQuotaStore
+from audiocraft_api.access.rate_limiter import Bursts, MemoryBursts
+from audiocraft_api.access.request_slots import Waiters
+from audiocraft_api.access.stream_slots import Streams
+from audiocraft_api.audio.upload import MelodyDecoder
 from audiocraft_api.config import Config, load_config
-from audiocraft_api.engine.base import Engine
-from audiocraft_api.http import auth, context, errors, live_socket, observing, parsing, rate_headers
-from audiocraft_api.http.limits import Limits
-from audiocraft_api.http.services import EXTENSION, Services
-from audiocraft_api.http.streams import Streams
-from audiocraft_api.http.tasks import show
-from audiocraft_api.http.waiters import Waiters
-from audiocraft_api.logs import configure_logging
+from audiocraft_api.core.engine import Engine
+from audiocraft_api.core.logs import configure_logging
+from audiocraft_api.core.observer import Observer
+from audiocraft_api.generation.cache.base import ResultStore
+from audiocraft_api.generation.cache.result_cache import ResultCache
+from audiocraft_api.generation.cache.sqlite import SqliteResultStore
+from audiocraft_api.generation.preloading import Preloader
+from audiocraft_api.generation.service import GenerationService
+from audiocraft_api.generation.streaming import StreamingService
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
-from audiocraft_api.service.access.authenticator import Authenticator
-from audiocraft_api.service.access.bursts import Bursts, MemoryBursts
-from audiocraft_api.service.access.key_store import KeyStore, SqliteKeyStore
-from audiocraft_api.service.access.quota_store import QuotaStore, SqliteQuotaStore
-from audiocraft_api.service.generation import GenerationService
-from audiocraft_api.service.melody_upload import MelodyDecoder
-from audiocraft_api.service.observer import Observer
-from audiocraft_api.service.policy.prompt_policy import PromptPolicy
-from audiocraft_api.service.preloading import Preloader
-from audiocraft_api.service.results.result_cache import ResultCache
-from audiocraft_api.service.results.result_store import ResultStore
-from audiocraft_api.service.results.sqlite_store import SqliteResultStore
-from audiocraft_api.service.state import schema
-from audiocraft_api.service.state.sqlite_file import SqliteFile
-from audiocraft_api.service.storage.base import AudioStore
-from audiocraft_api.service.storage.create import create_store
-from audiocraft_api.service.streaming import StreamingService
-from audiocraft_api.service.tasks.backend import EmbeddedBackend, TaskBackend
-from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
-from audiocraft_api.service.tasks.store import TaskStore
-from audiocraft_api.service.tasks.task import Task
+from audiocraft_api.policy.prompt_policy import PromptPolicy
+from audiocraft_api.state import schema
+from audiocraft_api.state.sqlite import SqliteFile
+from audiocraft_api.storage.base import AudioStore
+from audiocraft_api.storage.create import create_store
+from audiocraft_api.tasks.backend import EmbeddedBackend, TaskBackend
+from audiocraft_api.tasks.store.base import TaskStore
+from audiocraft_api.tasks.store.sqlite import SqliteTaskStore
+from audiocraft_api.tasks.task import Task
 from audiocraft_api.telemetry import sources
 from audiocraft_api.telemetry.admin_listener import AdminListener, admin_answers
 from audiocraft_api.telemetry.health import Health
 from audiocraft_api.telemetry.telemetry import Telemetry
+from audiocraft_api.web import auth, context, errors, observing, parsing, rate_headers
+from audiocraft_api.web import websocket as websocket_support
+from audiocraft_api.web.blueprints import (
+    audio,
+    docs,
+    generate,
+    health,
+    melody,
+    metrics,
+    models,
+    streams,
+    task_events,
+    tasks,
+    websocket,
+)
+from audiocraft_api.web.services import EXTENSION, Services
+from audiocraft_api.web.task_responses import show
 
 if TYPE_CHECKING:
-    from audiocraft_api.service.state.redis_client import RedisClient
-    from audiocraft_api.service.tasks.celery_backend import CeleryBackend
+    from audiocraft_api.state.redis import RedisClient
+    from audiocraft_api.tasks.celery.backend import CeleryBackend
 
-BLUEPRINTS = (health, metrics, models, generate, melody, tasks, task_events, stream, live, audio, docs)
+BLUEPRINTS = (health, metrics, models, generate, melody, tasks, task_events, streams, websocket, audio, docs)
 # What a page of another origin may read of an answer, beyond the body.
 EXPOSED_HEADERS = [
     *("X-Request-ID", "Retry-After", "Content-Disposition", "Content-Range", "Accept-Ranges", "Location"),
     *("Preference-Applied", "WWW-Authenticate"),
     *rate_headers.HEADERS,
-    *stream.HEADERS,
+    *streams.HEADERS,
 ]
 STATE_TIMEOUT_SECONDS = 1.0  # every request asks it who calls: better no answer than a late one
 # A form has ten texts and one file; its texts are held in memory, the file is not.
@@ -116,7 +117,7 @@ def create_app(
     app = Flask("audiocraft_api", static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=config.max_upload_bytes,
-        SOCK_SERVER_OPTIONS=live_socket.server_options(config),
+        SOCK_SERVER_OPTIONS=websocket_support.server_options(config),
         MAX_FORM_MEMORY_SIZE=MAX_FORM_MEMORY_BYTES,
         MAX_FORM_PARTS=MAX_FORM_PARTS,
     )
@@ -162,7 +163,7 @@ def create_state(config: Config) -> SqliteFile | RedisClient:
     """Return what the stores of keys, quotas and known results share; it opens with its first use."""
     if not config.shares_state:
         return SqliteFile(config.state_db, schema.LAYOUT)
-    from audiocraft_api.service.state.redis_client import RedisClient
+    from audiocraft_api.state.redis import RedisClient
 
     return RedisClient(config.redis_url, schema.LAYOUT.name, timeout_seconds=STATE_TIMEOUT_SECONDS)
 
@@ -171,8 +172,8 @@ def create_key_store(state: SqliteFile | RedisClient) -> KeyStore:
     """Return the store of API keys in the shared state."""
     if isinstance(state, SqliteFile):
         return SqliteKeyStore(state)
-    from audiocraft_api.service.access.key_store import RedisKeyStore
-    from audiocraft_api.service.state.redis_client import PREFIX
+    from audiocraft_api.access.key_store import RedisKeyStore
+    from audiocraft_api.state.redis import PREFIX
 
     return RedisKeyStore(state, PREFIX)
 
@@ -181,8 +182,8 @@ def create_quota_store(state: SqliteFile | RedisClient) -> QuotaStore:
     """Return the store of daily quotas in the shared state."""
     if isinstance(state, SqliteFile):
         return SqliteQuotaStore(state)
-    from audiocraft_api.service.access.quota_store import RedisQuotaStore
-    from audiocraft_api.service.state.redis_client import PREFIX
+    from audiocraft_api.access.quota_store import RedisQuotaStore
+    from audiocraft_api.state.redis import PREFIX
 
     return RedisQuotaStore(state, PREFIX)
 
@@ -191,8 +192,8 @@ def create_bursts(config: Config) -> Bursts:
     """Return what counts requests within a minute; it connects with its first use."""
     if not config.shares_state:
         return MemoryBursts()
-    from audiocraft_api.service.access.bursts import RedisBursts
-    from audiocraft_api.service.state.redis_client import PREFIX
+    from audiocraft_api.access.rate_limiter import RedisBursts
+    from audiocraft_api.state.redis import PREFIX
 
     return RedisBursts(config.redis_url, PREFIX)
 
@@ -210,7 +211,7 @@ def _create_result_store(state: SqliteFile | RedisClient, config: Config) -> Res
     max_entries, max_age_seconds = config.result_cache_entries, config.result_cache_max_age_seconds
     if isinstance(state, SqliteFile):
         return SqliteResultStore(state, max_entries=max_entries, max_age_seconds=max_age_seconds)
-    from audiocraft_api.service.results.redis_store import RedisResultStore
+    from audiocraft_api.generation.cache.redis import RedisResultStore
 
     return RedisResultStore(state, max_entries=max_entries, max_age_seconds=max_age_seconds)
 
@@ -233,7 +234,7 @@ def _create_tasks(
 
 
 def _create_remote_tasks(files: AudioStore, config: Config, telemetry: Telemetry) -> CeleryBackend:
-    from audiocraft_api.service.tasks.celery_backend import CeleryBackend
+    from audiocraft_api.tasks.celery.backend import CeleryBackend
 
     tasks = telemetry.counting_errors(_create_task_store(config), "tasks")
     return CeleryBackend(tasks, files, config, _renderer(files), telemetry)
@@ -242,7 +243,7 @@ def _create_remote_tasks(files: AudioStore, config: Config, telemetry: Telemetry
 def _create_task_store(config: Config) -> TaskStore:
     if not config.shares_state:
         return SqliteTaskStore(config.task_db, max_attempts=config.task_attempts)
-    from audiocraft_api.service.tasks.redis_store import RedisTaskStore
+    from audiocraft_api.tasks.store.redis import RedisTaskStore
 
     return RedisTaskStore(config.redis_url, max_attempts=config.task_attempts)
 

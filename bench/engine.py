@@ -12,8 +12,8 @@ from unittest import mock
 import numpy as np
 
 from audiocraft_api.config import Config
+from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.engine.batching import BatchingEngine
-from audiocraft_api.engine.params import GenerationParams
 from bench import shapes
 
 DESCRIPTION = "warm analog synth arpeggio over a slow drum machine, 100 bpm"
@@ -97,7 +97,7 @@ def ours(model: Any, precision: str, seconds: float) -> dict[str, float]:
 def codes_of(model: Any, precision: str, seconds: float) -> Any:
     """Return the codes [K, T] that the batching engine makes."""
     with (
-        mock.patch("audiocraft_api.engine.prepared.make_decoder", return_value=CodesDecoder()),
+        mock.patch("audiocraft_api.engine.executor.make_decoder", return_value=CodesDecoder()),
         _engine(model, precision) as engine,
     ):
         return engine.submit(params(model, seconds)).result().waveform.astype(np.int64)

@@ -6,10 +6,10 @@ import numpy as np
 from flask import Flask
 
 from audiocraft_api import factory
-from audiocraft_api.engine.base import EngineStatus
-from audiocraft_api.engine.params import GenerationParams
-from audiocraft_api.engine.request import EngineRequest
-from audiocraft_api.errors import ShuttingDown
+from audiocraft_api.core.engine import EngineStatus
+from audiocraft_api.core.errors import ShuttingDown
+from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.request import EngineRequest
 
 SAMPLE_RATE, FRAME_RATE = 32_000, 50
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from audiocraft_api.config.section import Section
-from audiocraft_api.constants import MAX_DURATION_SECONDS, MAX_PROMPT_CHARACTERS, MIN_DURATION_SECONDS
+from audiocraft_api.core.constants import MAX_DURATION_SECONDS, MAX_PROMPT_CHARACTERS, MIN_DURATION_SECONDS
 
 MAX_PER_MINUTE = 10_000  # the time of each request of the last minute is remembered
 

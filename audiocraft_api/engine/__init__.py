@@ -1,1 +1,1 @@
-"""Engines turn parameters into waveforms. torch lives here, imported only when an engine starts; Flask never does."""
+"""Decode engines: parameters in, waveforms out. Imports torch when an engine starts; never imports Flask."""

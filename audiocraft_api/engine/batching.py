@@ -8,15 +8,15 @@ import time
 from typing import TYPE_CHECKING
 
 from audiocraft_api.config import Config
-from audiocraft_api.engine.base import EngineStatus
-from audiocraft_api.engine.params import GenerationParams
-from audiocraft_api.engine.request import EngineRequest
-from audiocraft_api.errors import QueueFull, ShuttingDown
+from audiocraft_api.core.engine import EngineStatus
+from audiocraft_api.core.errors import QueueFull, ShuttingDown
+from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.model.audiocraft_imports import COLLECTOR_PAUSED, import_torch
 
 if TYPE_CHECKING:
+    from audiocraft_api.engine.executor import StepperFactory
     from audiocraft_api.engine.loop import DecodeLoop
-    from audiocraft_api.engine.prepared import StepperFactory
     from audiocraft_api.model.model_cache import ModelCache
 
 LOOP = "audiocraft_api.engine.loop"  # what brings torch

@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from audiocraft_api.errors import AudioCraftError, GenerationFailed, OutOfMemory
+from audiocraft_api.core.errors import AudioCraftError, GenerationFailed, OutOfMemory
 
 logger = logging.getLogger(__name__)
 

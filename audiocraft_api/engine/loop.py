@@ -15,16 +15,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from audiocraft_api.config import Config
-from audiocraft_api.engine.base import ModelStatus
-from audiocraft_api.engine.codec_worker import CodecWorker
-from audiocraft_api.engine.delivery import Delivery
+from audiocraft_api.core.engine import ModelStatus
+from audiocraft_api.core.errors import AudioCraftError, ShuttingDown
+from audiocraft_api.core.request import EngineRequest
+from audiocraft_api.engine.codec.batching import Delivery
+from audiocraft_api.engine.codec.worker import CodecWorker
+from audiocraft_api.engine.executor import Prepared, StepperFactory, prepare
 from audiocraft_api.engine.failures import as_request_error
-from audiocraft_api.engine.meter import LoopMeter
-from audiocraft_api.engine.prepared import Prepared, StepperFactory, prepare
-from audiocraft_api.engine.request import EngineRequest
-from audiocraft_api.engine.running import Preparation, RunningRequest
+from audiocraft_api.engine.loop_stats import LoopMeter
 from audiocraft_api.engine.scheduler import Scheduler
-from audiocraft_api.errors import AudioCraftError, ShuttingDown
+from audiocraft_api.engine.sequence import Preparation, RunningRequest
 
 if TYPE_CHECKING:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel

@@ -13,11 +13,11 @@ from collections import deque
 import numpy as np
 
 from audiocraft_api.config import Config
-from audiocraft_api.engine.base import EngineStatus
-from audiocraft_api.engine.meter import LoopMeter
-from audiocraft_api.engine.params import GenerationParams
-from audiocraft_api.engine.request import EngineRequest
-from audiocraft_api.errors import AudioCraftError, GenerationFailed, OutOfMemory, QueueFull, ShuttingDown
+from audiocraft_api.core.engine import EngineStatus
+from audiocraft_api.core.errors import AudioCraftError, GenerationFailed, OutOfMemory, QueueFull, ShuttingDown
+from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.request import EngineRequest
+from audiocraft_api.engine.loop_stats import LoopMeter
 from audiocraft_api.model.model_cache import ModelCache
 
 logger = logging.getLogger(__name__)

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from audiocraft_api.config import Config
-from audiocraft_api.engine.delay import DelayPattern
-from audiocraft_api.engine.graph_stepper import MAX_CONTEXT, GraphStepper
-from audiocraft_api.engine.native_runner import (
+from audiocraft_api.core.errors import OutOfMemory
+from audiocraft_api.engine.backend import Runner
+from audiocraft_api.engine.cpu.native_backend import (
     Format,
     NativeRunner,
     has_byte_arithmetic,
     native_slot_bytes,
     native_supports,
 )
-from audiocraft_api.engine.runner import Runner
+from audiocraft_api.engine.cuda.graph_runner import MAX_CONTEXT, GraphStepper
+from audiocraft_api.engine.delay import DelayPattern
+from audiocraft_api.engine.model_runner import HostStepper, Stepper
 from audiocraft_api.engine.samplers import NativeSampler, Sampler, TorchSampler, counter_noise, request_noise
 from audiocraft_api.engine.scheduler import ROWS_PER_REQUEST
-from audiocraft_api.engine.stepper import HostStepper, Stepper
-from audiocraft_api.engine.torch_runner import TorchRunner, packed_linear, plain_linear
+from audiocraft_api.engine.torch_backend import TorchRunner, packed_linear, plain_linear
 from audiocraft_api.engine.weights import DecoderWeights, converted, decoder_weights
-from audiocraft_api.errors import OutOfMemory
 
 if TYPE_CHECKING:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel

@@ -12,13 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from audiocraft_api.core.errors import AudioCraftError
+from audiocraft_api.engine.cpu.native.library import Choice
+from audiocraft_api.engine.cpu.native_backend import NativeRunner
 from audiocraft_api.engine.failures import as_request_error, not_finite
-from audiocraft_api.engine.native.library import Choice
-from audiocraft_api.engine.native_runner import NativeRunner
 from audiocraft_api.engine.noise import exponential_noise
-from audiocraft_api.engine.running import RunningRequest
 from audiocraft_api.engine.sampling import Noise, generator_noise, guide, sample
-from audiocraft_api.errors import AudioCraftError
+from audiocraft_api.engine.sequence import RunningRequest
 
 
 class Sampler(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from audiocraft_api.engine.params import GenerationParams
+from audiocraft_api.core.params import GenerationParams
 
 # Exp(1) noise in the shape of the probabilities [K, card] that it is given.
 Noise = Callable[[Tensor], Tensor]

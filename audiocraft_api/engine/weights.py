@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from audiocraft_api.errors import GenerationFailed
+from audiocraft_api.core.errors import GenerationFailed
 
 NORM_EPS = 1e-5
 

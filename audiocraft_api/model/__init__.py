@@ -1,1 +1,1 @@
-"""Checkpoints: what there is, loading, leasing. The only importer of audiocraft, and only when a model loads."""
+"""Models: catalog, loading and caching. The only package that imports audiocraft."""

@@ -25,12 +25,12 @@ from audiocraft.modules.conditioners import ClassifierFreeGuidanceDropout, Condi
 from audiocraft.utils.autocast import TorchAutocast
 from torch import Tensor
 
-from audiocraft_api.errors import InvalidRequest
+from audiocraft_api.core.errors import InvalidRequest
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.model.checkpoint import DECODER_PARTS
 
 if TYPE_CHECKING:
-    from audiocraft_api.engine.params import AudioInput, GenerationParams
+    from audiocraft_api.core.params import AudioInput, GenerationParams
 
 ConditionTensors = dict[str, tuple[Tensor, Tensor]]  # name → condition [1, S, D], mask [1, S]
 

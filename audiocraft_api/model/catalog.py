@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from audiocraft_api.config import Config, ConfigError, variable_name
-from audiocraft_api.constants import MAX_DURATION_SECONDS
-from audiocraft_api.errors import InvalidRequest
+from audiocraft_api.core.constants import MAX_DURATION_SECONDS
+from audiocraft_api.core.errors import InvalidRequest
 
 RELEASED_LICENCE = "CC-BY-NC-4.0"
 UNTRAINED_NOTICE = "Untrained: makes noise-like sound, so that everything can be tried without a download."

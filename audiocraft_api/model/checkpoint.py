@@ -26,8 +26,8 @@ from transformers import PreTrainedModel, T5EncoderModel
 from transformers.initialization import no_init_weights
 
 from audiocraft_api.model import hub
+from audiocraft_api.model.checkpoint_file import Package
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
-from audiocraft_api.model.package import Package
 
 # transformers patches torch's initialisers for the whole process while it builds a model: two at once end up with
 # weights on the meta device. Whoever builds holds this.

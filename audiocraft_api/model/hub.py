@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from audiocraft_api.errors import ModelUnavailable
+from audiocraft_api.core.errors import ModelUnavailable
 
 logger = logging.getLogger(__name__)
 

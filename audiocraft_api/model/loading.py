@@ -10,8 +10,8 @@ import time
 from typing import TYPE_CHECKING
 
 from audiocraft_api.config import Config
-from audiocraft_api.errors import ModelUnavailable
-from audiocraft_api.model import package, revisions
+from audiocraft_api.core.errors import ModelUnavailable
+from audiocraft_api.model import checkpoint_file, revisions
 from audiocraft_api.model.audiocraft_imports import COLLECTOR_PAUSED
 from audiocraft_api.model.catalog import UNTRAINED_NOTICE, Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
@@ -32,9 +32,9 @@ def read_ahead(spec: ModelSpec, catalog: Catalog) -> None:
     def begin() -> None:
         directory = revisions.present(spec, catalog)
         if directory is not None:
-            package.read_ahead(directory / revisions.LANGUAGE_MODEL)
+            checkpoint_file.read_ahead(directory / revisions.LANGUAGE_MODEL)
 
-    package.in_thread(begin)
+    checkpoint_file.in_thread(begin)
 
 
 def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
@@ -66,12 +66,12 @@ def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
     directory, revision = revisions.locate(spec, catalog, config)
     device = choose_device(config.device)
 
-    def read(name: str) -> package.Package:
+    def read(name: str) -> checkpoint_file.Package:
         revisions.check_sum(spec, directory, name)
-        return package.read(directory / name)
+        return checkpoint_file.read(directory / name)
 
     # Both take seconds, and reading does not need Python's lock.
-    weights = package.in_thread(lambda: read(revisions.LANGUAGE_MODEL))
+    weights = checkpoint_file.in_thread(lambda: read(revisions.LANGUAGE_MODEL))
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
     from audiocraft_api.model.checkpoint import BUILDING, load_codec, load_language_model
 
@@ -83,7 +83,7 @@ def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
             codec = load_codec(read(revisions.CODEC), files, codec_device)
             lm = load_language_model(weights.result(), files, device)
     finally:
-        package.let_go(directory / revisions.LANGUAGE_MODEL)
+        checkpoint_file.let_go(directory / revisions.LANGUAGE_MODEL)
     model = LoadedModel(spec, revision, lm, codec)
     _check_abilities(model)
     return model

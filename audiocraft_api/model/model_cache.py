@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from audiocraft_api.config import Config
-from audiocraft_api.errors import ModelUnavailable, ShuttingDown
+from audiocraft_api.core.errors import ModelUnavailable, ShuttingDown
 from audiocraft_api.model.catalog import Catalog, ModelSpec
 from audiocraft_api.model.loading import load_model, read_ahead
 from audiocraft_api.model.revisions import known_revision

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from audiocraft_api.config import Config
-from audiocraft_api.errors import ModelUnavailable
-from audiocraft_api.model import hub, package
+from audiocraft_api.core.errors import ModelUnavailable
+from audiocraft_api.model import checkpoint_file, hub
 from audiocraft_api.model.catalog import Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
@@ -61,7 +61,7 @@ def check_sum(spec: ModelSpec, directory: Path, name: str) -> None:
     An unchanged file is read once for it.
     """
     pinned = {LANGUAGE_MODEL: spec.sha256, CODEC: spec.codec_sha256}[name]
-    if pinned is not None and (found := package.sha256(directory / name)) != pinned:
+    if pinned is not None and (found := checkpoint_file.sha256(directory / name)) != pinned:
         raise WrongCheckpoint(f"{name} has the SHA-256 {found}, and the models file pins {pinned}")
 
 
@@ -69,4 +69,4 @@ def _fingerprint(directory: Path) -> str:
     for name in (LANGUAGE_MODEL, CODEC):
         if not (directory / name).is_file():
             raise WrongCheckpoint(f"{directory.name} holds no {name}")
-    return package.fingerprint(directory / LANGUAGE_MODEL, directory / CODEC)
+    return checkpoint_file.fingerprint(directory / LANGUAGE_MODEL, directory / CODEC)

@@ -1,1 +1,1 @@
-"""What the operator sees: metrics, readiness, the admin listener, traces. Above the service, which knows none of it."""
+"""What operators see: metrics, readiness, traces and the admin listener."""

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from audiocraft_api.config import ConfigError
-from audiocraft_api.errors import Unavailable
+from audiocraft_api.core.errors import Unavailable
 from audiocraft_api.telemetry.health import Health
 from audiocraft_api.telemetry.metrics import CONTENT_TYPE, Metrics
 

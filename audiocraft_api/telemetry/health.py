@@ -11,8 +11,8 @@ from typing import Any
 
 from audiocraft_api import __version__
 from audiocraft_api.config import Config
-from audiocraft_api.engine.base import Engine
-from audiocraft_api.errors import EngineDied, EngineStalled, ModelLoading, ShuttingDown, Unavailable
+from audiocraft_api.core.engine import Engine
+from audiocraft_api.core.errors import EngineDied, EngineStalled, ModelLoading, ShuttingDown, Unavailable
 from audiocraft_api.model.model_cache import ModelCache
 
 SOON_SECONDS = 1.0

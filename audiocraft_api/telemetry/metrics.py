@@ -22,10 +22,10 @@ from prometheus_client.metrics_core import Metric as MetricFamily
 from prometheus_client.registry import Collector
 
 from audiocraft_api import __version__
-from audiocraft_api.errors import AudioCraftError, LimitExceeded, PromptRefused, Unavailable
-from audiocraft_api.service.tasks.task import FINAL_STATES
-from audiocraft_api.service.tasks.webhooks import OUTCOMES
-from audiocraft_api.telemetry.catalogue import METRICS, MetricSpec, Place
+from audiocraft_api.core.errors import AudioCraftError, LimitExceeded, PromptRefused, Unavailable
+from audiocraft_api.tasks.task import FINAL_STATES
+from audiocraft_api.tasks.webhooks import OUTCOMES
+from audiocraft_api.telemetry.catalog import METRICS, MetricSpec, Place
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REFUSALS = (Unavailable, LimitExceeded, PromptRefused)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from audiocraft_api.config import Config
-from audiocraft_api.engine.base import Engine
+from audiocraft_api.core.engine import Engine
 from audiocraft_api.model.model_cache import ModelCache
-from audiocraft_api.service.tasks.monitor import QueueMonitor
+from audiocraft_api.tasks.monitor import QueueMonitor
 from audiocraft_api.telemetry.health import Health
 from audiocraft_api.telemetry.metrics import Distribution, Reading, Source
 

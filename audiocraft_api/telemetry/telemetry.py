@@ -9,11 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from audiocraft_api.config import Config
-from audiocraft_api.engine.request import EngineRequest
-from audiocraft_api.errors import StorageUnavailable
-from audiocraft_api.service.observer import Observer
-from audiocraft_api.service.tasks.task import Task
-from audiocraft_api.telemetry.catalogue import Place
+from audiocraft_api.core.errors import StorageUnavailable
+from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.request import EngineRequest
+from audiocraft_api.tasks.task import Task
+from audiocraft_api.telemetry.catalog import Place
 from audiocraft_api.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:

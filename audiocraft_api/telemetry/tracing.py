@@ -23,9 +23,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from audiocraft_api import __version__
 from audiocraft_api.config import Config
-from audiocraft_api.engine.request import EngineRequest
-from audiocraft_api.service.tasks.command import TRACE
-from audiocraft_api.service.tasks.task import Task
+from audiocraft_api.core.request import EngineRequest
+from audiocraft_api.tasks.command import TRACE
+from audiocraft_api.tasks.task import Task
 
 FAREWELL_SECONDS = 2.0  # for the last spans, when the process ends
 

@@ -12,9 +12,9 @@ from celery.contrib.testing.worker import start_worker
 
 from audiocraft_api.celery_app import create_celery_app
 from audiocraft_api.config import Config
-from audiocraft_api.engine.base import EngineStatus
-from audiocraft_api.engine.params import GenerationParams
-from audiocraft_api.engine.request import EngineRequest
+from audiocraft_api.core.engine import EngineStatus
+from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.request import EngineRequest
 from support.fakes import FakeEngine
 from support.redis_server import RedisServer
 

@@ -19,7 +19,7 @@ from io import BytesIO
 import numpy as np
 from peak_memory import PeakMemory
 
-from audiocraft_api.service import melody_decoder
+from audiocraft_api.audio import upload_decoder
 
 MAX_SECONDS = 60.0
 
@@ -29,10 +29,10 @@ def main() -> None:
     num_wrong = 0
     slowest_seconds = 0.0
     # Many files take more processor time than one may; all other bounds are the real ones.
-    melody_decoder.MIN_CPU_SECONDS = 120
-    melody_decoder.silence_libraries()
+    upload_decoder.MIN_CPU_SECONDS = 120
+    upload_decoder.silence_libraries()
     with open(sys.argv[1], "rb") as packed, tempfile.TemporaryFile(buffering=0) as source, PeakMemory() as peak:
-        melody_decoder.limit_resources(MAX_SECONDS)
+        upload_decoder.limit_resources(MAX_SECONDS)
         while length := packed.read(8):
             source.truncate(0)
             source.seek(0)
@@ -41,12 +41,12 @@ def main() -> None:
             samples = BytesIO()
             started = time.perf_counter()
             try:
-                sample_rate, channels = melody_decoder.decode(source.fileno(), samples, MAX_SECONDS)
+                sample_rate, channels = upload_decoder.decode(source.fileno(), samples, MAX_SECONDS)
                 decoded = np.frombuffer(samples.getvalue(), np.float32).reshape(-1, channels)
                 right = 0.5 * sample_rate <= len(decoded) <= MAX_SECONDS * sample_rate and channels <= 2
                 num_wrong += not (right and np.abs(decoded).max() <= 1.0)
                 causes["decoded"] += 1
-            except melody_decoder.Refused as refusal:
+            except upload_decoder.Refused as refusal:
                 causes[str(refusal)] += 1
             slowest_seconds = max(slowest_seconds, time.perf_counter() - started)
         peak_bytes = peak.read()

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from peak_memory import PeakMemory
 
+from audiocraft_api.audio.upload import MelodyDecoder
 from audiocraft_api.config import load_config
-from audiocraft_api.errors import AudioCraftError
-from audiocraft_api.service.melody_upload import MelodyDecoder
+from audiocraft_api.core.errors import AudioCraftError
 
 
 def cpu_seconds() -> float:

@@ -13,10 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from audiocraft_api.config import Config
+from audiocraft_api.core.params import AudioInput, GenerationParams, Waveform
+from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine import precision
-from audiocraft_api.engine.params import AudioInput, GenerationParams, Waveform
-from audiocraft_api.engine.request import EngineRequest
-from audiocraft_api.engine.stepper import Stepper
+from audiocraft_api.engine.model_runner import Stepper
 from audiocraft_api.model import demo
 from audiocraft_api.model.catalog import Catalog
 

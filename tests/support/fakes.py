@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from audiocraft_api.engine.base import EngineStatus
-from audiocraft_api.engine.params import GenerationParams
-from audiocraft_api.engine.request import EngineRequest
-from audiocraft_api.errors import AudioCraftError, QueueFull, ShuttingDown
+from audiocraft_api.core.engine import EngineStatus
+from audiocraft_api.core.errors import AudioCraftError, QueueFull, ShuttingDown
+from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.request import EngineRequest
 
 SAMPLE_RATE = 32_000
 FRAME_RATE = 50

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from audiocraft_api.config import load_config
-from audiocraft_api.engine.request import EngineRequest
-from audiocraft_api.errors import ModelUnavailable, OutOfMemory
+from audiocraft_api.core.errors import ModelUnavailable, OutOfMemory
+from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.factory import create_app
 from support.fakes import FakeCache, FakeEngine
 from support.served import FileGate

@@ -6,10 +6,10 @@ import time
 
 from flask import Flask
 
+from audiocraft_api.access.api_key import new_key
+from audiocraft_api.access.caller import DEFAULT_SCOPES, CallerLimits, scopes_of
 from audiocraft_api.factory import create_key_store
-from audiocraft_api.http.services import services_of
-from audiocraft_api.service.access.api_key import new_key
-from audiocraft_api.service.access.caller import DEFAULT_SCOPES, CallerLimits, scopes_of
+from audiocraft_api.web.services import services_of
 
 ENVIRONMENT_KEY = "k" * 40
 OTHER_KEY = "o" * 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from audiocraft_api.engine.runner import Runner
+from audiocraft_api.engine.backend import Runner
 from audiocraft_api.engine.weights import CrossWeights, DecoderWeights, LayerWeights
 
 CARD, CODEBOOKS = 64, 4

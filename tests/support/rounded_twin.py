@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audiocraft_api.engine.torch_runner import TorchRunner
+from audiocraft_api.engine.torch_backend import TorchRunner
 from audiocraft_api.engine.weights import DecoderWeights, LayerWeights
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from audiocraft_api.config import load_config
-from audiocraft_api.engine.request import EngineRequest
-from audiocraft_api.errors import AudioCraftError, GenerationFailed
+from audiocraft_api.core.errors import AudioCraftError, GenerationFailed
+from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.factory import create_app
 from support.fakes import FRAME_RATE, SAMPLE_RATE, FakeCache, FakeEngine
 from support.served import FileGate

@@ -10,10 +10,10 @@ import time
 import uuid
 from pathlib import Path
 
-from audiocraft_api.errors import QueueFull
-from audiocraft_api.service.tasks.sqlite_store import SqliteTaskStore
-from audiocraft_api.service.tasks.store import TaskStore
-from audiocraft_api.service.tasks.task import NewTask
+from audiocraft_api.core.errors import QueueFull
+from audiocraft_api.tasks.store.base import TaskStore
+from audiocraft_api.tasks.store.sqlite import SqliteTaskStore
+from audiocraft_api.tasks.task import NewTask
 
 MAX_QUEUED = 60
 MANY_ATTEMPTS = 100  # killed workers shall not fail the tasks here
@@ -21,7 +21,7 @@ MANY_ATTEMPTS = 100  # killed workers shall not fail the tasks here
 
 def open_store(address: str) -> TaskStore:
     if address.startswith("redis://"):
-        from audiocraft_api.service.tasks.redis_store import RedisTaskStore  # slow to import, and often not needed
+        from audiocraft_api.tasks.store.redis import RedisTaskStore  # slow to import, and often not needed
 
         url, _, prefix = address.partition("#")
         return RedisTaskStore(url, max_attempts=MANY_ATTEMPTS, prefix=prefix)

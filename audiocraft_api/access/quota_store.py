@@ -1,0 +1,130 @@
+"""What each owner has asked for on a day: one interface, and its forms in SQLite and in Redis.
+
+A charge is one atomic update that is carried out whole or not at all, so that no two can share the last place. Audio is
+counted in whole milliseconds: sums of fractions would not be exact. Days are numbered from 1970 in UTC; those before
+yesterday are swept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from audiocraft_api.state.sqlite import SqliteFile
+
+if TYPE_CHECKING:
+    from audiocraft_api.state.redis import RedisClient
+
+DAY_SECONDS = 86_400
+
+CHARGE = """
+INSERT INTO quotas (day, owner, requests, milliseconds) SELECT :day, :owner, 1, :milliseconds
+WHERE (:max_milliseconds = 0 OR :milliseconds <= :max_milliseconds)
+ON CONFLICT (day, owner) DO UPDATE
+SET requests = requests + 1, milliseconds = milliseconds + excluded.milliseconds
+WHERE (:max_requests = 0 OR requests < :max_requests)
+AND (:max_milliseconds = 0 OR milliseconds + excluded.milliseconds <= :max_milliseconds)
+RETURNING requests, milliseconds
+"""
+REFUND = """
+UPDATE quotas SET requests = max(requests - 1, 0), milliseconds = max(milliseconds - :milliseconds, 0)
+WHERE day = :day AND owner = :owner
+"""
+USAGE = "SELECT requests, milliseconds FROM quotas WHERE day = ? AND owner = ?"
+SWEEP = "DELETE FROM quotas WHERE day < ?"
+
+REDIS_CHARGE = """
+local requests = tonumber(redis.call('HGET', KEYS[1], 'requests') or 0)
+local milliseconds = tonumber(redis.call('HGET', KEYS[1], 'milliseconds') or 0)
+local more, max_requests, max_milliseconds = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+if (max_requests > 0 and requests >= max_requests)
+    or (max_milliseconds > 0 and milliseconds + more > max_milliseconds) then
+    return {0, requests, milliseconds}
+end
+redis.call('HSET', KEYS[1], 'requests', requests + 1, 'milliseconds', milliseconds + more)
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+return {1, requests + 1, milliseconds + more}
+"""
+REDIS_REFUND = """
+local requests = tonumber(redis.call('HGET', KEYS[1], 'requests') or 0)
+if requests == 0 then return end
+local milliseconds = tonumber(redis.call('HGET', KEYS[1], 'milliseconds'))
+redis.call('HSET', KEYS[1], 'requests', requests - 1, 'milliseconds', math.max(milliseconds - ARGV[1], 0))
+"""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an owner has asked for on a day; `is_charged` says whether that has the charge that was asked for."""
+
+    requests: int
+    seconds: float
+    is_charged: bool = False
+
+
+class QuotaStore(Protocol):
+    """Counts requests and seconds of audio. Thread-safe; everything raises StorageUnavailable."""
+
+    def charge(self, owner: str, day: int, seconds: float, *, max_requests: int, max_seconds: int) -> Usage:
+        """Count one request of so many seconds, unless that were more than a maximum (0 is none)."""
+
+    def refund(self, owner: str, day: int, seconds: float) -> None:
+        """Take one charge back; never below 0."""
+
+    def usage(self, owner: str, day: int) -> Usage:
+        """Return what was asked for."""
+
+
+class SqliteQuotaStore:
+    """Counts in a file of this machine. A power cut may take the last second's: nobody is told less than they have."""
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
+
+    def charge(self, owner: str, day: int, seconds: float, *, max_requests: int, max_seconds: int) -> Usage:
+        maxima = {"max_requests": max_requests, "max_milliseconds": max_seconds * 1000}
+        values = {"owner": owner, "day": day, "milliseconds": _milliseconds(seconds)} | maxima
+        with self._file.write(durable=False) as db:
+            db.execute(SWEEP, (day - 1,))
+            row = db.execute(CHARGE, values).fetchone()
+            if row:
+                return Usage(row["requests"], row["milliseconds"] / 1000, is_charged=True)
+            row = db.execute(USAGE, (day, owner)).fetchone()
+        return Usage(row["requests"], row["milliseconds"] / 1000) if row else Usage(0, 0.0)
+
+    def refund(self, owner: str, day: int, seconds: float) -> None:
+        with self._file.write(durable=False) as db:
+            db.execute(REFUND, {"owner": owner, "day": day, "milliseconds": _milliseconds(seconds)})
+
+    def usage(self, owner: str, day: int) -> Usage:
+        with self._file.read() as db:
+            row = db.execute(USAGE, (day, owner)).fetchone()
+        return Usage(row["requests"], row["milliseconds"] / 1000) if row else Usage(0, 0.0)
+
+
+class RedisQuotaStore:
+    """Counts in a Redis that all servers share: a hash for each owner and day, which Redis itself sweeps."""
+
+    def __init__(self, client: RedisClient, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix + "quota:"
+
+    def charge(self, owner: str, day: int, seconds: float, *, max_requests: int, max_seconds: int) -> Usage:
+        arguments = [_milliseconds(seconds), max_requests, max_seconds * 1000, 2 * DAY_SECONDS]
+        is_charged, requests, milliseconds = self._client.run(REDIS_CHARGE, [self._key(owner, day)], arguments)
+        return Usage(requests, milliseconds / 1000, bool(is_charged))
+
+    def refund(self, owner: str, day: int, seconds: float) -> None:
+        self._client.run(REDIS_REFUND, [self._key(owner, day)], [_milliseconds(seconds)])
+
+    def usage(self, owner: str, day: int) -> Usage:
+        with self._client.commands() as client:
+            requests, milliseconds = client.hmget(self._key(owner, day), "requests", "milliseconds")
+        return Usage(int(requests or 0), int(milliseconds or 0) / 1000)
+
+    def _key(self, owner: str, day: int) -> str:
+        return f"{self._prefix}{day}:{owner}"
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

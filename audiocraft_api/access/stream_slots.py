@@ -1,0 +1,71 @@
+"""Bounds how many streams may hold a thread, and ends those that are left when the server stops. Thread-safe."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from audiocraft_api.config import Config
+from audiocraft_api.core.errors import ShuttingDown, TooManyStreams
+from audiocraft_api.web.disconnect import connection_of
+
+# How long a stream whose generation has ended may go on to tell so, when the server stops.
+FAREWELL_SECONDS = 2.0
+
+
+class Streams:
+    """Places for answers that go on while something is made: audio streams, WebSockets, task events."""
+
+    def __init__(self, config: Config) -> None:
+        self.capacity = config.max_streams or config.threads // 4
+        self._condition = threading.Condition()
+        self._open: set[Place] = set()
+        self._closed = False
+
+    @property
+    def num_open(self) -> int:
+        return len(self._open)
+
+    def take(self, environ: Mapping[str, Any]) -> Place:
+        """Take a place for the connection of a request. Raises TooManyStreams at once when there is none."""
+        with self._condition:
+            if self._closed:
+                raise ShuttingDown("The server is shutting down; try again in a moment.")
+            if len(self._open) >= self.capacity:
+                raise TooManyStreams(f"{self.capacity} streams are open already; try again shortly.")
+            place = Place(self, connection_of(environ))
+            self._open.add(place)
+        return place
+
+    def release(self, place: Place) -> None:
+        with self._condition:
+            self._open.discard(place)
+            self._condition.notify_all()
+
+    def close(self, farewell_seconds: float = FAREWELL_SECONDS) -> None:
+        """Take no more, wait for those that end by themselves, and cut the connections of the others."""
+        with self._condition:
+            self._closed = True
+            self._condition.wait_for(lambda: not self._open, farewell_seconds)
+            for place in self._open:
+                place.cut()
+
+
+class Place:
+    """One of the places; `release` it once or more."""
+
+    def __init__(self, streams: Streams, connection: socket.socket | None) -> None:
+        self._streams = streams
+        self._connection = connection
+
+    def release(self) -> None:
+        self._streams.release(self)
+
+    def cut(self) -> None:
+        """Wake the thread that waits for a slow listener."""
+        if self._connection is not None:
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,1 @@
+"""Encoded audio: waveforms to files and streams, tags in files, and decoding of uploads. Knows no engine and no HTTP."""

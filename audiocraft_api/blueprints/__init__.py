@@ -1,1 +1,0 @@
-"""Routes. Each module owns one resource: parse and validate, make one service call, render."""

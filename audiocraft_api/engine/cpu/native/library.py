@@ -1,0 +1,98 @@
+"""The compiled library's functions with their types, through ctypes (which lets other threads run meanwhile)."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from typing import Any
+
+from audiocraft_api.engine.cpu.native.build import library_path
+
+logger = logging.getLogger(__name__)
+
+FORMATS = {"float32": 0, "float16": 1, "bfloat16": 2, "int8": 3, "int6": 4}
+
+FloatPointer = POINTER(c_float)
+
+
+class Shape(Structure):
+    """`Shape` of decoder.h."""
+
+    _fields_ = [
+        (name, c_int32)
+        for name in (
+            "layers",
+            "dim",
+            "heads",
+            "hidden",
+            "card",
+            "codebooks",
+            "cross",
+            "slots",
+            "capacity",
+            "threads",
+            "format",
+            "kv_bits",
+        )
+    ]
+
+
+NORMS = ("norm1_weight", "norm1_bias", "cross_norm_weight", "cross_norm_bias", "norm2_weight", "norm2_bias")
+MATRICES = ("qkv", "self_out", "cross_query", "cross_key", "cross_value", "cross_out", "linear1", "linear2")
+
+
+class LayerPointers(Structure):
+    """`LayerPointers` of decoder.h."""
+
+    _fields_ = [*((name, c_void_p) for name in (*NORMS, *MATRICES)), ("stored", c_int32)]
+
+
+class Choice(Structure):
+    """`Choice` of sampling.h."""
+
+    _fields_ = [
+        ("seed", c_int64),
+        ("draw", c_int64),
+        ("rows", c_int32),
+        ("is_greedy", c_int32),
+        ("top_k", c_int32),
+        ("top_p", c_float),
+        ("temperature", c_float),
+        ("cfg_coef", c_float),
+    ]
+
+
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "native_error": (c_char_p, []),
+    "native_arithmetic": (c_char_p, []),
+    "native_create": (c_void_p, [POINTER(Shape)]),
+    "native_destroy": (None, [c_void_p]),
+    "native_bytes": (c_size_t, [c_void_p]),
+    "native_set_layer": (c_int, [c_void_p, c_int, POINTER(LayerPointers)]),
+    "native_set_ends": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_void_p), c_void_p]),
+    "native_begin": (c_int, [c_void_p, c_int, c_void_p, c_int]),
+    "native_release": (c_int, [c_void_p, c_int]),
+    "native_run": (c_int, [c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
+    "native_sample": (c_int, [c_void_p, c_int, POINTER(Choice), c_void_p, c_void_p]),
+}
+
+
+def open_library(path: str) -> ctypes.CDLL:
+    """Load a compiled library and declare its functions. Raises OSError."""
+    library = ctypes.CDLL(path)
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL | None:
+    """Return this machine's library, or None where it has not been built."""
+    path = library_path()
+    if not path.exists():
+        logger.info("The native decoder is not built for this processor; PyTorch's operations are used.")
+        return None
+    return open_library(str(path))

@@ -1,1 +1,0 @@
-"""The decoder in C++ for CPUs: sources, their build and the bindings. Knows nothing of requests; imports no torch."""

@@ -1,0 +1,1 @@
+"""The result cache: requests with the same fields and seed get the stored audio."""

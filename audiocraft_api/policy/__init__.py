@@ -1,0 +1,1 @@
+"""Which prompts are accepted: the word list and an external moderation service."""

@@ -1,1 +1,0 @@
-"""The order of the steps of a generation: submit, await, convert, store. No Flask request, no torch."""

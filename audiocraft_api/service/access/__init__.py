@@ -1,1 +1,0 @@
-"""Who may call, and what of: callers, their keys and the stores that keep these. Knows nothing of HTTP or models."""

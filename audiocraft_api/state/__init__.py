@@ -1,0 +1,1 @@
+"""Database helpers for SQLite and Redis. Know nothing of what is stored."""

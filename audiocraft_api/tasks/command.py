@@ -1,0 +1,56 @@
+"""Packs a `GenerateCommand` as the JSON and the audio of a task's row, and unpacks it. Knows no store."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from audiocraft_api.core.errors import GenerationFailed
+from audiocraft_api.core.params import AudioInput
+from audiocraft_api.generation.service import GenerateCommand
+
+TRACE = "traceparent"  # beside a command's fields: what its submission is traced under
+
+
+def pack(command: GenerateCommand) -> tuple[dict[str, Any], bytes | None]:
+    """Return a command's plain fields as JSON, and its audio inputs, exact to the bit, as one block of bytes."""
+    plain: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    for field in fields(command):
+        value = getattr(command, field.name)
+        if isinstance(value, AudioInput):
+            arrays[field.name] = value.waveform
+            arrays[f"{field.name}.sample_rate"] = np.int64(value.sample_rate)
+        else:
+            plain[field.name] = value
+    if not arrays:
+        return plain, None
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return plain, file.getvalue()
+
+
+def unpack(plain: dict[str, Any], audio: bytes | None) -> GenerateCommand:
+    """Return the command that was packed. Raises GenerationFailed when another release packed it differently."""
+    values = {name: value for name, value in plain.items() if name != TRACE}
+    if audio is not None:
+        with np.load(io.BytesIO(audio), allow_pickle=False) as arrays:
+            for name in arrays.files:
+                if not name.endswith(".sample_rate"):
+                    values[name] = AudioInput(arrays[name], int(arrays[f"{name}.sample_rate"]))
+    try:
+        return GenerateCommand(**values)
+    except TypeError as error:
+        raise GenerationFailed("The task was accepted by another release and cannot be worked by this one.") from error
+
+
+def fingerprint(plain: dict[str, Any], audio: bytes | None, webhook_url: str | None) -> str:
+    """Return what two requests share exactly when they ask for the same."""
+    digest = hashlib.sha256(json.dumps([plain, webhook_url], sort_keys=True).encode())
+    digest.update(audio or b"")
+    return digest.hexdigest()

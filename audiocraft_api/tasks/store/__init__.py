@@ -1,0 +1,1 @@
+"""Task stores: one protocol, implemented on SQLite and on Redis."""

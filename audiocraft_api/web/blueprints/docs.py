@@ -1,0 +1,80 @@
+"""The OpenAPI document, and pages for people. Every asset is served from here: the pages work without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Response, current_app, send_from_directory
+from pydantic import BaseModel
+
+from audiocraft_api.core.errors import InvalidRequest, StorageUnavailable
+from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.web.auth import asks_for_key
+from audiocraft_api.web.openapi import build_openapi
+from audiocraft_api.web.operations import Access, access
+from audiocraft_api.web.schemas import GenerateRequest, MelodyRequest, StreamRequest
+from audiocraft_api.web.services import services
+from audiocraft_api.web.task_schemas import MelodyTaskRequest, TaskRequest
+
+PAGES = Path(__file__).parent.parent / "pages"
+# Swagger UI's style sheet holds its icons as data: images.
+CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; frame-ancestors 'none'"
+
+blueprint = Blueprint("docs", __name__)
+
+
+@blueprint.get("/docs/static/<path:filename>")
+@access(Access.OPEN)
+def static(filename: str) -> Response:
+    return send_from_directory(PAGES / "static", filename)
+
+
+@blueprint.get("/openapi.json")
+@access(Access.OPEN)
+def openapi() -> dict[str, Any]:
+    catalog = services().catalog
+    text_sizes = [spec.name for spec in catalog if catalog.is_allowed(spec)]
+    melody_sizes = [name for name in text_sizes if _follows_melodies(catalog, name)]
+    sizes: dict[type[BaseModel], list[str]] = {
+        GenerateRequest: text_sizes,
+        StreamRequest: text_sizes,
+        TaskRequest: text_sizes,
+        MelodyRequest: melody_sizes,
+        MelodyTaskRequest: melody_sizes,
+    }
+    return build_openapi(current_app, sizes, _asks_for_key)
+
+
+@blueprint.get("/")
+@access(Access.OPEN)
+def index() -> Response:
+    return _page("index.html")
+
+
+@blueprint.get("/docs")
+@access(Access.OPEN)
+def docs() -> Response:
+    return _page("docs.html")
+
+
+def _asks_for_key(access: Access) -> bool:
+    try:
+        guarded = services().access.asks_for_keys()
+    except StorageUnavailable:
+        guarded = True
+    return guarded and asks_for_key(access, services().config.audio_requires_key)
+
+
+def _page(name: str) -> Response:
+    response = send_from_directory(PAGES, name)
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    return response
+
+
+def _follows_melodies(catalog: Catalog, size: str) -> bool:
+    try:
+        catalog.melody_checkpoint(size)
+    except InvalidRequest:
+        return False
+    return True

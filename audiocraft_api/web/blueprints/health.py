@@ -1,0 +1,36 @@
+"""Is the process alive, and does it take work? Neither answer ever waits on a model, a queue or a store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint
+
+from audiocraft_api.web.operations import Access, Operation, operation
+from audiocraft_api.web.schemas import HealthAnswer, ReadyAnswer
+from audiocraft_api.web.services import services
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/health")
+@operation(Operation("Whether the server is alive", "health", Access.OPEN, {200: (HealthAnswer,)}))
+def health() -> dict[str, Any]:
+    return HealthAnswer(**services().health.report()).model_dump()
+
+
+@blueprint.get("/ready")
+@operation(
+    Operation(
+        "Whether the server takes work",
+        "health",
+        Access.OPEN,
+        {200: (ReadyAnswer,)},
+        description="503 while it stops, while models are loaded that it needs first, or when its engine has died or stalled; `code` "
+        "tells which. A busy server is ready.",
+        errors=(503,),
+    )
+)
+def ready() -> dict[str, Any]:
+    services().health.check_ready()
+    return ReadyAnswer().model_dump()

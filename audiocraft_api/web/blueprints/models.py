@@ -1,0 +1,43 @@
+"""Which models can be asked for, what each can do and under which licence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint
+
+from audiocraft_api.model.catalog import ModelSpec
+from audiocraft_api.web.operations import Access, Operation, operation
+from audiocraft_api.web.schemas import ModelAnswer, ModelsAnswer
+from audiocraft_api.web.services import services
+
+blueprint = Blueprint("models", __name__)
+
+
+@blueprint.get("/models")
+@operation(Operation("List the models", "models", Access.READ, {200: (ModelsAnswer,)}))
+def models() -> dict[str, Any]:
+    loaded = set(services().cache.loaded_names())
+    answers = [_describe(spec, spec.name in loaded) for spec in services().catalog]
+    return ModelsAnswer(models=answers).model_dump()
+
+
+def _describe(spec: ModelSpec, loaded: bool) -> ModelAnswer:
+    return ModelAnswer(
+        name=spec.name,
+        description=spec.description,
+        checkpoint=spec.checkpoint,
+        revision=spec.revision,
+        loaded_revision=services().cache.revision(spec.name),
+        sha256=spec.sha256,
+        codec_sha256=spec.codec_sha256,
+        text=spec.text,
+        melody=spec.melody,
+        channels=spec.channels,
+        sample_rate=spec.sample_rate,
+        max_duration=spec.max_duration_seconds,
+        loaded=loaded,
+        licence=spec.licence,
+        commercial_use=spec.commercial_use,
+        allowed=services().catalog.is_allowed(spec),
+    )

@@ -1,0 +1,83 @@
+"""Counts and traces every request. Routes are named by their templates: what clients write makes no label."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+from flask import Flask, Response, g, request
+
+from audiocraft_api.access.request_slots import Waiters
+from audiocraft_api.access.stream_slots import Streams
+from audiocraft_api.core.errors import AudioCraftError
+from audiocraft_api.telemetry.metrics import REFUSALS, Reading, Source
+from audiocraft_api.web.context import request_id
+from audiocraft_api.web.services import services
+
+if TYPE_CHECKING:
+    from audiocraft_api.telemetry.tracing import RequestSpan
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+UNTRACED = frozenset({"/health", "/ready", "/metrics"})
+
+
+def init_app(app: Flask) -> None:
+    """Count and trace."""
+    app.before_request(_begin)
+    app.after_request(_answered)
+    app.teardown_request(_leave)
+
+
+def count_error(code: str, error: AudioCraftError | None = None) -> None:
+    """Take note of the error that the current request is told."""
+    g.error_code = code
+    services().telemetry.metrics.count_error(code, is_refusal=isinstance(error, REFUSALS))
+
+
+def doors_source(waiters: Waiters, streams: Streams) -> Source:
+    """Read how many of the server's threads are held."""
+
+    def read() -> Iterator[Reading]:
+        yield Reading("waiting_synchronous_requests", waiters.num_waiting)
+        yield Reading("max_synchronous_requests", waiters.capacity)
+        yield Reading("open_streams", streams.num_open)
+        yield Reading("max_streams", streams.capacity)
+
+    return read
+
+
+def _route() -> str:
+    return request.url_rule.rule if request.url_rule else "unknown"
+
+
+def _method() -> str:
+    return request.method if request.method in METHODS else "other"
+
+
+def _begin() -> None:
+    tracing, route = services().telemetry.tracing, _route()
+    if tracing is not None and route not in UNTRACED:
+        g.span = tracing.begin_request(_method(), route, request_id(), request.headers.get("traceparent"))
+
+
+def _answered(response: Response) -> Response:
+    metrics, route, status = services().telemetry.metrics, _route(), response.status_code
+    metrics.http_requests.labels(_method(), route, status).inc()
+    metrics.http_seconds.labels(route).observe(time.perf_counter() - g.started)
+    if (span := _span()) is not None:
+        span.answer(status, g.get("error_code"))
+        if response.is_streamed:
+            response.call_on_close(span.end)  # with its last byte, or when its client leaves
+        else:
+            span.end()
+    return response
+
+
+def _leave(_error: BaseException | None) -> None:
+    if (span := _span()) is not None:
+        span.leave()
+
+
+def _span() -> RequestSpan | None:
+    return cast("RequestSpan | None", g.get("span"))

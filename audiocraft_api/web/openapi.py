@@ -1,0 +1,145 @@
+"""Makes the OpenAPI document from the routes, their operations and the schemas that validate.
+
+Written out here because it must say what the strict parser does: closed objects, one error shape, files in forms.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from flask import Flask
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from werkzeug.routing import Rule
+
+from audiocraft_api import __version__
+from audiocraft_api.web.errors import SENTENCES
+from audiocraft_api.web.operations import Access, Operation
+from audiocraft_api.web.schemas import ErrorAnswer
+
+JSON = "application/json"
+REF = "#/components/schemas/{model}"
+ERROR_SENTENCES = SENTENCES | {
+    400: "A field is missing, unknown or out of range.",
+    503: "The service is full, or not ready; try again after `Retry-After`.",
+    504: "The audio was not ready in time.",
+}
+REQUEST_ID = {"X-Request-ID": {"description": "The id of this request in the log.", "schema": {"type": "string"}}}
+RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+CHALLENGE = {"WWW-Authenticate": {"description": "How to show who calls.", "schema": {"type": "string"}}}
+ERROR_HEADERS = {401: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}
+SECURITY_SCHEMES = {
+    "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key of this service."},
+    "Bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token where tokens are taken."},
+}
+
+
+def build_openapi(
+    app: Flask, model_sizes: Mapping[type[BaseModel], Sequence[str]], asks_for_key: Callable[[Access], bool]
+) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of an app.
+
+    `model_sizes` says what each request schema may name as a model, `asks_for_key` which routes need a key now.
+    """
+    documented = [(rule, found) for rule in app.url_map.iter_rules() if (found := _operation_of(app, rule))]
+    paths: dict[str, dict[str, Any]] = {}
+    for rule, found in documented:
+        for method in sorted((rule.methods or set()) & {"GET", "POST", "PUT", "PATCH", "DELETE"}):
+            path = re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule.rule)
+            paths.setdefault(path, {})[method.lower()] = _path_item(rule, found) | {
+                "security": [{name: []} for name in SECURITY_SCHEMES] if asks_for_key(found.access) else []
+            }
+    schemas = _component_schemas([found for _, found in documented])
+    for schema, names in model_sizes.items():
+        schemas[schema.__name__]["properties"]["model_size"]["enum"] = list(names)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "AudioCraft API",
+            "version": __version__,
+            "description": "Text, and a tune, to music with Meta's AudioCraft.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "paths": dict(sorted(paths.items())),
+        "components": {"schemas": schemas, "securitySchemes": SECURITY_SCHEMES},
+    }
+
+
+def _operation_of(app: Flask, rule: Rule) -> Operation | None:
+    return getattr(app.view_functions[rule.endpoint], "operation", None)
+
+
+def _component_schemas(operations: Sequence[Operation]) -> dict[str, Any]:
+    wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {(ErrorAnswer, "serialization"): None}
+    for found in operations:
+        wanted |= {(schema, "validation"): None for schema in (found.json, found.form) if schema}
+        answers = [body for bodies in found.answers.values() for body in bodies if not isinstance(body, str)]
+        wanted |= {(schema, "serialization"): None for schema in answers}
+    _, document = models_json_schema(list(wanted), ref_template=REF)
+    return dict(document["$defs"])
+
+
+def _path_item(rule: Rule, found: Operation) -> dict[str, Any]:
+    refusals = () if found.access is Access.OPEN else (401, 403, 429, 503)
+    item: dict[str, Any] = {
+        "operationId": rule.endpoint.rsplit(".", 1)[-1],
+        "summary": found.summary,
+        "tags": [found.tag],
+        "responses": {str(status): _answer(status, bodies, found.headers) for status, bodies in found.answers.items()}
+        | {str(status): _error(status) for status in sorted({*found.errors, *refusals})}
+        | {"default": _error(500)},
+    }
+    if found.description:
+        item["description"] = found.description
+    if parameters := _parameters(found):
+        item["parameters"] = parameters
+    if body := _request_body(found):
+        item["requestBody"] = body
+    return item
+
+
+def _parameters(found: Operation) -> list[dict[str, Any]]:
+    query = found.query.model_json_schema()["properties"] if found.query else {}
+    return [
+        *(
+            {"name": name, "in": "path", "required": True, "description": text, "schema": {"type": "string"}}
+            for name, text in found.parameters.items()
+        ),
+        *({"name": name, "in": "query", "schema": schema} for name, schema in query.items()),
+        *({"name": name, "in": "header", "schema": dict(schema)} for name, schema in found.request_headers.items()),
+    ]
+
+
+def _request_body(found: Operation) -> dict[str, Any] | None:
+    for schema, media_type in ((found.json, JSON), (found.form, "multipart/form-data")):
+        if schema:
+            content: dict[str, Any] = {"schema": _ref(schema)}
+            if found.examples:
+                content["examples"] = {name: {"value": dict(value)} for name, value in found.examples.items()}
+            return {"required": True, "content": {media_type: content}}
+    return None
+
+
+def _answer(status: int, bodies: Sequence[type[BaseModel] | str], headers: Mapping[str, str]) -> dict[str, Any]:
+    schemas = [_ref(body) for body in bodies if not isinstance(body, str)]
+    content: dict[str, Any] = {body: {} for body in bodies if isinstance(body, str)}
+    if schemas:
+        content[JSON] = {"schema": schemas[0] if len(schemas) == 1 else {"oneOf": schemas}}
+    described = {name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()}
+    answer: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": REQUEST_ID | described}
+    return answer | ({"content": content} if content else {})
+
+
+def _error(status: int) -> dict[str, Any]:
+    return {
+        "description": ERROR_SENTENCES[status],
+        "headers": REQUEST_ID | ERROR_HEADERS.get(status, {}),
+        "content": {JSON: {"schema": _ref(ErrorAnswer)}},
+    }
+
+
+def _ref(schema: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": REF.format(model=schema.__name__)}

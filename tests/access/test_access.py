@@ -1,0 +1,411 @@
+"""Who may call: every route asks, each credential is looked at before anything else, and a wrong one is 401."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from flask import Flask
+from flask.testing import FlaskClient
+from openapi_spec_validator import validate
+from simple_websocket import Client
+
+from audiocraft_api.access.authenticator import Authenticator
+from audiocraft_api.access.key_store import SqliteKeyStore
+from audiocraft_api.config import Config, ConfigError, load_config
+from audiocraft_api.core.errors import StorageUnavailable
+from audiocraft_api.web.auth import access_of
+from audiocraft_api.web.operations import Access
+from audiocraft_api.web.services import services_of
+from support.http import assert_error, fake_app, generate
+from support.keys import ENVIRONMENT_KEY, OTHER_KEY, create_key, revoke_key, with_key
+from support.served import Server, serve, wait_until
+
+SENTENCE = "Invalid or missing API key"
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    "Sec-WebSocket-Version": "13",
+}
+UNKNOWN_KEY = "acg_nobody00_" + "A" * 43
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Flask:
+    """An app that asks for the key of its environment."""
+    return fake_app(tmp_path, keys=ENVIRONMENT_KEY)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+def routes(app: Flask) -> Iterator[tuple[str, str, Access]]:
+    """Yield every method and path of an app, and its decision."""
+    for rule in app.url_map.iter_rules():
+        access = access_of(app, rule.endpoint)
+        assert access is not None, f"{rule.endpoint} has not decided who may call it"
+        path = rule.rule
+        for name in rule.arguments:
+            path = path.replace(f"<path:{name}>", "x").replace(f"<{name}>", "x")
+        for method in rule.methods or set():
+            yield method, path, access
+
+
+class TestEveryRoute:
+    def test_every_route_has_decided(self, app: Flask) -> None:
+        decisions = {access for _, _, access in routes(app)}
+        assert {Access.OPEN, Access.LINK, Access.READ, Access.GENERATE} <= decisions
+
+    def test_a_route_that_forgot_is_closed_to_everybody(self, app: Flask) -> None:
+        app.add_url_rule("/forgotten", "forgotten", lambda: "secret")
+        with pytest.raises(AssertionError, match="forgotten has not decided"):
+            list(routes(app))
+        client = app.test_client()
+        assert_error(client.get("/forgotten", headers=with_key(ENVIRONMENT_KEY)), 403, "forbidden")
+        assert_error(client.get("/forgotten"), 403, "forbidden")
+
+    def test_what_is_not_open_is_401_without_a_key_and_with_a_wrong_one(self, app: Flask) -> None:
+        client = app.test_client()
+        num_asked = 0
+        for method, path, access in routes(app):
+            if access is Access.OPEN or method == "OPTIONS":
+                continue
+            for headers in ({}, with_key(OTHER_KEY), with_key(UNKNOWN_KEY)):
+                response = client.open(path, method=method, headers=headers | (HANDSHAKE if "/ws/" in path else {}))
+                assert response.status_code == 401, (method, path)
+                assert response.headers["WWW-Authenticate"] == "Bearer"
+                if method != "HEAD":
+                    assert assert_error(response, 401, "unauthorized")["error"] == SENTENCE
+                num_asked += 1
+        assert num_asked > 30
+
+    def test_what_is_open_asks_for_nothing_whatever_is_sent(self, client: FlaskClient) -> None:
+        for path in ("/health", "/ready", "/", "/docs", "/openapi.json", "/docs/static/docs.js"):
+            for headers in ({}, with_key("wrong"), with_key("a,b"), {"Authorization": "Bearer \xff"}):
+                with client.get(path, headers=headers) as response:
+                    assert response.status_code == 200, path
+
+    def test_the_right_key_opens_everything_its_scopes_name(self, app: Flask) -> None:
+        client = app.test_client()
+        for method, path, access in routes(app):
+            if "/ws/" not in path and method != "OPTIONS":
+                with client.open(path, method=method, headers=with_key(ENVIRONMENT_KEY)) as response:
+                    assert (response.status_code == 403) == (access is Access.ADMIN), (method, path)
+                    assert response.status_code not in (401, 500)
+
+    def test_what_is_not_there_is_404_and_405_as_ever(self, client: FlaskClient) -> None:
+        assert_error(client.get("/nothing"), 404, "not_found")
+        assert set(client.get("/generate").headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+
+    def test_a_browser_may_ask_what_it_may_send(self, client: FlaskClient) -> None:
+        asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+        asked["Access-Control-Request-Headers"] = "x-api-key, authorization, content-type"
+        response = client.options("/generate", headers=asked)
+        assert response.status_code == 200
+        allowed = {name.strip() for name in response.headers["Access-Control-Allow-Headers"].lower().split(",")}
+        assert {"x-api-key", "authorization", "content-type"} <= allowed
+        refused = client.post("/generate", headers={"Origin": "https://a.example"})
+        assert refused.status_code == 401
+        assert refused.headers["Access-Control-Allow-Origin"] == "*"
+
+
+class TestCredentials:
+    def test_a_key_comes_in_either_header(self, client: FlaskClient) -> None:
+        for headers in (
+            with_key(ENVIRONMENT_KEY),
+            with_key(f" {ENVIRONMENT_KEY} "),
+            {"Authorization": f"Bearer {ENVIRONMENT_KEY}"},
+            {"Authorization": f"bearer  {ENVIRONMENT_KEY}"},
+            # What a proxy asked for is not ours.
+            {"Authorization": "Basic dXNlcjpwYXNzd29yZA==", **with_key(ENVIRONMENT_KEY)},
+        ):
+            assert client.get("/models", headers=headers).status_code == 200, headers
+
+    def test_several_are_refused_even_when_they_are_the_same(self, client: FlaskClient) -> None:
+        key = ENVIRONMENT_KEY
+        for headers in (
+            {"X-API-Key": key, "Authorization": f"Bearer {key}"},
+            [("X-API-Key", key), ("X-API-Key", key)],
+            {"X-API-Key": f"{key}, {OTHER_KEY}"},
+            {"Authorization": f"Bearer {key}, Bearer {OTHER_KEY}"},
+        ):
+            assert_error(client.get("/models", headers=headers), 400, "invalid_request")
+
+    @pytest.mark.parametrize(
+        "given",
+        ["", " ", "é\xff", "\x00", "a b", "x" * 1_000_000, ENVIRONMENT_KEY[:-1], ENVIRONMENT_KEY.upper(), "a.b.c", "..", "acg__"],
+    )  # fmt: skip
+    def test_nonsense_is_401(self, client: FlaskClient, given: str) -> None:
+        for headers in (with_key(given), {"Authorization": f"Bearer {given}"}, {"Authorization": given}):
+            assert_error(client.get("/models", headers=headers), 401, "unauthorized")
+
+    def test_keys_in_urls_are_no_keys(self, client: FlaskClient) -> None:
+        for name in ("key", "api_key", "X-API-Key", "access_token"):
+            assert client.get(f"/models?{name}={ENVIRONMENT_KEY}").status_code == 401
+
+    def test_a_real_server_refuses_before_the_body_comes_and_headers_that_are_too_many_or_too_long(
+        self, tmp_path: Path
+    ) -> None:
+        with serve(tmp_path, "support.served:app", keys=ENVIRONMENT_KEY) as server:
+            form = "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n"
+            key = f"X-API-Key: {ENVIRONMENT_KEY}\r\n"
+            for head, status in (
+                ("POST /generate-with-melody HTTP/1.1\r\nHost: a\r\n" + form, 401),  # and nothing follows
+                (f"GET /models HTTP/1.1\r\nHost: a\r\n{key}{key}\r\n", 400),
+                (f"GET /models HTTP/1.1\r\nHost: a\r\n{key}\r\n", 200),
+                (f"GET /models HTTP/1.1\r\nHost: a\r\nX-API-Key: {'x' * 2**20}\r\n\r\n", 431),
+            ):
+                with server.connect() as connection:
+                    with suppress(ConnectionError):  # it is closed before the end of a megabyte
+                        connection.sendall(head.encode())
+                    answer = connection.makefile("rb").readline()
+                    assert int(answer.split()[1]) == status
+            assert ENVIRONMENT_KEY not in server.log
+
+
+class TestScopes:
+    def test_a_key_without_the_scope_is_403(self, tmp_path: Path) -> None:
+        app = fake_app(tmp_path)
+        keys = {scope: with_key(create_key(app, scope)) for scope in ("read", "generate", "admin")}
+        client = app.test_client()
+        assert client.get("/models", headers=keys["read"]).status_code == 200
+        body = assert_error(client.post("/generate", json={"prompt": "a"}, headers=keys["read"]), 403, "forbidden")
+        assert "generate" in body["error"]
+        assert client.post("/generate", json={"prompt": "a"}, headers=keys["generate"]).status_code == 200
+        for path in ("/models", "/tasks", "/audio/x"):
+            assert_error(client.get(path, headers=keys["generate"]), 403, "forbidden")
+            assert_error(client.get(path, headers=keys["admin"]), 403, "forbidden")
+
+
+class TestKeysOfTheStore:
+    def test_a_created_key_works_until_it_expires(self, tmp_path: Path) -> None:
+        app = fake_app(tmp_path)
+        good, expired = create_key(app, expires_in_seconds=1000), create_key(app, expires_in_seconds=-1)
+        client = app.test_client()
+        assert client.get("/models", headers=with_key(good)).status_code == 200
+        assert_error(client.get("/models", headers=with_key(expired)), 401, "unauthorized")
+
+    def test_a_key_ends_at_the_moment_of_its_expiry(self, tmp_path: Path) -> None:
+        app = fake_app(tmp_path)
+        key, now = create_key(app, expires_in_seconds=1000), time.time()
+        house = services_of(app)
+        times = [now]
+        authenticator = Authenticator(SqliteKeyStore(house.state), house.config, clock=lambda: times[0])  # type: ignore[arg-type]
+        assert authenticator.caller_of(key).owner == key.split("_")[1]
+        times[0] = now + 1001
+        with pytest.raises(Exception, match=SENTENCE):
+            authenticator.caller_of(key)
+
+    def test_the_first_key_closes_a_running_service_and_a_revocation_holds_within_a_second(
+        self, tmp_path: Path
+    ) -> None:
+        app = fake_app(tmp_path)
+        client = app.test_client()
+        assert client.get("/models").status_code == 200
+        assert client.get("/models", headers=with_key("anything")).status_code == 200
+        key = create_key(app)
+        wait_until(lambda: client.get("/models").status_code == 401, 1.0)
+        assert client.get("/models", headers=with_key(key)).status_code == 200
+        revoke_key(app, key)
+        wait_until(lambda: client.get("/models", headers=with_key(key)).status_code == 401, 1.0)
+        assert client.get("/models").status_code == 401  # revoking the last key opens nothing
+        assert fake_app(tmp_path).test_client().get("/models").status_code == 401
+
+    def test_a_check_costs_microseconds(self, tmp_path: Path) -> None:
+        app = fake_app(tmp_path, keys=",".join(f"{index:040x}" for index in range(2**60, 2**60 + 5)))
+        for _ in range(100):
+            create_key(app)
+        key, check = create_key(app), services_of(app).access.caller_of
+        check(key)
+        fastest = min(_seconds_of(lambda: check(key)) for _ in range(200))
+        assert fastest < 100e-6, fastest
+
+    def test_while_the_store_is_away_its_keys_are_503_and_those_of_the_environment_work(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        app = fake_app(tmp_path, keys=ENVIRONMENT_KEY)
+        key, client = create_key(app), app.test_client()
+
+        def fail(_store: object) -> int:
+            raise StorageUnavailable("The state store cannot be reached now; try again later.")
+
+        monkeypatch.setattr(SqliteKeyStore, "version", fail)
+        response = client.get("/models", headers=with_key(key))
+        assert_error(response, 503, "storage_unavailable")
+        assert int(response.headers["Retry-After"]) > 0
+        assert client.get("/models", headers=with_key(ENVIRONMENT_KEY)).status_code == 200
+        assert client.get("/models", headers=with_key("wrong")).status_code == 401
+        assert client.get("/health").status_code == 200
+
+    def test_a_damaged_store_opens_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "state.sqlite3").write_bytes(b"no database" * 1000)
+        client = fake_app(tmp_path).test_client()
+        assert_error(client.get("/models"), 503, "storage_unavailable")
+        assert client.get("/openapi.json").json["paths"]["/models"]["get"]["security"]
+        assert client.get("/health").status_code == 200
+
+    def test_a_key_can_be_required_before_there_is_one(self, tmp_path: Path) -> None:
+        assert_error(fake_app(tmp_path, require_key=True).test_client().get("/models"), 401, "unauthorized")
+
+
+class TestKeysOfTheEnvironment:
+    def test_they_may_have_names_and_scopes(self, tmp_path: Path) -> None:
+        key, plain = "acg_abcd1234_" + "Ab-_" * 10 + "abc", "f" * 64
+        client = fake_app(tmp_path, keys=f"studio:{key}, ops:read+admin:{plain} ,{ENVIRONMENT_KEY}").test_client()
+        for given, status in ((key, 200), (ENVIRONMENT_KEY, 200), (plain, 403)):
+            assert generate(client, prompt="a").status_code == 401
+            assert client.get("/models", headers=with_key(given)).status_code == 200
+            response = client.post("/generate", json={"prompt": "a"}, headers=with_key(given))
+            assert response.status_code == status
+
+    @pytest.mark.parametrize(
+        "wrong",
+        ["short", ",", " ", "a b" * 20, "n:write:" + "k" * 40, "n:" + "k" * 31, "acg_abcd1234_" + "x" * 42, "k" * 129, "k" * 40 + ",a:" + "k" * 40],
+    )  # fmt: skip
+    def test_a_wrong_one_stops_the_start_naming_the_variable_with_the_value_hidden(self, wrong: str) -> None:
+        with pytest.raises(ConfigError) as refusal:
+            load_config({"AUDIOCRAFT_API_KEYS": wrong})
+        assert "AUDIOCRAFT_API_KEYS=(hidden) is not valid" in str(refusal.value)
+        assert len(wrong) < 2 or wrong not in str(refusal.value)
+
+    def test_they_are_never_printed(self) -> None:
+        assert ENVIRONMENT_KEY not in repr(load_config({"AUDIOCRAFT_API_KEYS": ENVIRONMENT_KEY}))
+
+
+class TestTheWarning:
+    @pytest.mark.parametrize(
+        ("settings", "warns"),
+        [
+            ({"bind": "0.0.0.0:5000"}, True),
+            ({"bind": "[::]:5000"}, True),
+            ({"bind": "music.example:5000"}, True),
+            ({"bind": "127.0.0.1:5000"}, False),
+            ({"bind": "localhost:5000"}, False),
+            ({"bind": "[::1]:5000"}, False),
+            ({"bind": "unix:/run/audio.sock"}, False),
+            ({"keys": ENVIRONMENT_KEY}, False),
+            ({"require_key": True}, False),
+        ],
+    )
+    def test_an_open_service_warns_unless_only_this_machine_reaches_it(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], warns: bool
+    ) -> None:
+        app = fake_app(tmp_path, **settings)
+        services_of(app).start()
+        services_of(app).close()
+        assert ("No API key is configured" in capsys.readouterr().err) == warns
+
+    def test_a_key_in_the_store_is_enough(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        app = fake_app(tmp_path)
+        create_key(app)
+        services_of(app).access.start()
+        assert "No API key" not in capsys.readouterr().err
+
+
+class TestLogs:
+    @pytest.mark.parametrize("log_format", ["text", "json"])
+    def test_lines_name_the_key_by_its_id_and_never_hold_it(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], log_format: str
+    ) -> None:
+        app = fake_app(tmp_path, log_format=log_format)
+        key = create_key(app)
+        client, key_id = app.test_client(), key.split("_")[1]
+        for headers in (with_key(key), {"Authorization": f"Bearer {key}"}):
+            assert client.get("/models", headers=headers).status_code == 200
+        client.get("/models", headers=with_key(key[:-1]))
+        client.get("/health", headers=with_key(key))
+        lines = capsys.readouterr().err.splitlines()
+        assert not [line for line in lines if key[13:-1] in line]
+        if log_format == "json":
+            assert [json.loads(line).get("key_id") for line in lines] == [key_id, key_id, None, None]
+        else:
+            assert [line.endswith(f"ms by {key_id}") for line in lines] == [True, True, False, False]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(directory: Path) -> Iterator[Server]:
+    with serve(directory, "support.streamed:app", keys=ENVIRONMENT_KEY) as running:
+        yield running
+
+
+@pytest.fixture
+def _held(directory: Path) -> Iterator[None]:
+    """Keep generations from ending: the client forgets what it has not read when the server closes."""
+    (directory / "hold").touch()
+    yield
+    (directory / "hold").unlink()
+
+
+class TestWebSocket:
+    @pytest.mark.usefixtures("_held")
+    def test_a_page_offers_its_key_as_a_protocol_which_is_not_echoed(self, server: Server) -> None:
+        offered = ["audiocraft-api", f"audiocraft-api-key.{ENVIRONMENT_KEY}"]
+        ws = Client.connect(f"ws://127.0.0.1:{server.port}/ws/generate", subprotocols=offered)
+        assert ws.subprotocol == "audiocraft-api"
+        ws.send(json.dumps({"prompt": "hold after 0", "duration": 1}))
+        assert json.loads(ws.receive(timeout=10))["type"] == "accepted"
+        ws.close()
+        assert ENVIRONMENT_KEY not in server.log
+
+    @pytest.mark.usefixtures("_held")
+    def test_a_client_that_can_sends_a_header(self, server: Server) -> None:
+        ws = Client.connect(f"ws://127.0.0.1:{server.port}/ws/generate", headers=with_key(ENVIRONMENT_KEY))
+        ws.send(json.dumps({"prompt": "hold after 0", "duration": 1}))
+        assert json.loads(ws.receive(timeout=10))["type"] == "accepted"
+        ws.close()
+
+    def test_strangers_get_no_socket(self, server: Server) -> None:
+        for protocols in ("", "audiocraft-api", f"audiocraft-api, audiocraft-api-key.{OTHER_KEY}"):
+            headers = HANDSHAKE | ({"Sec-WebSocket-Protocol": protocols} if protocols else {})
+            answer = server.get("/ws/generate", headers=headers)
+            assert (answer.status_code, answer.json()["error"]) == (401, SENTENCE)
+        key = f"audiocraft-api-key.{ENVIRONMENT_KEY}"
+        twice = server.get("/ws/generate", headers=HANDSHAKE | {"Sec-WebSocket-Protocol": f"{key}, {key}"})
+        assert twice.status_code == 400
+
+    def test_the_protocol_is_a_credential_of_websockets_alone(self, server: Server) -> None:
+        headers = {"Sec-WebSocket-Protocol": f"audiocraft-api-key.{ENVIRONMENT_KEY}"}
+        assert requests.get(server.url + "/models", headers=headers, timeout=10).status_code == 401
+
+
+class TestOpenApi:
+    @pytest.mark.parametrize("audio_requires_key", [True, False])
+    def test_the_document_says_which_routes_need_a_key(self, tmp_path: Path, audio_requires_key: bool) -> None:
+        app = fake_app(tmp_path, keys=ENVIRONMENT_KEY, audio_requires_key=audio_requires_key)
+        document = app.test_client().get("/openapi.json").json
+        validate(document)
+        assert set(document["components"]["securitySchemes"]) == {"ApiKey", "Bearer"}
+        for path, item in document["paths"].items():
+            for method, found in item.items():
+                needs_key = path not in ("/health", "/ready") and (audio_requires_key or not path.startswith("/audio"))
+                assert found["security"] == ([{"ApiKey": []}, {"Bearer": []}] if needs_key else []), (method, path)
+                assert not needs_key or {"401", "403"} <= set(found["responses"])
+
+    def test_an_open_service_asks_for_nothing_in_it(self, tmp_path: Path) -> None:
+        document = fake_app(tmp_path).test_client().get("/openapi.json").json
+        assert not [found for item in document["paths"].values() for found in item.values() if found["security"]]
+
+
+def _seconds_of(call: Any) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def test_every_setting_of_access_has_a_default_that_asks_for_nothing() -> None:
+    config = Config()
+    assert (config.keys.get_secret_value(), config.require_key, config.jwt_issuer) == ("", False, "")

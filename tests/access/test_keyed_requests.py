@@ -1,0 +1,128 @@
+"""Generated requests against a service that asks for keys: whatever they hold, no key gets nothing, and nothing breaks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from flask import Flask
+from hypothesis import strategies
+from schemathesis import GenerationMode
+
+from audiocraft_api.audio.convert import FORMATS
+from audiocraft_api.web.auth import access_of
+from audiocraft_api.web.operations import Access
+from support.fakes import ShortEngine
+from support.http import fake_app, generate
+from support.keys import create_key, with_key
+from support.served import wait_until
+
+UNKNOWN = "53f5808b-70f6-4e39-9600-4adbf18dca4d"
+BOTH = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+ROUTES = [
+    *((label, mode) for label in ("POST /generate", "POST /generate-async", "GET /tasks") for mode in BOTH),
+    *((f"POST /generate-with-melody{suffix}", mode) for suffix in ("", "-async") for mode in BOTH),
+    ("POST /generate-stream", GenerationMode.NEGATIVE),
+    ("GET /audio/{filename}", GenerationMode.POSITIVE),
+    ("GET /tasks/{task_id}", GenerationMode.POSITIVE),
+    ("DELETE /tasks/{task_id}", GenerationMode.POSITIVE),
+    ("GET /tasks/{task_id}/events", GenerationMode.POSITIVE),
+]
+NUM_CASES = 30  # of a route and mode
+NUM_MANY_CASES = 10_000  # of all
+
+
+def send_generated(directory: Path, label: str, mode: GenerationMode, num_cases: int) -> int:
+    """Send generated requests with the key, with a wrong one and with none; return how many."""
+    app = fake_app(directory, ShortEngine(), log_level="ERROR", max_queued_tasks=100_000)
+    key, stranger = create_key(app), "acg_aaaaaaaa_" + "x" * 43
+    found = schemathesis.openapi.from_wsgi("/openapi.json", app).find_operation_by_label(label)
+    assert found is not None
+    credentials = strategies.one_of(
+        strategies.just(key),
+        strategies.sampled_from([None, stranger, key[:-1], key + "x", key.upper()]),
+        strategies.text(strategies.characters(codec="ascii", exclude_characters=",", min_codepoint=33), min_size=1),
+    )
+    statuses: Counter[int] = Counter()
+
+    @hypothesis.settings(
+        max_examples=num_cases,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(case=found.as_strategy(generation_mode=mode), credential=credentials)
+    def call(case: schemathesis.Case, credential: str | None) -> None:
+        for name in ("Idempotency-Key", "X-API-Key", "Authorization"):
+            (case.headers or {}).pop(name, None)
+        if "stream" in label and isinstance(case.body, dict) and case.body.get("output_format") in FORMATS:
+            case.body["output_format"] = "wav"  # the client does not end what it has not read, and ffmpeg would stay
+        response = case.call(headers={} if credential is None else with_key(credential))
+        statuses[response.status_code] += 1
+        if credential != key:
+            assert response.status_code == 401
+            assert response.json()["error"] == "Invalid or missing API key"
+        elif response.status_code >= 500:
+            assert (response.status_code, "retry-after" in response.headers) == (503, True), response.text
+
+    call()
+    print(f"{label}, {mode.value}: {dict(statuses)}")
+    assert set(statuses) - {401}
+    return statuses.total()
+
+
+@pytest.mark.parametrize(("label", "mode"), ROUTES)
+def test_no_request_gets_past_the_key_or_breaks_the_server(tmp_path: Path, label: str, mode: GenerationMode) -> None:
+    send_generated(tmp_path, label, mode, NUM_CASES)
+
+
+@pytest.mark.fault
+def test_none_of_ten_thousand_requests_gets_past_the_key_or_breaks_the_server(tmp_path: Path) -> None:
+    num_each = NUM_MANY_CASES // len(ROUTES) + 1
+    assert (
+        sum(
+            send_generated(tmp_path / str(number), label, mode, num_each) for number, (label, mode) in enumerate(ROUTES)
+        )
+        >= NUM_MANY_CASES
+    )
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Flask:
+    return fake_app(tmp_path)
+
+
+def test_other_peoples_ids_are_like_unknown_ones_on_every_route_that_takes_one(app: Flask) -> None:
+    alice, bob = (with_key(create_key(app)) for _ in range(2))
+    client = app.test_client()
+    made = client.post("/generate", json={"prompt": "solo cello", "duration": 1}, headers=alice).json
+    task_id = client.post("/generate-async", json={"prompt": "solo cello", "duration": 1}, headers=alice).json[
+        "task_id"
+    ]
+    wait_until(lambda: client.get(f"/tasks/{task_id}", headers=alice).json["status"] == "completed")
+    ids = {
+        "filename": (made["audio_url"].removeprefix("/audio/"), f"{UNKNOWN}.wav"),
+        "task_id": (task_id, UNKNOWN),
+    }
+    num_asked = 0
+    for rule in app.url_map.iter_rules():
+        if not rule.arguments or access_of(app, rule.endpoint) is Access.OPEN:
+            continue
+        (argument,) = rule.arguments  # a new kind of id needs its lines above
+        for method in (rule.methods or set()) - {"OPTIONS"}:
+            answers = []
+            for value in ids[argument]:
+                path = rule.rule.replace(f"<{argument}>", value)
+                answers.append(client.open(path, method=method, headers=bob, buffered=True))
+            assert [answer.status_code for answer in answers] == [404, 404], (method, rule.rule)
+            bodies: list[Any] = [answer.get_json(silent=True) or {} for answer in answers]
+            assert [body.pop("request_id", None) is None for body in bodies] == [method == "HEAD"] * 2
+            assert bodies[0] == bodies[1]
+            num_asked += 1
+    assert num_asked >= 5
+    assert generate(client).status_code == 401

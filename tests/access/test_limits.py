@@ -1,0 +1,95 @@
+"""How much a caller may have: exact under threads, over servers, and while Redis is dead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from audiocraft_api.access.caller import Caller
+from audiocraft_api.access.limits import Limits, network_of
+from audiocraft_api.access.quota_store import QuotaStore, SqliteQuotaStore
+from audiocraft_api.access.rate_limiter import MemoryBursts, RedisBursts
+from audiocraft_api.config import Config
+from audiocraft_api.factory import create_quota_store
+from audiocraft_api.state import schema
+from audiocraft_api.state.redis import RedisClient
+from audiocraft_api.state.sqlite import SqliteFile
+from support.redis_server import RedisServer
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def quotas(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QuotaStore]:
+    state = (
+        SqliteFile(tmp_path / "state.sqlite3", schema.LAYOUT)
+        if request.param == "sqlite"
+        else RedisClient(request.getfixturevalue("redis_server").url, "state store")
+    )
+    yield create_quota_store(state)
+    state.close()
+
+
+def test_racing_charges_share_no_place_and_refunds_never_go_below_0(quotas: QuotaStore) -> None:
+    def charge(_: int) -> bool:
+        return quotas.charge("a", 7, 1.1, max_requests=0, max_seconds=11).is_charged
+
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(charge, range(60))) == 10
+    assert (quotas.usage("a", 7).requests, quotas.usage("a", 7).seconds) == (10, 11.0)
+    assert not quotas.charge("b", 7, 12, max_requests=1, max_seconds=11).is_charged
+    for _ in range(12):
+        quotas.refund("a", 7, 1.1)
+    assert (quotas.usage("a", 7).requests, quotas.usage("a", 7).seconds) == (0, 0.0)
+
+
+def test_a_minute_in_memory_is_exact_moves_and_forgets_names() -> None:
+    now = [0.0]
+    bursts = MemoryBursts(clock=lambda: now[0], max_names=50)
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(lambda _: bursts.hit("a", 50).is_allowed, range(400))) == 50
+    now[0] = 60.1
+    assert bursts.hit("a", 50).remaining == 49
+    for name in range(200):
+        bursts.hit(str(name), 1)
+    assert len(bursts) == 50
+
+
+def test_servers_share_a_minute_and_the_death_of_redis_gives_nobody_a_new_one(redis_server: RedisServer) -> None:
+    servers = [RedisBursts(redis_server.url, "test:") for _ in range(3)]
+
+    def hit(index: int) -> bool:
+        return servers[index % 3].hit("a", 30).is_allowed
+
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(hit, range(120))) == 30
+        redis_server.kill()
+        assert sum(pool.map(hit, range(300))) == 60  # each server goes on to 30 of its own
+
+
+def test_without_a_quota_its_store_is_not_touched() -> None:
+    quotas = Mock(spec=[*dir(SqliteQuotaStore), "is_not_asked"])
+    limits = Limits(MemoryBursts(), quotas, Config(requests_per_minute=5))
+    for _ in range(2):
+        admission = limits.admit(Caller("a"), "1.2.3.4", 10.0, is_repeat=quotas.is_not_asked)
+        admission.refund()
+        assert [window.name for window in admission.windows] == ["burst"]
+    assert [window.remaining for window in limits.look(Caller("a"), "1.2.3.4")] == [3]
+    assert quotas.mock_calls == []
+
+
+def test_a_customer_of_ipv6_is_one_address_and_one_of_ipv4_too() -> None:
+    assert network_of("2001:db8:1:2:3:4:5:6") == network_of("2001:db8:1:2::1") == "2001:db8:1:2::/64"
+    assert network_of("2001:db8:1:3::1") != network_of("2001:db8:1:2::1")
+    assert network_of("::ffff:192.0.2.7") == network_of("192.0.2.7") == "192.0.2.7"
+    assert len(network_of("x" * 1000)) == 64

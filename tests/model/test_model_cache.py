@@ -1,0 +1,230 @@
+"""The cache of loaded models: one load for all, leases, idle time, memory budget. The models are stand-ins."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from audiocraft_api.config import Config, load_config
+from audiocraft_api.core.errors import InvalidRequest, ModelUnavailable, ShuttingDown
+from audiocraft_api.model import model_cache
+from audiocraft_api.model.catalog import Catalog, ModelSpec
+from audiocraft_api.model.model_cache import ModelCache
+
+WAIT_SECONDS = 10.0
+
+
+class Loader:
+    """Loads stand-ins of 100 bytes; waits for `gate`, fails with `error`, counts."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Event()
+        self.error: Exception | None = None
+        self.loads: list[str] = []
+
+    def __call__(self, spec: ModelSpec, _catalog: Catalog, _config: Config) -> Any:
+        self.loads.append(spec.name)
+        self.begun.set()
+        assert self.gate.wait(WAIT_SECONDS)
+        if self.error is not None:
+            raise self.error
+        return SimpleNamespace(
+            spec=spec, weight_bytes=100, revision=f"r{len(self.loads)}", device=SimpleNamespace(type="cpu")
+        )
+
+
+@pytest.fixture
+def loader() -> Loader:
+    return Loader()
+
+
+@pytest.fixture
+def make_cache(loader: Loader) -> Iterator[Callable[..., ModelCache]]:
+    caches: list[ModelCache] = []
+
+    def make(**settings: Any) -> ModelCache:
+        config = load_config({}, **settings)
+        caches.append(ModelCache(Catalog(config), config, loader))
+        return caches[-1]
+
+    yield make
+    for cache in caches:
+        cache.close()
+
+
+def use(cache: ModelCache, name: str) -> Any:
+    with cache.lease(name) as model:
+        return model
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Wait for a change that no event announces; the cache's own condition wakes its waiters."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    pause = threading.Event()
+    while not condition() and time.monotonic() < deadline:
+        pause.wait(0.005)
+    return condition()
+
+
+def test_a_model_is_loaded_once_however_many_ask_at_the_same_moment(
+    make_cache: Callable[..., ModelCache], loader: Loader
+) -> None:
+    cache = make_cache()
+    loader.gate.clear()
+    models: list[Any] = []
+    threads = [threading.Thread(target=lambda: models.append(use(cache, "demo"))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    assert loader.begun.wait(WAIT_SECONDS)
+    loader.gate.set()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    assert loader.loads == ["demo"]
+    assert len(models) == 16
+    assert all(model is models[0] for model in models)
+
+
+def test_what_is_loaded_is_told_while_another_model_loads(
+    make_cache: Callable[..., ModelCache], loader: Loader
+) -> None:
+    cache = make_cache()
+    assert cache.device == "auto"
+    use(cache, "demo")
+    loader.begun.clear()
+    loader.gate.clear()
+    thread = threading.Thread(target=use, args=(cache, "small"))
+    thread.start()
+    assert loader.begun.wait(WAIT_SECONDS)
+    assert cache.loaded_names() == ["demo"]
+    states = cache.states()
+    assert (states["demo"], states["small"], states["large"]) == ("loaded", "loading", "unloaded")
+    assert (cache.revision("demo"), cache.revision("small"), cache.revision("none")) == ("r1", None, None)
+    assert cache.device == "cpu"
+    loader.gate.set()
+    thread.join(WAIT_SECONDS)
+    assert set(cache.loaded_names()) == {"demo", "small"}
+
+
+def test_a_load_that_fails_fails_all_who_waited_and_the_next_request_tries_again(
+    make_cache: Callable[..., ModelCache], loader: Loader
+) -> None:
+    cache = make_cache()
+    loader.gate.clear()
+    loader.error = ModelUnavailable("The disk is full.", 60)
+    errors: list[ModelUnavailable] = []
+
+    def ask() -> None:
+        with pytest.raises(ModelUnavailable, match="disk is full") as caught:
+            use(cache, "demo")
+        errors.append(caught.value)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert loader.begun.wait(WAIT_SECONDS)
+    assert eventually(lambda: len(cache._condition._waiters) == 3)  # type: ignore[attr-defined]
+    loader.gate.set()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    assert loader.loads == ["demo"]
+    assert len({id(error) for error in errors}) == 4
+    assert cache.states()["demo"] == "failed"
+    loader.error = None
+    assert use(cache, "demo").spec.name == "demo"
+    assert cache.states()["demo"] == "loaded"
+
+
+def test_a_load_that_breaks_off_leaves_nobody_waiting(make_cache: Callable[..., ModelCache], loader: Loader) -> None:
+    cache = make_cache()
+    loader.error = RuntimeError("unforeseen")
+    with pytest.raises(RuntimeError):
+        use(cache, "demo")
+    loader.error = None
+    assert use(cache, "demo") is not None
+
+
+def test_an_unknown_or_refused_model_is_refused_before_any_load(
+    make_cache: Callable[..., ModelCache], loader: Loader
+) -> None:
+    cache = make_cache(allow_non_commercial=False)
+    for name in ("none", "small"):
+        with pytest.raises(InvalidRequest):
+            use(cache, name)
+    assert loader.loads == []
+
+
+def test_the_least_recently_used_model_leaves_over_the_budget(
+    make_cache: Callable[..., ModelCache], loader: Loader
+) -> None:
+    cache = make_cache(model_memory_bytes=250)
+    unloaded: list[str] = []
+    cache.on_unload(unloaded.append)
+    for name in ("demo", "small", "demo", "large"):
+        use(cache, name)
+    assert unloaded == ["small"]
+    assert set(cache.loaded_names()) == {"demo", "large"}
+    use(cache, "small")
+    assert loader.loads == ["demo", "small", "large", "small"]
+
+
+def test_a_leased_model_stays_even_over_the_budget(make_cache: Callable[..., ModelCache]) -> None:
+    cache = make_cache(model_memory_bytes=50)
+    with cache.lease("demo"):
+        with cache.lease("demo"), cache.lease("small"):
+            assert set(cache.loaded_names()) == {"demo", "small"}
+        assert cache.loaded_names() == ["demo"]
+    assert cache.loaded_names() == []
+
+
+def test_an_idle_model_is_unloaded_and_a_leased_one_is_not(make_cache: Callable[..., ModelCache]) -> None:
+    cache = make_cache(model_idle_seconds=0.05)
+    gone = threading.Event()
+    cache.on_unload(lambda name: gone.set() if name == "small" else None)
+    with cache.lease("demo"):
+        use(cache, "small")
+        assert gone.wait(WAIT_SECONDS)
+        assert cache.loaded_names() == ["demo"]
+    assert eventually(lambda: cache.loaded_names() == [])
+
+
+def test_close_ends_the_thread_and_unloads(make_cache: Callable[..., ModelCache]) -> None:
+    cache = make_cache(model_idle_seconds=100)
+    with cache.lease("demo"):
+        use(cache, "small")
+        assert "model-reaper" in {thread.name for thread in threading.enumerate()}
+        cache.close()
+        assert cache.loaded_names() == ["demo"]
+        assert "model-reaper" not in {thread.name for thread in threading.enumerate()}
+    assert cache.loaded_names() == []
+    with pytest.raises(ShuttingDown):
+        use(cache, "demo")
+
+
+def test_models_come_and_go_under_load(make_cache: Callable[..., ModelCache], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many threads, three models, room for one: nobody ever holds a model that was unloaded."""
+    monkeypatch.setattr(model_cache, "_free_memory", lambda: None)  # a fifth of a second each time
+    cache = make_cache(model_memory_bytes=100)
+    faults: list[str] = []
+
+    def work(seed: int) -> None:
+        for turn in range(100):
+            name = ("demo", "small", "large")[(seed + turn) % 3]
+            with cache.lease(name) as model:
+                if model.spec.name != name or name not in cache.loaded_names():
+                    faults.append(name)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    assert not [thread for thread in threads if thread.is_alive()]
+    assert faults == []
+    assert len(cache.loaded_names()) <= 1

@@ -1,0 +1,350 @@
+"""Audio in S3, from the request that makes it to the bytes that a client gets: gunicorn before a server that speaks S3."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from flask.testing import FlaskClient
+
+from audiocraft_api.web.services import services_of
+from support.celery_workplace import CeleryWorkplace
+from support.fakes import FakeEngine
+from support.http import assert_error, fake_app, generate
+from support.s3_server import CREDENTIALS, REGION, Gate, S3Server, pass_on, refuse
+from support.served import Server, serve, wait_until
+
+REQUEST = {"prompt": "solo cello", "duration": 30, "seed": 7}
+NUM_SAMPLE_BYTES = 2 * 30 * 32_000  # before them a header, behind them tags
+UNKNOWN = "00000000-0000-4000-8000-000000000000.wav"
+TIMEOUT_SECONDS = 4.5
+TRAVERSALS = [
+    "..",
+    "../app.py",
+    "..%2fapp.py",
+    "..%2f..%2f..%2fetc%2fpasswd",
+    "%2e%2e/app.py",
+    "%2e%2e%2fapp.py",
+    "%252e%252e%252fapp.py",
+    "..%5capp.py",
+    "..\\app.py",
+    "....//app.py",
+    "..;/app.py",
+    "..%c0%afapp.py",
+    "%00.wav",
+    f"{UNKNOWN}%00",
+    f"{UNKNOWN}%0a",
+    f"{UNKNOWN}/..",
+    f"%20{UNKNOWN}",
+    f"alice%2f{UNKNOWN}%2f..",
+    f"audio%2f{UNKNOWN}x",
+    UNKNOWN.upper(),
+    "file:%2f%2f%2fetc%2fpasswd",
+    "s3:%2f%2fbucket%2fkey",
+    "?versionId=1",
+    "~%2fsecret.wav",
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    server = S3Server()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def gate(server: S3Server) -> Iterator[Gate]:
+    gate = Gate(server.port)
+    yield gate
+    gate.close()
+
+
+@pytest.fixture(scope="module")
+def bucket(server: S3Server) -> str:
+    return server.make_bucket()
+
+
+def settings(gate: Gate, bucket: str, **others: Any) -> dict[str, Any]:
+    return {
+        "audio_store": "s3",
+        "s3_endpoint_url": gate.url,
+        "s3_region": REGION,
+        "s3_bucket": bucket,
+        "s3_read_timeout_seconds": TIMEOUT_SECONDS / 3,
+        "s3_attempts": 1,
+        "s3_timeout_seconds": TIMEOUT_SECONDS,
+        "s3_sweep": "false",
+    } | others
+
+
+@pytest.fixture(scope="module")
+def shared_served(tmp_path_factory: pytest.TempPathFactory, gate: Gate, bucket: str) -> Iterator[Server]:
+    with serve(tmp_path_factory.mktemp("served"), "support.served:app", **settings(gate, bucket)) as served:
+        yield served
+
+
+@pytest.fixture
+def served(shared_served: Server, gate: Gate) -> Server:
+    gate.faults.clear()
+    gate.calls.clear()
+    return shared_served
+
+
+def made(served: Server, **fields: Any) -> str:
+    answer = served.post("/generate", json=REQUEST | fields)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["audio_url"])
+
+
+def key_of(url: str) -> str:
+    return "audio/" + url.removeprefix("/audio/")
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_audio_comes_whole_and_in_ranges_byte_for_byte(served: Server, server: S3Server, bucket: str) -> None:
+    url = made(served)
+    whole = server.objects(bucket)[key_of(url)].value
+    answer = served.get(url)
+    assert answer.status_code == 200
+    num_bytes = len(whole)
+    assert num_bytes > NUM_SAMPLE_BYTES
+    assert (len(answer.content), sha256(answer.content)) == (num_bytes, sha256(whole))
+    assert answer.headers["Content-Type"] == "audio/wav"
+    assert answer.headers["Accept-Ranges"] == "bytes"
+    assert "immutable" in answer.headers["Cache-Control"]
+    assert answer.headers["Content-Disposition"] == f"attachment; filename={url.removeprefix('/audio/')}"
+    chance = random.Random(7)
+    with requests.Session() as session:
+        for _ in range(120):
+            start = chance.randrange(num_bytes)
+            length = chance.choice([1, 2, 1000, 70_000, 500_000])
+            end = min(start + length, num_bytes)
+            wanted = chance.choice([f"{start}-{start + length - 1}", f"{start}-", f"-{num_bytes - start}"])
+            if not wanted.endswith(str(start + length - 1)) or wanted.startswith("-"):
+                end = num_bytes
+            answer = session.get(served.url + url, headers={"Range": f"bytes={wanted}"}, timeout=30)
+            assert answer.status_code == 206, served.log
+            assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{num_bytes}"
+            assert sha256(answer.content) == sha256(whole[start:end])
+
+
+def test_head_a_known_copy_and_a_range_outside_cost_one_call_each(
+    served: Server, gate: Gate, server: S3Server, bucket: str
+) -> None:
+    url = made(served)
+    num_bytes = len(server.objects(bucket)[key_of(url)].value)
+    gate.calls.clear()
+    head = requests.head(served.url + url, timeout=10)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["Content-Length"] == str(num_bytes)
+    known = served.get(url, headers={"If-None-Match": head.headers["ETag"]})
+    assert (known.status_code, known.content) == (304, b"")
+    outside = served.get(url, headers={"Range": f"bytes={num_bytes}-"})
+    assert (outside.status_code, outside.json()["code"]) == (416, "range_not_satisfiable")
+    assert outside.headers["Content-Range"] == f"bytes */{num_bytes}"
+    assert gate.methods() == ["HEAD"] * 3
+
+
+def test_nothing_before_a_range_is_fetched(served: Server, gate: Gate) -> None:
+    url = made(served)
+    gate.calls.clear()
+    assert len(served.get(url, headers={"Range": "bytes=1000000-1000001"}).content) == 2
+    assert gate.methods() == ["HEAD", "GET"]
+    assert gate.calls[-1][2]["Range"].startswith("bytes=1000000-")
+
+
+def test_what_is_deleted_or_over_the_age_is_404(served: Server, server: S3Server, bucket: str) -> None:
+    old, young = made(served, duration=1), made(served, duration=1)
+    server.age(bucket, key_of(old), 86_401)
+    server.age(bucket, key_of(young), 86_300)
+    assert [served.get(url).status_code for url in (old, young)] == [404, 200]
+    server.delete(bucket, key_of(young))
+    answer = served.get(young)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_no_spelling_of_another_path_is_found_or_asked_for(served: Server, gate: Gate) -> None:
+    for name in TRAVERSALS:
+        with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:  # sent as it is written
+            connection.sendall(f"GET /audio/{name} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+            answer = connection.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 404 "), (name, answer[:200])
+    assert gate.calls == []
+
+
+def test_a_store_that_fails_is_503_for_the_one_request_and_the_next_one_works(served: Server, gate: Gate) -> None:
+    url = made(served)
+    for faults in (
+        [refuse(503, "SlowDown")],
+        [pass_on, refuse(403, "AccessDenied")],  # it fails when the bytes are to be sent
+        [gate.hang],
+    ):
+        gate.faults = list(faults)
+        answer = served.get(url)
+        assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert "Cache-Control" not in answer.headers
+        assert served.get(url).status_code == 200
+    gate.faults = [refuse(507, "XMinioStorageFull")]
+    answer = served.post("/generate", json=REQUEST)
+    assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
+    assert sha256(served.get(made(served)).content) == sha256(served.get(url).content)
+
+
+def test_a_store_that_breaks_off_in_the_middle_breaks_off_the_answer(served: Server, gate: Gate) -> None:
+    url = made(served)
+    gate.faults = [pass_on] * 2 + [refuse(500, "InternalError")]
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):  # so says requests of a body that is too short
+        served.get(url)
+    assert len(served.get(url).content) > NUM_SAMPLE_BYTES
+
+
+def test_health_answers_while_the_store_hangs(served: Server, gate: Gate) -> None:
+    gate.faults = [gate.hang] * 32
+    connections = []
+    for _ in range(32):
+        connections.append(socket.create_connection(("127.0.0.1", served.port), timeout=30))
+        connections[-1].sendall(f"GET /audio/{UNKNOWN} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+    wait_until(lambda: len(gate.calls) == 32)
+    started = time.monotonic()
+    assert served.get("/health").status_code == 200
+    assert time.monotonic() - started < TIMEOUT_SECONDS / 3
+    for connection in connections:
+        assert connection.makefile("rb").read().startswith(b"HTTP/1.1 503 ")
+        connection.close()
+
+
+@pytest.mark.fault
+def test_a_task_whose_audio_cannot_be_kept_comes_again(
+    served: Server, gate: Gate, server: S3Server, bucket: str
+) -> None:
+    before = len(server.objects(bucket))
+    gate.faults = [refuse(503, "SlowDown")]
+    task_id = served.post("/generate-async", json=REQUEST).json()["task_id"]
+    wait_until(lambda: served.get(f"/tasks/{task_id}").json()["status"] == "completed", 30)
+    task = served.get(f"/tasks/{task_id}").json()
+    assert task["attempts"] == 2
+    assert len(served.get(task["audio_url"]).content) > NUM_SAMPLE_BYTES
+    assert len(server.objects(bucket)) == before + 1
+    server.delete(bucket, key_of(task["audio_url"]))
+    assert served.get(f"/tasks/{task_id}").status_code == 410
+
+
+def test_a_wrong_setting_stops_the_start_with_a_sentence(tmp_path: Path, gate: Gate) -> None:
+    gate.faults.clear()
+    starting = serve(tmp_path, "support.served:app", **settings(gate, "no-such-bucket"))
+    with pytest.raises(AssertionError, match="AUDIOCRAFT_API_S3_BUCKET=no-such-bucket is not valid"), starting:
+        pass
+
+
+# --- presigned links
+
+
+def test_a_plain_client_follows_to_the_store(tmp_path: Path, gate: Gate, server: S3Server, bucket: str) -> None:
+    gate.faults.clear()
+    links = {"s3_delivery": "presigned", "s3_link_seconds": 60, "s3_link_endpoint_url": server.url}
+    with serve(tmp_path, "support.served:app", **settings(gate, bucket, **links)) as served:
+        url = made(served)
+        redirect = served.get(url, allow_redirects=False)
+        assert redirect.status_code == 302
+        assert redirect.headers["Location"].startswith(f"{server.url}/{bucket}/{key_of(url)}?")
+        assert redirect.headers["Cache-Control"] == "private, max-age=30"
+        whole = server.objects(bucket)[key_of(url)].value
+        answer = served.get(url)
+        assert sha256(answer.content) == sha256(whole)
+        assert answer.headers["Content-Type"] == "audio/wav"
+        assert answer.headers["Content-Disposition"] == f"attachment; filename={url.removeprefix('/audio/')}"
+        assert "immutable" in answer.headers["Cache-Control"]
+        part = served.get(url, headers={"Range": "bytes=1000-1999"})
+        assert (part.status_code, part.content) == (206, whole[1000:2000])
+        head = requests.head(served.url + url, allow_redirects=True, timeout=10)
+        assert (head.status_code, head.headers["Content-Length"]) == (200, str(len(whole)))
+        assert served.get(f"/audio/{UNKNOWN}").json()["code"] == "not_found"
+        gate.faults = [gate.hang]
+        assert served.get(url, allow_redirects=False).status_code == 503
+
+
+def test_a_redirect_is_for_the_owner_of_the_audio_alone(tmp_path: Path, gate: Gate, bucket: str) -> None:
+    gate.faults.clear()
+    alice, bob = ({"X-API-Key": name * 8} for name in ("alice", "bobby"))
+    keys = ",".join(key["X-API-Key"] for key in (alice, bob))
+    app = fake_app(tmp_path, **settings(gate, bucket, keys=keys, s3_delivery="presigned"))
+    client = app.test_client()
+    url = client.post("/generate", json=REQUEST, headers=alice).json["audio_url"]
+    assert client.get(url, headers=alice).status_code == 302
+    gate.calls.clear()
+    assert_error(client.get(url, headers=bob), 404, "not_found")
+    assert_error(client.get(url), 401, "unauthorized")
+    assert gate.methods() == ["HEAD", "GET"], "nothing is asked for nobody, and of bob's own folder alone for bob"
+    assert all(url.removeprefix("/audio/") in path and "X-API-Key" not in headers for _, path, headers in gate.calls)
+    services_of(app).close()
+
+
+# --- in one process
+
+
+@pytest.fixture
+def client(tmp_path: Path, gate: Gate, bucket: str) -> Iterator[FlaskClient]:
+    gate.faults.clear()
+    engine = FakeEngine()
+    app = fake_app(tmp_path, engine, **settings(gate, bucket))
+    services_of(app).start()
+    yield app.test_client()
+    services_of(app).close()
+
+
+def test_what_a_client_that_leaves_does_not_read_is_not_fetched(client: FlaskClient, gate: Gate) -> None:
+    url = generate(client, duration=30).json["audio_url"]
+    gate.calls.clear()
+    response = client.get(url)
+    assert len(next(iter(response.iter_encoded()))) > 0
+    response.close()
+    assert gate.methods() == ["HEAD", "GET"]
+
+
+def test_polling_asks_the_store_nothing_until_the_task_is_completed(client: FlaskClient, gate: Gate) -> None:
+    engine = services_of(client.application).engine
+    engine.open_gate.clear()
+    gate.calls.clear()
+    task_url = client.post("/generate-async", json={"prompt": "solo cello", "duration": 1}).headers["Location"]
+    for _ in range(5):
+        assert client.get(task_url).json["status"] == "processing"
+    assert gate.calls == []
+    engine.open_gate.set()
+    wait_until(lambda: client.get(task_url).json["status"] == "completed")
+    gate.calls.clear()
+    assert client.get(task_url).status_code == 200
+    assert gate.methods() == ["HEAD"]
+
+
+def test_the_audio_of_a_celery_worker_is_fetched_from_a_server(tmp_path: Path, gate: Gate, bucket: str) -> None:
+    gate.faults.clear()
+    with CeleryWorkplace(tmp_path, **settings(gate, bucket)).opened() as workplace:
+        app = fake_app(tmp_path / "server", **workplace.prepared_for(FakeEngine()))
+        services_of(app).start()
+        client = app.test_client()
+        url = generate(client, duration=1).json["audio_url"]
+        assert len(client.get(url, buffered=True).get_data()) > 64_000
+        answer = generate(client, duration=1, return_type="base64")
+        assert answer.status_code == 200
+        gate.faults = [refuse(500, "InternalError")]
+        assert_error(client.get(url), 503, "storage_unavailable")
+        services_of(app).close()
+    assert not (tmp_path / "audio").exists()

@@ -1,0 +1,167 @@
+"""Traces: one span for each request with its steps below, linked across machines; a dead collector costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from audiocraft_api.core.errors import GenerationFailed
+from audiocraft_api.web.services import services_of
+from support.celery_worker import CeleryProcess
+from support.collector import Collector, attributes
+from support.fakes import FakeEngine
+from support.http import fake_app, generate
+from support.redis_server import RedisServer
+from support.served import ROOT, free_port, serve, wait_until
+
+TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def open_app(tmp_path: Path, engine: FakeEngine) -> Iterator[Callable[..., Flask]]:
+    opened: list[Flask] = []
+
+    def open_app(endpoint: str) -> Flask:
+        opened.append(fake_app(tmp_path, engine, otlp_endpoint=endpoint))
+        return opened[-1]
+
+    yield open_app
+    for app in opened:
+        services_of(app).close()
+
+
+def test_a_request_is_a_span_with_its_steps_below(collector: Collector, open_app: Callable[..., Flask]) -> None:
+    client = open_app(collector.url).test_client()
+    response = client.post(
+        "/generate",
+        json={"prompt": "my secret song", "duration": 1},
+        headers={"traceparent": TRACEPARENT, "X-Request-ID": "mine"},
+    )
+    assert response.status_code == 200
+    wait_until(lambda: len(collector.spans) == 5)
+    (server,) = collector.named("POST /generate")
+    assert server.kind == Span.SPAN_KIND_SERVER
+    assert (server.trace_id.hex(), server.parent_span_id.hex()) == (TRACE_ID, PARENT_ID)
+    assert attributes(server) == {
+        "http.request.method": "POST",
+        "http.route": "/generate",
+        "http.response.status_code": 200,
+        "audiocraft.request_id": "mine",
+    }
+    steps = [collector.named(name)[0] for name in ("queue wait", "decode", "convert", "store")]
+    for step in steps:
+        assert (step.trace_id, step.parent_span_id) == (server.trace_id, server.span_id)
+        assert server.start_time_unix_nano <= step.start_time_unix_nano + 5_000_000  # two clocks
+        assert step.start_time_unix_nano <= step.end_time_unix_nano <= server.end_time_unix_nano + 5_000_000
+    assert [step.start_time_unix_nano for step in steps] == sorted(step.start_time_unix_nano for step in steps)
+    assert attributes(steps[1]) == {"audiocraft.model": "small", "audiocraft.num_frames": 50}
+    assert [event.name for event in steps[1].events] == ["first audio"]
+    assert collector.resources[0]["service.name"] == "audiocraft-api"
+    assert not [body for body in collector.bodies if b"secret" in body]
+
+
+def test_a_failure_is_told_and_what_probes_ask_makes_no_span(
+    collector: Collector, open_app: Callable[..., Flask], engine: FakeEngine
+) -> None:
+    client = open_app(collector.url).test_client()
+    engine.failure = GenerationFailed("It failed.")
+    assert generate(client).status_code == 500
+    for path in ("/health", "/ready", "/metrics", "/models"):
+        client.get(path)
+    wait_until(lambda: len(collector.spans) == 4)
+    assert {span.name for span in collector.spans} == {"POST /generate", "queue wait", "decode", "GET /models"}
+    for span in (*collector.named("POST /generate"), *collector.named("decode")):
+        assert span.status.code == Status.STATUS_CODE_ERROR
+        assert attributes(span)["error.type"] == "generation_failed"
+    (models,) = collector.named("GET /models")
+    assert models.trace_id != collector.named("decode")[0].trace_id
+
+
+def test_a_stream_lasts_until_its_last_byte(collector: Collector, open_app: Callable[..., Flask]) -> None:
+    client = open_app(collector.url).test_client()
+    response = client.post("/generate-stream", json={"prompt": "solo cello", "duration": 1}, buffered=False)
+    wait_until(lambda: bool(collector.named("decode")))
+    assert not collector.named("POST /generate-stream")
+    response.close()
+    wait_until(lambda: bool(collector.named("POST /generate-stream")))
+    assert collector.named("decode")[0].parent_span_id == collector.named("POST /generate-stream")[0].span_id
+
+
+def test_the_task_of_another_machine_is_linked_to_the_request_that_submitted_it(
+    tmp_path: Path, collector: Collector
+) -> None:
+    redis = RedisServer(tmp_path)
+    settings: dict[str, Any] = {"task_backend": "celery", "redis_url": redis.url, "audio_dir": tmp_path / "audio"}
+    settings["otlp_endpoint"] = collector.url
+    worker = CeleryProcess(tmp_path / "worker.log", tmp_path / "hold", **settings)
+    redis.start()
+    worker.start()
+    try:
+        with serve(tmp_path, **settings) as server:
+            answer = server.post("/generate-async", json={"prompt": "solo cello", "duration": 1})
+            wait_until(lambda: bool(collector.named("task") and collector.named("POST /generate-async")), 30)
+    finally:
+        worker.kill()
+        redis.kill()
+    (task,), (submitted,) = collector.named("task"), collector.named("POST /generate-async")
+    (link,) = task.links
+    assert (link.trace_id, link.span_id) == (submitted.trace_id, submitted.span_id)
+    assert task.trace_id != submitted.trace_id
+    assert attributes(task) == {"audiocraft.task_id": answer.json()["task_id"], "audiocraft.attempt": 1}
+    for name in ("queue wait", "decode", "convert", "store"):
+        assert collector.named(name)[0].parent_span_id == task.span_id
+
+
+def test_what_waits_is_sent_at_the_end(collector: Collector, tmp_path: Path) -> None:
+    with serve(tmp_path, "support.served:app", otlp_endpoint=collector.url) as server:
+        assert server.get("/models").status_code == 200
+        assert server.terminate() == 0
+    assert len(collector.named("GET /models")) == 1
+
+
+def test_a_dead_collector_delays_neither_requests_nor_the_end(tmp_path: Path) -> None:
+    with serve(tmp_path, "support.served:app", otlp_endpoint=f"http://127.0.0.1:{free_port()}") as server:
+        for _ in range(50):
+            assert server.get("/models").status_code == 200
+        wait_until(lambda: "takes no spans" in server.log, 20)
+        begun = time.monotonic()
+        assert server.terminate() == 0
+        assert time.monotonic() - begun < 6
+        assert server.log.count("takes no spans") == 1
+        assert "Traceback" not in server.log
+
+
+def test_without_a_collector_opentelemetry_is_not_even_imported() -> None:
+    program = (
+        "import sys; from audiocraft_api.config import load_config; from audiocraft_api.factory import create_app; "
+        "create_app(load_config()).test_client().get('/models'); print('opentelemetry' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.stdout.strip() == "False", run.stderr

@@ -1,0 +1,153 @@
+"""The OpenAPI document is valid, says what the routes do, and its examples work. The engine is a fake of fixed speed."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+import soundfile
+from flask.testing import FlaskClient
+from openapi_spec_validator import validate
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from audiocraft_api.web.schemas import GenerateRequest, MelodyRequest
+from support.fakes import FakeEngine, ShortEngine
+from support.http import fake_app
+
+PAGES = {"docs.static", "docs.index", "docs.docs", "docs.openapi"}  # for people, and the document itself
+NUM_CASES = 150  # for each route and mode
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def client(tmp_path: Path, engine: FakeEngine) -> FlaskClient:
+    return fake_app(tmp_path, engine).test_client()
+
+
+@pytest.fixture
+def document(client: FlaskClient) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/openapi.json").json
+    return found
+
+
+def test_the_document_is_valid(document: dict[str, Any]) -> None:
+    validate(document)
+
+
+def test_routes_and_document_agree(client: FlaskClient, document: dict[str, Any]) -> None:
+    rules = client.application.url_map.iter_rules()
+    routes = {
+        (rule.rule.replace("<", "{").replace(">", "}"), method.lower())
+        for rule in rules
+        if rule.endpoint not in PAGES
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert routes == {(path, method) for path, item in document["paths"].items() for method in item}
+
+
+def test_every_documented_example_is_sent_and_works(client: FlaskClient, document: dict[str, Any]) -> None:
+    num_sent = 0
+    for path, item in document["paths"].items():
+        for media_type, content in item.get("post", {}).get("requestBody", {}).get("content", {}).items():
+            for example in content.get("examples", {}).values():
+                assert media_type == "application/json"
+                response = client.post(path, json=example["value"], buffered=True)
+                assert response.status_code in (200, 202), response.get_data()
+                assert str(response.status_code) in item["post"]["responses"]
+                num_sent += 1
+    assert num_sent >= 3
+
+
+def test_every_documented_default_is_accepted_as_sent(client: FlaskClient, document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    defaults = {
+        name: {field: about["default"] for field, about in schemas[name]["properties"].items() if "default" in about}
+        for name in (GenerateRequest.__name__, MelodyRequest.__name__)
+    }
+    assert defaults["GenerateRequest"]["duration"] == 5.0
+    assert defaults["MelodyRequest"] | {"duration": 5.0, "model_size": "small"} == defaults["GenerateRequest"]
+    assert client.post("/generate", json={"prompt": "a"} | defaults["GenerateRequest"]).status_code == 200
+    form = {name: str(value) for name, value in defaults["MelodyRequest"].items() if value is not None}
+    tune = io.BytesIO()
+    soundfile.write(tune, [0.1, -0.1] * 8000, 16_000, format="WAV")
+    tune.seek(0)
+    form |= {"prompt": "a", "melody": (tune, "tune.wav")}
+    assert client.post("/generate-with-melody", data=form).status_code == 200
+
+
+def test_requests_are_closed_objects_and_models_are_listed(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for name in ("GenerateRequest", "MelodyRequest"):
+        assert schemas[name]["additionalProperties"] is False
+    assert {"small", "demo"} <= set(schemas["GenerateRequest"]["properties"]["model_size"]["enum"])
+    melody_sizes = schemas["MelodyRequest"]["properties"]["model_size"]["enum"]
+    assert {"medium", "large", "demo"} <= set(melody_sizes)
+    assert "small" not in melody_sizes
+    assert schemas["MelodyRequest"]["properties"]["melody"]["format"] == "binary"
+
+
+def test_models_that_the_server_refuses_are_not_offered(tmp_path: Path) -> None:
+    client = fake_app(tmp_path, allow_non_commercial=False).test_client()
+    sizes = client.get("/openapi.json").json["components"]["schemas"]["GenerateRequest"]["properties"]["model_size"]
+    assert sizes["enum"] == ["demo", "demo-melody", "demo-stereo"]
+    assert client.post("/generate", json={"prompt": "a"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("label", "mode"),
+    [
+        ("GET /health", GenerationMode.POSITIVE),
+        ("GET /ready", GenerationMode.POSITIVE),
+        ("GET /models", GenerationMode.POSITIVE),
+        ("GET /audio/{filename}", GenerationMode.POSITIVE),
+        ("POST /generate", GenerationMode.POSITIVE),
+        ("POST /generate", GenerationMode.NEGATIVE),
+        ("POST /generate-stream", GenerationMode.NEGATIVE),
+        ("POST /generate-with-melody", GenerationMode.POSITIVE),
+        ("POST /generate-with-melody", GenerationMode.NEGATIVE),
+        ("POST /generate-async", GenerationMode.POSITIVE),
+        ("POST /generate-async", GenerationMode.NEGATIVE),
+        ("GET /tasks", GenerationMode.POSITIVE),
+        ("GET /tasks", GenerationMode.NEGATIVE),
+        ("GET /tasks/{task_id}", GenerationMode.POSITIVE),
+        ("DELETE /tasks/{task_id}", GenerationMode.POSITIVE),
+        ("GET /tasks/{task_id}/events", GenerationMode.POSITIVE),
+    ],
+)
+def test_generated_requests_get_documented_answers_and_no_server_error(
+    tmp_path: Path, label: str, mode: GenerationMode
+) -> None:
+    schema = schemathesis.openapi.from_wsgi("/openapi.json", fake_app(tmp_path, ShortEngine(), log_level="ERROR"))
+    operation = schema.find_operation_by_label(label)
+    assert operation is not None
+    statuses: Counter[int] = Counter()
+    # A schema can say that there is a file, but not that it is a tune.
+    excluded = [positive_data_acceptance] if "melody" in label else []
+
+    @hypothesis.settings(
+        max_examples=NUM_CASES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+    def call(case: schemathesis.Case) -> None:
+        (case.headers or {}).pop("Idempotency-Key", None)  # one that came before with another request is rightly 422
+        if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
+            case.body.pop("webhook_url", None)  # which addresses are called, no schema can say
+        statuses[case.call_and_validate(excluded_checks=excluded).status_code] += 1
+
+    call()
+    print(f"{label}, {mode.value}: {dict(statuses)}")
+    assert not [status for status in statuses if status >= 500]

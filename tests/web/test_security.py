@@ -1,0 +1,378 @@
+"""Attacks from outside, over a real server and raw sockets, so that no client tidies them up: all are refused."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.client import parse_headers
+from pathlib import Path
+
+import pytest
+
+from audiocraft_api.web.services import services_of
+from support.http import fake_app
+from support.keys import OTHER_KEY, create_key, with_key
+from support.served import ROOT, Server, serve
+
+REQUEST = {"prompt": "solo cello", "duration": 1}
+UNKNOWN = "53f5808b-70f6-4e39-9600-4adbf18dca4d"
+SECRET = "what nobody may read"
+
+
+class TestCode:
+    def test_bandit_finds_nothing_of_high_severity(self) -> None:
+        command = [sys.executable, "-m", "bandit", "-q", "-r", "-f", "json"]
+        command += ["audiocraft_api", "app.py", "gunicorn.conf.py"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        report = json.loads(done.stdout)
+        assert not report["errors"]
+        assert report["metrics"]["_totals"]["loc"] > 5000
+        found = [issue for issue in report["results"] if issue["issue_severity"] != "LOW"]
+        for issue in found:
+            print(f"{issue['filename']}:{issue['line_number']}: {issue['test_id']} {issue['issue_text']}")
+        assert not [issue for issue in found if issue["issue_severity"] == "HIGH"]
+
+
+@dataclass
+class Attacked:
+    """A running server with two callers, and a secret beside its folder of audio."""
+
+    server: Server
+    directory: Path
+    alice: str
+    bob: str
+
+    def send(self, sent: bytes) -> bytes:
+        """Send bytes as they are and return all that comes back until the server closes."""
+        received = b""
+        with self.server.connect() as connection:
+            with suppress(ConnectionError):  # it is closed before the end of a megabyte
+                connection.sendall(sent)
+            with suppress(ConnectionError):
+                while block := connection.recv(65536):
+                    received += block
+        return received
+
+    def ask(self, head: bytes) -> Answer:
+        """Send one request, without the empty line at its end, and return its one answer."""
+        received = self.send(head + b"\r\nConnection: close\r\n\r\n")
+        (answer,) = answers_in(received)
+        return answer
+
+    def assert_serves(self) -> None:
+        """Check that the server is as it was."""
+        assert self.server.get("/models", headers=with_key(self.alice)).status_code == 200
+        assert "Traceback" not in self.server.log
+
+
+@dataclass
+class Answer:
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def answers_in(received: bytes) -> list[Answer]:
+    """Read all answers of a connection."""
+    stream, answers = io.BytesIO(received), []
+    while line := stream.readline():
+        assert line.startswith(b"HTTP/1.1 "), line
+        headers = {name.lower(): value for name, value in parse_headers(stream).items()}
+        answers.append(Answer(int(line.split()[1]), stream.read(int(headers["content-length"])), headers))
+    return answers
+
+
+def assert_refused(answer: Answer, *statuses: int) -> None:
+    """Check that an answer is an error of the one shape."""
+    assert answer.status in statuses, (answer.status, answer.body[:200])
+    body = json.loads(answer.body)
+    assert set(body) - {"errors"} == {"error", "code", "request_id"}
+    assert body["request_id"] == answer.headers["x-request-id"]
+    if answer.status == 401:
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+    directory = tmp_path_factory.mktemp("attacked")
+    app = fake_app(directory)
+    alice, bob = create_key(app), create_key(app)
+    services_of(app).close()
+    for name in ("secret", f"{UNKNOWN}.wav"):
+        (directory / name).write_text(SECRET)
+    with serve(directory, "support.served:app") as server:
+        assert server.post("/generate", json=REQUEST, headers=with_key(alice)).status_code == 200  # makes the folder
+        yield Attacked(server, directory, alice, bob)
+
+
+# How a climb out of a folder has been spelled, to a file `{}` beside it.
+SPELLINGS = {
+    "plain": "../{}",
+    "two up": "../../{}",
+    "many up": "../" * 40 + "{}",
+    "inside": "x/../../{}",
+    "dot": "./../{}",
+    "encoded slash": "..%2f{}",
+    "encoded dots": "%2e%2e/{}",
+    "one encoded dot": ".%2e/{}",
+    "encoded": "%2e%2e%2f{}",
+    "encoded in capitals": "%2E%2E%2F{}",
+    "encoded twice": "%252e%252e%252f{}",
+    "encoded thrice": "%25252e%25252e%25252f{}",
+    "backslash": "..\\{}",
+    "encoded backslash": "..%5c{}",
+    "backslash encoded twice": "..%255c{}",
+    "mixed slashes": "..\\/..%5c%2f../{}",
+    "semicolon": "..;/{}",
+    "encoded semicolon": "..%3b/{}",
+    "four dots": "....//{}",
+    "double slash": "..//{}",
+    "leading slash": "/../{}",
+    "overlong slash": "..%c0%af{}",
+    "overlong dots": "%c0%ae%c0%ae/{}",
+    "three bytes overlong": "..%e0%80%af{}",
+    "wide dots": "%ef%bc%8e%ef%bc%8e/{}",
+    "wide slash": "..%ef%bc%8f{}",
+    "leader dots": "%e2%80%a5/{}",
+    "percent u": "%u002e%u002e%u2215{}",
+    "NUL before": "%00../{}",
+    "NUL after": "../{}%00.wav",
+    "line end": "..%0d%0a/{}",
+    "trailing dot": "../{}.",
+    "trailing space": "../{}%20",
+    "trailing slash": "../{}/",
+    "stream": "../{}::$DATA",
+    "file URL": "file:%2f%2f%2f{}",
+    "home": "~/{}",
+    "query": "../{}?x=.wav",
+    "fragment": "../{}%23.wav",
+    "surrogate": "..%ed%a0%80/{}",
+    "no UTF-8": "..%ff/{}",
+    "half an escape": "..%2/{}",
+    "raw bytes": "..\xc0\xaf{}",
+    "long": "a" * 1000 + "/../../{}",
+}
+
+
+class TestTraversal:
+    @pytest.mark.parametrize("route", ["/audio/", "/tasks/", "/docs/static/"])
+    def test_no_spelling_leads_out_of_a_folder(self, attacked: Attacked, route: str) -> None:
+        valid = f"\r\nX-API-Key: {attacked.alice}"
+        keys = ["", f"\r\nX-API-Key: {OTHER_KEY}", valid]
+        files = ["secret", f"{UNKNOWN}.wav", "etc/passwd"]
+        absolute = [str(attacked.directory / "secret"), str(attacked.directory / "secret").replace("/", "%2f")]
+        spelled = [spelling.format(file) for spelling in SPELLINGS.values() for file in files]
+        spelled += ["/etc/passwd", "%2fetc%2fpasswd", "//etc/passwd", "C:%5cboot.ini", "%5c%5chost%5cshare", *absolute]
+        spelled += ["..", "%2e%2e", "..%00", ".", "%00", "a" * 3000, "a/" * 1000, "CON", "-", "*", "%", "%zz"]
+        for path in spelled:
+            for key in keys:
+                target = f"{route}{path}".encode("latin-1")
+                answer = attacked.ask(b"GET " + target + b" HTTP/1.1\r\nHost: a" + key.encode())
+                assert_refused(answer, *((400, 404) if key == valid else (400, 401, 404)))
+                shown = answer.body.decode()
+                for leak in (SECRET, "root:", str(attacked.directory), str(ROOT), "Errno", "Traceback"):
+                    assert leak not in shown or leak in path, (path, leak)
+        assert len(SPELLINGS) >= 20
+        attacked.assert_serves()
+
+    def test_no_address_is_redirected_to_a_host_that_the_client_names(self, attacked: Attacked) -> None:
+        for path in ("/audio//x.wav", "/docs//static/docs.js", "/tasks//x", "/docs/static//docs.js"):
+            answer = attacked.ask(f"GET {path} HTTP/1.1\r\nHost: evil.example\r\nX-API-Key: {attacked.bob}".encode())
+            assert_refused(answer, 404)
+            assert "location" not in answer.headers
+            assert b"evil.example" not in answer.body
+
+
+def forged_keys(alice: str, bob: str) -> list[str]:
+    """Return what is near to two keys and neither of them."""
+    (_, alice_id, alice_secret), (_, bob_id, bob_secret) = (key.split("_", 2) for key in (alice, bob))
+    return [
+        f"acg_{alice_id}_{bob_secret}",
+        f"acg_{bob_id}_{alice_secret}",
+        f"acg_{'a' * 8}_{alice_secret}",
+        f"acg_{alice_id}_{'a' * 43}",
+        f"acg_{alice_id}_",
+        alice_secret,
+        alice_id,
+        alice[:-1],
+        alice + "a",
+        alice[:-1] + ("b" if alice[-1] == "a" else "a"),
+        alice.swapcase(),
+        alice.replace("_", "-", 1),
+        alice.replace("_", "%5f"),
+        f"{alice}%00",
+        f'"{alice}"',
+        f"'{alice}' OR '1'='1",
+        "*",
+        "null",
+        "undefined",
+        "Bearer",
+        f"Bearer {alice}",  # in X-API-Key
+        alice.replace("a", "\xe0"),
+        "\xff" * 100,
+    ]
+
+
+class TestKeys:
+    def test_what_is_near_to_a_key_opens_nothing(self, attacked: Attacked) -> None:
+        for key in forged_keys(attacked.alice, attacked.bob):
+            answer = attacked.ask(f"GET /tasks HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}".encode("latin-1"))
+            assert_refused(answer, 401)
+            # One form and another of the same refusal would tell which ids there are.
+            unknown = attacked.ask(b"GET /tasks HTTP/1.1\r\nHost: a\r\nX-API-Key: acg_00000000_" + b"x" * 43)
+            assert json.loads(answer.body)["error"] == json.loads(unknown.body)["error"]
+        attacked.assert_serves()
+
+    def test_a_key_in_any_other_place_is_none(self, attacked: Attacked) -> None:
+        key = attacked.alice
+        basic = base64.b64encode(f"{key}:".encode()).decode()
+        for line in (
+            f"Cookie: X-API-Key={key}; key={key}",
+            f"Proxy-Authorization: Bearer {key}",
+            f"Authorization: Basic {basic}",
+            f"Authorization: {key}",
+            f"Authorization: Digest username={key}",
+            f"X-Forwarded-User: {key}",
+            f"Sec-WebSocket-Protocol: audiocraft-api-key.{key}",
+            f"X-Api-Key2: {key}",
+            f"Referer: http://a/?key={key}",
+        ):
+            assert_refused(attacked.ask(f"GET /tasks HTTP/1.1\r\nHost: a\r\n{line}".encode()), 401)
+            body = (
+                f"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 0\r\n{line}"
+            )
+            assert_refused(attacked.ask(body.encode()), 401)
+        assert key not in attacked.server.log
+
+
+class TestHeaders:
+    def test_no_header_makes_one_caller_another_or_one_request_another(self, attacked: Attacked) -> None:
+        submitted = attacked.server.post("/generate-async", json=REQUEST, headers=with_key(attacked.alice))
+        path = f"/tasks/{submitted.json()['task_id']}"
+        alice_id = attacked.alice.split("_")[1]
+        for line in (
+            "X-HTTP-Method-Override: DELETE",
+            "X-Method-Override: DELETE",
+            f"X-Original-URL: {path}",
+            f"X-Rewrite-URL: {path}",
+            f"X-Forwarded-Prefix: {path}",
+            f"X-Script-Name: {path}",
+            f"X-Forwarded-User: {alice_id}",
+            f"X-Remote-User: {alice_id}",
+            f"Remote-User: {alice_id}",
+            f"X-Owner: {alice_id}",
+            "X-Forwarded-For: 127.0.0.1",
+            "X-Real-IP: 127.0.0.1",
+            "X-Forwarded-Host: evil.example",
+            "Forwarded: for=127.0.0.1;host=evil.example;proto=https",
+            "Host: evil.example",
+            "REMOTE_USER: admin",
+            "wsgi.url_scheme: https",
+        ):
+            asked = f"GET {path} HTTP/1.1\r\nHost: a\r\n{line}"
+            assert_refused(attacked.ask(asked.encode()), 400, 401)
+            others = attacked.ask(f"{asked}\r\nX-API-Key: {attacked.bob}".encode())
+            assert_refused(others, 400, 404)
+            own = attacked.ask(f"{asked}\r\nX-API-Key: {attacked.alice}".encode())
+            assert own.status in (200, 400)  # 400: what no parser of HTTP should take
+            assert b"evil.example" not in own.body + b"".join(value.encode() for value in own.headers.values())
+            assert own.status == 400 or json.loads(own.body)["status"] in ("processing", "completed")
+        attacked.assert_serves()
+
+    @pytest.mark.parametrize(
+        "framing",
+        [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nContent-Length: 5",
+            "Transfer-Encoding: chunked",
+            "Transfer-Encoding: xchunked\r\nContent-Length: 5",
+            "Transfer-Encoding : chunked\r\nContent-Length: 5",
+            "Transfer-Encoding:\tchunked\r\nContent-Length: 5",
+            "Transfer-Encoding: identity, chunked\r\nContent-Length: 5",
+            "Transfer-Encoding: chunked, identity\r\nContent-Length: 5",
+            " Transfer-Encoding: chunked\r\nContent-Length: 5",
+            "X: a\nTransfer-Encoding: chunked\r\nContent-Length: 5",
+            "Content-Length: 5\r\nContent-Length: 6",
+            "Content-Length: 5, 5",
+            "Content-Length: +5",
+            "Content-Length: -5",
+            "Content-Length: 0x5",
+            "Content-Length: 5 5",
+            "Content-Length: 99999999999999999999",
+            "Content_Length: 500\r\nContent-Length: 5",
+        ],
+    )
+    def test_no_framing_smuggles_a_request_into_a_connection(self, attacked: Attacked, framing: str) -> None:
+        smuggled = f"GET /tasks HTTP/1.1\r\nHost: a\r\nX-API-Key: {attacked.alice}\r\nConnection: close\r\n\r\n"
+        head = f"POST /generate HTTP/1.1\r\nHost: a\r\nX-API-Key: {attacked.bob}\r\n{framing}\r\n"
+        received = attacked.send(f"{head}Content-Type: application/json\r\n\r\n0\r\n\r\n{smuggled}".encode())
+        answers = answers_in(received)
+        assert answers
+        assert_refused(answers[0], 400, 411, 413, 501)
+        # After a body whose end is clear what follows is a request in its own right; after any doubt nothing is.
+        is_clear = framing in ("Transfer-Encoding: chunked", "Content_Length: 500\r\nContent-Length: 5")
+        assert len(answers) == 1 or is_clear, answers
+        attacked.assert_serves()
+
+    @pytest.mark.parametrize(
+        "date", ["Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 +99999999999999", "\x80", "Mon"]
+    )
+    def test_dates_that_are_none_are_ignored(self, attacked: Attacked, date: str) -> None:
+        made = attacked.server.post("/generate", json=REQUEST, headers=with_key(attacked.alice)).json()
+        for path in ("/docs", "/docs/static/docs.js", "/models", made["audio_url"]):
+            head = f"GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {attacked.alice}\r\n"
+            for lines in (
+                f"If-Modified-Since: {date}",
+                f"If-Unmodified-Since: {date}",
+                f"If-Range: {date}\r\nRange: bytes=0-3",
+            ):
+                answer = attacked.ask((head + lines).encode("latin-1"))
+                assert answer.status in (200, 206), (path, lines, answer)
+        attacked.assert_serves()
+
+    @pytest.mark.parametrize(
+        ("lines", "statuses"),
+        [
+            ("X-Large: " + "a" * 2**20, (431,)),
+            ("\r\n".join(f"X-{number}: a" for number in range(1000)), (431,)),
+            ("Host: b", (200, 400)),
+            ("X-Folded: a\r\n b", (400,)),
+            ("X-NUL: a\x00b", (400,)),
+            ("X-CR: a\rb", (400,)),
+            ("NoColon", (400,)),
+            (": no name", (400,)),
+            ("X-\xe9: a", (400,)),
+            ("Range: bytes=0-1,2-3\r\nRange: bytes=-5", (200, 400)),
+            ("Accept: " + ",".join(["*/*"] * 1000), (200, 431)),
+            ("Accept-Encoding: " + "gzip," * 1000, (200, 431)),
+            ("Content-Type: application/json\r\nContent-Type: text/html", (200, 400)),
+            ("Expect: nothing", (200, 400, 417)),
+            ("Upgrade: websocket\r\nConnection: Upgrade", (200, 400)),
+            ("Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__", (200,)),
+            ("If-None-Match: " + '"a",' * 1000, (200, 431)),
+            ("If-Modified-Since: Thu, 99 Foo 9999 99:99:99 GMT", (200,)),
+            ("If-Modified-Since: Mon, 01 Jan 99999999999 00:00:00 GMT", (200,)),
+            ("X-Request-ID: a\tb<script>", (200,)),
+            ("X-Request-ID: " + "a" * 5000, (200,)),
+            ("Prefer: wait=99999999999999999999999", (200,)),
+            ("Idempotency-Key: " + "a" * 5000, (200,)),
+            ("Cookie: " + "a=b;" * 1000, (200, 431)),
+            ("Origin: null", (200,)),
+            ("Origin: https://evil.example\r\nOrigin: https://b.example", (200, 400)),
+        ],
+    )
+    def test_odd_headers_break_nothing(self, attacked: Attacked, lines: str, statuses: tuple[int, ...]) -> None:
+        head = f"GET /models HTTP/1.1\r\nHost: a\r\nX-API-Key: {attacked.alice}\r\n{lines}"
+        answer = attacked.ask(head.encode("latin-1"))
+        assert answer.status in statuses, answer
+        assert b"<script>" not in b"".join(value.encode() for value in answer.headers.values())
+        assert len(answer.headers["x-request-id"]) <= 128
+        if answer.status != 200:
+            assert_refused(answer, answer.status)
+        attacked.assert_serves()
