@@ -28,7 +28,7 @@ def main() -> None:
         services_of(application).start()
     except ConfigError as error:
         sys.exit(str(error))
-    host, _, port = config.bind.rpartition(":")
+    host, _, port = config.server.bind.rpartition(":")
     if host == "unix":
         host, port = f"unix://{port}", "0"
     application.run(host=host.strip("[]"), port=int(port), threaded=True)

@@ -4,11 +4,11 @@ import gc
 import sys
 
 from audiocraft_api.config import ConfigError, load_config
-from audiocraft_api.core.logs import configure_logging
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.policy.prompt_policy import PromptPolicy
 from audiocraft_api.storage.create import check_store
 from audiocraft_api.telemetry.admin_listener import listen
+from audiocraft_api.telemetry.logs import configure_logging
 from audiocraft_api.web.gunicorn_worker import ServerLog, Worker
 
 try:
@@ -21,12 +21,12 @@ try:
 except ConfigError as error:
     sys.exit(str(error))
 
-bind = settings.bind
+bind = settings.server.bind
 worker_class = Worker
 workers = 1  # one process owns the device, with one engine
-threads = settings.threads
-worker_connections = 1000 + settings.threads
-graceful_timeout = settings.graceful_timeout_seconds
+threads = settings.server.threads
+worker_connections = 1000 + settings.server.threads
+graceful_timeout = settings.server.graceful_timeout_seconds
 timeout = 120  # of the worker's heartbeat, not of requests: loading a model can hold it up
 keepalive = 5
 preload_app = False  # threads and CUDA do not survive a fork
@@ -37,7 +37,7 @@ logger_class = ServerLog
 def on_starting(server):
     """Open the port of the admin listener once, for every worker that comes."""
     try:
-        server.admin_socket = listen(settings.admin_bind) if settings.admin_bind else None
+        server.admin_socket = listen(settings.telemetry.admin_bind) if settings.telemetry.admin_bind else None
     except ConfigError as error:
         sys.exit(str(error))
 

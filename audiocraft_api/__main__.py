@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _create(store: KeyStore, config: Config, given: argparse.Namespace) -> None:
     now = time.time()
-    if sum(key.is_usable(now) for key in store.all()) >= config.max_keys:
-        sys.exit(f"There are already {config.max_keys} keys (AUDIOCRAFT_API_MAX_KEYS); revoke some.")
+    if sum(key.is_usable(now) for key in store.all()) >= config.access.max_keys:
+        sys.exit(f"There are already {config.access.max_keys} keys (AUDIOCRAFT_API_MAX_KEYS); revoke some.")
     limits = CallerLimits(**{limit.name: getattr(given, limit.name) for limit in fields(CallerLimits)})
     expires = None if given.expires_days is None else now + given.expires_days * DAY_SECONDS
     key, known = new_key(given.name, given.scopes, limits, created=now, expires=expires)

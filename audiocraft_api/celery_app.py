@@ -16,7 +16,6 @@ from celery.concurrency import get_implementation
 
 from audiocraft_api.config import Config, ConfigError, load_config
 from audiocraft_api.core.engine import Engine
-from audiocraft_api.core.logs import configure_logging
 from audiocraft_api.factory import create_engine, create_results, create_state
 from audiocraft_api.generation.preloading import Preloader
 from audiocraft_api.generation.service import GenerationService
@@ -29,6 +28,7 @@ from audiocraft_api.tasks.runner import TaskRunner
 from audiocraft_api.tasks.store.redis import RedisTaskStore
 from audiocraft_api.telemetry.admin_listener import AdminListener, admin_answers, listen
 from audiocraft_api.telemetry.health import Health
+from audiocraft_api.telemetry.logs import configure_logging
 from audiocraft_api.telemetry.sources import engine_source, health_source
 from audiocraft_api.telemetry.telemetry import Telemetry
 
@@ -50,10 +50,10 @@ class WorkerProcess:
         self._telemetry = telemetry = Telemetry("workers", config)
         self._cache = ModelCache(Catalog(config), config)
         self._engine = engine or create_engine(self._cache, config)
-        self._preloader = Preloader(self._engine, config.preload_models)
+        self._preloader = Preloader(self._engine, config.models.preload)
         self._files = telemetry.counting_errors(create_store(config), "audio")
         self._store = telemetry.counting_errors(
-            RedisTaskStore(config.redis_url, max_attempts=config.task_attempts), "tasks"
+            RedisTaskStore(config.state.redis_url, max_attempts=config.tasks.attempts), "tasks"
         )
         self._state = create_state(config)
         results = create_results(self._state, self._files, self._cache, config, telemetry)
@@ -69,15 +69,15 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Answer the operator, and begin to load models and to look for tasks. Raises ConfigError."""
-        if self._config.admin_bind:
-            self._admin.start(listen(self._config.admin_bind))
+        if self._config.telemetry.admin_bind:
+            self._admin.start(listen(self._config.telemetry.admin_bind))
         self._preloader.start()
         self.worker.start()
 
     def begin_stop(self) -> None:
         """Let what runs go on for the grace time, then give it back."""
         self._draining.set()
-        grace_seconds = self._config.graceful_timeout_seconds * DRAIN_SHARE
+        grace_seconds = self._config.server.graceful_timeout_seconds * DRAIN_SHARE
         logger.info("Draining: running tasks have %.0f seconds.", grace_seconds)
         self.worker.begin_stop(grace_seconds)
 

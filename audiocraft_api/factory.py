@@ -19,7 +19,6 @@ from audiocraft_api.access.stream_slots import Streams
 from audiocraft_api.audio.upload import MelodyDecoder
 from audiocraft_api.config import Config, load_config
 from audiocraft_api.core.engine import Engine
-from audiocraft_api.core.logs import configure_logging
 from audiocraft_api.core.observer import Observer
 from audiocraft_api.generation.cache.base import ResultStore
 from audiocraft_api.generation.cache.result_cache import ResultCache
@@ -30,6 +29,7 @@ from audiocraft_api.generation.streaming import StreamingService
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.policy.prompt_policy import PromptPolicy
+from audiocraft_api.services import Services
 from audiocraft_api.state import schema
 from audiocraft_api.state.sqlite import SqliteFile
 from audiocraft_api.storage.base import AudioStore
@@ -41,6 +41,7 @@ from audiocraft_api.tasks.task import Task
 from audiocraft_api.telemetry import sources
 from audiocraft_api.telemetry.admin_listener import AdminListener, admin_answers
 from audiocraft_api.telemetry.health import Health
+from audiocraft_api.telemetry.logs import configure_logging
 from audiocraft_api.telemetry.telemetry import Telemetry
 from audiocraft_api.web import auth, context, errors, observing, parsing, rate_headers
 from audiocraft_api.web import websocket as websocket_support
@@ -57,7 +58,7 @@ from audiocraft_api.web.blueprints import (
     tasks,
     websocket,
 )
-from audiocraft_api.web.services import EXTENSION, Services
+from audiocraft_api.web.services import EXTENSION
 from audiocraft_api.web.task_responses import show
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def create_app(
     cache = cache or ModelCache(catalog, config)
     telemetry = Telemetry("servers", config)
     store = telemetry.counting_errors(store or create_store(config), "audio")
-    remote = _create_remote_tasks(store, config, telemetry) if config.task_backend == "celery" else None
+    remote = _create_remote_tasks(store, config, telemetry) if config.tasks.backend == "celery" else None
     engine = engine or (remote.engine if remote else create_engine(cache, config))
 
     generation = GenerationService(
@@ -105,7 +106,7 @@ def create_app(
     )
     tasks = remote or _create_tasks(generation, store, config, telemetry)
     draining = threading.Event()
-    preloader = Preloader(engine, () if remote else config.preload_models)
+    preloader = Preloader(engine, () if remote else config.models.preload)
     health = Health(
         engine,
         cache,
@@ -116,7 +117,7 @@ def create_app(
     )
     app = Flask("audiocraft_api", static_folder=None)
     app.config.update(
-        MAX_CONTENT_LENGTH=config.max_upload_bytes,
+        MAX_CONTENT_LENGTH=config.audio.max_upload_bytes,
         SOCK_SERVER_OPTIONS=websocket_support.server_options(config),
         MAX_FORM_MEMORY_SIZE=MAX_FORM_MEMORY_BYTES,
         MAX_FORM_PARTS=MAX_FORM_PARTS,
@@ -152,8 +153,14 @@ def create_app(
     errors.init_app(app)
     auth.init_app(app)
     app.before_request(parsing.require_sized_body)
-    if config.cors_origins:
-        CORS(app, origins=list(config.cors_origins), expose_headers=EXPOSED_HEADERS, send_wildcard=True, max_age=3600)
+    if config.server.cors_origins:
+        CORS(
+            app,
+            origins=list(config.server.cors_origins),
+            expose_headers=EXPOSED_HEADERS,
+            send_wildcard=True,
+            max_age=3600,
+        )
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     return app
@@ -162,10 +169,10 @@ def create_app(
 def create_state(config: Config) -> SqliteFile | RedisClient:
     """Return what the stores of keys, quotas and known results share; it opens with its first use."""
     if not config.shares_state:
-        return SqliteFile(config.state_db, schema.LAYOUT)
+        return SqliteFile(config.state.db, schema.LAYOUT)
     from audiocraft_api.state.redis import RedisClient
 
-    return RedisClient(config.redis_url, schema.LAYOUT.name, timeout_seconds=STATE_TIMEOUT_SECONDS)
+    return RedisClient(config.state.redis_url, schema.LAYOUT.name, timeout_seconds=STATE_TIMEOUT_SECONDS)
 
 
 def create_key_store(state: SqliteFile | RedisClient) -> KeyStore:
@@ -195,20 +202,20 @@ def create_bursts(config: Config) -> Bursts:
     from audiocraft_api.access.rate_limiter import RedisBursts
     from audiocraft_api.state.redis import PREFIX
 
-    return RedisBursts(config.redis_url, PREFIX)
+    return RedisBursts(config.state.redis_url, PREFIX)
 
 
 def create_results(
     state: SqliteFile | RedisClient, files: AudioStore, cache: ModelCache, config: Config, observer: Observer
 ) -> ResultCache | None:
     """Return the result cache, or None where the settings want none."""
-    if not config.result_cache_entries:
+    if not config.results.cache_entries:
         return None
     return ResultCache(_create_result_store(state, config), files, cache.known_revision, config, observer)
 
 
 def _create_result_store(state: SqliteFile | RedisClient, config: Config) -> ResultStore:
-    max_entries, max_age_seconds = config.result_cache_entries, config.result_cache_max_age_seconds
+    max_entries, max_age_seconds = config.results.cache_entries, config.results.cache_max_age_seconds
     if isinstance(state, SqliteFile):
         return SqliteResultStore(state, max_entries=max_entries, max_age_seconds=max_age_seconds)
     from audiocraft_api.generation.cache.redis import RedisResultStore
@@ -242,10 +249,10 @@ def _create_remote_tasks(files: AudioStore, config: Config, telemetry: Telemetry
 
 def _create_task_store(config: Config) -> TaskStore:
     if not config.shares_state:
-        return SqliteTaskStore(config.task_db, max_attempts=config.task_attempts)
+        return SqliteTaskStore(config.tasks.db, max_attempts=config.tasks.attempts)
     from audiocraft_api.tasks.store.redis import RedisTaskStore
 
-    return RedisTaskStore(config.redis_url, max_attempts=config.task_attempts)
+    return RedisTaskStore(config.state.redis_url, max_attempts=config.tasks.attempts)
 
 
 def _renderer(files: AudioStore) -> Callable[[Task], dict[str, Any]]:
@@ -254,7 +261,7 @@ def _renderer(files: AudioStore) -> Callable[[Task], dict[str, Any]]:
 
 def create_engine(cache: ModelCache, config: Config) -> Engine:
     """Return the engine that the settings name; it starts with its first request."""
-    if config.engine == "plain":
+    if config.engine.kind == "plain":
         from audiocraft_api.engine.plain import PlainEngine
 
         return PlainEngine(cache, config)

@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 
-from audiocraft_api.config import Config
+from audiocraft_api.config import load_config
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.engine.batching import BatchingEngine
 from bench import shapes
@@ -64,7 +64,7 @@ def load(scale: str) -> Any:
     from audiocraft_api.model.loading import load_model
 
     name = shapes.checkpoint(scale)
-    config = Config(models_file=shapes.models_file(), offline=True)  # type: ignore[call-arg]  # mypy does not see defaults
+    config = load_config({}, models_file=shapes.models_file(), offline=True)
     catalog = Catalog(config)
     return load_model(catalog.get(name), catalog, config)
 
@@ -141,7 +141,7 @@ def at_once(model: Any, precision: str, seconds: float, num_requests: int) -> fl
 
 @contextmanager
 def _engine(model: Any, precision: str, **settings: Any) -> Iterator[BatchingEngine]:
-    engine = BatchingEngine(LoadedOnce(model), Config(precision=precision, **settings))  # type: ignore[arg-type]
+    engine = BatchingEngine(LoadedOnce(model), load_config({}, precision=precision, **settings))  # type: ignore[arg-type]
     try:
         yield engine
     finally:

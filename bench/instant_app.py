@@ -49,7 +49,7 @@ class PausedEngine(InstantEngine):
 
     def close(self, grace_seconds: float = 0.0) -> None:  # noqa: ARG002 nothing ends by itself
         for request in self._requests:
-            request.fail(ShuttingDown("The server is shutting down."))
+            request.fail(ShuttingDown())
 
 
 def create_paused_app() -> Flask:

@@ -16,8 +16,8 @@ MAX_LINES = 300
 
 # From the bottom up; a module may import its own layer and those before it.
 LAYERS = [
-    {"", "config"},
-    {"core"},
+    {"", "core"},
+    {"config"},
     {"model"},
     {"engine"},
     {"net"},

@@ -35,9 +35,9 @@ class Authenticator:
     def __init__(self, store: KeyStore, config: Config, clock: Callable[[], float] = time.time) -> None:
         self._known = KnownKeys(store)
         self._environment = _keys_of_environment(config)
-        self._tokens = TokenVerifier(config) if config.jwt_issuer else None
-        self._is_guarded = config.require_key or bool(self._environment) or self._tokens is not None
-        self._bind = config.bind
+        self._tokens = TokenVerifier(config) if config.access.jwt_issuer else None
+        self._is_guarded = config.access.require_key or bool(self._environment) or self._tokens is not None
+        self._bind = config.server.bind
         self._clock = clock
 
     def caller_of(self, credential: str | None) -> Caller:
@@ -80,7 +80,7 @@ class Authenticator:
 
 def _keys_of_environment(config: Config) -> dict[str, ApiKey]:
     keys = {}
-    for name, scopes, key in environment_keys(config.keys):
+    for name, scopes, key in environment_keys(config.access.keys):
         key_id = id_of(key)
         known = scopes_of(scopes.split("+")) if scopes else DEFAULT_SCOPES
         keys[key_id] = ApiKey(key_id, hash_of(key), name or key_id, known, CallerLimits(), created=0.0)

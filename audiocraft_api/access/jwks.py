@@ -32,7 +32,7 @@ class KeySet:
     def __init__(self, config: Config) -> None:
         """Take the settings; nothing is fetched. Raises ConfigError."""
         try:
-            self._target = parse_target(config.jwt_jwks_url, allow_private=True)
+            self._target = parse_target(config.access.jwt_jwks_url, allow_private=True)
         except ForbiddenTarget as error:
             raise ConfigError(f"{variable_name('jwt_jwks_url')} {error}") from None
         self._config = config
@@ -43,7 +43,7 @@ class KeySet:
         self._is_fetching = False
         self._has_failed = False
         self._num_waiting = 0
-        self._max_waiting = config.threads // 4  # unknown keys must not hold all threads
+        self._max_waiting = config.server.threads // 4  # unknown keys must not hold all threads
 
     def prefetch(self) -> None:
         with self._condition:
@@ -56,13 +56,15 @@ class KeySet:
         """
         wanted = key_id, algorithm
         with self._condition:
-            if self._is_older_than(max(self._config.jwt_jwks_lifetime_seconds, self._config.jwt_jwks_outage_seconds)):
+            if self._is_older_than(
+                max(self._config.access.jwt_jwks_lifetime_seconds, self._config.access.jwt_jwks_outage_seconds)
+            ):
                 self._keys = {}  # nobody has asked for long, or they cannot be fetched: they may be withdrawn by now
-            if wanted not in self._keys or self._is_older_than(self._config.jwt_jwks_lifetime_seconds):
+            if wanted not in self._keys or self._is_older_than(self._config.access.jwt_jwks_lifetime_seconds):
                 self._begin_fetch()
             if wanted not in self._keys and self._is_fetching and self._num_waiting < self._max_waiting:
                 self._num_waiting += 1
-                self._condition.wait_for(lambda: not self._is_fetching, self._config.jwt_jwks_timeout_seconds)
+                self._condition.wait_for(lambda: not self._is_fetching, self._config.access.jwt_jwks_timeout_seconds)
                 self._num_waiting -= 1
             if wanted not in self._keys and (self._has_failed or self._is_fetching or not self._keys):
                 raise Unavailable("The keys of the tokens' issuer cannot be fetched now; try again later.")
@@ -74,7 +76,7 @@ class KeySet:
     def _begin_fetch(self) -> None:
         now = time.monotonic()
         if self._is_fetching or (
-            self._tried_at is not None and now - self._tried_at < self._config.jwt_jwks_refetch_seconds
+            self._tried_at is not None and now - self._tried_at < self._config.access.jwt_jwks_refetch_seconds
         ):
             return
         self._tried_at = now
@@ -84,7 +86,7 @@ class KeySet:
     def _fetch(self) -> None:
         keys = None
         try:
-            keys = self._keys_of(_download(self._target, self._config.jwt_jwks_timeout_seconds))
+            keys = self._keys_of(_download(self._target, self._config.access.jwt_jwks_timeout_seconds))
         except (OSError, HTTPException, ValueError, RecursionError) as error:
             logger.error("The keys of the tokens' issuer cannot be fetched: %s", error)
         finally:
@@ -104,7 +106,7 @@ class KeySet:
             raise ValueError("it is no JSON Web Key Set")
         keys: dict[tuple[str, str], PyJWK] = {}
         for entry in found["keys"]:
-            for algorithm in self._config.jwt_algorithms:
+            for algorithm in self._config.access.jwt_algorithms:
                 if _is_for(entry, algorithm):
                     try:
                         keys[entry["kid"], algorithm] = PyJWK(entry, algorithm=algorithm)

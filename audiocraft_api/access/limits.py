@@ -77,7 +77,7 @@ class Limits:
 
     def count_stranger(self, address: str) -> None:
         """Count a wrong key against its address. Raises RateLimited."""
-        if limit := self._config.address_requests_per_minute:
+        if limit := self._config.limits.address_requests_per_minute:
             self._hit("address", f"address {address}", limit)
 
     def admit(
@@ -126,17 +126,17 @@ class Limits:
             *(
                 setting if limit is None else limit
                 for limit, setting in (
-                    (own.requests_per_minute, config.requests_per_minute),
-                    (own.requests_per_day, config.requests_per_day),
-                    (own.audio_seconds_per_day, config.audio_seconds_per_day),
-                    (own.concurrent_requests, config.concurrent_requests),
+                    (own.requests_per_minute, config.limits.requests_per_minute),
+                    (own.requests_per_day, config.limits.requests_per_day),
+                    (own.audio_seconds_per_day, config.limits.audio_seconds_per_day),
+                    (own.concurrent_requests, config.limits.concurrent_requests),
                 )
             )
         )
 
     def _burst_limits(self, caller: Caller | None, address: str) -> Iterator[tuple[str, str, int]]:
         """Yield window, counted name and limit; the address comes first, so that its refusal costs a key nothing."""
-        if limit := self._config.address_requests_per_minute:
+        if limit := self._config.limits.address_requests_per_minute:
             yield "address", f"address {address}", limit
         if caller and (limit := self._of(caller).requests_per_minute or 0):
             yield "burst", f"caller {_name(caller, address)}", limit

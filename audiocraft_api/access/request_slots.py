@@ -14,7 +14,9 @@ class Waiters:
     """Places for requests that hold a thread while they wait. Thread-safe."""
 
     def __init__(self, config: Config) -> None:
-        self.capacity = config.max_synchronous_requests or min(config.threads // 4, config.max_waiting)
+        self.capacity = config.server.max_synchronous_requests or min(
+            config.server.threads // 4, config.engine.max_waiting
+        )
         self.num_waiting = 0
         self._lock = threading.Lock()
 

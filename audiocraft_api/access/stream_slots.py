@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import ShuttingDown, TooManyStreams
-from audiocraft_api.web.disconnect import connection_of
 
 # How long a stream whose generation has ended may go on to tell so, when the server stops.
 FAREWELL_SECONDS = 2.0
@@ -20,7 +17,7 @@ class Streams:
     """Places for answers that go on while something is made: audio streams, WebSockets, task events."""
 
     def __init__(self, config: Config) -> None:
-        self.capacity = config.max_streams or config.threads // 4
+        self.capacity = config.server.max_streams or config.server.threads // 4
         self._condition = threading.Condition()
         self._open: set[Place] = set()
         self._closed = False
@@ -29,14 +26,14 @@ class Streams:
     def num_open(self) -> int:
         return len(self._open)
 
-    def take(self, environ: Mapping[str, Any]) -> Place:
-        """Take a place for the connection of a request. Raises TooManyStreams at once when there is none."""
+    def take(self, connection: socket.socket | None) -> Place:
+        """Take a place for a request's connection, if it is known. Raises TooManyStreams at once when there is none."""
         with self._condition:
             if self._closed:
-                raise ShuttingDown("The server is shutting down; try again in a moment.")
+                raise ShuttingDown
             if len(self._open) >= self.capacity:
                 raise TooManyStreams(f"{self.capacity} streams are open already; try again shortly.")
-            place = Place(self, connection_of(environ))
+            place = Place(self, connection)
             self._open.add(place)
         return place
 

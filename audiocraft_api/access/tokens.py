@@ -33,7 +33,7 @@ class TokenVerifier:
         try:
             header = jwt.get_unverified_header(token)
             algorithm, key_id = header.get("alg"), header.get("kid")
-            if algorithm not in self._config.jwt_algorithms or not key_id:
+            if algorithm not in self._config.access.jwt_algorithms or not key_id:
                 raise Unauthorized
             key = self._keys.get(key_id, algorithm)
             if key is None:
@@ -42,9 +42,9 @@ class TokenVerifier:
                 token,
                 key,
                 algorithms=[algorithm],
-                audience=self._config.jwt_audience,
-                issuer=self._config.jwt_issuer,
-                leeway=self._config.jwt_leeway_seconds,
+                audience=self._config.access.jwt_audience,
+                issuer=self._config.access.jwt_issuer,
+                leeway=self._config.access.jwt_leeway_seconds,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
             return Caller(_owner(claims["iss"], claims["sub"]), scopes_of(_scope_names(claims)))

@@ -44,10 +44,10 @@ class MelodyDecoder:
     """Decodes uploads, a bounded number at a time. Thread-safe; starts no thread and keeps no file."""
 
     def __init__(self, config: Config) -> None:
-        self._max_bytes = config.max_upload_bytes
-        self._max_seconds = config.max_melody_seconds
-        self._timeout_seconds = config.melody_timeout_seconds
-        self._slots = threading.BoundedSemaphore(config.max_melody_decoders)
+        self._max_bytes = config.audio.max_upload_bytes
+        self._max_seconds = config.audio.max_melody_seconds
+        self._timeout_seconds = config.audio.melody_timeout_seconds
+        self._slots = threading.BoundedSemaphore(config.audio.max_melody_decoders)
 
     def decode(self, upload: BinaryIO) -> AudioInput:
         """Read `upload` to its end and decode it to a waveform [C, T] float32 in -1 … 1, mono or stereo.

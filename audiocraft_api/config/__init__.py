@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from audiocraft_api.config.access import AccessSettings
 from audiocraft_api.config.audio import AudioSettings
@@ -37,30 +38,51 @@ class ConfigError(Exception):
     """A setting has a wrong value; the message names the variable, the value and what was expected."""
 
 
-class Config(
-    ServerSettings,
-    AccessSettings,
-    LimitSettings,
-    PolicySettings,
-    ModelSettings,
-    EngineSettings,
-    ResultSettings,
-    TaskSettings,
-    WebhookSettings,
-    AudioSettings,
-    StorageSettings,
-    StateSettings,
-    TelemetrySettings,
-):
-    """Settings of the server, frozen. Parameters of one request are `GenerationParams`."""
+class Config(BaseModel):
+    """Settings of the server, frozen, in sections: `config.tasks.lease_seconds`.
+
+    Made from flat settings: `Config(task_lease_seconds=5)`. Parameters of one request are `GenerationParams`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    server: ServerSettings
+    access: AccessSettings
+    limits: LimitSettings
+    policy: PolicySettings
+    models: ModelSettings
+    engine: EngineSettings
+    results: ResultSettings
+    tasks: TaskSettings
+    webhooks: WebhookSettings
+    audio: AudioSettings
+    storage: StorageSettings
+    state: StateSettings
+    telemetry: TelemetrySettings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _group_by_section(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Group flat settings by section; leave unknown ones, which are refused."""
+        section_names = {name: section for section, kind in SECTIONS.items() for name in kind.settings()}
+        grouped: dict[str, Any] = {section: {} for section in SECTIONS}
+        for name, value in settings.items():
+            (grouped[section_names[name]] if name in section_names else grouped)[name] = value
+        return grouped
 
     @property
     def shares_state(self) -> bool:
-        """Say whether tasks, keys, quotas and known results are in a Redis, and not in files of this machine."""
-        return self.state_backend == "redis" or (self.state_backend == "auto" and self.task_backend == "celery")
+        """Whether tasks, keys, quotas and cached results are kept in Redis rather than in files of this machine."""
+        return self.state.backend == "redis" or (self.state.backend == "auto" and self.tasks.backend == "celery")
 
 
-SECTIONS: tuple[type[Section], ...] = Config.__bases__  # in the order of the README's table
+# In the order of the documented table.
+SECTIONS = {name: cast("type[Section]", field.annotation) for name, field in Config.model_fields.items()}
+
+
+def all_settings() -> dict[str, FieldInfo]:
+    """Return all settings by name, in the order of the documented table."""
+    return {name: field for section in SECTIONS.values() for name, field in section.settings().items()}
 
 
 def variable_name(field: str) -> str:
@@ -72,7 +94,7 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: Any) -> C
     """Read the settings from `environ` (default: the process's), `overrides` winning. Raises ConfigError."""
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
-    known = {variable_name(field): field for field in Config.model_fields}
+    known = {variable_name(field): field for field in all_settings()}
     for variable, value in environ.items():
         if variable in known:
             values[known[variable]] = value
@@ -88,7 +110,7 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: Any) -> C
 def settings_table() -> str:
     """Return the README's table of the settings."""
     rows = ["| variable | default | |", "|---|---|---|"]
-    for name, field in [item for section in SECTIONS for item in section.model_fields.items()]:
+    for name, field in all_settings().items():
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
         shown = (
             ""
@@ -101,7 +123,9 @@ def settings_table() -> str:
 
 def _sentence(detail: Any) -> str:
     expected = str(detail["msg"]).replace("Input should be", "expected")
-    name = str(detail["loc"][0])
-    is_secret = isinstance(Config.model_fields[name].default, SecretStr) if name in Config.model_fields else False
+    name = str(
+        detail["loc"][1] if len(detail["loc"]) > 1 else detail["loc"][0]
+    )  # (section, setting) or (unknown setting,)
+    is_secret = name in (settings := all_settings()) and isinstance(settings[name].default, SecretStr)
     value = "(hidden)" if is_secret else detail["input"]
     return f"{variable_name(name)}={value!s} is not valid: {expected}"

@@ -12,8 +12,10 @@ from audiocraft_api.config.section import Section
 class EngineSettings(Section):
     """Settings of the decode engine."""
 
-    engine: Literal["batching", "plain"] = Field(
-        "batching", description="Decode engine: many requests in one loop, or audiocraft's own loop one at a time."
+    kind: Literal["batching", "plain"] = Field(
+        "batching",
+        alias="engine",
+        description="Decode engine: many requests in one loop, or audiocraft's own loop one at a time.",
     )
     precision: Literal["auto", "exact", "fp16", "bf16", "int8", "int6"] = Field(
         "auto", description="Arithmetic of the batching engine; `exact` gives audiocraft's own tokens on the CPU."

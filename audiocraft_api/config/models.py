@@ -27,12 +27,18 @@ class ModelSettings(Section):
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
         "auto", description="Where models run; `auto` takes CUDA, then MPS, then CPU."
     )
-    preload_models: CommaList = Field(
+    preload: CommaList = Field(
         (),
+        alias="preload_models",
         description="Names, separated by commas, of models that are loaded and warmed at the start, in the background; "
         "`/ready` is 503 meanwhile.",
     )
-    model_idle_seconds: float = Field(0.0, ge=0, description="Unload a model that nobody used for so long; 0 keeps it.")
-    model_memory_bytes: int = Field(
-        0, ge=0, description="Unload the least recently used models beyond this many bytes of weights; 0 is no budget."
+    idle_seconds: float = Field(
+        0.0, alias="model_idle_seconds", ge=0, description="Unload a model that nobody used for so long; 0 keeps it."
+    )
+    memory_bytes: int = Field(
+        0,
+        alias="model_memory_bytes",
+        ge=0,
+        description="Unload the least recently used models beyond this many bytes of weights; 0 is no budget.",
     )

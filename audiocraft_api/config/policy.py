@@ -13,11 +13,15 @@ from audiocraft_api.config.section import Section
 class PolicySettings(Section):
     """Settings of what may be asked for: the prompt policy and an external moderation service."""
 
-    prompt_policy: bool = Field(
-        True, description="Refuse prompts (422) that the word list or the moderation service does not allow."
+    enabled: bool = Field(
+        True,
+        alias="prompt_policy",
+        description="Refuse prompts (422) that the word list or the moderation service does not allow.",
     )
-    prompt_list_file: Path | None = Field(
-        None, description="TOML file of words in the place of the short list that comes with the service."
+    word_list_file: Path | None = Field(
+        None,
+        alias="prompt_list_file",
+        description="TOML file of words in the place of the short list that comes with the service.",
     )
     moderation_url: str = Field(
         "",

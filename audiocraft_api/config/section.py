@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic.fields import FieldInfo
 
 
 def split_commas(value: Any) -> Any:
@@ -16,6 +17,13 @@ CommaList = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 
 
 class Section(BaseModel):
-    """A group of settings, frozen."""
+    """A group of settings, frozen. A field whose name differs from its setting's has the setting's name as its alias."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, populate_by_name=True
+    )
+
+    @classmethod
+    def settings(cls) -> dict[str, FieldInfo]:
+        """Return the fields of this section by the name of their setting."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}

@@ -13,13 +13,15 @@ from audiocraft_api.config.section import Section
 class StateSettings(Section):
     """Settings of where the state lives that outlasts a request: in SQLite files of this machine, or in a Redis for all."""
 
-    state_backend: Literal["auto", "sqlite", "redis"] = Field(
+    backend: Literal["auto", "sqlite", "redis"] = Field(
         "auto",
+        alias="state_backend",
         description="What keeps tasks, keys, quotas and known results: files of this machine, or a Redis that all "
         "servers share. `auto` is `redis` with Celery, else `sqlite`.",
     )
-    state_db: Path = Field(
+    db: Path = Field(
         Path("data/state.sqlite3"),
+        alias="state_db",
         description="SQLite file of keys, quotas and known results; on a local disk, never on a network file system.",
     )
     redis_url: str = Field(

@@ -13,20 +13,29 @@ from audiocraft_api.config.section import Section
 class StorageSettings(Section):
     """Settings of where finished audio lives, for how long, and how it is fetched from there."""
 
-    audio_store: Literal["local", "s3"] = Field(
-        "local", description="Where finished audio is kept: in `audio_dir`, or in a bucket of an S3-compatible store."
+    backend: Literal["local", "s3"] = Field(
+        "local",
+        alias="audio_store",
+        description="Where finished audio is kept: in `audio_dir`, or in a bucket of an S3-compatible store.",
     )
-    audio_dir: Path = Field(Path("generated_audio"), description="Directory of the finished audio files.")
-    audio_max_age_seconds: float = Field(
-        86_400.0, ge=0, description="Delete audio files older than this; 0 keeps them."
+    directory: Path = Field(
+        Path("generated_audio"), alias="audio_dir", description="Directory of the finished audio files."
     )
-    audio_max_total_bytes: int = Field(
+    max_age_seconds: float = Field(
+        86_400.0, alias="audio_max_age_seconds", ge=0, description="Delete audio files older than this; 0 keeps them."
+    )
+    max_total_bytes: int = Field(
         10 * 2**30,
+        alias="audio_max_total_bytes",
         ge=0,
         description="Delete the oldest audio files beyond this many bytes; 0 is no limit. Not with `s3`, which has none.",
     )
-    audio_sweep_interval_seconds: float = Field(
-        60.0, gt=0, le=86_400, description="Time between two sweeps of the audio files."
+    sweep_interval_seconds: float = Field(
+        60.0,
+        alias="audio_sweep_interval_seconds",
+        gt=0,
+        le=86_400,
+        description="Time between two sweeps of the audio files.",
     )
 
     # S3; the credentials are found where AWS's tools find them

@@ -33,18 +33,27 @@ def _check_webhook_secret(secret: SecretStr) -> SecretStr:
 class WebhookSettings(Section):
     """Settings of webhooks, and the key that they are signed with."""
 
-    webhook_secret: Annotated[SecretStr, AfterValidator(_check_webhook_secret)] = Field(
+    secret: Annotated[SecretStr, AfterValidator(_check_webhook_secret)] = Field(
         SecretStr(""),
+        alias="webhook_secret",
         description="Key that webhooks are signed with: `whsec_` and base64 (`openssl rand -base64 32`). Without one "
         "`webhook_url` is refused.",
     )
-    webhook_allow_private: bool = Field(
-        False, description="Call webhooks on private, loopback and link-local addresses too."
+    allow_private: bool = Field(
+        False,
+        alias="webhook_allow_private",
+        description="Call webhooks on private, loopback and link-local addresses too.",
     )
-    webhook_attempts: int = Field(
-        8, ge=1, le=20, description="How often a webhook is called before it is given up; the pauses grow fourfold."
+    attempts: int = Field(
+        8,
+        alias="webhook_attempts",
+        ge=1,
+        le=20,
+        description="How often a webhook is called before it is given up; the pauses grow fourfold.",
     )
-    webhook_timeout_seconds: float = Field(10.0, gt=0, le=120, description="Longest time of one call of a webhook.")
-    webhook_threads: int = Field(
-        4, ge=1, le=64, description="Webhooks called at the same time, half of them of a host."
+    timeout_seconds: float = Field(
+        10.0, alias="webhook_timeout_seconds", gt=0, le=120, description="Longest time of one call of a webhook."
+    )
+    threads: int = Field(
+        4, alias="webhook_threads", ge=1, le=64, description="Webhooks called at the same time, half of them of a host."
     )

@@ -28,7 +28,8 @@
     │   ├── ModerationUnavailable
     │   └── ShuttingDown
     ├── DeadlineExceeded (504)
-    ├── Canceled                     the caller left or canceled; nobody reads the answer
+    ├── Canceled (499)               the client canceled; no response is read
+    │   └── ClientDisconnected
     ├── NotStreamable (501)
     └── GenerationFailed (500)
         └── ConversionFailed (500)
@@ -209,7 +210,12 @@ class ModerationUnavailable(Unavailable):
 
 
 class ShuttingDown(Unavailable):
+    """The server is stopping and accepts no more work."""
+
     code = "shutting_down"
+
+    def __init__(self, message: str = "The server is shutting down; try again in a moment.") -> None:
+        super().__init__(message)
 
 
 class DeadlineExceeded(AudioCraftError):
@@ -218,10 +224,20 @@ class DeadlineExceeded(AudioCraftError):
 
 
 class Canceled(AudioCraftError):
-    """The caller left or asked to stop. 499 is what proxies log for it; no client reads it."""
+    """The client canceled the generation or disconnected. Proxies log such a request with status 499."""
 
     code = "canceled"
     status = 499
+
+    def __init__(self, message: str = "The generation was canceled.") -> None:
+        super().__init__(message)
+
+
+class ClientDisconnected(Canceled):
+    """The client closed its connection before the response was complete."""
+
+    def __init__(self) -> None:
+        super().__init__("The client disconnected.")
 
 
 class NotStreamable(AudioCraftError):

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 from audiocraft_api.core.request import EngineRequest
-
-if TYPE_CHECKING:
-    from audiocraft_api.tasks.task import Task
 
 
 class Observer:
@@ -24,8 +20,8 @@ class Observer:
     def result_sought(self, *, is_known: bool) -> None:
         """A kept result was looked for, and found or not."""
 
-    def task(self, task: Task) -> AbstractContextManager[object]:  # noqa: ARG002
-        """Surround a task that runs in this thread."""
+    def task(self, task_id: str, attempt: int, traceparent: str | None) -> AbstractContextManager[object]:  # noqa: ARG002
+        """Surround a task that runs in this thread. `traceparent` is that of the request that submitted it."""
         return nullcontext()
 
     def task_ended(self, state: str) -> None:

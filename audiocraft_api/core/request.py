@@ -151,7 +151,7 @@ class EngineRequest:
     def check(self) -> None:
         """Raise Canceled or DeadlineExceeded when the request should stop; engines call it before each step."""
         if self._canceled:
-            raise Canceled("The generation was canceled.")
+            raise Canceled
         if self.should_stop:
             raise DeadlineExceeded("The generation did not finish in time; ask for less audio or try again later.")
 

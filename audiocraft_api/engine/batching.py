@@ -50,8 +50,8 @@ class BatchingEngine:
         request = EngineRequest(params, deadline)
         with self._lock:
             if self._closing:
-                raise ShuttingDown("The server is shutting down; try again in a moment.")
-            if sum(loop.scheduler.num_overdue for loop in self._loops.values()) >= self._config.max_waiting:
+                raise ShuttingDown
+            if sum(loop.scheduler.num_overdue for loop in self._loops.values()) >= self._config.engine.max_waiting:
                 raise QueueFull("The server is busy; try again later.", self._retry_after_seconds())
             self._loop(params.model).submit(request)
         return request

@@ -51,6 +51,9 @@ def prepare(model: LoadedModel, config: Config, make_stepper: StepperFactory) ->
     """Pack weights and set up caches; takes seconds. Raises GenerationFailed, OutOfMemory."""
     stepper = make_stepper(model, config)
     preparer = Preparer(
-        model, max_prefix=stepper.max_prefix, exact=stepper.is_exact, cache_entries=config.condition_cache_entries
+        model,
+        max_prefix=stepper.max_prefix,
+        exact=stepper.is_exact,
+        cache_entries=config.engine.condition_cache_entries,
     )
     return Prepared(model, stepper, functools.cache(lambda: make_decoder(model.codec)), preparer)

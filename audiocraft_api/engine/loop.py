@@ -49,7 +49,7 @@ class DecodeLoop:
         self._thread: threading.Thread | None = None
         self._aborting = False
         self._is_dropped = False
-        self.scheduler = Scheduler(config.max_batch_requests)
+        self.scheduler = Scheduler(config.engine.max_batch_requests)
         self._meter = LoopMeter()
         self._running: list[RunningRequest] = []
         self._draining: set[RunningRequest] = set()  # decoded; the codec has not ended with them yet
@@ -95,7 +95,7 @@ class DecodeLoop:
 
     def refuse_waiting(self) -> None:
         for request in self.scheduler.take_waiting():
-            request.fail(ShuttingDown("The server is shutting down; try again in a moment."))
+            request.fail(ShuttingDown())
 
     def abort(self) -> None:
         """End every request: waiting ones at once, even while the model loads, running ones within a step."""
@@ -170,12 +170,12 @@ class DecodeLoop:
             self._end_stopped(request)
         for run in list(self._running):
             if self._aborting:
-                run.request.fail(ShuttingDown("The server is shutting down; try again in a moment."))
+                run.request.fail(ShuttingDown())
             self._end_stopped(run.request)
             if run.request.has_ended:
                 self._leave(run)
         # The codec's backlog is bounded: where it is the slower part, decoding waits for it.
-        if len(self._draining) >= self._config.max_batch_requests:
+        if len(self._draining) >= self._config.engine.max_batch_requests:
             return
         for request, slots in self.scheduler.admit():
             run = RunningRequest(request, slots)

@@ -32,7 +32,7 @@ class PlainEngine:
 
     def __init__(self, cache: ModelCache, config: Config) -> None:
         self._cache = cache
-        self._max_waiting = config.max_waiting
+        self._max_waiting = config.engine.max_waiting
         self._condition = threading.Condition()
         self._waiting: deque[EngineRequest] = deque()
         self._running: EngineRequest | None = None
@@ -47,7 +47,7 @@ class PlainEngine:
         self._drop_ended()
         with self._condition:
             if self._is_closed:
-                raise ShuttingDown("The server is shutting down.")
+                raise ShuttingDown
             if len(self._waiting) >= self._max_waiting:
                 raise QueueFull(
                     "Too many requests are waiting; try again later.",
@@ -71,7 +71,7 @@ class PlainEngine:
 
     def close(self, grace_seconds: float = 0.0) -> None:
         """Take no more work, let what was taken go on for `grace_seconds`, then end the rest with ShuttingDown."""
-        error = ShuttingDown("The server is shutting down.")
+        error = ShuttingDown()
         with self._condition:
             self._is_closed = True
             self._condition.notify_all()

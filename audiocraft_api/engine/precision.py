@@ -67,12 +67,12 @@ def make_stepper(model: LoadedModel, config: Config, make_runner: RunnerFactory 
     weights = decoder_weights(model.lm)
     max_prefix = MAX_PREFIX if model.lm.fuser.fuse2cond["prepend"] else 0
     capacity = max_prefix + pattern.num_columns(model.max_window_frames) - 1
-    slot_bytes = _slot_bytes(weights, capacity, config.precision)
+    slot_bytes = _slot_bytes(weights, capacity, config.engine.precision)
     num_slots = _num_slots(slot_bytes, config)
     if model.device.type == "cuda":
-        dtype = _CUDA_TYPES[config.precision]
-        if config.precision in ("int8", "int6"):
-            logger.warning("Precision %s is for CPUs; computing in float16.", config.precision)
+        dtype = _CUDA_TYPES[config.engine.precision]
+        if config.engine.precision in ("int8", "int6"):
+            logger.warning("Precision %s is for CPUs; computing in float16.", config.engine.precision)
         return GraphStepper(
             converted(weights, dtype, model.device),
             pattern,
@@ -82,8 +82,8 @@ def make_stepper(model: LoadedModel, config: Config, make_runner: RunnerFactory 
             slot_bytes=slot_bytes,
             capture=True,
         )
-    runner = make_runner(weights, config.precision, num_slots=num_slots, capacity=capacity)
-    is_exact = config.precision == "exact"
+    runner = make_runner(weights, config.engine.precision, num_slots=num_slots, capacity=capacity)
+    is_exact = config.engine.precision == "exact"
     sampler = make_sampler(runner, is_exact=is_exact)
     return HostStepper(runner, sampler, pattern, max_prefix=max_prefix, is_exact=is_exact, slot_bytes=slot_bytes)
 
@@ -117,9 +117,9 @@ def native_format(precision: Precision) -> Format:
 
 def _num_slots(slot_bytes: int, config: Config) -> int:
     """Return the slots that the settings give room for. Raises OutOfMemory when it is not one request."""
-    num_slots = ROWS_PER_REQUEST * config.max_batch_requests
-    if config.kv_cache_bytes:
-        num_slots = min(num_slots, config.kv_cache_bytes // slot_bytes)
+    num_slots = ROWS_PER_REQUEST * config.engine.max_batch_requests
+    if config.engine.kv_cache_bytes:
+        num_slots = min(num_slots, config.engine.kv_cache_bytes // slot_bytes)
         if num_slots < ROWS_PER_REQUEST:
             raise OutOfMemory(
                 f"One request of this model needs {ROWS_PER_REQUEST * slot_bytes} bytes for keys and values: "

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from audiocraft_api.audio import convert
 from audiocraft_api.config import Config
-from audiocraft_api.core.constants import DEFAULT_CFG_COEF, DEFAULT_TOP_K, MAX_SEED
+from audiocraft_api.core.constants import MAX_SEED
 from audiocraft_api.core.engine import Engine
-from audiocraft_api.core.errors import Canceled, DeadlineExceeded
+from audiocraft_api.core.errors import ClientDisconnected, DeadlineExceeded
 from audiocraft_api.core.observer import Observer
-from audiocraft_api.core.params import AudioInput, GenerationParams
+from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest, GenerationResult
+from audiocraft_api.generation.command import GenerateCommand, GeneratedBytes, GeneratedFile
 from audiocraft_api.generation.recipe import Recipe, details_of
 from audiocraft_api.storage.base import AudioStore
 
@@ -33,24 +34,6 @@ T = TypeVar("T", bound="HasRecipe")
 
 
 @dataclass(frozen=True, eq=False)
-class GenerateCommand:
-    """What a client asks for, validated: `model` is a checkpoint's public name, `output_format` one of `convert.FORMATS`."""
-
-    prompt: str
-    model: str
-    duration_seconds: float
-    output_format: str = "wav"
-    temperature: float = 1.0
-    top_k: int = DEFAULT_TOP_K
-    top_p: float = 0.0
-    cfg_coef: float = DEFAULT_CFG_COEF
-    seed: int | None = None
-    melody: AudioInput | None = None
-    audio_owner: str | None = None  # who alone may fetch the audio; None is everybody who knows its link
-    seed_drawn: bool = False  # by the service, so that nobody asks for this audio again
-
-
-@dataclass(frozen=True, eq=False)
 class Submission:
     """A command that the engine has taken, with all its parameters resolved."""
 
@@ -58,23 +41,6 @@ class Submission:
     params: GenerationParams
     request: EngineRequest
     started: float  # time.monotonic()
-
-
-@dataclass(frozen=True)
-class GeneratedFile:
-    """Audio in the store."""
-
-    filename: str
-    url: str
-    recipe: Recipe
-
-
-@dataclass(frozen=True)
-class GeneratedBytes:
-    """Audio that goes straight to the client; nobody but the result cache keeps it."""
-
-    audio: bytes
-    recipe: Recipe
 
 
 class HasRecipe(Protocol):
@@ -133,7 +99,7 @@ class GenerationService:
         `watch` is shown the engine's request, where there is one. Raises what the engine, the converter or the store
         raises, Canceled, DeadlineExceeded.
         """
-        deadline_seconds = deadline_seconds or self._config.request_deadline_seconds
+        deadline_seconds = deadline_seconds or self._config.engine.request_deadline_seconds
         started, owner = time.monotonic(), command.audio_owner
 
         def make(client_gone: Callable[[], bool]) -> GeneratedFile:
@@ -152,7 +118,7 @@ class GenerationService:
 
     def generate_bytes(self, command: GenerateCommand, client_gone: Callable[[], bool]) -> GeneratedBytes:
         """Generate and return the encoded audio. Raises as `generate_file`."""
-        deadline_seconds = self._config.request_deadline_seconds
+        deadline_seconds = self._config.engine.request_deadline_seconds
         started = time.monotonic()
 
         def make(client_gone: Callable[[], bool]) -> GeneratedBytes:
@@ -190,7 +156,7 @@ class GenerationService:
             cfg_coef=command.cfg_coef,
             melody=command.melody,
         )
-        deadline = started + (deadline_seconds or self._config.request_deadline_seconds)
+        deadline = started + (deadline_seconds or self._config.engine.request_deadline_seconds)
         request = self._engine.submit(params, deadline=deadline)
         self._observer.generation_begun(request)
         return Submission(command, params, request, started)
@@ -202,7 +168,7 @@ class GenerationService:
             # The engine checks both while it decodes; a request still waiting for its turn is checked here.
             if client_gone():
                 request.cancel()
-                raise Canceled("The client left.")
+                raise ClientDisconnected
             if request.deadline is not None and time.monotonic() >= request.deadline:
                 request.cancel()
                 deadline_seconds = request.deadline - submission.started
@@ -224,7 +190,7 @@ class GenerationService:
             model=result.model,
             revision=result.revision,
             details=details_of(
-                submission.params, result.revision, result.precision, output_format, self._config.engine
+                submission.params, result.revision, result.precision, output_format, self._config.engine.kind
             ),
         )
 
@@ -246,8 +212,8 @@ class GenerationService:
                 result.waveform,
                 result.sample_rate,
                 recipe.format,
-                recipe.tags(with_prompt=self._config.tag_prompts),
-                timeout_seconds=self._config.convert_timeout_seconds,
+                recipe.tags(with_prompt=self._config.results.tag_prompts),
+                timeout_seconds=self._config.audio.convert_timeout_seconds,
             )
         return audio, recipe
 

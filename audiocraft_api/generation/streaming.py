@@ -12,8 +12,9 @@ from audiocraft_api.audio.convert import FORMATS, AudioFormat
 from audiocraft_api.audio.stream_encoding import StreamEncoder, open_encoder
 from audiocraft_api.config import Config
 from audiocraft_api.core.request import Outline
+from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.recipe import Recipe
-from audiocraft_api.generation.service import GenerateCommand, GenerationService, Submission
+from audiocraft_api.generation.service import GenerationService, Submission
 
 # How often somebody who waits for audio may look after the listener, and after what ffmpeg has ready.
 BEAT_SECONDS = 0.05
@@ -85,7 +86,7 @@ class StreamingService:
 
     def __init__(self, generation: GenerationService, config: Config) -> None:
         self._generation = generation
-        self._timeout_seconds = config.convert_timeout_seconds
+        self._timeout_seconds = config.audio.convert_timeout_seconds
 
     def open(self, command: GenerateCommand) -> AudioStream:
         """Hand a command to the engine. Raises QueueFull, ShuttingDown."""

@@ -100,13 +100,13 @@ class Catalog:
     """The models of one server, by public name."""
 
     def __init__(self, config: Config) -> None:
-        """Collect the built-in models and those of `config.models_file`. Raises ConfigError, also for what to preload."""
-        self._allow_non_commercial = config.allow_non_commercial
-        self._checkpoints_dir = config.checkpoints_dir
+        """Collect the built-in models and those of `config.models.models_file`. Raises ConfigError, also for what to preload."""
+        self._allow_non_commercial = config.models.allow_non_commercial
+        self._checkpoints_dir = config.models.checkpoints_dir
         self._specs = {spec.name: spec for spec in _DEFAULT_SPECS}
-        if config.models_file is not None:
-            self._specs.update(_read_models_file(config.models_file, self._specs))
-        for name in config.preload_models:
+        if config.models.models_file is not None:
+            self._specs.update(_read_models_file(config.models.models_file, self._specs))
+        for name in config.models.preload:
             try:
                 self.get(name)
             except InvalidRequest as error:

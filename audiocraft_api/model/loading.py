@@ -64,7 +64,7 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
 
 def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
     directory, revision = revisions.locate(spec, catalog, config)
-    device = choose_device(config.device)
+    device = choose_device(config.models.device)
 
     def read(name: str) -> checkpoint_file.Package:
         revisions.check_sum(spec, directory, name)
@@ -75,7 +75,7 @@ def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
     from audiocraft_api.model.checkpoint import BUILDING, load_codec, load_language_model
 
-    files = Hub(directory / "hub", offline=config.offline)
+    files = Hub(directory / "hub", offline=config.models.offline)
     # MPS computes the codec's convolutions wrongly.
     codec_device = device if device.type != "mps" else choose_device("cpu")
     try:

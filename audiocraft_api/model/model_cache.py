@@ -97,7 +97,7 @@ class ModelCache:
         """Where models run; `auto` until the first one has decided it."""
         with self._condition:
             models = [slot.model for slot in self._slots.values() if slot.model is not None]
-        return models[0].device.type if models else self._config.device
+        return models[0].device.type if models else self._config.models.device
 
     def loaded_names(self) -> list[str]:
         """Return the names of the models that are resident now. Never waits on a load."""
@@ -158,7 +158,7 @@ class ModelCache:
         with self._condition:
             while True:
                 if self._closed:
-                    raise ShuttingDown("The server is shutting down.")
+                    raise ShuttingDown
                 if slot.model is not None:
                     slot.num_leases += 1
                     slot.last_used = time.monotonic()
@@ -200,7 +200,7 @@ class ModelCache:
 
     def _unload_over_budget(self) -> None:
         """Unload the least recently used models that nobody leases until the rest fits into the budget."""
-        budget = self._config.model_memory_bytes
+        budget = self._config.models.memory_bytes
         if not budget:
             return
         with self._condition:
@@ -231,7 +231,7 @@ class ModelCache:
 
     def _start_reaper(self) -> None:
         with self._condition:
-            if self._config.model_idle_seconds and self._reaper is None and not self._closed:
+            if self._config.models.idle_seconds and self._reaper is None and not self._closed:
                 self._reaper = threading.Thread(target=self._reap, name="model-reaper", daemon=True)
                 self._reaper.start()
 
@@ -242,11 +242,11 @@ class ModelCache:
                 self._condition.wait_for(lambda: self._closed, self._seconds_to_next())
                 if self._closed:
                     return
-            self._unload(unused_since=time.monotonic() - self._config.model_idle_seconds)
+            self._unload(unused_since=time.monotonic() - self._config.models.idle_seconds)
 
     def _seconds_to_next(self) -> float:
         idle_since = [slot.last_used for slot in self._slots.values() if slot.model is not None and not slot.num_leases]
-        idle_seconds = self._config.model_idle_seconds
+        idle_seconds = self._config.models.idle_seconds
         return max(0.0, min(idle_since) + idle_seconds - time.monotonic()) if idle_since else idle_seconds
 
 

@@ -26,9 +26,9 @@ def locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, str
     if directory is None and spec.is_built_in:
         from audiocraft_api.model import demo
 
-        directory = demo.build(spec.name, config.checkpoints_dir).absolute()
+        directory = demo.build(spec.name, config.models.checkpoints_dir).absolute()
     if directory is None:
-        snapshot = Hub(offline=config.offline).snapshot(spec.checkpoint, hub.CHECKPOINT, spec.revision)
+        snapshot = Hub(offline=config.models.offline).snapshot(spec.checkpoint, hub.CHECKPOINT, spec.revision)
         return snapshot, snapshot.name
     return directory, _fingerprint(directory)
 

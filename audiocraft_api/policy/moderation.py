@@ -44,21 +44,21 @@ class Moderation:
     def __init__(self, config: Config) -> None:
         """Take the settings; nothing is called. Raises ConfigError."""
         try:
-            self._target = parse_target(config.moderation_url, allow_private=True)
+            self._target = parse_target(config.policy.moderation_url, allow_private=True)
         except ForbiddenTarget as error:
             raise ConfigError(f"{variable_name('moderation_url')} {error}") from None
-        secret = config.moderation_secret.get_secret_value()
+        secret = config.policy.moderation_secret.get_secret_value()
         if not (secret.isascii() and secret.isprintable()):
             raise ConfigError(f"{variable_name('moderation_secret')} must be printable ASCII characters")
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if secret:
             self._headers["Authorization"] = f"Bearer {secret}"
-        self._timeout_seconds = config.moderation_timeout_seconds
-        self._is_open = config.moderation_failure == "open"
+        self._timeout_seconds = config.policy.moderation_timeout_seconds
+        self._is_open = config.policy.moderation_failure == "open"
         # Threads bound what no time-out of a socket does: the look-up of a name, and how many calls there are.
-        self._calls = ThreadPoolExecutor(config.moderation_calls, thread_name_prefix="moderation")
+        self._calls = ThreadPoolExecutor(config.policy.moderation_calls, thread_name_prefix="moderation")
         # A service that hangs must not hold all request threads.
-        self._places = threading.BoundedSemaphore(max(config.moderation_calls, config.threads // 2))
+        self._places = threading.BoundedSemaphore(max(config.policy.moderation_calls, config.server.threads // 2))
 
     def check(self, prompt: str) -> None:
         """Ask about a prompt. Raises PromptRefused, ModerationUnavailable."""

@@ -13,8 +13,8 @@ class PromptPolicy:
 
     def __init__(self, config: Config) -> None:
         """Read the list. Raises ConfigError."""
-        self._words = WordList(config.prompt_list_file or SHIPPED) if config.prompt_policy else None
-        self._moderation = Moderation(config) if config.prompt_policy and config.moderation_url else None
+        self._words = WordList(config.policy.word_list_file or SHIPPED) if config.policy.enabled else None
+        self._moderation = Moderation(config) if config.policy.enabled and config.policy.moderation_url else None
 
     def check(self, prompt: str) -> None:
         """Let a prompt pass, or raise PromptRefused; raises ModerationUnavailable where that cannot be told."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def create_store(config: Config) -> AudioStore:
     """Return the store that the settings name, asking it nothing yet. Raises ConfigError."""
-    return _create_s3(config) if config.audio_store == "s3" else LocalStore(config)
+    return _create_s3(config) if config.storage.backend == "s3" else LocalStore(config)
 
 
 def check_store(config: Config) -> None:
@@ -22,16 +22,16 @@ def check_store(config: Config) -> None:
 
     One that does not answer is only logged: it may come back while this server runs.
     """
-    if config.audio_store == "s3":
+    if config.storage.backend == "s3":
         _create_s3(config).check()
 
 
 def _create_s3(config: Config) -> S3Store:
-    if not config.s3_bucket:
+    if not config.storage.s3_bucket:
         raise ConfigError(f"{variable_name('s3_bucket')} is not set: {variable_name('audio_store')}=s3 needs a bucket")
-    if config.audio_max_total_bytes and "audio_max_total_bytes" in config.model_fields_set:
+    if config.storage.max_total_bytes and "max_total_bytes" in config.storage.model_fields_set:
         raise ConfigError(
-            f"{variable_name('audio_max_total_bytes')}={config.audio_max_total_bytes} is not kept with "
+            f"{variable_name('audio_max_total_bytes')}={config.storage.max_total_bytes} is not kept with "
             f"{variable_name('audio_store')}=s3, whose buckets have no such bound; leave it out or set it to 0"
         )
     from audiocraft_api.storage.s3 import S3Store  # boto3 takes a third of a second to import

@@ -33,16 +33,16 @@ logger = logging.getLogger(__name__)
 
 
 class LocalStore:
-    """The `AudioStore` of one machine: `config.audio_dir`, made when it is first written to."""
+    """The `AudioStore` of one machine: `config.storage.directory`, made when it is first written to."""
 
     def __init__(self, config: Config) -> None:
-        self._directory = config.audio_dir
-        self._max_age_seconds = config.audio_max_age_seconds
-        self._max_total_bytes = config.audio_max_total_bytes
+        self._directory = config.storage.directory
+        self._max_age_seconds = config.storage.max_age_seconds
+        self._max_total_bytes = config.storage.max_total_bytes
         # Reentrant: a forgotten file may be collected, and end its lease, while this thread holds the lock.
         self._lock = threading.RLock()
         self._leases: Counter[str] = Counter()
-        self._sweeper = Sweeper(lambda: self.sweep(), config.audio_sweep_interval_seconds)
+        self._sweeper = Sweeper(lambda: self.sweep(), config.storage.sweep_interval_seconds)
 
     def save(self, audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
         """Write to a temporary name in the same directory, sync, rename. Raises StorageUnavailable."""

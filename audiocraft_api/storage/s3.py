@@ -34,17 +34,17 @@ logger = logging.getLogger(__name__)
 
 
 class S3Store:
-    """The `AudioStore` of many machines: `config.s3_bucket`. Raises ConfigError for settings no client is made from."""
+    """The `AudioStore` of many machines: `config.storage.s3_bucket`. Raises ConfigError for settings no client is made from."""
 
     def __init__(self, config: Config) -> None:
-        self._bucket = config.s3_bucket
-        self._prefix = config.s3_prefix
-        self._max_age_seconds = config.audio_max_age_seconds
-        self._is_swept = config.s3_sweep and config.audio_max_age_seconds > 0
-        self._link_seconds = config.s3_link_seconds
-        self._is_presigned = config.s3_delivery == "presigned"
+        self._bucket = config.storage.s3_bucket
+        self._prefix = config.storage.s3_prefix
+        self._max_age_seconds = config.storage.max_age_seconds
+        self._is_swept = config.storage.s3_sweep and config.storage.max_age_seconds > 0
+        self._link_seconds = config.storage.s3_link_seconds
+        self._is_presigned = config.storage.s3_delivery == "presigned"
         self._client = S3Client(config)
-        self._sweeper = Sweeper(lambda: self.sweep(), config.audio_sweep_interval_seconds)
+        self._sweeper = Sweeper(lambda: self.sweep(), config.storage.sweep_interval_seconds)
 
     def check(self) -> None:
         """Raise ConfigError when the store says that the settings are wrong; log when it does not answer."""

@@ -41,14 +41,14 @@ class S3Client:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._timeout_seconds = config.s3_timeout_seconds
+        self._timeout_seconds = config.storage.s3_timeout_seconds
         # Half of the threads: a store that hangs leaves the other half to requests that do not need it.
-        num_places = max(config.threads // 2, 2)
+        num_places = max(config.server.threads // 2, 2)
         self._places = threading.BoundedSemaphore(num_places)
-        self._boto = _boto_client(config, config.s3_endpoint_url, num_places)
+        self._boto = _boto_client(config, config.storage.s3_endpoint_url, num_places)
         self._signer = self._boto
-        if config.s3_link_endpoint_url:
-            self._signer = _boto_client(config, config.s3_link_endpoint_url, 1)
+        if config.storage.s3_link_endpoint_url:
+            self._signer = _boto_client(config, config.storage.s3_link_endpoint_url, 1)
 
     def call(self, verb: str, function: Callable[[BotoClient], T], *, is_patient: bool = True) -> T:
         """Return what `function` makes of boto3's client. Raises NotFound, StorageUnavailable; `verb` is for the log.
@@ -80,7 +80,7 @@ class S3Client:
         try:
             self._run(
                 lambda client: client.list_objects_v2(
-                    Bucket=self._config.s3_bucket, Prefix=self._config.s3_prefix, MaxKeys=1
+                    Bucket=self._config.storage.s3_bucket, Prefix=self._config.storage.s3_prefix, MaxKeys=1
                 ),
                 self._timeout_seconds,
             )
@@ -99,9 +99,11 @@ class S3Client:
     def _problem(self, code: str) -> str | None:
         config = self._config
         if code in WRONG_BUCKET:
-            return f"{variable_name('s3_bucket')}={config.s3_bucket} is not valid: expected a bucket that exists"
+            return (
+                f"{variable_name('s3_bucket')}={config.storage.s3_bucket} is not valid: expected a bucket that exists"
+            )
         if code in WRONG_REGION:
-            return f"{variable_name('s3_region')}={config.s3_region} is not valid: expected the region of the bucket"
+            return f"{variable_name('s3_region')}={config.storage.s3_region} is not valid: expected the region of the bucket"
         if code in WRONG_CREDENTIALS:
             return f"{variable_name('audio_store')}=s3 needs valid AWS credentials: the store refuses these ({code})"
         return None
@@ -137,11 +139,11 @@ def _boto_client(config: Config, endpoint_url: str, num_connections: int) -> Bot
         return boto3.client(
             "s3",
             endpoint_url=endpoint_url or None,
-            region_name=config.s3_region or None,
+            region_name=config.storage.s3_region or None,
             config=BotoConfig(
-                connect_timeout=config.s3_connect_timeout_seconds,
-                read_timeout=config.s3_read_timeout_seconds,
-                retries={"mode": "standard", "total_max_attempts": config.s3_attempts},
+                connect_timeout=config.storage.s3_connect_timeout_seconds,
+                read_timeout=config.storage.s3_read_timeout_seconds,
+                retries={"mode": "standard", "total_max_attempts": config.storage.s3_attempts},
                 max_pool_connections=num_connections,
                 signature_version="s3v4",
                 # Other stores than AWS's do not all know the newer check sums; the signature has one of the body anyway.

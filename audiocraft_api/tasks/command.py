@@ -12,7 +12,7 @@ import numpy as np
 
 from audiocraft_api.core.errors import GenerationFailed
 from audiocraft_api.core.params import AudioInput
-from audiocraft_api.generation.service import GenerateCommand
+from audiocraft_api.generation.command import GenerateCommand
 
 TRACE = "traceparent"  # beside a command's fields: what its submission is traced under
 

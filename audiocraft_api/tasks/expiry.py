@@ -20,7 +20,7 @@ class TaskExpiry:
     def __init__(self, tasks: TaskStore, files: AudioStore, config: Config) -> None:
         self._tasks = tasks
         self._files = files
-        self._max_age_seconds = config.task_max_age_seconds
+        self._max_age_seconds = config.tasks.max_age_seconds
         self._next = 0.0
         self._undeleted: list[str] = []  # files of tasks that are forgotten
 

@@ -22,12 +22,13 @@ from audiocraft_api.core.errors import (
     StorageUnavailable,
     Unavailable,
 )
-from audiocraft_api.core.logs import log_lines_of
+from audiocraft_api.core.log_context import log_lines_of
 from audiocraft_api.core.observer import Observer
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.generation.service import GeneratedFile, GenerationService
+from audiocraft_api.generation.command import GeneratedFile
+from audiocraft_api.generation.service import GenerationService
 from audiocraft_api.storage.base import AudioStore
-from audiocraft_api.tasks.command import unpack
+from audiocraft_api.tasks.command import TRACE, unpack
 from audiocraft_api.tasks.store.base import HeartbeatAnswer, TaskStore
 from audiocraft_api.tasks.task import FINAL_STATES, State, Task
 
@@ -53,13 +54,13 @@ class TaskRunner:
         self._observer = observer or Observer()
         self._generation = generation
         self._files = files
-        self._deadline_seconds = config.task_deadline_seconds
-        self._max_attempts = config.task_attempts
-        self._beat_seconds = min(HEARTBEAT_SECONDS, config.task_lease_seconds / 4)
+        self._deadline_seconds = config.tasks.deadline_seconds
+        self._max_attempts = config.tasks.attempts
+        self._beat_seconds = min(HEARTBEAT_SECONDS, config.tasks.lease_seconds / 4)
 
     def run(self, task: Task, stopping: threading.Event) -> None:
         """Bring a claimed task to its end; give it back when `stopping` is set. Raises nothing."""
-        with log_lines_of(task.id), self._observer.task(task):
+        with log_lines_of(task.id), self._observer.task(task.id, task.attempts, task.command.get(TRACE)):
             self._run(task, stopping)
 
     def _run(self, task: Task, stopping: threading.Event) -> None:

@@ -15,7 +15,7 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.constants import MAX_SEED
 from audiocraft_api.core.errors import NotFound, QueueFull, TooManyTasks
 from audiocraft_api.core.observer import Observer
-from audiocraft_api.generation.service import GenerateCommand
+from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.tasks.command import TRACE, fingerprint, pack
 from audiocraft_api.tasks.store.base import TaskStore
 from audiocraft_api.tasks.task import NewTask, QueueStatus, Task
@@ -41,8 +41,8 @@ class TaskService:
         self._tasks = tasks
         self._observer = observer or Observer()
         self._announce = announce
-        self._max_queued = config.max_queued_tasks
-        self._max_audio_bytes = config.max_queued_melody_bytes
+        self._max_queued = config.tasks.max_queued
+        self._max_audio_bytes = config.tasks.max_queued_melody_bytes
 
     def submit(
         self,

@@ -56,11 +56,11 @@ class WebhookSender:
         self._tasks = tasks
         self._observer = observer or Observer()
         self._render = render
-        self._key = webhook_key(config.webhook_secret)
-        self._allow_private = config.webhook_allow_private
-        self._max_attempts = config.webhook_attempts
-        self._timeout_seconds = config.webhook_timeout_seconds
-        self._num_threads = config.webhook_threads
+        self._key = webhook_key(config.webhooks.secret)
+        self._allow_private = config.webhooks.allow_private
+        self._max_attempts = config.webhooks.attempts
+        self._timeout_seconds = config.webhooks.timeout_seconds
+        self._num_threads = config.webhooks.threads
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # one thread looks; the others call, or wait to look
         self._wake = threading.Event()

@@ -33,13 +33,13 @@ def new_worker_id() -> str:
 
 
 class TaskWorker:
-    """Works the tasks of a store, `config.task_concurrency` at a time. Starts no thread before `start`."""
+    """Works the tasks of a store, `config.tasks.concurrency` at a time. Starts no thread before `start`."""
 
     def __init__(self, tasks: TaskStore, runner: TaskRunner, files: AudioStore, config: Config) -> None:
         self._tasks = tasks
         self._runner = runner
-        self._concurrency = config.task_concurrency or config.max_batch_requests
-        self._lease_seconds = config.task_lease_seconds
+        self._concurrency = config.tasks.concurrency or config.engine.max_batch_requests
+        self._lease_seconds = config.tasks.lease_seconds
         self._expiry = TaskExpiry(tasks, files, config)
         self._worker_id = new_worker_id()
         self._lock = threading.Lock()

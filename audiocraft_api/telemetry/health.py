@@ -37,7 +37,7 @@ class Health:
         self._draining = draining
         self._num_queued = num_queued
         self._pending_models = pending_models
-        self._stall_seconds = config.engine_stall_seconds
+        self._stall_seconds = config.telemetry.engine_stall_seconds
 
     def report(self) -> dict[str, Any]:
         """Return what `/health` tells beside `status`."""
@@ -60,7 +60,7 @@ class Health:
     def check_ready(self) -> None:
         """Raise why no work should come now: ShuttingDown, EngineDied, EngineStalled, ModelLoading."""
         if self._draining.is_set():
-            raise ShuttingDown("The server is shutting down.")
+            raise ShuttingDown
         status = self._engine.status()
         if not status.is_alive:
             raise EngineDied("The engine has died; the server must be restarted.")

@@ -19,7 +19,7 @@ def engine_source(engine: Engine, cache: ModelCache, config: Config) -> Source:
         status = engine.status()
         yield Reading("engine_waiting_requests", status.num_waiting)
         yield Reading("engine_running_requests", status.num_running)
-        yield Reading("max_waiting_requests", config.max_waiting)
+        yield Reading("max_waiting_requests", config.engine.max_waiting)
         yield Reading("engine_up", int(status.is_alive))
         yield Reading("engine_stalled_seconds", max((model.stalled_seconds for model in status.models), default=0.0))
         for model in status.models:
@@ -46,6 +46,6 @@ def queue_source(monitor: QueueMonitor, config: Config) -> Source:
     def read() -> Iterator[Reading]:
         yield Reading("queued_tasks", monitor.status.num_queued)
         yield Reading("processing_tasks", monitor.status.num_processing)
-        yield Reading("max_queued_tasks", config.max_queued_tasks)
+        yield Reading("max_queued_tasks", config.tasks.max_queued)
 
     return read

@@ -12,7 +12,6 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.errors import StorageUnavailable
 from audiocraft_api.core.observer import Observer
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.tasks.task import Task
 from audiocraft_api.telemetry.catalog import Place
 from audiocraft_api.telemetry.metrics import Metrics
 
@@ -48,9 +47,9 @@ class Telemetry(Observer):
         (self.metrics.result_cache_hits if is_known else self.metrics.result_cache_misses).inc()
 
     @contextmanager
-    def task(self, task: Task) -> Iterator[None]:
+    def task(self, task_id: str, attempt: int, traceparent: str | None) -> Iterator[None]:
         """Trace a task."""
-        with self.tracing.task(task) if self.tracing else nullcontext():
+        with self.tracing.task(task_id, attempt, traceparent) if self.tracing else nullcontext():
             yield
 
     def task_ended(self, state: str) -> None:
@@ -115,7 +114,7 @@ class _CountingStore:
 
 
 def _tracing(config: Config) -> Tracing | None:
-    if not config.otlp_endpoint:
+    if not config.telemetry.otlp_endpoint:
         return None
     from audiocraft_api.telemetry.tracing import Tracing
 

@@ -24,8 +24,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from audiocraft_api import __version__
 from audiocraft_api.config import Config
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.tasks.command import TRACE
-from audiocraft_api.tasks.task import Task
 
 FAREWELL_SECONDS = 2.0  # for the last spans, when the process ends
 
@@ -58,7 +56,7 @@ class Tracing:
     """Makes spans and sends them, from a thread of its own. Thread-safe."""
 
     def __init__(self, config: Config) -> None:
-        endpoint = config.otlp_endpoint.rstrip("/") + "/v1/traces"
+        endpoint = config.telemetry.otlp_endpoint.rstrip("/") + "/v1/traces"
         resource = Resource.create({"service.name": "audiocraft-api", "service.version": __version__})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         # How much may wait to be sent, and how often and how long it is sent, say OpenTelemetry's own variables.
@@ -85,11 +83,11 @@ class Tracing:
             yield
 
     @contextmanager
-    def task(self, task: Task) -> Iterator[None]:
+    def task(self, task_id: str, attempt: int, traceparent: str | None) -> Iterator[None]:
         """Surround a task: a trace of its own, linked to the request that submitted it."""
-        submitted = get_current_span(self._context_of(task.command.get(TRACE))).get_span_context()
+        submitted = get_current_span(self._context_of(traceparent)).get_span_context()
         links = [Link(submitted)] if submitted.is_valid else []
-        attributes: dict[str, str | int] = {"audiocraft.task_id": task.id, "audiocraft.attempt": task.attempts}
+        attributes: dict[str, str | int] = {"audiocraft.task_id": task_id, "audiocraft.attempt": attempt}
         with self._tracer.start_as_current_span("task", Context(), SpanKind.CONSUMER, attributes, links):
             yield
 

@@ -15,7 +15,7 @@ from flask import g
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import Canceled, InvalidRequest
-from audiocraft_api.generation.service import GenerateCommand
+from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.auth import caller
 from audiocraft_api.web.rate_headers import address
@@ -42,7 +42,7 @@ def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None
 
     g.admission = services().limits.admit(caller(), address(), fields.duration, is_repeat=is_repeat)
     g.admission_release = g.admission.release
-    if config.log_prompts:
+    if config.server.log_prompts:
         logger.info("Prompt: %s", fields.prompt)
     command = GenerateCommand(
         prompt=fields.prompt,
@@ -54,7 +54,7 @@ def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None
         top_p=fields.top_p,
         cfg_coef=fields.cfg_coef,
         seed=fields.seed,
-        audio_owner=caller().owner if config.audio_requires_key else None,
+        audio_owner=caller().owner if config.access.audio_requires_key else None,
     )
     try:
         yield command
@@ -66,12 +66,12 @@ def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None
 
 
 def _check_size(fields: StreamRequest, spec: ModelSpec, config: Config) -> None:
-    if len(fields.prompt) > config.max_prompt_characters:
-        sentence = f"prompt must have at most {config.max_prompt_characters} characters on this server."
+    if len(fields.prompt) > config.limits.max_prompt_characters:
+        sentence = f"prompt must have at most {config.limits.max_prompt_characters} characters on this server."
         raise InvalidRequest(sentence, {"prompt": [sentence]})
     if fields.duration > spec.max_duration_seconds:
         sentence = f"duration must be at most {spec.max_duration_seconds:g} for the model {spec.name}."
         raise InvalidRequest(sentence, {"duration": [sentence]})
-    if fields.duration > config.max_duration_seconds:
-        sentence = f"duration must be at most {config.max_duration_seconds:g} on this server."
+    if fields.duration > config.limits.max_duration_seconds:
+        sentence = f"duration must be at most {config.limits.max_duration_seconds:g} on this server."
         raise InvalidRequest(sentence, {"duration": [sentence]})

@@ -47,7 +47,7 @@ def _authenticate() -> None:
     access = access_of(current_app, rule.endpoint)
     if access is None:
         raise Forbidden("This route has not decided who may call it.")
-    if not asks_for_key(access, services().config.audio_requires_key):
+    if not asks_for_key(access, services().config.access.audio_requires_key):
         return
     credential = _credential(request)
     try:
@@ -57,7 +57,7 @@ def _authenticate() -> None:
         raise
     except StorageUnavailable as error:
         if services().draining.is_set():  # the store is closed
-            raise ShuttingDown("The server is shutting down; try again in a moment.") from error
+            raise ShuttingDown from error
         raise
     scope = "read" if access is Access.LINK else access.value
     if scope not in g.caller.scopes:

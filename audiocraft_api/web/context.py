@@ -12,7 +12,7 @@ from urllib.parse import quote
 from flask import Flask, Response, g, request
 from werkzeug.http import parse_date
 
-from audiocraft_api.core.logs import request_id_var
+from audiocraft_api.core.log_context import request_id_var
 
 # Headers with a date, as WSGI names them. One that is none is to be ignored (RFC 9110, 13.1).
 DATES = ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_RANGE")

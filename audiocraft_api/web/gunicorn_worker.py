@@ -19,7 +19,8 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers import base, gthread
 
-from audiocraft_api.web.services import Services, services_of
+from audiocraft_api.services import Services
+from audiocraft_api.web.services import services_of
 
 # How long a thread waits for a new connection's first byte; then the connection waits outside the pool. gunicorn's
 # own 5 s let as many idle connections as there are threads stop the server for 5 s (tests/test_server.py).
@@ -59,7 +60,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
 
     def handle(self, conn: Any) -> Any:
         """Serve a request of a connection, from a thread of the pool."""
-        seconds = self.services.config.socket_timeout_seconds
+        seconds = self.services.config.server.socket_timeout_seconds
         # A kernel time-out: gunicorn sets the socket back to blocking before each request.
         timeval = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
         with suppress(OSError):

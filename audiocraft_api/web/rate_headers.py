@@ -24,7 +24,7 @@ HEADERS = {
 
 def init_app(app: Flask) -> None:
     """Believe the configured proxies, and add the headers of limits."""
-    if num_proxies := services_of(app).config.trusted_proxies:
+    if num_proxies := services_of(app).config.limits.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=num_proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
     app.after_request(_finish)
     app.teardown_request(_release)

@@ -12,8 +12,15 @@ from typing import Any, TypeAlias
 
 from flask import Response, g, jsonify, request, url_for
 
-from audiocraft_api.core.errors import AudioGone, Canceled, InvalidRequest, NotFound, StorageUnavailable, error_of
-from audiocraft_api.generation.service import GenerateCommand
+from audiocraft_api.core.errors import (
+    AudioGone,
+    ClientDisconnected,
+    InvalidRequest,
+    NotFound,
+    StorageUnavailable,
+    error_of,
+)
+from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.storage.base import AudioStore, link_of
 from audiocraft_api.tasks.service import Outlook
 from audiocraft_api.tasks.task import Task
@@ -54,7 +61,7 @@ def submit_task(command: GenerateCommand, webhook_url: str | None = None) -> Tas
         services().tasks.webhooks.check(webhook_url)
     max_unfinished = caller().limits.concurrent_tasks
     if max_unfinished is None:
-        max_unfinished = services().config.concurrent_tasks
+        max_unfinished = services().config.limits.concurrent_tasks
     task_id = str(uuid.uuid4())
     task = services().tasks.service.submit(
         command,
@@ -121,7 +128,7 @@ def _wait(task: Task, seconds: float) -> Task:
         if gone():
             if task.idempotency_key is None:
                 tasks.cancel(task.id, task.owner)
-            raise Canceled("The client left.")
+            raise ClientDisconnected
     return task
 
 

@@ -32,9 +32,9 @@ def server_options(config: Config) -> dict[str, Any]:
     """Return the options of simple-websocket's `Server`."""
     return {
         # A client that does not answer a ping until the next one is gone.
-        "ping_interval": config.socket_timeout_seconds / 2,
+        "ping_interval": config.server.socket_timeout_seconds / 2,
         "subprotocols": [WEBSOCKET_PROTOCOL],
-        "max_message_size": config.max_json_bytes,
+        "max_message_size": config.audio.max_json_bytes,
         "thread_class": functools.partial(threading.Thread, daemon=True),
     }
 

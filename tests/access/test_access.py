@@ -408,4 +408,8 @@ def _seconds_of(call: Any) -> float:
 
 def test_every_setting_of_access_has_a_default_that_asks_for_nothing() -> None:
     config = Config()
-    assert (config.keys.get_secret_value(), config.require_key, config.jwt_issuer) == ("", False, "")
+    assert (config.access.keys.get_secret_value(), config.access.require_key, config.access.jwt_issuer) == (
+        "",
+        False,
+        "",
+    )

@@ -23,8 +23,8 @@ def test_settings_are_read_from_the_environment() -> None:
     config = load_config(
         {"AUDIOCRAFT_API_THREADS": "8", "AUDIOCRAFT_API_CORS_ORIGINS": "https://a.example, https://b.example"}
     )
-    assert config.threads == 8
-    assert config.cors_origins == ("https://a.example", "https://b.example")
+    assert config.server.threads == 8
+    assert config.server.cors_origins == ("https://a.example", "https://b.example")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import yaml
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from audiocraft_api.config import Config, load_config, variable_name
+from audiocraft_api.config import all_settings, load_config, variable_name
 from audiocraft_api.telemetry.catalog import METRICS
 from support.nginx import PROGRAM, arguments, render
 from support.redis_server import RedisServer
@@ -154,7 +154,7 @@ def test_every_setting_that_is_named_there_is_one() -> None:
     texts = [OPERATIONS, *(path.read_text() for path in DEPLOY.rglob("*") if path.is_file())]
     named = {name for text in texts for name in re.findall(r"AUDIOCRAFT_API_[A-Z0-9_]+", text)}
     assert len(named) > 5
-    assert named - {variable_name(field) for field in Config.model_fields} == set()
+    assert named - {variable_name(field) for field in all_settings()} == set()
 
 
 def test_every_base_image_is_pinned_by_its_version() -> None:
@@ -257,8 +257,10 @@ def test_proxies_let_through_what_the_service_takes() -> None:
     values = " ".join(ingress["metadata"]["annotations"].values())
     for text in ((DEPLOY / "nginx" / "nginx.conf").read_text(), values):
         (megabytes,) = set(re.findall(r"\b(\d+)m\b", text.replace("max_temp_file_size 64m", "")))
-        assert int(megabytes) * 2**20 > config.max_upload_bytes
-        assert max(int(seconds) for seconds in re.findall(r"\b(\d{3})s?\b", text)) > config.request_deadline_seconds
+        assert int(megabytes) * 2**20 > config.audio.max_upload_bytes
+        assert (
+            max(int(seconds) for seconds in re.findall(r"\b(\d{3})s?\b", text)) > config.engine.request_deadline_seconds
+        )
 
 
 def test_prometheus_takes_its_configuration() -> None:

@@ -19,7 +19,7 @@ import boto3
 import pytest
 from botocore.retries import standard
 
-from audiocraft_api.config import ConfigError, load_config, variable_name
+from audiocraft_api.config import ConfigError, all_settings, load_config, variable_name
 from audiocraft_api.core.errors import NotFound, StorageUnavailable
 from audiocraft_api.storage import sweeper
 from audiocraft_api.storage.create import check_store, create_store
@@ -485,7 +485,7 @@ def test_the_documents_that_are_shown_are_taken_and_the_settings_are_there(serve
     client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=rule)
     days = rule["Rules"][0]["Expiration"]["Days"]
     config = load_config({})
-    assert days * 86_400 >= config.audio_max_age_seconds + READERS_SECONDS
-    assert rule["Rules"][0]["Filter"]["Prefix"] == config.s3_prefix
+    assert days * 86_400 >= config.storage.max_age_seconds + READERS_SECONDS
+    assert rule["Rules"][0]["Filter"]["Prefix"] == config.storage.s3_prefix
     named = set(re.findall(r"AUDIOCRAFT_API_[A-Z0-9_]+", text))
-    assert named <= {variable_name(name) for name in type(config).model_fields}
+    assert named <= {variable_name(name) for name in all_settings()}

@@ -56,7 +56,7 @@ class CeleryWorkplace:
         try:
             config = Config(**self._settings)
             celery = create_celery_app(config, engine=self._engine)
-            options = {"pool": "threads", "concurrency": config.task_concurrency}
+            options = {"pool": "threads", "concurrency": config.tasks.concurrency}
             with start_worker(celery, perform_ping_check=False, **options):
                 yield self
         finally:

@@ -41,7 +41,7 @@ class FakeEngine:
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         if self.closed.is_set():
-            raise ShuttingDown("The server is shutting down.")
+            raise ShuttingDown
         if self.status().num_running >= self.capacity:
             raise QueueFull("The queue is full.", retry_after_seconds=7.0)
         request = EngineRequest(params, deadline)
@@ -61,7 +61,7 @@ class FakeEngine:
         for thread in self._threads:
             thread.join(max(until - time.monotonic(), 0.0))
         for request in self.submitted:
-            request.fail(ShuttingDown("The server is shutting down."))
+            request.fail(ShuttingDown())
 
     def _run(self, request: EngineRequest) -> None:
         num_frames = round(request.params.duration_seconds * FRAME_RATE)

@@ -31,7 +31,8 @@ from audiocraft_api.core.errors import (
 from audiocraft_api.core.observer import Observer
 from audiocraft_api.core.params import AudioInput, GenerationParams
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.generation.service import GenerateCommand, GenerationService
+from audiocraft_api.generation.command import GenerateCommand
+from audiocraft_api.generation.service import GenerationService
 from audiocraft_api.storage.base import StoredAudio
 from audiocraft_api.storage.local import LocalStore
 from audiocraft_api.tasks import expiry as expiry_module
@@ -62,7 +63,7 @@ class House:
         )
         self.engine = engine
         self.files = LocalStore(self.config)
-        self.store = SqliteTaskStore(self.config.task_db, max_attempts=self.config.task_attempts)
+        self.store = SqliteTaskStore(self.config.tasks.db, max_attempts=self.config.tasks.attempts)
         self.generation = GenerationService(engine, self.files, self.config)
         self.runner = TaskRunner(self.store, self.generation, self.files, self.config)
         self.worker = TaskWorker(self.store, self.runner, self.files, self.config)
@@ -83,7 +84,7 @@ class House:
         return task
 
     def audio_files(self) -> list[Path]:
-        return sorted(self.config.audio_dir.glob("*")) if self.config.audio_dir.exists() else []
+        return sorted(self.config.storage.directory.glob("*")) if self.config.storage.directory.exists() else []
 
     def close(self) -> None:
         if isinstance(self.engine, FakeEngine):
@@ -493,7 +494,7 @@ class TestExpiry:
         house.worker.start()
         for _ in range(3):
             house.wait_for(house.tasks.submit(COMMAND))
-        expiry = TaskExpiry(house.store, house.files, house.config.model_copy(update={"task_max_age_seconds": 1e-9}))
+        expiry = TaskExpiry(house.store, house.files, Config(task_max_age_seconds=1e-9))
         with monkeypatch.context() as patch:
             patch.setattr(house.files, "delete", refuse)
             with pytest.raises(StorageUnavailable):
@@ -514,7 +515,9 @@ class TestExpiry:
         done = house.wait_for(house.tasks.submit(COMMAND))
         assert len(house.audio_files()) == 1
         house.worker.close(DEADLINE_SECONDS)
-        house.config = house.config.model_copy(update={"task_max_age_seconds": 0.01})
+        house.config = house.config.model_copy(
+            update={"tasks": house.config.tasks.model_copy(update={"max_age_seconds": 0.01})}
+        )
         house.replace_worker()
         house.worker.start()
         with pytest.raises(NotFound):

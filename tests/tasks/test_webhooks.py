@@ -23,8 +23,9 @@ from audiocraft_api.config import Config, ConfigError, load_config
 from audiocraft_api.core.errors import GenerationFailed
 from audiocraft_api.net import outbound
 from audiocraft_api.net.outbound import ForbiddenTarget, Target, call, parse_target
+from audiocraft_api.services import Services
 from audiocraft_api.tasks import runner, webhooks, worker
-from audiocraft_api.web.services import Services, services_of
+from audiocraft_api.web.services import services_of
 from support.fakes import FakeEngine
 from support.http import assert_error, fake_app
 from support.receiver import SECRET, Receiver

@@ -240,7 +240,7 @@ def test_the_memory_of_running_requests_is_shown_and_given_back(demo_checkpoints
         request = engine.submit(GenerationParams("demo", "solo cello", 30, seed=1))
         wait_until(used, SECONDS)
         (model,) = engine.status().models
-        assert used() * config.max_batch_requests == model.kv_cache_bytes
+        assert used() * config.engine.max_batch_requests == model.kv_cache_bytes
         request.cancel()
         wait_until(lambda: not used(), SECONDS)
     finally:

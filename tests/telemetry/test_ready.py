@@ -101,14 +101,9 @@ def test_the_route_tells_the_reason(tmp_path: Path) -> None:
     assert_error(app.test_client().get("/ready"), 503, "shutting_down")
 
 
-@pytest.fixture
-def config(demo_checkpoints: Path) -> Config:
-    return Config(checkpoints_dir=demo_checkpoints, device="cpu", offline=True, engine_stall_seconds=0.5)
-
-
 @pytest.mark.parametrize("engine_name", ["batching", "plain"])
 def test_a_load_of_any_length_is_loading_and_no_stall(
-    config: Config, engine_name: str, tmp_path: Path, stopped: threading.Event
+    demo_checkpoints: Path, engine_name: str, tmp_path: Path, stopped: threading.Event
 ) -> None:
     loading = threading.Event()
 
@@ -117,8 +112,16 @@ def test_a_load_of_any_length_is_loading_and_no_stall(
         assert stopped.wait(SECONDS)
         return load_model(spec, catalog, config)
 
-    own = {"engine": engine_name, "audio_dir": tmp_path / "audio", "task_db": tmp_path / "tasks.sqlite3"}
-    config = config.model_copy(update=own | {"state_db": tmp_path / "state.sqlite3"})
+    config = Config(
+        checkpoints_dir=demo_checkpoints,
+        device="cpu",
+        offline=True,
+        engine=engine_name,
+        engine_stall_seconds=0.5,
+        audio_dir=tmp_path / "audio",
+        task_db=tmp_path / "tasks.sqlite3",
+        state_db=tmp_path / "state.sqlite3",
+    )
     app = create_app(config, cache=ModelCache(Catalog(config), config, load))
     client, services = app.test_client(), services_of(app)
     request = services.engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=1))

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 
 from audiocraft_api import __version__
 from audiocraft_api.audio.convert import FORMATS
-from audiocraft_api.generation.service import GenerateCommand
+from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.web.services import services_of
 from support.fakes import SAMPLE_RATE, FakeEngine
 from support.http import assert_error, fake_app, generate

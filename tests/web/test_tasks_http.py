@@ -24,9 +24,10 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.errors import AudioCraftError, ModelUnavailable, StorageUnavailable, error_of
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.factory import create_app
+from audiocraft_api.services import Services
 from audiocraft_api.tasks import monitor, runner, worker
 from audiocraft_api.tasks.celery import worker as celery_worker
-from audiocraft_api.web.services import Services, services_of
+from audiocraft_api.web.services import services_of
 from support.celery_workplace import CeleryWorkplace
 from support.fakes import FakeEngine
 from support.http import assert_error, fake_app

@@ -17,11 +17,19 @@ from contextlib import suppress
 from typing import TypeVar
 
 from audiocraft_api.config import Config
-from audiocraft_api.core.errors import AudioCraftError, Canceled, DeadlineExceeded, NotFound, StorageUnavailable
+from audiocraft_api.core.errors import (
+    AudioCraftError,
+    Canceled,
+    ClientDisconnected,
+    DeadlineExceeded,
+    NotFound,
+    StorageUnavailable,
+)
 from audiocraft_api.core.observer import Observer
 from audiocraft_api.generation.cache.base import KnownResult, ResultStore
 from audiocraft_api.generation.cache.result_key import result_key
-from audiocraft_api.generation.service import GenerateCommand, HasRecipe, Way
+from audiocraft_api.generation.command import GenerateCommand
+from audiocraft_api.generation.service import HasRecipe, Way
 from audiocraft_api.storage.base import AudioStore
 
 CLIENT_POLL_SECONDS = 0.1
@@ -62,7 +70,7 @@ class ResultCache:
         self._known_revision = known_revision
         self._config = config
         self._observer = observer or Observer()
-        self._lease_seconds = config.task_lease_seconds
+        self._lease_seconds = config.tasks.lease_seconds
         self._holder = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._flights: dict[str, Flight] = {}
@@ -204,6 +212,6 @@ class ResultCache:
 def _check(client_gone: Callable[[], bool], until: float) -> None:
     """Raise Canceled or DeadlineExceeded for whoever waits for another's result."""
     if client_gone():
-        raise Canceled("The client left.")
+        raise ClientDisconnected
     if time.monotonic() >= until:
         raise DeadlineExceeded("The generation did not finish in time; ask for less audio or try again later.")

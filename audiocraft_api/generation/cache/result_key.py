@@ -14,11 +14,8 @@ from audiocraft_api import __version__
 from audiocraft_api.config import Config
 from audiocraft_api.core.params import AudioInput
 from audiocraft_api.engine.cpu.native.build import library_path
+from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.recipe import digest_of
-from audiocraft_api.generation.service import GenerateCommand
-
-# Settings that change what a file holds.
-SETTINGS = ("engine", "precision", "device", "tag_prompts")
 
 
 def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
@@ -28,7 +25,12 @@ def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
     """
     asked: dict[str, object] = {field.name: getattr(command, field.name) for field in fields(command)}
     asked = {name: digest_of(value) if isinstance(value, AudioInput) else value for name, value in asked.items()}
-    settings = {name: getattr(config, name) for name in SETTINGS}
+    settings = {
+        "engine": config.engine.kind,
+        "precision": config.engine.precision,
+        "device": config.models.device,
+        "tag_prompts": config.results.tag_prompts,
+    }
     # Escaped, so that every text has bytes, lone surrogates too; floats are written so that they read back the same.
     question = json.dumps([__version__, revision, settings, arithmetic(), asked], sort_keys=True)
     return hashlib.sha256(question.encode("ascii")).hexdigest()

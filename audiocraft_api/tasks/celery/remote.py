@@ -16,6 +16,7 @@ from audiocraft_api.core.engine import EngineStatus
 from audiocraft_api.core.errors import (
     AudioGone,
     Canceled,
+    ClientDisconnected,
     DeadlineExceeded,
     NotFound,
     NotStreamable,
@@ -25,8 +26,8 @@ from audiocraft_api.core.errors import (
 )
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
+from audiocraft_api.generation.command import GenerateCommand, GeneratedBytes, GeneratedFile
 from audiocraft_api.generation.recipe import Recipe
-from audiocraft_api.generation.service import GenerateCommand, GeneratedBytes, GeneratedFile
 from audiocraft_api.storage.base import AudioStore
 from audiocraft_api.tasks.monitor import QueueMonitor
 from audiocraft_api.tasks.service import TaskService
@@ -43,7 +44,7 @@ class RemoteGeneration:
     def __init__(self, tasks: TaskService, files: AudioStore, config: Config) -> None:
         self._tasks = tasks
         self._files = files
-        self._deadline_seconds = config.request_deadline_seconds
+        self._deadline_seconds = config.engine.request_deadline_seconds
         self._stopping = threading.Event()
         self._condition = threading.Condition()
         self._num_waiting = 0
@@ -84,15 +85,15 @@ class RemoteGeneration:
             return task.result
         if task.state == "failed":
             raise error_of(task.error_code or "", task.error or "The generation failed.")
-        raise Canceled("The generation was canceled.")
+        raise Canceled
 
     def _await_end(self, task: Task, client_gone: Callable[[], bool]) -> Task:
         until = time.monotonic() + self._deadline_seconds
         while not task.is_final:
             if client_gone():
-                raise Canceled("The client left.")
+                raise ClientDisconnected
             if self._stopping.is_set():
-                raise ShuttingDown("The server is shutting down; try again in a moment.")
+                raise ShuttingDown
             if time.monotonic() >= until:
                 raise DeadlineExceeded(
                     f"The generation did not finish within {self._deadline_seconds:.6g} seconds; "

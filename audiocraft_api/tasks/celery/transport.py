@@ -53,7 +53,7 @@ def create_celery(config: Config) -> Celery:
     # Else a worker that holds a message when Redis goes away dies (kombu 5.7 gives it back over the connection that it
     # has just closed). The sweep sends it again.
     redis_transport.Channel.do_restore = False
-    broker_url = config.broker_url or config.redis_url.replace("unix://", "redis+socket://", 1)
+    broker_url = config.tasks.broker_url or config.state.redis_url.replace("unix://", "redis+socket://", 1)
     celery = Celery("audiocraft_api", set_as_current=False)
     celery.conf.update(
         broker_url=broker_url,
@@ -72,8 +72,8 @@ def create_celery(config: Config) -> Celery:
         worker_prefetch_multiplier=1,
         worker_enable_prefetch_count_reduction=False,  # else a worker takes fewer tasks after each outage
         worker_pool="threads",
-        worker_concurrency=config.task_concurrency or config.max_batch_requests,
-        worker_soft_shutdown_timeout=config.graceful_timeout_seconds * DRAIN_SHARE,
+        worker_concurrency=config.tasks.concurrency or config.engine.max_batch_requests,
+        worker_soft_shutdown_timeout=config.server.graceful_timeout_seconds * DRAIN_SHARE,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
     )

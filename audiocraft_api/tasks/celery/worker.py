@@ -40,7 +40,7 @@ class CeleryWorker:
         self._runner = runner
         self._transport = transport
         self._expiry = TaskExpiry(tasks, files, config)
-        self._lease_seconds = config.task_lease_seconds
+        self._lease_seconds = config.tasks.lease_seconds
         self._worker_id = new_worker_id()
         self._closing = threading.Event()  # sweep and claim no more
         self._stopping = threading.Event()  # give back what runs

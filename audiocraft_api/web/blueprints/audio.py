@@ -33,7 +33,7 @@ blueprint = Blueprint("audio", __name__)
     )
 )
 def audio(filename: str) -> Response:
-    owner = caller().owner if services().config.audio_requires_key else None
+    owner = caller().owner if services().config.access.audio_requires_key else None
     name, is_head = name_of(filename, owner), request.method == "HEAD"
     if (elsewhere := services().store.redirect_for(name, is_head=is_head)) is not None:
         return _redirect(elsewhere)
@@ -53,7 +53,7 @@ def audio(filename: str) -> Response:
 def _redirect(address: str) -> Response:
     """Lead to an address that is good for a while; caches keep this for half of that, and so never lead to a dead end."""
     response = cast(Response, redirect(address))
-    response.headers["Cache-Control"] = f"private, max-age={services().config.s3_link_seconds // 2}"
+    response.headers["Cache-Control"] = f"private, max-age={services().config.storage.s3_link_seconds // 2}"
     return response
 
 

@@ -63,7 +63,7 @@ def _asks_for_key(access: Access) -> bool:
         guarded = services().access.asks_for_keys()
     except StorageUnavailable:
         guarded = True
-    return guarded and asks_for_key(access, services().config.audio_requires_key)
+    return guarded and asks_for_key(access, services().config.access.audio_requires_key)
 
 
 def _page(name: str) -> Response:

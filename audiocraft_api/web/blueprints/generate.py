@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from audiocraft_api.generation.service import GenerateCommand
+from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.web.admission import admitted
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.disconnect import client_gone
@@ -70,8 +70,8 @@ blueprint = Blueprint("generate", __name__)
     )
 )
 def generate() -> dict[str, Any] | Response:
-    fields = parse_json(GenerateRequest, services().config.max_json_bytes)
-    preferred = preference(services().config.request_deadline_seconds)
+    fields = parse_json(GenerateRequest, services().config.audio.max_json_bytes)
+    preferred = preference(services().config.engine.request_deadline_seconds)
     key = idempotency_key() if preferred else None
     with admitted(fields, services().catalog.get(fields.model_size), key) as command:
         if preferred:

@@ -42,7 +42,7 @@ blueprint = Blueprint("melody", __name__)
 )
 def generate_with_melody() -> dict[str, Any] | Response:
     fields = parse_form(MelodyRequest, "melody", NO_FILE)
-    preferred = preference(services().config.request_deadline_seconds)
+    preferred = preference(services().config.engine.request_deadline_seconds)
     key = idempotency_key() if preferred else None
     with admitted(fields, services().catalog.melody_checkpoint(fields.model_size), key) as command:
         with services().waiters.place():

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from flask import Blueprint, Response, request
 
 from audiocraft_api.audio.convert import MEDIA_TYPES
-from audiocraft_api.core.errors import AudioCraftError, Canceled
-from audiocraft_api.core.logs import request_id_var
-from audiocraft_api.generation.service import GenerateCommand
+from audiocraft_api.core.errors import AudioCraftError, Canceled, ClientDisconnected
+from audiocraft_api.core.log_context import request_id_var
+from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.streaming import AudioStream
 from audiocraft_api.web.admission import admitted
 from audiocraft_api.web.blueprints.generate import GENERATION_ERRORS
 from audiocraft_api.web.context import request_id
-from audiocraft_api.web.disconnect import client_gone
+from audiocraft_api.web.disconnect import client_gone, connection_of
 from audiocraft_api.web.operations import Access, Operation, operation
 from audiocraft_api.web.parsing import parse_json
 from audiocraft_api.web.schemas import StreamRequest
@@ -54,14 +54,14 @@ logger = logging.getLogger(__name__)
     )
 )
 def generate_stream() -> Response:
-    fields = parse_json(StreamRequest, services().config.max_json_bytes)
+    fields = parse_json(StreamRequest, services().config.audio.max_json_bytes)
     with admitted(fields, services().catalog.get(fields.model_size)) as command:
         return _answer(command)
 
 
 def _answer(command: GenerateCommand) -> Response:
     gone = client_gone(request.environ)
-    place = services().streams.take(request.environ)
+    place = services().streams.take(connection_of(request.environ))
     try:
         stream = services().streaming.open(command)
     except BaseException:
@@ -91,7 +91,7 @@ def _wait_for_audio(pieces: Iterator[bytes], gone: Callable[[], bool]) -> bytes:
         if piece:
             return piece
         if gone():
-            raise Canceled("The client left.")
+            raise ClientDisconnected
     return b""
 
 
@@ -117,7 +117,7 @@ def _body(first: bytes, pieces: Iterator[bytes], gone: Callable[[], bool], reque
     try:
         for piece in pieces:
             if gone():
-                raise Canceled("The client left.")
+                raise ClientDisconnected
             num_bytes += len(piece)
             if piece:
                 yield piece

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from flask import Blueprint, Response, request
 
 from audiocraft_api.core.errors import NotFound, StorageUnavailable
+from audiocraft_api.services import Services
 from audiocraft_api.tasks.task import Task
 from audiocraft_api.web.auth import caller
-from audiocraft_api.web.disconnect import client_gone
+from audiocraft_api.web.disconnect import client_gone, connection_of
 from audiocraft_api.web.operations import Access, Operation, operation
-from audiocraft_api.web.services import Services, services
+from audiocraft_api.web.services import services
 from audiocraft_api.web.task_responses import check_audio, show
 
 MEDIA_TYPE = "text/event-stream"
@@ -49,7 +50,7 @@ def task_events(task_id: str) -> Response:
     seen = _last_event_id()
     if task.is_final and seen == task.version:
         return Response(status=204)  # tells an EventSource to stay away
-    place = services().streams.take(request.environ)
+    place = services().streams.take(connection_of(request.environ))
     stream = _events(services(), task, seen, client_gone(request.environ))
     response = Response(stream, mimetype=MEDIA_TYPE)
     response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -64,7 +65,7 @@ def _last_event_id() -> int | None:
 
 def _events(house: Services, task: Task, seen: int | None, gone: Callable[[], bool]) -> Iterator[str]:
     """Yield the events after version `seen`, to the final one, or until the client leaves or the server stops."""
-    tasks, beat_seconds = house.tasks.service, house.config.event_heartbeat_seconds
+    tasks, beat_seconds = house.tasks.service, house.config.tasks.event_heartbeat_seconds
     position: int | None = None
     yield f"retry: {RECONNECT_MILLISECONDS}\n\n"
     next_beat = time.monotonic() + beat_seconds

@@ -57,7 +57,7 @@ blueprint = Blueprint("tasks", __name__)
     )
 )
 def generate_async() -> Response:
-    fields = parse_json(TaskRequest, services().config.max_json_bytes)
+    fields = parse_json(TaskRequest, services().config.audio.max_json_bytes)
     with admitted(fields, services().catalog.get(fields.model_size), idempotency_key()) as command:
         return accepted(submit_task(command, fields.webhook_url))
 

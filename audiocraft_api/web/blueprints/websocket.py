@@ -22,6 +22,7 @@ from audiocraft_api.core.errors import (
 from audiocraft_api.generation.streaming import BEAT_SECONDS, AudioStream
 from audiocraft_api.web.admission import admitted
 from audiocraft_api.web.context import request_id
+from audiocraft_api.web.disconnect import connection_of
 from audiocraft_api.web.errors import details_of, whole_seconds
 from audiocraft_api.web.observing import count_error
 from audiocraft_api.web.operations import Access, Operation, operation
@@ -49,11 +50,11 @@ logger = logging.getLogger(__name__)
 def admit() -> None:
     """Refuse in HTTP what need not become a WebSocket."""
     config = services().config
-    check_handshake(request, config.cors_origins)
+    check_handshake(request, config.server.cors_origins)
     if services().draining.is_set():
-        raise ShuttingDown("The server is shutting down; try again in a moment.")
-    g.place = services().streams.take(request.environ)
-    prepare_socket(request.environ, config.max_json_bytes)
+        raise ShuttingDown
+    g.place = services().streams.take(connection_of(request.environ))
+    prepare_socket(request.environ, config.audio.max_json_bytes)
 
 
 @blueprint.teardown_request
@@ -128,10 +129,10 @@ def _play(ws: Server, stream: AudioStream) -> None:
 
 
 def _first_message(ws: Server) -> str:
-    until = time.monotonic() + services().config.socket_timeout_seconds
+    until = time.monotonic() + services().config.server.socket_timeout_seconds
     while (message := ws.receive(timeout=BEAT_SECONDS)) is None:
         if services().draining.is_set():
-            raise ShuttingDown("The server is shutting down; try again in a moment.")
+            raise ShuttingDown
         if time.monotonic() >= until:
             raise InvalidRequest("No request came; send it as the first message.")
     if not isinstance(message, str):
@@ -150,7 +151,7 @@ def _listen(ws: Server) -> None:
         is_cancel = False
     if not is_cancel:
         raise InvalidRequest('While audio is made, only {"type": "cancel"} is understood.')
-    raise Canceled("The generation was canceled.")
+    raise Canceled
 
 
 def _tell(ws: Server, message: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def make_stepper(device: str, steppers: list[GraphStepper]) -> Callable[[Any, Co
         stepper = GraphStepper(
             weights,
             pattern,
-            num_places=config.max_batch_requests,
+            num_places=config.engine.max_batch_requests,
             max_prefix=512 if model.has_melody else 0,
             num_columns=pattern.num_columns(model.max_window_frames),
             capture=device == "cuda",

@@ -21,7 +21,8 @@ from audiocraft_api.core.params import AudioInput
 from audiocraft_api.generation.cache.result_cache import ResultCache
 from audiocraft_api.generation.cache.result_key import result_key
 from audiocraft_api.generation.cache.sqlite import SqliteResultStore
-from audiocraft_api.generation.service import GenerateCommand, GeneratedFile, GenerationService
+from audiocraft_api.generation.command import GenerateCommand, GeneratedFile
+from audiocraft_api.generation.service import GenerationService
 from audiocraft_api.model import checkpoint_file
 from audiocraft_api.model.revisions import CODEC, LANGUAGE_MODEL
 from audiocraft_api.state import schema

@@ -9,15 +9,10 @@ import json
 import logging
 import logging.config
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 from audiocraft_api.config import Config
-
-request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
-task_id_var: ContextVar[str | None] = ContextVar("task_id", default=None)
+from audiocraft_api.core.log_context import request_id_var, task_id_var
 
 # What a caller may attach by `extra=`; JSON lines carry it as fields of its own.
 EXTRA_FIELDS = ("method", "path", "status", "milliseconds", "key_id")
@@ -29,8 +24,8 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0
 
 def log_config(config: Config) -> dict[str, Any]:
     """Return the `logging.config` dictionary of this process; gunicorn's own loggers are included."""
-    formatter = JsonFormatter if config.log_format == "json" else TextFormatter
-    own: dict[str, Any] = {"level": config.log_level, "handlers": [], "propagate": True}
+    formatter = JsonFormatter if config.server.log_format == "json" else TextFormatter
+    own: dict[str, Any] = {"level": config.server.log_level, "handlers": [], "propagate": True}
     quiet = {"level": "CRITICAL"}  # it writes a traceback for each batch that a dead collector does not take
     return {
         "version": 1,
@@ -45,16 +40,6 @@ def log_config(config: Config) -> dict[str, Any]:
 def configure_logging(config: Config) -> None:
     """Send this process's log to standard error in the configured format."""
     logging.config.dictConfig(log_config(config))
-
-
-@contextmanager
-def log_lines_of(task_id: str) -> Iterator[None]:
-    """Name a task in the JSON lines that this thread writes."""
-    token = task_id_var.set(task_id)
-    try:
-        yield
-    finally:
-        task_id_var.reset(token)
 
 
 class TextFormatter(logging.Formatter):
