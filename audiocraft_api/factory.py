@@ -13,10 +13,10 @@ from audiocraft_api.access.authenticator import Authenticator
 from audiocraft_api.access.key_store import KeyStore, SqliteKeyStore
 from audiocraft_api.access.limits import Limits
 from audiocraft_api.access.quota_store import QuotaStore, SqliteQuotaStore
-from audiocraft_api.access.rate_limiter import Bursts, MemoryBursts
-from audiocraft_api.access.request_slots import Waiters
-from audiocraft_api.access.stream_slots import Streams
-from audiocraft_api.audio.upload import MelodyDecoder
+from audiocraft_api.access.rate_limiter import MemoryRateLimiter, RateLimiter
+from audiocraft_api.access.request_slots import RequestSlots
+from audiocraft_api.access.stream_slots import StreamSlots
+from audiocraft_api.audio.upload import UploadDecoder
 from audiocraft_api.config import Config, load_config
 from audiocraft_api.core.engine import Engine
 from audiocraft_api.core.observer import Observer
@@ -128,7 +128,7 @@ def create_app(
         config=config,
         state=state,
         access=Authenticator(telemetry.counting_errors(create_key_store(state), "keys"), config),
-        limits=Limits(create_bursts(config), create_quota_store(state), config),
+        limits=Limits(create_rate_limiter(config), create_quota_store(state), config),
         catalog=catalog,
         cache=cache,
         policy=PromptPolicy(config),
@@ -137,9 +137,9 @@ def create_app(
         store=store,
         generation=remote.generation if remote else generation,
         streaming=StreamingService(generation, config),
-        melodies=MelodyDecoder(config),
-        waiters=Waiters(config),
-        streams=Streams(config),
+        melodies=UploadDecoder(config),
+        request_slots=RequestSlots(config),
+        stream_slots=StreamSlots(config),
         tasks=tasks,
         telemetry=telemetry,
         health=health,
@@ -195,14 +195,14 @@ def create_quota_store(state: SqliteFile | RedisClient) -> QuotaStore:
     return RedisQuotaStore(state, PREFIX)
 
 
-def create_bursts(config: Config) -> Bursts:
+def create_rate_limiter(config: Config) -> RateLimiter:
     """Return what counts requests within a minute; it connects with its first use."""
     if not config.shares_state:
-        return MemoryBursts()
-    from audiocraft_api.access.rate_limiter import RedisBursts
+        return MemoryRateLimiter()
+    from audiocraft_api.access.rate_limiter import RedisRateLimiter
     from audiocraft_api.state.redis import PREFIX
 
-    return RedisBursts(config.state.redis_url, PREFIX)
+    return RedisRateLimiter(config.state.redis_url, PREFIX)
 
 
 def create_results(
@@ -226,7 +226,7 @@ def _create_result_store(state: SqliteFile | RedisClient, config: Config) -> Res
 def _expose(services: Services, *, has_engine: bool) -> None:
     """Have the metrics read what the services count anyway; an engine elsewhere is read where it is."""
     config, metrics = services.config, services.telemetry.metrics
-    metrics.read_from(observing.doors_source(services.waiters, services.streams))
+    metrics.read_from(observing.doors_source(services.request_slots, services.stream_slots))
     metrics.read_from(sources.queue_source(services.tasks.monitor, config))
     metrics.read_from(sources.health_source(services.health))
     if has_engine:

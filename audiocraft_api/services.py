@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from audiocraft_api.access.authenticator import Authenticator
 from audiocraft_api.access.limits import Limits
-from audiocraft_api.access.request_slots import Waiters
-from audiocraft_api.access.stream_slots import Streams
-from audiocraft_api.audio.upload import MelodyDecoder
+from audiocraft_api.access.request_slots import RequestSlots
+from audiocraft_api.access.stream_slots import StreamSlots
+from audiocraft_api.audio.upload import UploadDecoder
 from audiocraft_api.config import Config
 from audiocraft_api.core.engine import Engine
 from audiocraft_api.generation.preloading import Preloader
@@ -50,9 +50,9 @@ class Services:
     store: AudioStore
     generation: Generation
     streaming: StreamingService
-    melodies: MelodyDecoder
-    waiters: Waiters
-    streams: Streams
+    melodies: UploadDecoder
+    request_slots: RequestSlots
+    stream_slots: StreamSlots
     tasks: TaskBackend
     telemetry: Telemetry
     health: Health
@@ -81,7 +81,7 @@ class Services:
         tasks.start()
         self.engine.close(grace_seconds)
         tasks.join()
-        self.streams.close()
+        self.stream_slots.close()
         self.cache.close()
         self.store.close()
         self.state.close()

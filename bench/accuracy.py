@@ -14,7 +14,7 @@ def compare(model: Any, precision: str, num_steps: int) -> dict[str, object]:
     """
     import torch
 
-    from audiocraft_api.engine.precision import default_runner
+    from audiocraft_api.engine.precision import default_backend
     from audiocraft_api.engine.weights import decoder_weights
     from bench.engine import DESCRIPTION
 
@@ -22,7 +22,7 @@ def compare(model: Any, precision: str, num_steps: int) -> dict[str, object]:
     cond, _null = model.condition_tensors(DESCRIPTION)
     runners = []
     for each in ("exact", precision):
-        runner = default_runner(weights, each, num_slots=2, capacity=num_steps + 8)  # type: ignore[arg-type]
+        runner = default_backend(weights, each, num_slots=2, capacity=num_steps + 8)  # type: ignore[arg-type]
         runner.begin(0, cond["description"][0][0])
         runner.begin(1, None)
         runners.append(runner)
@@ -44,5 +44,5 @@ def compare(model: Any, precision: str, num_steps: int) -> dict[str, object]:
 
 
 def _guided(logits: Any) -> Any:
-    """[2, K, card], the conditional row first → [K, card]"""
+    """[2, K, codebook_size], the conditional row first → [K, codebook_size]"""
     return logits[1] + (logits[0] - logits[1]) * CFG_COEF

@@ -36,10 +36,10 @@ class LoadedOnce:
     def on_unload(self, _listener: Any) -> None:
         pass
 
-    def hand_over(self, _model: Any, _num_bytes: int) -> None:
+    def release_decoder_weights(self, _model: Any, _num_bytes: int) -> None:
         pass
 
-    def forget(self, _model: Any) -> None:
+    def evict(self, _model: Any) -> None:
         pass
 
 
@@ -107,10 +107,10 @@ def step_seconds(model: Any, precision: str, positions: tuple[int, ...], num_ste
     """Return the median time of one guided step with so many positions before it."""
     import torch
 
-    from audiocraft_api.engine.precision import default_runner
+    from audiocraft_api.engine.precision import default_backend
     from audiocraft_api.engine.weights import decoder_weights
 
-    runner = default_runner(decoder_weights(model.lm), precision, num_slots=2, capacity=1504)  # type: ignore[arg-type]
+    runner = default_backend(decoder_weights(model.lm), precision, num_slots=2, capacity=1504)  # type: ignore[arg-type]
     cond, _null = model.condition_tensors(DESCRIPTION)
     runner.begin(0, cond["description"][0][0])
     runner.begin(1, None)

@@ -23,7 +23,7 @@ NO_HASH = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What is known of a key, everything but the key. Times are seconds since the epoch."""
+    """What is known of a key, everything but the key. Timings are seconds since the epoch."""
 
     id: str
     hash: str = field(repr=False)

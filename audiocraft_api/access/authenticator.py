@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 
 from audiocraft_api.access.api_key import KEY, ApiKey, hash_of, id_of, matches
-from audiocraft_api.access.caller import DEFAULT_SCOPES, EVERYBODY, Caller, CallerLimits, scopes_of
-from audiocraft_api.access.key_cache import KnownKeys
+from audiocraft_api.access.caller import ANONYMOUS, DEFAULT_SCOPES, Caller, CallerLimits, scopes_of
+from audiocraft_api.access.key_cache import KeyCache
 from audiocraft_api.access.key_store import KeyStore
 from audiocraft_api.access.tokens import TokenVerifier
 from audiocraft_api.config import Config
@@ -33,7 +33,7 @@ class Authenticator:
     """Tells callers by their credentials. Thread-safe."""
 
     def __init__(self, store: KeyStore, config: Config, clock: Callable[[], float] = time.time) -> None:
-        self._known = KnownKeys(store)
+        self._known = KeyCache(store)
         self._environment = _keys_of_environment(config)
         self._tokens = TokenVerifier(config) if config.access.jwt_issuer else None
         self._is_guarded = config.access.require_key or bool(self._environment) or self._tokens is not None
@@ -43,23 +43,23 @@ class Authenticator:
     def caller_of(self, credential: str | None) -> Caller:
         """Return who sent a credential, or none. Raises Unauthorized, Unavailable when that cannot be told now."""
         found = self._find(credential) if credential and CREDENTIAL.fullmatch(credential) else None
-        if found is None and self.asks_for_keys():
+        if found is None and self.requires_key():
             raise Unauthorized
-        return found or EVERYBODY
+        return found or ANONYMOUS
 
-    def asks_for_keys(self) -> bool:
+    def requires_key(self) -> bool:
         """Say whether a key is needed: one is in the environment or was ever created, or tokens are taken.
 
         Raises StorageUnavailable when that cannot be told.
         """
-        return self._is_guarded or self._known.have_existed()
+        return self._is_guarded or self._known.any_key_created()
 
     def start(self) -> None:
         """Fetch what tokens are checked with; log a warning when strangers can reach a service that asks for no key."""
         if self._tokens:
             self._tokens.start()
         try:
-            if not self.asks_for_keys() and not _is_local(self._bind):
+            if not self.requires_key() and not _is_local(self._bind):
                 logger.warning(OPEN_WARNING, self._bind)
         except StorageUnavailable as error:
             logger.error("It is not known yet whether keys are configured; nobody is served until then: %s", error)

@@ -31,8 +31,8 @@ class Caller:
     limits: CallerLimits = field(default_factory=CallerLimits)
 
 
-EVERYBODY = Caller(None)
-NOBODY = Caller(None, frozenset())
+ANONYMOUS = Caller(None)
+UNAUTHENTICATED = Caller(None, frozenset())
 
 
 def scopes_of(names: Iterable[str]) -> frozenset[Scope]:

@@ -17,7 +17,7 @@ from audiocraft_api.core.errors import StorageUnavailable
 FRESH_SECONDS = 0.5  # how long an answer of the store is believed, or its failure
 
 
-class KnownKeys:
+class KeyCache:
     """The usable keys of a store. Thread-safe."""
 
     def __init__(self, store: KeyStore, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,7 +35,7 @@ class KnownKeys:
         self._refresh()
         return self._keys.get(key_id)
 
-    def have_existed(self) -> bool:
+    def any_key_created(self) -> bool:
         """Say whether a key has ever been created, even when all are revoked. Raises StorageUnavailable.
 
         Once true it stays so, even when the store is lost. While the store cannot be reached, one that had no key is

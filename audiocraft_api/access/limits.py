@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from audiocraft_api.access.caller import Caller, CallerLimits
 from audiocraft_api.access.quota_store import DAY_SECONDS, QuotaStore, Usage
-from audiocraft_api.access.rate_limiter import WINDOW_SECONDS, Bursts, Standing
+from audiocraft_api.access.rate_limiter import WINDOW_SECONDS, RateLimiter, Standing
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import QuotaExceeded, RateLimited, StorageUnavailable, TooManyRequestsAtOnce
 
@@ -46,7 +46,7 @@ class Admission:
             self.windows = []
             undo()
 
-    def keep(self) -> None:
+    def commit(self) -> None:
         """Leave the day's quota charged, whatever becomes of the request: a task has been accepted for it."""
         self._undo.pop("charge", None)
 
@@ -66,16 +66,16 @@ class Limits:
     """Admits or refuses. Thread-safe."""
 
     def __init__(
-        self, bursts: Bursts, quotas: QuotaStore, config: Config, clock: Callable[[], float] = time.time
+        self, bursts: RateLimiter, quotas: QuotaStore, config: Config, clock: Callable[[], float] = time.time
     ) -> None:
-        self._bursts = bursts
+        self._rate_limiter = bursts
         self._quotas = quotas
         self._config = config
         self._clock = clock
         self._lock = threading.Lock()
         self._num_running: Counter[str] = Counter()
 
-    def count_stranger(self, address: str) -> None:
+    def count_failed_auth(self, address: str) -> None:
         """Count a wrong key against its address. Raises RateLimited."""
         if limit := self._config.limits.address_requests_per_minute:
             self._hit("address", f"address {address}", limit)
@@ -103,10 +103,10 @@ class Limits:
             raise
         return admission
 
-    def look(self, caller: Caller | None, address: str) -> list[Window]:
+    def peek(self, caller: Caller | None, address: str) -> list[Window]:
         """Return the limits as they are, and count nothing; those of the address alone for an unknown caller."""
         windows = [
-            _burst(window, limit, self._bursts.look(counted, limit))
+            _burst(window, limit, self._rate_limiter.peek(counted, limit))
             for window, counted, limit in self._burst_limits(caller, address)
         ]
         limits = self._of(caller) if caller else CallerLimits()
@@ -142,7 +142,7 @@ class Limits:
             yield "burst", f"caller {_name(caller, address)}", limit
 
     def _hit(self, window: str, name: str, limit: int) -> Standing:
-        standing = self._bursts.hit(name, limit)
+        standing = self._rate_limiter.hit(name, limit)
         if not standing.is_allowed:
             whose = "address" if window == "address" else "key"
             sentence = f"Your {whose} may ask for {limit} generations a minute; try again after `Retry-After`."

@@ -33,17 +33,17 @@ class Standing:
     reset_seconds: float
 
 
-class Bursts(Protocol):
+class RateLimiter(Protocol):
     """Counts requests by name. Thread-safe; raises nothing."""
 
     def hit(self, name: str, limit: int) -> Standing:
         """Count one request unless that would be one too many within the window."""
 
-    def look(self, name: str, limit: int) -> Standing:
+    def peek(self, name: str, limit: int) -> Standing:
         """Return what `hit` would find, and count nothing."""
 
 
-class MemoryBursts:
+class MemoryRateLimiter:
     """Counts of one process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, max_names: int = MAX_NAMES) -> None:
@@ -63,7 +63,7 @@ class MemoryBursts:
                 self._forget(now)
             return _standing(is_allowed, times, limit, now)
 
-    def look(self, name: str, limit: int) -> Standing:
+    def peek(self, name: str, limit: int) -> Standing:
         with self._lock:
             times = self._in_window(name)
             return _standing(len(times) < limit, times, limit, self._clock())
@@ -87,7 +87,7 @@ class MemoryBursts:
             del self._times[name]
 
 
-class RedisBursts:
+class RedisRateLimiter:
     """Counts that all processes share in a Redis; while it does not answer, each process goes by its own.
 
     Its own counts have what Redis let pass here, so that the death of Redis gives nobody a new minute.
@@ -105,7 +105,7 @@ class RedisBursts:
         storage = RedisStorage(url, key_prefix=prefix + "bursts", wrap_exceptions=True, **options)
         self._limiter = MovingWindowRateLimiter(storage)
         self._item = RateLimitItemPerMinute
-        self._own = MemoryBursts()
+        self._own = MemoryRateLimiter()
         self._lock = threading.Lock()
         self._is_failing = False
         self._retry_at = 0.0
@@ -118,8 +118,8 @@ class RedisBursts:
             self._own.hit(name, limit)
         return standing
 
-    def look(self, name: str, limit: int) -> Standing:
-        return self._ask(name, limit, counts=False) or self._own.look(name, limit)
+    def peek(self, name: str, limit: int) -> Standing:
+        return self._ask(name, limit, counts=False) or self._own.peek(name, limit)
 
     def _ask(self, name: str, limit: int, *, counts: bool) -> Standing | None:
         """Return what Redis says; None when it cannot be asked."""

@@ -10,7 +10,7 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.errors import QueueFull
 
 
-class Waiters:
+class RequestSlots:
     """Places for requests that hold a thread while they wait. Thread-safe."""
 
     def __init__(self, config: Config) -> None:
@@ -21,7 +21,7 @@ class Waiters:
         self._lock = threading.Lock()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def acquire(self) -> Iterator[None]:
         """Hold a place. Raises QueueFull at once when all are taken."""
         with self._lock:
             if self.num_waiting >= self.capacity:

@@ -40,7 +40,7 @@ REFUSALS = {
 logger = logging.getLogger(__name__)
 
 
-class MelodyDecoder:
+class UploadDecoder:
     """Decodes uploads, a bounded number at a time. Thread-safe; starts no thread and keeps no file."""
 
     def __init__(self, config: Config) -> None:

@@ -27,7 +27,7 @@ class ServerSettings(Section):
         0,
         ge=0,
         le=1024,
-        description="Streams of audio or of events, and WebSockets, that may be open, each of which holds a thread; "
+        description="StreamSlots of audio or of events, and WebSockets, that may be open, each of which holds a thread; "
         "over it the answer is 503. 0 is a quarter of the threads.",
     )
     socket_timeout_seconds: float = Field(

@@ -10,14 +10,14 @@ from audiocraft_api.core.request import EngineRequest
 class Observer:
     """Forgets what it is told. Thread-safe; no method raises or waits."""
 
-    def generation_begun(self, request: EngineRequest) -> None:
+    def generation_started(self, request: EngineRequest) -> None:
         """The engine has taken a request, from the thread that asked for it."""
 
     def step(self, name: str) -> AbstractContextManager[object]:  # noqa: ARG002
         """Surround a step of one result: `convert` or `store`."""
         return nullcontext()
 
-    def result_sought(self, *, is_known: bool) -> None:
+    def cache_lookup(self, *, hit: bool) -> None:
         """A kept result was looked for, and found or not."""
 
     def task(self, task_id: str, attempt: int, traceparent: str | None) -> AbstractContextManager[object]:  # noqa: ARG002

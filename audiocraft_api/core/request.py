@@ -21,7 +21,7 @@ State = Literal["waiting", "running", "finished", "aborted"]
 
 
 @dataclass(frozen=True)
-class Outline:
+class AudioInfo:
     """What is known of a result when it is begun."""
 
     num_frames: int
@@ -44,7 +44,7 @@ class GenerationResult:
 
 
 @dataclass
-class Times:
+class Timings:
     """When things happened to a request, as `time.monotonic()`; None is not yet."""
 
     submitted: float
@@ -67,9 +67,9 @@ class EngineRequest:
         self._result: GenerationResult | None = None
         self._error: AudioCraftError | None = None
         self._num_frames_done = 0
-        self._outline: Outline | None = None
+        self._outline: AudioInfo | None = None
         self._callbacks: list[Callable[[EngineRequest], None]] = []
-        self.times = Times(submitted=time.monotonic())
+        self.times = Timings(submitted=time.monotonic())
 
     # --- the caller's side
 
@@ -83,7 +83,7 @@ class EngineRequest:
         return self._num_frames_done, 0 if self._outline is None else self._outline.num_frames
 
     @property
-    def outline(self) -> Outline | None:
+    def outline(self) -> AudioInfo | None:
         """What the result will be; None until the engine has begun."""
         return self._outline
 
@@ -161,7 +161,7 @@ class EngineRequest:
         with self._condition:
             if self._ended():
                 return
-            self._outline = Outline(num_frames, num_samples, sample_rate, revision, precision)
+            self._outline = AudioInfo(num_frames, num_samples, sample_rate, revision, precision)
             self._state = "running"
             self.times.begun = self.times.begun or time.monotonic()
 

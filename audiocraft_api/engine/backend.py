@@ -1,8 +1,8 @@
-"""What a runner is: the part that multiplies. It turns rows of tokens into logits and keeps their keys and values.
+"""What a backend is: the part that multiplies. It turns rows of tokens into logits and keeps their keys and values.
 
-A runner owns weights prepared for one device and precision, and a static key/value cache of `num_slots` rows by
+A backend owns weights prepared for one device and precision, and a static key/value cache of `num_slots` rows by
 `capacity` positions. A slot holds one row: the conditional or the null row of one request. The engine decides who
-sits in which slot and what is sampled; a runner knows nothing of requests, guidance, sampling or the delay pattern.
+sits in which slot and what is sampled; a backend knows nothing of requests, guidance, sampling or the delay pattern.
 
 The law of runners: a row's logits depend on that row alone. Whatever else is in the batch, in whichever order and
 in whichever slots, the bits are the same; so one request's audio never depends on its neighbours.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Runner(Protocol):
+class Backend(Protocol):
     """Rows in, logits out. One thread at a time; every tensor given or returned lies on the CPU."""
 
     num_slots: int
@@ -38,13 +38,13 @@ class Runner(Protocol):
 
         `prefix` float32 [P, D] stands before the embedded `tokens` int64 [K, S], S >= 1; earlier positions must have
         been run. Long inputs may come in pieces: the positions after a piece attend to all before. Returns float32
-        [K, card].
+        [K, codebook_size].
         """
 
     def decode(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
         """Run one position of every row: `tokens` int64 [R, K] at `positions` [R] of `slots` [R], all different.
 
-        Returns float32 [R, K, card], which the next call may overwrite.
+        Returns float32 [R, K, codebook_size], which the next call may overwrite.
         """
 
     def release(self, slot: int) -> None:

@@ -15,7 +15,7 @@ from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.model.audiocraft_imports import COLLECTOR_PAUSED, import_torch
 
 if TYPE_CHECKING:
-    from audiocraft_api.engine.executor import StepperFactory
+    from audiocraft_api.engine.executor import ModelRunnerFactory
     from audiocraft_api.engine.loop import DecodeLoop
     from audiocraft_api.model.model_cache import ModelCache
 
@@ -28,11 +28,11 @@ MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 600.0
 class BatchingEngine:
     """An `Engine` with one decode loop per model."""
 
-    def __init__(self, cache: ModelCache, config: Config, make_stepper: StepperFactory | None = None) -> None:
-        """`make_stepper(model, config)` is for tests; by default device and precision decide."""
+    def __init__(self, cache: ModelCache, config: Config, make_model_runner: ModelRunnerFactory | None = None) -> None:
+        """`make_model_runner(model, config)` is for tests; by default device and precision decide."""
         self._cache = cache
         self._config = config
-        self._make_stepper = make_stepper
+        self._make_stepper = make_model_runner
         self._lock = threading.Lock()
         self._loops: dict[str, DecodeLoop] = {}
         self._closing = False
@@ -82,10 +82,10 @@ class BatchingEngine:
 
     def _loop(self, name: str) -> DecodeLoop:
         from audiocraft_api.engine.loop import DecodeLoop
-        from audiocraft_api.engine.precision import make_stepper
+        from audiocraft_api.engine.precision import make_model_runner
 
         if name not in self._loops:
-            self._loops[name] = DecodeLoop(name, self._cache, self._config, self._make_stepper or make_stepper)
+            self._loops[name] = DecodeLoop(name, self._cache, self._config, self._make_stepper or make_model_runner)
         return self._loops[name]
 
     def _retry_after_seconds(self) -> float:

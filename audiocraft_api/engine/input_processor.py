@@ -15,7 +15,7 @@ from torch import Tensor
 
 from audiocraft_api.core.errors import InvalidRequest
 from audiocraft_api.core.params import GenerationParams
-from audiocraft_api.engine.sequence import Preparation, Row
+from audiocraft_api.engine.sequence import Row, WindowInputs
 
 if TYPE_CHECKING:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel, Window
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Conditions = Mapping[str, tuple[Tensor, Tensor]]  # name -> embeddings [1, L, D], mask [1, L]
 
 
-class Preparer:
+class InputProcessor:
     """Prepares the windows of requests on one model. One thread at a time."""
 
     def __init__(self, model: LoadedModel, *, max_prefix: int, exact: bool, cache_entries: int) -> None:
@@ -35,7 +35,7 @@ class Preparer:
         self._cache: OrderedDict[tuple[str, bool], Sequence[Row]] = OrderedDict()
 
     @torch.inference_mode()
-    def first(self, params: GenerationParams) -> Preparation:
+    def first(self, params: GenerationParams) -> WindowInputs:
         """Plan a request's windows, encode its prompt and compute its first conditions. Raises InvalidRequest."""
         model = self._model
         prompt = torch.zeros(model.num_codebooks, 0, dtype=torch.long)
@@ -43,12 +43,12 @@ class Preparer:
             prompt = model.encode(params.audio_prompt)[0].cpu()
         windows = model.windows(params, prompt.shape[1])
         start = windows[0].start if len(windows) > 1 else None
-        return Preparation(self._rows(params, start), windows, prompt)
+        return WindowInputs(self._rows(params, start), windows, prompt)
 
     @torch.inference_mode()
-    def later(self, params: GenerationParams, window: Window) -> Preparation:
+    def later(self, params: GenerationParams, window: Window) -> WindowInputs:
         """Compute the conditions of a later window."""
-        return Preparation(self._rows(params, window.start), (), torch.zeros(self._model.num_codebooks, 0))
+        return WindowInputs(self._rows(params, window.start), (), torch.zeros(self._model.num_codebooks, 0))
 
     def _rows(self, params: GenerationParams, start: int | None) -> Sequence[Row]:
         """Return the rows of the window at frame `start`, None for the only one."""

@@ -18,13 +18,13 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.engine import ModelStatus
 from audiocraft_api.core.errors import AudioCraftError, ShuttingDown
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.engine.codec.batching import Delivery
+from audiocraft_api.engine.codec.batching import CodecBatching
 from audiocraft_api.engine.codec.worker import CodecWorker
-from audiocraft_api.engine.executor import Prepared, StepperFactory, prepare
+from audiocraft_api.engine.executor import ModelExecutor, ModelRunnerFactory, prepare
 from audiocraft_api.engine.failures import as_request_error
-from audiocraft_api.engine.loop_stats import LoopMeter
+from audiocraft_api.engine.loop_stats import LoopStats
 from audiocraft_api.engine.scheduler import Scheduler
-from audiocraft_api.engine.sequence import Preparation, RunningRequest
+from audiocraft_api.engine.sequence import RunningRequest, WindowInputs
 
 if TYPE_CHECKING:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
@@ -39,21 +39,21 @@ POLL_SECONDS = 0.05
 class DecodeLoop:
     """Decodes the requests of one model. `submit` and the numbers are for callers' threads, the rest is the loop's."""
 
-    def __init__(self, name: str, cache: ModelCache, config: Config, make_stepper: StepperFactory) -> None:
+    def __init__(self, name: str, cache: ModelCache, config: Config, make_model_runner: ModelRunnerFactory) -> None:
         self._name = name
         self._cache = cache
         self._config = config
-        self._make_stepper = make_stepper
+        self._make_stepper = make_model_runner
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._aborting = False
         self._is_dropped = False
         self.scheduler = Scheduler(config.engine.max_batch_requests)
-        self._meter = LoopMeter()
+        self._meter = LoopStats()
         self._running: list[RunningRequest] = []
         self._draining: set[RunningRequest] = set()  # decoded; the codec has not ended with them yet
-        self._prepared: Prepared | None = None
+        self._prepared: ModelExecutor | None = None
 
     # --- callers' threads
 
@@ -83,7 +83,7 @@ class DecodeLoop:
         return self._meter.status(
             self._name,
             is_loading=self._thread is not None and prepared is None,
-            stepper=prepared.stepper if prepared else None,
+            model_runner=prepared.model_runner if prepared else None,
             num_slots=sum(len(run.slots) for run in list(self._running)),
         )
 
@@ -136,10 +136,10 @@ class DecodeLoop:
     def _serve(self, model: LoadedModel) -> None:
         """Decode on a leased model until no request is left."""
         ready = self._prepare(model)
-        self.scheduler.open(ready.stepper.num_slots)
+        self.scheduler.open(ready.model_runner.num_slots)
         with ThreadPoolExecutor(1, "engine-preparation") as self._preparation:
             self._codec = CodecWorker(ready.make_codec, model.device, self._drained)
-            self._delivery = Delivery(is_shared=model.device.type == "cpu")
+            self._delivery = CodecBatching(is_shared=model.device.type == "cpu")
             try:
                 while self._has_work():
                     self._meter.begin_pass()
@@ -191,7 +191,7 @@ class DecodeLoop:
         prefilling = [run for run in self._running if run.preparation is None and not run.is_decoding]
         for run in prefilling:
             with self._failing_alone(run):
-                self._ready.stepper.prefill(run)
+                self._ready.model_runner.prefill(run)
         decoding = [run for run in self._running if run.is_decoding and run not in prefilling]
         if decoding:
             self._decode(decoding)
@@ -200,24 +200,24 @@ class DecodeLoop:
     def _decode(self, runs: list[RunningRequest]) -> None:
         begin, num_filled = time.monotonic(), runs[0].num_filled
         num_rows = sum(len(run.rows) for run in runs)
-        for run, error in self._ready.stepper.decode(runs).items():
+        for run, error in self._ready.model_runner.decode(runs).items():
             run.request.fail(error)
             self._leave(run)
         num_steps = max(1, runs[0].num_filled - num_filled)
         self._delivery.begin(len(runs), num_steps)
         self._meter.add(num_rows, num_steps, time.monotonic() - begin)
 
-    def _prepare_window(self, run: RunningRequest, preparation: Future[Preparation]) -> None:
+    def _prepare_window(self, run: RunningRequest, preparation: Future[WindowInputs]) -> None:
         run.preparation = preparation
         preparation.add_done_callback(lambda _: self._wake.set())
 
     def _begin_window(self, run: RunningRequest) -> None:
         assert run.preparation is not None
-        run.begin_window(run.preparation.result(), self._ready.stepper.pattern)
+        run.begin_window(run.preparation.result(), self._ready.model_runner.pattern)
         self._ready.start(run.request, run.num_output_frames)
         while len(run.slots) > len(run.rows):  # without guidance one row is enough
             self.scheduler.give_back(run.slots.pop())
-        self._ready.stepper.begin(run)
+        self._ready.model_runner.begin(run)
 
     def _postprocess(self) -> None:
         """Hand complete frames to the codec; end windows and requests."""
@@ -226,7 +226,7 @@ class DecodeLoop:
                 continue
             done = run.is_window_done
             last = done and run.next_window is None
-            codes = run.take_codes(0 if done else self._delivery.fewest_frames(run.num_delivered))
+            codes = run.take_codes(0 if done else self._delivery.min_frames(run.num_delivered))
             if last:
                 self._draining.add(run)
                 self._leave(run)
@@ -245,7 +245,7 @@ class DecodeLoop:
         self._running.remove(run)
         if run.preparation is not None:
             run.preparation.cancel()  # unless it has begun: who comes next must not wait for what nobody wants
-        self._ready.stepper.release(run)
+        self._ready.model_runner.release(run)
         self.scheduler.leave(run.slots)
 
     def _end_stopped(self, request: EngineRequest) -> None:
@@ -275,7 +275,7 @@ class DecodeLoop:
         self.scheduler.close()
         self._discard()  # whatever state it is in
 
-    def _prepare(self, model: LoadedModel) -> Prepared:
+    def _prepare(self, model: LoadedModel) -> ModelExecutor:
         """Prepare weights and cache once for each loaded model."""
         # Takes seconds, so not under the lock: `drop` keeps off while there is a thread.
         self._is_dropped = False
@@ -286,11 +286,11 @@ class DecodeLoop:
 
     def _discard(self) -> None:
         if self._prepared is not None:
-            self._prepared.stepper.close()
-            self._cache.forget(self._prepared.model)
+            self._prepared.model_runner.close()
+            self._cache.evict(self._prepared.model)
             self._prepared = None
 
     @property
-    def _ready(self) -> Prepared:
+    def _ready(self) -> ModelExecutor:
         assert self._prepared is not None
         return self._prepared

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from audiocraft_api.core.engine import BATCH_ROWS, DecodeCounts, ModelStatus
 
 if TYPE_CHECKING:
-    from audiocraft_api.engine.model_runner import Stepper
+    from audiocraft_api.engine.model_runner import ModelRunner
 
 # Weight of the newest step in the mean time of a step.
 SPEED_SMOOTHING = 0.05
 
 
-class LoopMeter:
+class LoopStats:
     """The numbers of one loop, over all its threads' lives."""
 
     def __init__(self) -> None:
@@ -44,15 +44,15 @@ class LoopMeter:
         self.step_seconds += weight * (seconds / num_steps - self.step_seconds)
 
     def status(
-        self, model: str, *, is_loading: bool = False, stepper: Stepper | None = None, num_slots: int = 0
+        self, model: str, *, is_loading: bool = False, model_runner: ModelRunner | None = None, num_slots: int = 0
     ) -> ModelStatus:
-        """Tell what is done with a model, in so many slots of a stepper."""
+        """Tell what is done with a model, in so many slots of a model_runner."""
         last_pass = self._last_pass
         return ModelStatus(
             model,
             is_loading=is_loading,
             stalled_seconds=0.0 if last_pass is None else max(0.0, time.monotonic() - last_pass),
             counts=DecodeCounts(tuple(self._steps_by_rows), self._num_rows, self._seconds),
-            kv_cache_bytes=stepper.slot_bytes * stepper.num_slots if stepper else 0,
-            kv_cache_used_bytes=stepper.slot_bytes * num_slots if stepper else 0,
+            kv_cache_bytes=model_runner.slot_bytes * model_runner.num_slots if model_runner else 0,
+            kv_cache_used_bytes=model_runner.slot_bytes * num_slots if model_runner else 0,
         )

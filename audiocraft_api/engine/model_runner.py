@@ -1,6 +1,6 @@
 """The model's part of a step: prefill one request, decode many. The sampled tokens are written into their sequences.
 
-`HostStepper` samples on the CPU over any `Runner`. The CUDA stepper keeps all of it on the device.
+`CpuModelRunner` samples on the CPU over any `Backend`. The CUDA model_runner keeps all of it on the device.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from audiocraft_api.core.errors import AudioCraftError
-from audiocraft_api.engine.backend import Runner
+from audiocraft_api.engine.backend import Backend
 from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.failures import as_request_error
 from audiocraft_api.engine.samplers import Sampler
@@ -27,7 +27,7 @@ PREFILL_POSITIONS = 128
 Failures = dict[RunningRequest, AudioCraftError]
 
 
-class Stepper(Protocol):
+class ModelRunner(Protocol):
     """Runs requests on one model. One thread at a time."""
 
     num_slots: int
@@ -53,12 +53,12 @@ class Stepper(Protocol):
     def close(self) -> None: ...
 
 
-class HostStepper:
-    """Steps over a `Runner`, with sampling on the CPU."""
+class CpuModelRunner:
+    """Steps over a `Backend`, with sampling on the CPU."""
 
     def __init__(
         self,
-        runner: Runner,
+        backend: Backend,
         sampler: Sampler,
         pattern: DelayPattern,
         *,
@@ -66,18 +66,18 @@ class HostStepper:
         is_exact: bool,
         slot_bytes: int = 0,
     ) -> None:
-        self._runner, self._sampler = runner, sampler
+        self._backend, self._sampler = backend, sampler
         self.slot_bytes = slot_bytes
-        self.num_slots = runner.num_slots
-        self.own_weight_bytes = runner.own_weight_bytes
+        self.num_slots = backend.num_slots
+        self.own_weight_bytes = backend.own_weight_bytes
         self.max_prefix = max_prefix
         self.pattern = pattern
         self.is_exact = is_exact
-        self.precision = "exact" if is_exact else runner.precision
+        self.precision = "exact" if is_exact else backend.precision
 
     def begin(self, run: RunningRequest) -> None:
         for slot, row in zip(run.slots, run.rows, strict=True):
-            self._runner.begin(slot, row.context)
+            self._backend.begin(slot, row.context)
 
     @torch.inference_mode()
     def prefill(self, run: RunningRequest) -> None:
@@ -85,7 +85,7 @@ class HostStepper:
         end = min(run.num_filled, run.num_fed + max(1, PREFILL_POSITIONS - run.num_prefix_left))
         tokens = run.sequence[:, run.num_fed : end]
         logits = [
-            self._runner.prefill(slot, position, None if run.is_prefix_run else row.prefix, tokens)
+            self._backend.prefill(slot, position, None if run.is_prefix_run else row.prefix, tokens)
             for slot, row in zip(run.slots, run.rows, strict=True)
         ]
         run.is_prefix_run = True
@@ -116,13 +116,13 @@ class HostStepper:
 
     def release(self, run: RunningRequest) -> None:
         for slot in run.slots:
-            self._runner.release(slot)
+            self._backend.release(slot)
 
     def close(self) -> None:
-        self._runner.close()
+        self._backend.close()
 
     def _logits(self, runs: Sequence[RunningRequest]) -> Tensor:
         slots = [slot for run in runs for slot in run.slots]
         positions = [run.position for run in runs for _ in run.slots]
         tokens = torch.stack([run.next_column for run in runs for _ in run.slots])  # [R, K]
-        return self._runner.decode(slots, tokens, positions)  # [R, K, card]
+        return self._backend.decode(slots, tokens, positions)  # [R, K, codebook_size]

@@ -14,10 +14,10 @@ _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
 
 
-def exponential_noise(seeds: Tensor, draws: Tensor, num_codebooks: int, card: int) -> Tensor:
-    """Return Exp(1) noise float32 [N, K, card] for seeds and numbers of draws int64 [N]; strictly positive."""
+def exponential_noise(seeds: Tensor, draws: Tensor, num_codebooks: int, codebook_size: int) -> Tensor:
+    """Return Exp(1) noise float32 [N, K, codebook_size] for seeds and numbers of draws int64 [N]; strictly positive."""
     stream = _mixed(seeds + _GAMMA * (draws + 1)).view(-1, 1, 1)
-    index = torch.arange(num_codebooks * card, device=seeds.device).view(1, num_codebooks, card)
+    index = torch.arange(num_codebooks * codebook_size, device=seeds.device).view(1, num_codebooks, codebook_size)
     bits = _shifted(_mixed(stream + _GAMMA * (index + 1)), 40)  # the upper 24, exact in float32
     return -torch.log((bits.float() + 0.5) * 2.0**-24)
 

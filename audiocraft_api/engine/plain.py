@@ -17,7 +17,7 @@ from audiocraft_api.core.engine import EngineStatus
 from audiocraft_api.core.errors import AudioCraftError, GenerationFailed, OutOfMemory, QueueFull, ShuttingDown
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.engine.loop_stats import LoopMeter
+from audiocraft_api.engine.loop_stats import LoopStats
 from audiocraft_api.model.model_cache import ModelCache
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class PlainEngine:
         self._thread: threading.Thread | None = None
         self._is_closed = False
         self._mean_seconds = _FIRST_GUESS_SECONDS
-        self._meters: dict[str, LoopMeter] = {}  # by model; written by the thread alone
+        self._meters: dict[str, LoopStats] = {}  # by model; written by the thread alone
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         """Take a request and return at once. Raises QueueFull and ShuttingDown."""
@@ -94,7 +94,7 @@ class PlainEngine:
                 if not self._waiting:
                     return
                 self._running = request = self._waiting.popleft()
-                self._meters.setdefault(request.params.model, LoopMeter())
+                self._meters.setdefault(request.params.model, LoopStats())
             try:
                 self._serve(request)
             finally:

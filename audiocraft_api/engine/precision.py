@@ -1,4 +1,4 @@
-"""Which arithmetic runs a model: device and setting in, a stepper over the right runner out.
+"""Which arithmetic runs a model: device and setting in, a model_runner over the right backend out.
 
 `exact` is float32 in audiocraft's order of operations. On the CPU the native kernels are taken where they could be
 built, else PyTorch's; `auto` is the fastest that stays within the accuracy rule of docs/engine.md.
@@ -14,20 +14,20 @@ import torch
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import OutOfMemory
-from audiocraft_api.engine.backend import Runner
+from audiocraft_api.engine.backend import Backend
 from audiocraft_api.engine.cpu.native_backend import (
     Format,
-    NativeRunner,
+    NativeBackend,
     has_byte_arithmetic,
     native_slot_bytes,
     native_supports,
 )
-from audiocraft_api.engine.cuda.graph_runner import MAX_CONTEXT, GraphStepper
+from audiocraft_api.engine.cuda.graph_runner import MAX_CONTEXT, CudaGraphRunner
 from audiocraft_api.engine.delay import DelayPattern
-from audiocraft_api.engine.model_runner import HostStepper, Stepper
+from audiocraft_api.engine.model_runner import CpuModelRunner, ModelRunner
 from audiocraft_api.engine.samplers import NativeSampler, Sampler, TorchSampler, counter_noise, request_noise
 from audiocraft_api.engine.scheduler import ROWS_PER_REQUEST
-from audiocraft_api.engine.torch_backend import TorchRunner, packed_linear, plain_linear
+from audiocraft_api.engine.torch_backend import TorchBackend, packed_linear, plain_linear
 from audiocraft_api.engine.weights import DecoderWeights, converted, decoder_weights
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["auto", "exact", "fp16", "bf16", "int8", "int6"]
 
-RunnerFactory = Callable[..., Runner]  # called like `default_runner`
+BackendFactory = Callable[..., Backend]  # called like `default_backend`
 
 _NATIVE_FORMATS: dict[Precision, Format] = {
     "exact": "float32",
@@ -60,9 +60,9 @@ _CUDA_TYPES = {
 MAX_PREFIX = 1024
 
 
-def make_stepper(model: LoadedModel, config: Config, make_runner: RunnerFactory | None = None) -> Stepper:
+def make_model_runner(model: LoadedModel, config: Config, make_backend: BackendFactory | None = None) -> ModelRunner:
     """Prepare a loaded model for decoding. Raises GenerationFailed for an unknown architecture, OutOfMemory."""
-    make_runner = make_runner or default_runner
+    make_backend = make_backend or default_backend
     pattern = DelayPattern(model.lm.pattern_provider.delays, model.special_token_id)
     weights = decoder_weights(model.lm)
     max_prefix = MAX_PREFIX if model.lm.fuser.fuse2cond["prepend"] else 0
@@ -73,7 +73,7 @@ def make_stepper(model: LoadedModel, config: Config, make_runner: RunnerFactory 
         dtype = _CUDA_TYPES[config.engine.precision]
         if config.engine.precision in ("int8", "int6"):
             logger.warning("Precision %s is for CPUs; computing in float16.", config.engine.precision)
-        return GraphStepper(
+        return CudaGraphRunner(
             converted(weights, dtype, model.device),
             pattern,
             num_places=num_slots // ROWS_PER_REQUEST,
@@ -82,30 +82,30 @@ def make_stepper(model: LoadedModel, config: Config, make_runner: RunnerFactory 
             slot_bytes=slot_bytes,
             capture=True,
         )
-    runner = make_runner(weights, config.engine.precision, num_slots=num_slots, capacity=capacity)
+    backend = make_backend(weights, config.engine.precision, num_slots=num_slots, capacity=capacity)
     is_exact = config.engine.precision == "exact"
-    sampler = make_sampler(runner, is_exact=is_exact)
-    return HostStepper(runner, sampler, pattern, max_prefix=max_prefix, is_exact=is_exact, slot_bytes=slot_bytes)
+    sampler = make_sampler(backend, is_exact=is_exact)
+    return CpuModelRunner(backend, sampler, pattern, max_prefix=max_prefix, is_exact=is_exact, slot_bytes=slot_bytes)
 
 
-def default_runner(weights: DecoderWeights, precision: Precision, *, num_slots: int, capacity: int) -> Runner:
-    """Return the runner of a precision: native where the kernels are built and fit, else of PyTorch's operations."""
+def default_backend(weights: DecoderWeights, precision: Precision, *, num_slots: int, capacity: int) -> Backend:
+    """Return the backend of a precision: native where the kernels are built and fit, else of PyTorch's operations."""
     is_cpu = weights.out_norm_weight.device.type == "cpu"
     if is_cpu and native_supports(weights):
         weight_format = native_format(precision)
-        return NativeRunner(weights, num_slots=num_slots, capacity=capacity, weight_format=weight_format)
+        return NativeBackend(weights, num_slots=num_slots, capacity=capacity, weight_format=weight_format)
     if precision not in ("auto", "exact"):
         logger.warning("Precision %s needs the native kernels, which are not there; computing in float32.", precision)
     prepare = packed_linear if is_cpu and torch.backends.mkldnn.is_available() else plain_linear  # type: ignore[no-untyped-call]
     weights = converted(weights, torch.float32, weights.out_norm_weight.device)
-    return TorchRunner(weights, num_slots=num_slots, capacity=capacity, prepare=prepare)
+    return TorchBackend(weights, num_slots=num_slots, capacity=capacity, prepare=prepare)
 
 
-def make_sampler(runner: Runner, *, is_exact: bool) -> Sampler:
-    """Return what samples beside a runner: audiocraft's generator for `exact`, else the quickest that there is."""
+def make_sampler(backend: Backend, *, is_exact: bool) -> Sampler:
+    """Return what samples beside a backend: audiocraft's generator for `exact`, else the quickest that there is."""
     if is_exact:
         return TorchSampler(request_noise)
-    return NativeSampler(runner) if isinstance(runner, NativeRunner) else TorchSampler(counter_noise)
+    return NativeSampler(backend) if isinstance(backend, NativeBackend) else TorchSampler(counter_noise)
 
 
 def native_format(precision: Precision) -> Format:

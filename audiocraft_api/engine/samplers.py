@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from audiocraft_api.core.errors import AudioCraftError
-from audiocraft_api.engine.cpu.native.library import Choice
-from audiocraft_api.engine.cpu.native_backend import NativeRunner
+from audiocraft_api.engine.cpu.native.library import SamplingParams
+from audiocraft_api.engine.cpu.native_backend import NativeBackend
 from audiocraft_api.engine.failures import as_request_error, not_finite
 from audiocraft_api.engine.noise import exponential_noise
 from audiocraft_api.engine.sampling import Noise, generator_noise, guide, sample
@@ -23,7 +23,7 @@ from audiocraft_api.engine.sequence import RunningRequest
 
 class Sampler(Protocol):
     def sample(self, runs: Sequence[RunningRequest], logits: Tensor) -> list[Tensor | AudioCraftError]:
-        """Choose the tokens int64 [K] of every request from all their rows' logits [R, K, card], or say why not."""
+        """Choose the tokens int64 [K] of every request from all their rows' logits [R, K, codebook_size], or say why not."""
 
 
 def request_noise(run: RunningRequest) -> Noise:
@@ -60,18 +60,18 @@ class TorchSampler:
 class NativeSampler:
     """All requests in one call of the native library."""
 
-    def __init__(self, runner: NativeRunner) -> None:
-        self._runner = runner
+    def __init__(self, backend: NativeBackend) -> None:
+        self._backend = backend
 
     def sample(self, runs: Sequence[RunningRequest], logits: Tensor) -> list[Tensor | AudioCraftError]:
-        tokens = self._runner.sample([_choice(run) for run in runs], logits)
+        tokens = self._backend.sample([_choice(run) for run in runs], logits)
         are_broken = (tokens < 0).any(dim=1).tolist()
         return [not_finite() if broken else row for row, broken in zip(tokens, are_broken, strict=True)]
 
 
-def _choice(run: RunningRequest) -> Choice:
+def _choice(run: RunningRequest) -> SamplingParams:
     params = run.params
-    return Choice(
+    return SamplingParams(
         seed=params.seed,
         draw=run.num_draws,
         rows=len(run.rows),

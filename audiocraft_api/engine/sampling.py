@@ -1,6 +1,6 @@
 """From logits to tokens, with audiocraft's arithmetic (`lm.py::_sample_next_token`).
 
-One request at a time, always on [K, card]: a row's sums must not depend on how many rows stand beside it. Where the
+One request at a time, always on [K, codebook_size]: a row's sums must not depend on how many rows stand beside it. Where the
 noise comes from is the caller's choice.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audiocraft_api.core.params import GenerationParams
 
-# Exp(1) noise in the shape of the probabilities [K, card] that it is given.
+# Exp(1) noise in the shape of the probabilities [K, codebook_size] that it is given.
 Noise = Callable[[Tensor], Tensor]
 
 
@@ -30,7 +30,7 @@ def guide(cond: Tensor, null: Tensor, cfg_coef: float) -> Tensor:
 
 
 def sample(logits: Tensor, params: GenerationParams, noise: Noise) -> Tensor:
-    """Draw one token per codebook from logits [K, card]: tokens int64 [K].
+    """Draw one token per codebook from logits [K, codebook_size]: tokens int64 [K].
 
     Greedy without sampling or at temperature 0; else `top_p` over 0 wins over `top_k`, and 0 turns either off.
     """

@@ -1,4 +1,4 @@
-"""One running request: its windows, its sequence and how far it has come. All the state that is not the runner's.
+"""One running request: its windows, its sequence and how far it has come. All the state that is not the backend's.
 
 Two numbers say where it stands in a window: `num_filled` columns of the sequence hold tokens, `num_fed` of them have
 been through the model. The difference is 1 while it decodes, more before a prefill.
@@ -30,7 +30,7 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Preparation:
+class WindowInputs:
     """What must be known before a window begins: its rows and, for the first one, the windows and the prompt."""
 
     rows: Sequence[Row]  # conditional, null; or conditional alone
@@ -47,7 +47,7 @@ class RunningRequest:
         self.generator = torch.Generator().manual_seed(self.params.seed)
         self.num_draws = 0  # columns sampled, in all windows
         self.slots = list(slots)
-        self.preparation: Future[Preparation] | None = None  # of the next window; None while one is running
+        self.preparation: Future[WindowInputs] | None = None  # of the next window; None while one is running
         self.rows: Sequence[Row] = ()
         self.decoder: Any = None  # of the codec, opened and used by the codec's thread
         self._windows: Sequence[Window] = ()
@@ -63,7 +63,7 @@ class RunningRequest:
         self._num_frames = 0
         self.num_delivered = self._delivered_at_start = 0
 
-    def begin_window(self, preparation: Preparation, pattern: DelayPattern) -> None:
+    def begin_window(self, preparation: WindowInputs, pattern: DelayPattern) -> None:
         """Take the next window: lay out its sequence and start where its prompt ends."""
         prompt = preparation.prompt
         if self._index < 0:

@@ -1,4 +1,4 @@
-"""The plain runner: PyTorch operations, eagerly, on any device. The twin that the native and the captured one are tested
+"""The plain backend: PyTorch operations, eagerly, on any device. The twin that the native and the captured one are tested
 against, and what runs where neither can.
 
 A row's bits must not depend on the batch, and a matrix product's may depend on its number of rows. So all products of a
@@ -41,8 +41,8 @@ def embed(weights: DecoderWeights, tokens: Tensor) -> Tensor:
     return x
 
 
-class TorchRunner:
-    """A `Runner` of PyTorch operations, in float32 or with half precision in products and attention."""
+class TorchBackend:
+    """A `Backend` of PyTorch operations, in float32 or with half precision in products and attention."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class TorchRunner:
         capacity: int,
         prepare: Callable[[Tensor], Linear] = plain_linear,
     ) -> None:
-        """`weights` lie on the device and in the type that the runner shall use."""
+        """`weights` lie on the device and in the type that the backend shall use."""
         self.num_slots, self.capacity = num_slots, capacity
         self.own_weight_bytes = 0
         first = weights.out_norm_weight

@@ -1,7 +1,7 @@
 """The body of the language model for one position or many: the order of operations, without the memory.
 
 Where keys and values lie, and over which the queries attend, is the caller's: it passes the attention in. So the eager
-runner and the captured step run the same lines. In half precision the sums between the blocks and the norms stay
+backend and the captured step run the same lines. In half precision the sums between the blocks and the norms stay
 float32, as they do under audiocraft's autocast.
 """
 
@@ -29,7 +29,7 @@ class TransformerBody:
         """`prepare` turns a weight [O, I] into the linear that multiplies with it."""
         self._layers = [_Layer(layer, prepare) for layer in weights.layers]
         self._norm = _norm(weights.out_norm_weight, weights.out_norm_bias)
-        self._heads = prepare(torch.cat(weights.heads))  # one product for all codebooks, [K card, D]
+        self._heads = prepare(torch.cat(weights.heads))  # one product for all codebooks, [K codebook_size, D]
         self._num_codebooks = weights.num_codebooks
 
     def __call__(self, x: Tensor, attend: SelfAttention, attend_cross: CrossAttention | None) -> Tensor:
@@ -43,7 +43,7 @@ class TransformerBody:
         return x
 
     def logits(self, x: Tensor) -> Tensor:
-        """Turn the last layer's output [N, D] into logits [N, K, card]."""
+        """Turn the last layer's output [N, D] into logits [N, K, codebook_size]."""
         return self._heads(self._norm(x)).view(len(x), self._num_codebooks, -1)
 
 

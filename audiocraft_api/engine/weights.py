@@ -47,13 +47,13 @@ class LayerWeights:
 
 @dataclass(frozen=True, eq=False)
 class DecoderWeights:
-    """All that a runner needs of a language model."""
+    """All that a backend needs of a language model."""
 
-    embeddings: list[Tensor]  # K of [card + 1, D]; the last row is the special token
+    embeddings: list[Tensor]  # K of [codebook_size + 1, D]; the last row is the special token
     layers: list[LayerWeights]
     out_norm_weight: Tensor  # [D]
     out_norm_bias: Tensor  # [D]
-    heads: list[Tensor]  # K of [card, D]
+    heads: list[Tensor]  # K of [codebook_size, D]
     num_heads: int
     max_period: float
     positional_scale: float
@@ -63,7 +63,7 @@ class DecoderWeights:
         return int(self.out_norm_weight.shape[0])
 
     @property
-    def card(self) -> int:
+    def codebook_size(self) -> int:
         return int(self.heads[0].shape[0])
 
     @property

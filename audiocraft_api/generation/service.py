@@ -25,7 +25,7 @@ from audiocraft_api.generation.recipe import Recipe, details_of
 from audiocraft_api.storage.base import AudioStore
 
 if TYPE_CHECKING:
-    from audiocraft_api.generation.cache.base import KnownResult
+    from audiocraft_api.generation.cache.base import CachedResult
     from audiocraft_api.generation.cache.result_cache import ResultCache
 
 CLIENT_POLL_SECONDS = 0.1
@@ -66,7 +66,7 @@ class Way(Generic[T]):
 
     make: Callable[[Callable[[], bool]], T]  # anew; given whether the client is gone
     store: Callable[[T], str]  # once more, under a name of its own
-    reuse: Callable[[KnownResult], T]  # raises NotFound when the file is gone
+    reuse: Callable[[CachedResult], T]  # raises NotFound when the file is gone
 
 
 class GenerationService:
@@ -110,7 +110,7 @@ class GenerationService:
         def store(made: GeneratedFile) -> str:
             return self._store.copy(made.filename, owner).filename
 
-        def reuse(known: KnownResult) -> GeneratedFile:
+        def reuse(known: CachedResult) -> GeneratedFile:
             filename = self._store.copy(known.filename, owner).filename
             return GeneratedFile(filename, self._store.url_for(filename), _known_recipe(known, started))
 
@@ -130,7 +130,7 @@ class GenerationService:
             extension = convert.FORMATS[command.output_format].extension
             return self._store.save(made.audio, extension, command.audio_owner).filename
 
-        def reuse(known: KnownResult) -> GeneratedBytes:
+        def reuse(known: CachedResult) -> GeneratedBytes:
             with self._store.open(known.filename).file as file:
                 return GeneratedBytes(file.read(), _known_recipe(known, started))
 
@@ -158,7 +158,7 @@ class GenerationService:
         )
         deadline = started + (deadline_seconds or self._config.engine.request_deadline_seconds)
         request = self._engine.submit(params, deadline=deadline)
-        self._observer.generation_begun(request)
+        self._observer.generation_started(request)
         return Submission(command, params, request, started)
 
     def await_result(self, submission: Submission, client_gone: Callable[[], bool]) -> GenerationResult:
@@ -218,5 +218,5 @@ class GenerationService:
         return audio, recipe
 
 
-def _known_recipe(known: KnownResult, started: float) -> Recipe:
+def _known_recipe(known: CachedResult, started: float) -> Recipe:
     return replace(Recipe.from_answer(known.answer), is_cached=True).timed_since(started)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from audiocraft_api.audio.convert import FORMATS, AudioFormat
 from audiocraft_api.audio.stream_encoding import StreamEncoder, open_encoder
 from audiocraft_api.config import Config
-from audiocraft_api.core.request import Outline
+from audiocraft_api.core.request import AudioInfo
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.generation.service import GenerationService, Submission
@@ -31,7 +31,7 @@ class AudioStream:
         self._encoder: StreamEncoder | None = None
 
     @property
-    def outline(self) -> Outline | None:
+    def outline(self) -> AudioInfo | None:
         """What the audio will be; known from the first piece that is not empty."""
         return self.submission.request.outline
 
@@ -76,7 +76,7 @@ class AudioStream:
             self.format.name, num_channels, outline.sample_rate, outline.num_samples, self._timeout_seconds
         )
 
-    def _begun(self) -> Outline:
+    def _begun(self) -> AudioInfo:
         assert self.outline is not None
         return self.outline
 

@@ -76,17 +76,17 @@ class LoadedModel:
         return self._handed_over_bytes + sum(tensor.nbytes for tensor in self._tensors() if not tensor.is_meta)
 
     @property
-    def is_handed_over(self) -> bool:
+    def has_released_decoder_weights(self) -> bool:
         """Whether this model can only make conditions and run its codec, because something else decodes for it."""
         return bool(self._handed_over_bytes)
 
-    def widen(self) -> None:
+    def to_float32(self) -> None:
         """Turn the decoder's weights into what audiocraft itself computes in; runners take them as they are stored."""
         if self.device.type == "cpu":
             for part in self._decoder():
                 part.float()
 
-    def hand_over(self, num_bytes: int) -> None:
+    def release_decoder_weights(self, num_bytes: int) -> None:
         """Let go of the decoder's weights: a runner has its own copy, of `num_bytes`."""
         for part in self._decoder():
             part.to("meta")
@@ -160,7 +160,7 @@ class LoadedModel:
             prompt = None if params.audio_prompt is None else self.encode(params.audio_prompt)
             windows = self.windows(params, 0 if prompt is None else prompt.shape[-1])
             wrapper = self._wrapper()
-            self.widen()
+            self.to_float32()
             self._set_generation_params(wrapper, params)
             wrapper.set_custom_progress_callback(self._progress(windows, on_step))
             attributes = self._attributes(wrapper, params.description, params.melody)

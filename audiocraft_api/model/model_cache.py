@@ -129,19 +129,19 @@ class ModelCache:
         """Call `listener(name)` after a model left the cache, so that what was made from it can go too."""
         self._listeners.append(listener)
 
-    def hand_over(self, model: LoadedModel, num_bytes: int) -> None:
+    def release_decoder_weights(self, model: LoadedModel, num_bytes: int) -> None:
         """Let a model's decoder go to the leaseholder, who has packed its weights into `num_bytes` of his own.
 
-        Until then he prepares from the model; once he lets his copy go he calls `forget`.
+        Until then he prepares from the model; once he lets his copy go he calls `evict`.
         """
-        model.hand_over(num_bytes)
+        model.release_decoder_weights(num_bytes)
         _trim()
 
-    def forget(self, model: LoadedModel) -> None:
+    def evict(self, model: LoadedModel) -> None:
         """Drop a model whose decoder was handed over and is gone; the next lease loads it anew."""
         with self._condition:
             for slot in self._slots.values():
-                if slot.model is model and model.is_handed_over:
+                if slot.model is model and model.has_released_decoder_weights:
                     slot.model, slot.state = None, "unloaded"
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ from audiocraft_api.generation.command import GeneratedFile
 from audiocraft_api.generation.service import GenerationService
 from audiocraft_api.storage.base import AudioStore
 from audiocraft_api.tasks.command import TRACE, unpack
-from audiocraft_api.tasks.store.base import HeartbeatAnswer, TaskStore
+from audiocraft_api.tasks.store.base import HeartbeatResponse, TaskStore
 from audiocraft_api.tasks.task import FINAL_STATES, State, Task
 
 HEARTBEAT_SECONDS = 0.5  # at most; bounds how late a cancel and the progress are seen
@@ -140,7 +140,7 @@ class Heartbeat:
     """Keeps a claim alive from a thread of its own, writes the progress, and learns whether to go on."""
 
     def __init__(self, tasks: TaskStore, task: Task, seconds: float, stopping: threading.Event) -> None:
-        self.answer: HeartbeatAnswer = "held"
+        self.answer: HeartbeatResponse = "held"
         self._tasks = tasks
         self._task = task
         self._seconds = seconds

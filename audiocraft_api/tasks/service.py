@@ -25,7 +25,7 @@ MAX_RETRY_AFTER_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Outlook:
+class TaskEstimate:
     """What lies before a task: its place among the queued (about: callers are served in turn) and the seconds to its end, where known."""
 
     position: int | None
@@ -104,20 +104,20 @@ class TaskService:
         """Return the task once it has changed, or as it is after the time-out. Raises NotFound when it expired."""
         return _owned(self._tasks.wait_for_change(task.id, task.version, timeout_seconds), task.owner)
 
-    def outlook(self, task: Task) -> Outlook:
+    def estimate(self, task: Task) -> TaskEstimate:
         """Estimate a task's way to its end from the measured speed."""
         if task.state == "queued":
             position = self._tasks.position(task.id)
             status = self._tasks.status()
             if position is None or status.mean_run_seconds is None:
-                return Outlook(position, None)
+                return TaskEstimate(position, None)
             num_rounds = 1 + position / max(status.num_processing, 1)
-            return Outlook(position, status.mean_run_seconds * num_rounds)
+            return TaskEstimate(position, status.mean_run_seconds * num_rounds)
         if task.state == "processing" and task.started is not None and task.num_frames_done > 0:
             num_frames_left = task.num_frames_total - task.num_frames_done
             elapsed_seconds = max(time.time() - task.started, 0.0)
-            return Outlook(None, elapsed_seconds / task.num_frames_done * num_frames_left)
-        return Outlook(None, None)
+            return TaskEstimate(None, elapsed_seconds / task.num_frames_done * num_frames_left)
+        return TaskEstimate(None, None)
 
     def status(self) -> QueueStatus:
         """Return how many tasks wait and run."""

@@ -27,7 +27,7 @@ class NewTask:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A task as a store keeps it. Times are seconds since the epoch."""
+    """A task as a store keeps it. Timings are seconds since the epoch."""
 
     id: str
     number: int  # rises with acceptance: the order of the queue, and the cursor of pages

@@ -74,7 +74,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "waiting_synchronous_requests", "gauge", "Requests that hold a thread while they wait.", place="servers"
     ),
     MetricSpec("max_synchronous_requests", "gauge", "Bound of those.", place="servers"),
-    MetricSpec("open_streams", "gauge", "Streams of audio and of events, and WebSockets.", place="servers"),
+    MetricSpec("open_streams", "gauge", "StreamSlots of audio and of events, and WebSockets.", place="servers"),
     MetricSpec("max_streams", "gauge", "Bound of those.", place="servers"),
     # queue
     MetricSpec("queued_tasks", "gauge", "Tasks that wait to be worked.", place="servers", shared=True),

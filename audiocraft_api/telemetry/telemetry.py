@@ -28,7 +28,7 @@ class Telemetry(Observer):
         self.metrics = Metrics(place)
         self.tracing = _tracing(config)
 
-    def generation_begun(self, request: EngineRequest) -> None:
+    def generation_started(self, request: EngineRequest) -> None:
         """Count the generation when it ends, and trace it under what this thread does now."""
         request.add_done_callback(self._count_generation)
         if self.tracing is not None:
@@ -42,9 +42,9 @@ class Telemetry(Observer):
             yield
         self.metrics.step_seconds.labels(name).observe(time.perf_counter() - begun)
 
-    def result_sought(self, *, is_known: bool) -> None:
+    def cache_lookup(self, *, hit: bool) -> None:
         """Count it."""
-        (self.metrics.result_cache_hits if is_known else self.metrics.result_cache_misses).inc()
+        (self.metrics.result_cache_hits if hit else self.metrics.result_cache_misses).inc()
 
     @contextmanager
     def task(self, task_id: str, attempt: int, traceparent: str | None) -> Iterator[None]:

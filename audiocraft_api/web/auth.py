@@ -6,7 +6,7 @@ from typing import cast
 
 from flask import Flask, Request, current_app, g, request
 
-from audiocraft_api.access.caller import NOBODY, Caller
+from audiocraft_api.access.caller import UNAUTHENTICATED, Caller
 from audiocraft_api.access.limits import network_of
 from audiocraft_api.core.errors import Forbidden, InvalidRequest, ShuttingDown, StorageUnavailable, Unauthorized
 from audiocraft_api.web.operations import Access
@@ -38,7 +38,7 @@ def asks_for_key(access: Access, audio_requires_key: bool) -> bool:
 
 
 def _authenticate() -> None:
-    g.caller = NOBODY
+    g.caller = UNAUTHENTICATED
     rule = request.url_rule
     if rule is None:
         return  # there is nothing at this address, or not by this method
@@ -53,7 +53,7 @@ def _authenticate() -> None:
     try:
         g.caller = services().access.caller_of(credential)
     except Unauthorized:
-        services().limits.count_stranger(network_of(request.remote_addr or ""))
+        services().limits.count_failed_auth(network_of(request.remote_addr or ""))
         raise
     except StorageUnavailable as error:
         if services().draining.is_set():  # the store is closed

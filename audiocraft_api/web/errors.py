@@ -20,7 +20,7 @@ from audiocraft_api.core.errors import (
 )
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.observing import count_error
-from audiocraft_api.web.schemas import ErrorAnswer
+from audiocraft_api.web.schemas import ErrorResponse
 
 SENTENCES = {
     400: "The request is malformed.",
@@ -50,8 +50,8 @@ def init_app(app: Flask) -> None:
 
 
 def error_response(status: int, code: str, message: str, **details: Any) -> Response:
-    """Render an error answer; `details` are the fields of `ErrorAnswer` that only some have."""
-    answer = ErrorAnswer(error=message, code=code, request_id=request_id(), **details)
+    """Render an error answer; `details` are the fields of `ErrorResponse` that only some have."""
+    answer = ErrorResponse(error=message, code=code, request_id=request_id(), **details)
     response = jsonify(answer.model_dump(exclude_none=True))
     response.status_code = status
     return response

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 from flask import Flask, Response, g, request
 
-from audiocraft_api.access.request_slots import Waiters
-from audiocraft_api.access.stream_slots import Streams
+from audiocraft_api.access.request_slots import RequestSlots
+from audiocraft_api.access.stream_slots import StreamSlots
 from audiocraft_api.core.errors import AudioCraftError
 from audiocraft_api.telemetry.metrics import REFUSALS, Reading, Source
 from audiocraft_api.web.context import request_id
@@ -35,7 +35,7 @@ def count_error(code: str, error: AudioCraftError | None = None) -> None:
     services().telemetry.metrics.count_error(code, is_refusal=isinstance(error, REFUSALS))
 
 
-def doors_source(waiters: Waiters, streams: Streams) -> Source:
+def doors_source(waiters: RequestSlots, streams: StreamSlots) -> Source:
     """Read how many of the server's threads are held."""
 
     def read() -> Iterator[Reading]:

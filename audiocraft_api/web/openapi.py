@@ -18,7 +18,7 @@ from werkzeug.routing import Rule
 from audiocraft_api import __version__
 from audiocraft_api.web.errors import SENTENCES
 from audiocraft_api.web.operations import Access, Operation
-from audiocraft_api.web.schemas import ErrorAnswer
+from audiocraft_api.web.schemas import ErrorResponse
 
 JSON = "application/json"
 REF = "#/components/schemas/{model}"
@@ -73,7 +73,7 @@ def _operation_of(app: Flask, rule: Rule) -> Operation | None:
 
 
 def _component_schemas(operations: Sequence[Operation]) -> dict[str, Any]:
-    wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {(ErrorAnswer, "serialization"): None}
+    wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {(ErrorResponse, "serialization"): None}
     for found in operations:
         wanted |= {(schema, "validation"): None for schema in (found.json, found.form) if schema}
         answers = [body for bodies in found.answers.values() for body in bodies if not isinstance(body, str)]
@@ -137,7 +137,7 @@ def _error(status: int) -> dict[str, Any]:
     return {
         "description": ERROR_SENTENCES[status],
         "headers": REQUEST_ID | ERROR_HEADERS.get(status, {}),
-        "content": {JSON: {"schema": _ref(ErrorAnswer)}},
+        "content": {JSON: {"schema": _ref(ErrorResponse)}},
     }
 
 

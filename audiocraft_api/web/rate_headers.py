@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, current_app, g, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from audiocraft_api.access.caller import NOBODY
+from audiocraft_api.access.caller import UNAUTHENTICATED
 from audiocraft_api.access.limits import Window, network_of
 from audiocraft_api.web.auth import access_of
 from audiocraft_api.web.errors import whole_seconds
@@ -57,8 +57,8 @@ def _windows() -> list[Window]:
     if "admission" in g and g.admission.windows:
         windows: list[Window] = g.admission.windows
         return windows
-    caller = g.get("caller", NOBODY)
-    return services().limits.look(None if caller is NOBODY else caller, address())
+    caller = g.get("caller", UNAUTHENTICATED)
+    return services().limits.peek(None if caller is UNAUTHENTICATED else caller, address())
 
 
 def _headers(windows: list[Window]) -> dict[str, str]:

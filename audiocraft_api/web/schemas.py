@@ -108,11 +108,11 @@ class MelodyRequest(MelodyFields, GenerateRequest):
     """A request that follows an uploaded tune; a form, numbers as text."""
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class RecipeAnswer(_Answer):
+class RecipeResponse(_Response):
     """How audio was made: the request's fields, all resolved, and what they were made with."""
 
     prompt: str
@@ -132,7 +132,7 @@ class RecipeAnswer(_Answer):
     created: str = Field(json_schema_extra={"format": "date-time"})
 
 
-class _GenerateAnswer(_Answer):
+class _GenerateResponse(_Response):
     success: Literal[True] = True
     generation_time: float = Field(description="Seconds that the generation took.")
     format: str
@@ -142,40 +142,40 @@ class _GenerateAnswer(_Answer):
     model: str = Field(description="Public name of the checkpoint.")
     revision: str = Field(description="Revision of the checkpoint.")
     cached: bool = Field(False, description="Whether the audio was there already, made for an equal request.")
-    recipe: RecipeAnswer | None = Field(None, description="How it was made; null only for tasks of an older release.")
+    recipe: RecipeResponse | None = Field(None, description="How it was made; null only for tasks of an older release.")
     request_id: str
 
 
-class GenerateUrlAnswer(_GenerateAnswer):
+class GenerateUrlResponse(_GenerateResponse):
     """The answer for `return_type` `url`."""
 
     audio_url: str = Field(description="Path of the file on this server.")
 
 
-class GenerateBase64Answer(_GenerateAnswer):
+class GenerateBase64Response(_GenerateResponse):
     """The answer for `return_type` `base64`."""
 
     audio: str = Field(description="The file in standard base64.")
 
 
-class QueueAnswer(_Answer):
+class QueueResponse(_Response):
     waiting: int = Field(description="Requests that wait for the engine, and tasks that are queued.")
     running: int
 
 
-class HealthAnswer(_Answer):
+class HealthResponse(_Response):
     status: Literal["healthy"] = "healthy"
     version: str
     models_loaded: list[str] = Field(description="Public names of the models in memory.")
     device: str = Field(description="Where models run; `auto` until the first one is loaded.")
-    queue: QueueAnswer
+    queue: QueueResponse
 
 
-class ReadyAnswer(_Answer):
+class ReadyResponse(_Response):
     status: Literal["ready"] = "ready"
 
 
-class ModelAnswer(_Answer):
+class ModelResponse(_Response):
     name: str = Field(description="What `model_size` takes.")
     description: str
     checkpoint: str = Field(description="Hub id or directory; `built-in` is made on this machine.")
@@ -194,11 +194,11 @@ class ModelAnswer(_Answer):
     allowed: bool = Field(description="Whether this server lets the model be used.")
 
 
-class ModelsAnswer(_Answer):
-    models: list[ModelAnswer]
+class ModelsResponse(_Response):
+    models: list[ModelResponse]
 
 
-class ErrorAnswer(_Answer):
+class ErrorResponse(_Response):
     error: str = Field(description="One sentence to act on.")
     code: str = Field(description="The kind of error, for programs.")
     request_id: str

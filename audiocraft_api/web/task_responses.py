@@ -22,20 +22,20 @@ from audiocraft_api.core.errors import (
 )
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.storage.base import AudioStore, link_of
-from audiocraft_api.tasks.service import Outlook
+from audiocraft_api.tasks.service import TaskEstimate
 from audiocraft_api.tasks.task import Task
 from audiocraft_api.web.auth import caller
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.disconnect import client_gone
 from audiocraft_api.web.prefer import Preference
-from audiocraft_api.web.schemas import GenerateBase64Answer, GenerateUrlAnswer
+from audiocraft_api.web.schemas import GenerateBase64Response, GenerateUrlResponse
 from audiocraft_api.web.services import services
 from audiocraft_api.web.task_schemas import (
-    AcceptedAnswer,
-    TaskCanceledAnswer,
-    TaskCompletedAnswer,
-    TaskFailedAnswer,
-    TaskWorkingAnswer,
+    AcceptedResponse,
+    TaskCanceledResponse,
+    TaskCompletedResponse,
+    TaskFailedResponse,
+    TaskWorkingResponse,
 )
 
 IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,255}$"
@@ -49,7 +49,7 @@ IDEMPOTENCY_HEADER: dict[str, dict[str, Any]] = {
 }
 POLL_SECONDS = 0.5  # how late a client that left, or a stopping server, is noticed while a request waits for a task
 
-TaskAnswer: TypeAlias = TaskWorkingAnswer | TaskCompletedAnswer | TaskFailedAnswer | TaskCanceledAnswer
+TaskResponse: TypeAlias = TaskWorkingResponse | TaskCompletedResponse | TaskFailedResponse | TaskCanceledResponse
 
 
 def submit_task(command: GenerateCommand, webhook_url: str | None = None) -> Task:
@@ -72,7 +72,7 @@ def submit_task(command: GenerateCommand, webhook_url: str | None = None) -> Tas
         task_id=task_id,
     )
     if task.id == task_id:
-        g.admission.keep()
+        g.admission.commit()
     else:
         g.admission.refund()
     return task
@@ -89,7 +89,7 @@ def idempotency_key() -> str | None:
 
 def accepted(task: Task) -> Response:
     """Answer 202 with a task."""
-    answer = AcceptedAnswer(
+    answer = AcceptedResponse(
         task_id=task.id,
         status=_status(task),
         seed=task.command["seed"],
@@ -109,7 +109,7 @@ def answer_by_task(command: GenerateCommand, return_type: str, preference: Prefe
     it again by an idempotency key.
     """
     # The place comes first: who finds none is refused, and a task that was accepted is told.
-    with services().waiters.place() if preference.wait_seconds else nullcontext():
+    with services().request_slots.acquire() if preference.wait_seconds else nullcontext():
         task = submit_task(command)
         with suppress(StorageUnavailable):  # the task may go on; its client hears of it as it was last seen
             task = _wait(task, preference.wait_seconds)
@@ -138,13 +138,13 @@ def _result(task: Task, return_type: str) -> dict[str, Any]:
     filename = result.pop("filename")
     fields = result | {"request_id": request_id()}
     if return_type == "url":
-        return GenerateUrlAnswer(audio_url=services().store.url_for(filename), **fields).model_dump()
+        return GenerateUrlResponse(audio_url=services().store.url_for(filename), **fields).model_dump()
     try:
         with services().store.open(filename).file as file:
             audio = file.read()
     except NotFound as error:
         raise AudioGone("The audio of this task is not kept any more.") from error
-    return GenerateBase64Answer(audio=base64.b64encode(audio).decode(), **fields).model_dump()
+    return GenerateBase64Response(audio=base64.b64encode(audio).decode(), **fields).model_dump()
 
 
 def check_audio(task: Task) -> None:
@@ -157,7 +157,7 @@ def check_audio(task: Task) -> None:
         raise AudioGone("The audio of this task is not kept any more.") from error
 
 
-def show(task: Task, files: AudioStore, outlook: Outlook | None = None) -> TaskAnswer:
+def show(task: Task, files: AudioStore, outlook: TaskEstimate | None = None) -> TaskResponse:
     """Return a task as clients see it; without `outlook` nothing is said of what lies before it."""
     fields: dict[str, Any] = {
         "task_id": task.id,
@@ -172,13 +172,13 @@ def show(task: Task, files: AudioStore, outlook: Outlook | None = None) -> TaskA
     if task.state == "completed" and task.result is not None:
         audio_url = files.url_for(task.result["filename"])
         result = task.result | {"filename": link_of(task.result["filename"])}
-        return TaskCompletedAnswer.model_validate(fields | {"result": result, "audio_url": audio_url})
+        return TaskCompletedResponse.model_validate(fields | {"result": result, "audio_url": audio_url})
     if task.state == "failed":
-        return TaskFailedAnswer(**fields, error=task.error or "", code=task.error_code or "")
+        return TaskFailedResponse(**fields, error=task.error or "", code=task.error_code or "")
     if task.state == "canceled":
-        return TaskCanceledAnswer(**fields)
+        return TaskCanceledResponse(**fields)
     eta_seconds = outlook.eta_seconds if outlook else None
-    return TaskWorkingAnswer(
+    return TaskWorkingResponse(
         **fields,
         current=task.num_frames_done,
         total=task.num_frames_total,

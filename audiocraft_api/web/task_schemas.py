@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from audiocraft_api.web.schemas import MelodyFields, RecipeAnswer, StreamRequest
+from audiocraft_api.web.schemas import MelodyFields, RecipeResponse, StreamRequest
 
 MAX_PAGE = 200
 MAX_CURSOR = 2**63 - 1
@@ -40,7 +40,7 @@ class PageQuery(BaseModel):
     )
 
 
-class _TaskAnswer(BaseModel):
+class _TaskResponse(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     task_id: str
@@ -53,7 +53,7 @@ class _TaskAnswer(BaseModel):
     finished_at: datetime | None
 
 
-class TaskWorkingAnswer(_TaskAnswer):
+class TaskWorkingResponse(_TaskResponse):
     """A task that waits or runs."""
 
     status: Literal["processing"] = "processing"
@@ -79,10 +79,10 @@ class TaskResult(BaseModel):
     model: str
     revision: str
     cached: bool = Field(False, description="Whether the audio was there already, made for an equal request.")
-    recipe: RecipeAnswer | None = Field(None, description="How it was made; null only for tasks of an older release.")
+    recipe: RecipeResponse | None = Field(None, description="How it was made; null only for tasks of an older release.")
 
 
-class TaskCompletedAnswer(_TaskAnswer):
+class TaskCompletedResponse(_TaskResponse):
     """A task that has made its audio."""
 
     status: Literal["completed"] = "completed"
@@ -90,7 +90,7 @@ class TaskCompletedAnswer(_TaskAnswer):
     audio_url: str = Field(description="Path of the file on this server.")
 
 
-class TaskFailedAnswer(_TaskAnswer):
+class TaskFailedResponse(_TaskResponse):
     """A task that has come to nothing."""
 
     status: Literal["failed"] = "failed"
@@ -98,16 +98,16 @@ class TaskFailedAnswer(_TaskAnswer):
     code: str = Field(description="The kind of error, for programs.")
 
 
-class TaskCanceledAnswer(_TaskAnswer):
+class TaskCanceledResponse(_TaskResponse):
     """A task that was canceled."""
 
     status: Literal["canceled"] = "canceled"
 
 
-TASK_ANSWERS = (TaskWorkingAnswer, TaskCompletedAnswer, TaskFailedAnswer, TaskCanceledAnswer)
+TASK_RESPONSES = (TaskWorkingResponse, TaskCompletedResponse, TaskFailedResponse, TaskCanceledResponse)
 
 
-class AcceptedAnswer(BaseModel):
+class AcceptedResponse(BaseModel):
     """A task was accepted."""
 
     model_config = ConfigDict(frozen=True)
@@ -119,10 +119,10 @@ class AcceptedAnswer(BaseModel):
     request_id: str
 
 
-class TasksAnswer(BaseModel):
+class TasksResponse(BaseModel):
     """A page of tasks, newest first."""
 
     model_config = ConfigDict(frozen=True)
 
-    tasks: list[TaskWorkingAnswer | TaskCompletedAnswer | TaskFailedAnswer | TaskCanceledAnswer]
+    tasks: list[TaskWorkingResponse | TaskCompletedResponse | TaskFailedResponse | TaskCanceledResponse]
     next_cursor: str | None = Field(description="For the next page; null on the last one.")

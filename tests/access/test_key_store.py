@@ -16,7 +16,7 @@ import pytest
 
 from audiocraft_api.access.api_key import KEY, ApiKey, hash_of, id_of, matches, new_key
 from audiocraft_api.access.caller import CallerLimits
-from audiocraft_api.access.key_cache import FRESH_SECONDS, KnownKeys
+from audiocraft_api.access.key_cache import FRESH_SECONDS, KeyCache
 from audiocraft_api.access.key_store import KeyStore, RedisKeyStore, SqliteKeyStore
 from audiocraft_api.core.errors import StorageUnavailable
 from audiocraft_api.state import schema
@@ -129,8 +129,8 @@ class TestContract:
 
 class TestKnownKeys:
     def test_changes_by_another_process_are_known_within_a_second(self, cabinet: Cabinet) -> None:
-        known, other, key = KnownKeys(cabinet.store), cabinet.open_another(), a_key()
-        assert not known.have_existed()
+        known, other, key = KeyCache(cabinet.store), cabinet.open_another(), a_key()
+        assert not known.any_key_created()
         for change, expected in (
             (lambda: other.add(key), key),
             (lambda: other.revoke(key.id, NOW), None),
@@ -140,7 +140,7 @@ class TestKnownKeys:
             while known.get(key.id) != expected:
                 assert time.monotonic() - began < 1.0
                 pause.wait(0.01)
-        assert known.have_existed()  # though its only key is revoked
+        assert known.any_key_created()  # though its only key is revoked
 
 
 def test_a_new_file_that_another_process_opens_at_the_same_time_is_waited_for(tmp_path: Path) -> None:
@@ -181,14 +181,14 @@ def counting() -> CountingStore:
 
 class TestAnUnreachableStore:
     def test_thousands_of_unknown_keys_ask_the_store_once(self, counting: CountingStore) -> None:
-        known = KnownKeys(counting, clock=lambda: NOW)  # type: ignore[arg-type]
+        known = KeyCache(counting, clock=lambda: NOW)  # type: ignore[arg-type]
         with ThreadPoolExecutor(8) as pool:
             assert set(pool.map(known.get, map(str, range(5000)))) == {None}
         assert counting.num_asked == 1
 
     def test_what_is_known_holds_for_half_a_second_and_no_longer(self, counting: CountingStore) -> None:
         times = [NOW]
-        known, key = KnownKeys(counting, clock=lambda: times[0]), a_key()  # type: ignore[arg-type]
+        known, key = KeyCache(counting, clock=lambda: times[0]), a_key()  # type: ignore[arg-type]
         counting.keys = [key]
         assert known.get(key.id) == key
         counting.is_away = True
@@ -197,11 +197,11 @@ class TestAnUnreachableStore:
         times[0] += FRESH_SECONDS * 0.2
         with pytest.raises(StorageUnavailable):
             known.get(key.id)
-        assert known.have_existed()
+        assert known.any_key_created()
 
     def test_its_failure_is_believed_too_so_that_requests_do_not_wait_for_it(self, counting: CountingStore) -> None:
         times = [NOW]
-        known = KnownKeys(counting, clock=lambda: times[0])  # type: ignore[arg-type]
+        known = KeyCache(counting, clock=lambda: times[0])  # type: ignore[arg-type]
         counting.is_away = True
         for _ in range(100):
             with pytest.raises(StorageUnavailable):
@@ -213,25 +213,25 @@ class TestAnUnreachableStore:
     def test_a_store_never_read_is_not_taken_for_one_without_keys(self, counting: CountingStore) -> None:
         counting.is_away = True
         with pytest.raises(StorageUnavailable):
-            KnownKeys(counting).have_existed()  # type: ignore[arg-type]
+            KeyCache(counting).any_key_created()  # type: ignore[arg-type]
 
     def test_a_store_that_had_no_key_is_believed_to_have_none_while_it_is_away(self, counting: CountingStore) -> None:
         times = [NOW]
-        known = KnownKeys(counting, clock=lambda: times[0])  # type: ignore[arg-type]
-        assert not known.have_existed()
+        known = KeyCache(counting, clock=lambda: times[0])  # type: ignore[arg-type]
+        assert not known.any_key_created()
         counting.is_away = True
         times[0] += 60
-        assert not known.have_existed()
+        assert not known.any_key_created()
 
     def test_a_store_that_lost_its_keys_does_not_look_like_one_that_had_none(self, counting: CountingStore) -> None:
         times = [NOW]
-        known = KnownKeys(counting, clock=lambda: times[0])  # type: ignore[arg-type]
+        known = KeyCache(counting, clock=lambda: times[0])  # type: ignore[arg-type]
         counting.keys = [a_key()]
-        assert known.have_existed()
+        assert known.any_key_created()
         counting.keys = []
         times[0] += 60
         assert known.get("any") is None
-        assert known.have_existed()
+        assert known.any_key_created()
 
 
 class TestKeys:

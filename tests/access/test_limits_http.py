@@ -138,11 +138,11 @@ class TestTasks:
 
     def test_a_request_that_finds_no_place_to_wait_makes_no_task_and_costs_nothing(self, make_app: MakeApp) -> None:
         client = make_app(requests_per_day=2).test_client()
-        waiters = services_of(client.application).waiters
+        request_slots = services_of(client.application).request_slots
         with ExitStack() as stack:
             with suppress(QueueFull):
                 while True:
-                    stack.enter_context(waiters.place())
+                    stack.enter_context(request_slots.acquire())
             assert_error(submit(client, path="/generate", Prefer="wait=5"), 503, "queue_full")
             assert client.get("/tasks").json["tasks"] == []
         assert submit(client).headers["X-RateLimit-Remaining"] == "1"

@@ -19,7 +19,7 @@ import pytest
 
 import audiocraft_api
 from audiocraft_api.audio import upload_decoder
-from audiocraft_api.audio.upload import MelodyDecoder
+from audiocraft_api.audio.upload import UploadDecoder
 from audiocraft_api.config import load_config
 from audiocraft_api.core.errors import InvalidMelody, PayloadTooLarge, StorageUnavailable, Unavailable
 from audiocraft_api.core.params import AudioInput
@@ -39,8 +39,8 @@ def temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return directory
 
 
-def make_decoder(**settings: Any) -> MelodyDecoder:
-    return MelodyDecoder(load_config({}, **settings))
+def make_decoder(**settings: Any) -> UploadDecoder:
+    return UploadDecoder(load_config({}, **settings))
 
 
 def decode(data: bytes, **settings: Any) -> AudioInput:

@@ -9,7 +9,7 @@ from pathlib import Path
 from audiocraft_api.audio.convert import FORMATS
 from audiocraft_api.config import load_config
 from audiocraft_api.model.catalog import Catalog
-from audiocraft_api.web.schemas import GenerateRequest, GenerateUrlAnswer, MelodyRequest
+from audiocraft_api.web.schemas import GenerateRequest, GenerateUrlResponse, MelodyRequest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -18,8 +18,8 @@ FIELDS = README.partition("### Fields")[2].partition("\n## ")[0]
 
 def test_the_answer_that_is_shown_is_one() -> None:
     shown = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[0])
-    assert GenerateUrlAnswer.model_validate(shown, strict=True).model_dump() == shown
-    assert list(shown) == list(GenerateUrlAnswer.model_fields)
+    assert GenerateUrlResponse.model_validate(shown, strict=True).model_dump() == shown
+    assert list(shown) == list(GenerateUrlResponse.model_fields)
 
 
 def test_every_request_that_is_shown_validates() -> None:

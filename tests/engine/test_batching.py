@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from audiocraft_api.engine.cpu.native_backend import native_slot_bytes
 from torch import Tensor
 
 from audiocraft_api.config import Config
@@ -31,6 +30,7 @@ from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.engine.codec.batching import FEW_FRAMES, SHARED_STEPS
 from audiocraft_api.engine.codec.lstm import NUM_ROWS
+from audiocraft_api.engine.cpu.native_backend import native_slot_bytes
 from audiocraft_api.engine.weights import decoder_weights
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
@@ -555,7 +555,7 @@ def test_packed_weights_take_the_place_of_the_models_own(real_cache: ModelCache,
         for case in (params(), params(description="slow strings", seed=8)):
             assert np.array_equal(codes_of(engine.submit(case)), alone(cache, case))
 
-        assert model.is_handed_over
+        assert model.has_released_decoder_weights
         assert weight() is None
         for part in (model.lm.emb, model.lm.transformer, model.lm.out_norm, model.lm.linears):
             assert all(parameter.is_meta for parameter in part.parameters())
@@ -573,7 +573,7 @@ def test_packed_weights_take_that_place_even_when_the_first_request_never_comes_
         with pytest.raises(InvalidRequest):
             engine.submit(params(audio_prompt=noise(3.0))).result(SECONDS)
         assert engine._loops["demo"].join(SECONDS)
-        assert model.is_handed_over
+        assert model.has_released_decoder_weights
     engine.close()
 
 

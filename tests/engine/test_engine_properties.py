@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from audiocraft_api.engine.cpu.native_backend import NativeRunner
 from torch import Tensor
 
 from audiocraft_api.config import Config
@@ -19,7 +18,8 @@ from audiocraft_api.core.errors import Canceled, GenerationFailed
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.batching import BatchingEngine
-from audiocraft_api.engine.torch_backend import TorchRunner, packed_linear
+from audiocraft_api.engine.cpu.native_backend import NativeBackend
+from audiocraft_api.engine.torch_backend import TorchBackend, packed_linear
 from audiocraft_api.engine.weights import converted
 from support.engines import CodesDecoder, OneModelEach, WrappedRunner, codes_of, demo_model, noise, params, stepper_over
 
@@ -27,15 +27,15 @@ NUM_REQUESTS = 12
 LAST_STEP = 120
 
 RUNNERS: dict[str, Callable[..., Any]] = {
-    "torch": lambda weights, _, **sizes: TorchRunner(weights, **sizes),
+    "torch": lambda weights, _, **sizes: TorchBackend(weights, **sizes),
     # Few processors pack half precision: in float32, as the engine has it.
-    "torch-packed": lambda weights, _, **sizes: TorchRunner(
+    "torch-packed": lambda weights, _, **sizes: TorchBackend(
         converted(weights, torch.float32, torch.device("cpu")), **sizes, prepare=packed_linear
     ),
-    "native-float32": lambda weights, _, **sizes: NativeRunner(weights, **sizes, weight_format="float32"),
-    "native-bfloat16": lambda weights, _, **sizes: NativeRunner(weights, **sizes, weight_format="bfloat16"),
-    "native-int8": lambda weights, _, **sizes: NativeRunner(weights, **sizes, weight_format="int8"),
-    "native-int6": lambda weights, _, **sizes: NativeRunner(weights, **sizes, weight_format="int6"),
+    "native-float32": lambda weights, _, **sizes: NativeBackend(weights, **sizes, weight_format="float32"),
+    "native-bfloat16": lambda weights, _, **sizes: NativeBackend(weights, **sizes, weight_format="bfloat16"),
+    "native-int8": lambda weights, _, **sizes: NativeBackend(weights, **sizes, weight_format="int8"),
+    "native-int6": lambda weights, _, **sizes: NativeBackend(weights, **sizes, weight_format="int6"),
 }
 
 
@@ -83,7 +83,7 @@ def cache(demo_checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> OneModelEa
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_a_request_gives_the_same_codes_alone_and_in_any_company(cache: OneModelEach, runner: str) -> None:
     draw = random.Random(runner)
-    make_runner = functools.partial(RUNNERS[runner])
+    make_backend = functools.partial(RUNNERS[runner])
     requests: list[EngineRequest] = []
     script: dict[int, list[Callable[[], None]]] = {}
     scripted: list[ScriptedRunner] = []
@@ -107,7 +107,7 @@ def test_a_request_gives_the_same_codes_alone_and_in_any_company(cache: OneModel
     for action in (cancel, cancel, mark):
         script.setdefault(draw.randrange(LAST_STEP), []).append(action)
 
-    engine = BatchingEngine(cache, Config(max_batch_requests=4, precision="exact"), stepper_over(wrap, make_runner))
+    engine = BatchingEngine(cache, Config(max_batch_requests=4, precision="exact"), stepper_over(wrap, make_backend))
     first = engine.submit(params(duration_seconds=5.0))
     codes_of_or_none(first)
     for _ in range(LAST_STEP):
@@ -118,7 +118,7 @@ def test_a_request_gives_the_same_codes_alone_and_in_any_company(cache: OneModel
     engine.close()
 
     single = BatchingEngine(
-        cache, Config(max_batch_requests=1, precision="exact"), stepper_over(lambda r: r, make_runner)
+        cache, Config(max_batch_requests=1, precision="exact"), stepper_over(lambda r: r, make_backend)
     )
     assert sum(codes is not None for codes in in_company) >= NUM_REQUESTS // 2
     for request, codes in zip(requests, in_company, strict=True):

@@ -14,9 +14,9 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.engine.delay import DelayPattern
-from audiocraft_api.engine.precision import default_runner
+from audiocraft_api.engine.precision import default_backend
 from audiocraft_api.engine.sampling import generator_noise, guide, sample
-from audiocraft_api.engine.torch_backend import TorchRunner, packed_linear, plain_linear
+from audiocraft_api.engine.torch_backend import TorchBackend, packed_linear, plain_linear
 from audiocraft_api.engine.weights import decoder_weights
 from support.engines import (
     SECONDS,
@@ -166,7 +166,7 @@ def decode_alone(runner: Any, lm: Any, case: GenerationParams, num_frames: int) 
 @pytest.fixture(scope="module")
 def released_shape() -> Any:
     """A language model of the released small one's shape, initialised as audiocraft does (lm.py, depthwise "current")."""
-    lm = build_lm(dim=1024, num_heads=16, num_layers=24, card=2048, gain=1.0)
+    lm = build_lm(dim=1024, num_heads=16, num_layers=24, codebook_size=2048, gain=1.0)
     for index, layer in enumerate(lm.transformer.layers):
         for parameter in layer.parameters():
             if parameter.dim() == 2:
@@ -176,7 +176,7 @@ def released_shape() -> Any:
 
 def test_the_shape_of_the_released_small_model_gives_audiocrafts_tokens(released_shape: Any) -> None:
     num_frames = 10
-    runner = default_runner(decoder_weights(released_shape), "exact", num_slots=2, capacity=num_frames + 4)
+    runner = default_backend(decoder_weights(released_shape), "exact", num_slots=2, capacity=num_frames + 4)
     case = params()
 
     codes = decode_alone(runner, released_shape, case, num_frames)
@@ -191,7 +191,7 @@ def test_auto_keeps_to_the_accuracy_rule(released_shape: Any) -> None:
     guided = []
     tokens = torch.randint(2048, (num_steps, 4), generator=torch.Generator().manual_seed(1))
     for precision in ("exact", "auto"):
-        runner = default_runner(decoder_weights(released_shape), precision, num_slots=2, capacity=num_steps)
+        runner = default_backend(decoder_weights(released_shape), precision, num_slots=2, capacity=num_steps)
         runner.begin(0, cond["description"][0][0])
         runner.begin(1, None)
         steps = [runner.decode([0, 1], row.expand(2, -1), [index] * 2).clone() for index, row in enumerate(tokens)]
@@ -208,7 +208,7 @@ def test_auto_keeps_to_the_accuracy_rule(released_shape: Any) -> None:
 def test_the_plain_runner_gives_audiocrafts_tokens(prepare: Any) -> None:
     lm = build_lm()
     case = params(top_k=50)
-    runner = TorchRunner(decoder_weights(lm), num_slots=2, capacity=204, prepare=prepare)
+    runner = TorchBackend(decoder_weights(lm), num_slots=2, capacity=204, prepare=prepare)
 
     codes = decode_alone(runner, lm, case, 200)
 

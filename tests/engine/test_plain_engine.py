@@ -144,7 +144,7 @@ def test_codes_with_a_melody_are_those_of_audiocraft_called_directly(cache: Mode
 
     melody = tone(523.25, channels=2)
     with cache.lease("demo-melody") as model:
-        model.widen()
+        model.to_float32()
         reference = MusicGen("reference", model.codec, model.lm)
         reference.set_generation_params(duration=1.0)
         torch.manual_seed(3)

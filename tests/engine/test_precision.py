@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from audiocraft_api.engine.cpu.native_backend import Format, NativeRunner
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.engine import precision
 from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.engine.cpu import native_backend
-from audiocraft_api.engine.torch_backend import TorchRunner
+from audiocraft_api.engine.cpu.native_backend import Format, NativeBackend
+from audiocraft_api.engine.torch_backend import TorchBackend
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from support.random_weights import random_weights, row_logits, some_context, some_tokens
@@ -31,7 +31,7 @@ def test_exact_is_float32_and_auto_is_six_bits_where_bytes_are_multiplied(monkey
 
 
 def test_the_native_runner_is_taken_where_it_is_built() -> None:
-    assert isinstance(precision.default_runner(random_weights(), "auto", **SIZES), NativeRunner)
+    assert isinstance(precision.default_backend(random_weights(), "auto", **SIZES), NativeBackend)
 
 
 def test_without_the_library_pytorch_computes_and_a_rounded_precision_warns(
@@ -39,9 +39,9 @@ def test_without_the_library_pytorch_computes_and_a_rounded_precision_warns(
 ) -> None:
     monkeypatch.setattr(native_backend, "load_library", lambda: None)
     weights = random_weights()
-    assert isinstance(precision.default_runner(weights, "auto", **SIZES), TorchRunner)
+    assert isinstance(precision.default_backend(weights, "auto", **SIZES), TorchBackend)
     assert not caplog.records
-    assert isinstance(precision.default_runner(weights, "int8", **SIZES), TorchRunner)
+    assert isinstance(precision.default_backend(weights, "int8", **SIZES), TorchBackend)
     assert "int8" in caplog.text
 
 
@@ -61,7 +61,7 @@ def test_a_result_names_the_precision_that_it_was_computed_in(
 
 def test_pytorch_in_place_of_the_kernels_is_named_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_backend, "load_library", lambda: None)
-    assert precision.default_runner(random_weights(), "auto", **SIZES).precision == "fp32"
+    assert precision.default_backend(random_weights(), "auto", **SIZES).precision == "fp32"
 
 
 # Mean divergence in nats and relative error after guidance: half of the rule's bounds where weights keep eight bits.
@@ -78,7 +78,7 @@ def test_guided_logits_stay_near_exact(weight_format: Format, largest_kl: float,
     context, tokens = some_context(weights.dim, 10), some_tokens(40)
 
     def guided(some_format: Format) -> torch.Tensor:
-        runner = NativeRunner(weights, **SIZES, weight_format=some_format)
+        runner = NativeBackend(weights, **SIZES, weight_format=some_format)
         cond, null = row_logits(runner, context, tokens, slot=0), row_logits(runner, None, tokens, slot=1)
         return null + (cond - null) * CFG_COEF
 

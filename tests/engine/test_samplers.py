@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from audiocraft_api.engine.cpu.native_backend import NativeRunner
 from torch import Tensor
 
 from audiocraft_api.core.errors import GenerationFailed
 from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.engine.cpu.native_backend import NativeBackend
 from audiocraft_api.engine.precision import make_sampler
 from audiocraft_api.engine.samplers import NativeSampler, TorchSampler, counter_noise, request_noise
-from audiocraft_api.engine.torch_backend import TorchRunner
+from audiocraft_api.engine.torch_backend import TorchBackend
 from support.engines import params
 from support.random_weights import CARD, CODEBOOKS, random_weights
 
@@ -59,11 +59,11 @@ def is_by_rank(rule: dict[str, Any]) -> bool:
 
 @pytest.fixture(scope="module")
 def native() -> NativeSampler:
-    return NativeSampler(NativeRunner(random_weights(), num_slots=1, capacity=8, weight_format="int6"))
+    return NativeSampler(NativeBackend(random_weights(), num_slots=1, capacity=8, weight_format="int6"))
 
 
 def steps(kind: str, num_rows: int) -> Tensor:
-    """Logits [S, R, K, card]"""
+    """Logits [S, R, K, codebook_size]"""
     logits = torch.randn(NUM_STEPS, num_rows, CODEBOOKS, CARD, generator=torch.Generator().manual_seed(1))
     return {"smooth": logits, "tied": logits.round(), "peaked": logits * 20}[kind]
 
@@ -123,11 +123,11 @@ def test_tokens_follow_the_probabilities(native: NativeSampler) -> None:
 
 def test_exact_draws_from_audiocrafts_generator_and_nothing_else_does() -> None:
     weights = random_weights()
-    runner = TorchRunner(weights, num_slots=1, capacity=8)
+    runner = TorchBackend(weights, num_slots=1, capacity=8)
     exact, portable = make_sampler(runner, is_exact=True), make_sampler(runner, is_exact=False)
     assert isinstance(exact, TorchSampler)
     assert isinstance(portable, TorchSampler)
     assert (exact._noise, portable._noise) == (request_noise, counter_noise)
-    fast = NativeRunner(weights, num_slots=1, capacity=8, weight_format="int6")
+    fast = NativeBackend(weights, num_slots=1, capacity=8, weight_format="int6")
     assert isinstance(make_sampler(fast, is_exact=False), NativeSampler)
     assert isinstance(make_sampler(fast, is_exact=True), TorchSampler)

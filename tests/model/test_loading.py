@@ -67,7 +67,7 @@ def test_weights_are_those_of_the_file_and_audiocraft_computes_in_float32_on_the
         for name, tensor in own.items():
             assert tensor.dtype == (torch.float32 if name.startswith("condition_provider") else dtype)
             assert torch.equal(tensor, state[name].to(tensor.dtype))
-        model.widen()
+        model.to_float32()
     assert model.weight_bytes > num_bytes
     assert not any(parameter.requires_grad or parameter.is_meta for parameter in model.lm.parameters())
     assert not model.lm.training

@@ -99,6 +99,6 @@ def test_the_websocket_refuses_with_category_and_suggestion(tmp_path: Path) -> N
 
 def test_the_document_says_what_a_refusal_has(open_client: Callable[..., FlaskClient]) -> None:
     document = open_client().get("/openapi.json").json
-    assert {"category", "suggestion"} <= set(document["components"]["schemas"]["ErrorAnswer"]["properties"])
+    assert {"category", "suggestion"} <= set(document["components"]["schemas"]["ErrorResponse"]["properties"])
     for door in DOORS:
         assert {"422", "503"} <= set(document["paths"][door]["post"]["responses"])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from peak_memory import PeakMemory
 
-from audiocraft_api.audio.upload import MelodyDecoder
+from audiocraft_api.audio.upload import UploadDecoder
 from audiocraft_api.config import load_config
 from audiocraft_api.core.errors import AudioCraftError
 
@@ -26,7 +26,7 @@ def cpu_seconds() -> float:
 
 
 def main() -> None:
-    decoder = MelodyDecoder(load_config({}))
+    decoder = UploadDecoder(load_config({}))
     outcomes = {}
     for path in sorted(Path(sys.argv[1]).iterdir()):
         started = cpu_seconds()

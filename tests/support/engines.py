@@ -16,7 +16,7 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.params import AudioInput, GenerationParams, Waveform
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine import precision
-from audiocraft_api.engine.model_runner import Stepper
+from audiocraft_api.engine.model_runner import ModelRunner
 from audiocraft_api.model import demo
 from audiocraft_api.model.catalog import Catalog
 
@@ -58,10 +58,10 @@ class OneModelEach:
     def expect(self, name: str) -> None:
         """Read nothing ahead."""
 
-    def hand_over(self, model: Any, num_bytes: int) -> None:
+    def release_decoder_weights(self, model: Any, num_bytes: int) -> None:
         """Keep the model whole, for its twin."""
 
-    def forget(self, model: Any) -> None:
+    def evict(self, model: Any) -> None:
         pass
 
     def on_unload(self, listener: Callable[[str], None]) -> None:
@@ -137,13 +137,13 @@ class WrappedRunner:
         self.inner.close()
 
 
-def stepper_over(wrap: Callable[[Any], Any], make_runner: Callable[..., Any] = precision.default_runner) -> Any:
-    """Return a `make_stepper` whose runner is `wrap(runner)`."""
+def stepper_over(wrap: Callable[[Any], Any], make_backend: Callable[..., Any] = precision.default_backend) -> Any:
+    """Return a `make_model_runner` whose runner is `wrap(runner)`."""
 
-    def make_stepper(model: Any, config: Config) -> Stepper:
+    def make_model_runner(model: Any, config: Config) -> ModelRunner:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            return wrap(make_runner(*args, **kwargs))
+            return wrap(make_backend(*args, **kwargs))
 
-        return precision.make_stepper(model, config, wrapped)
+        return precision.make_model_runner(model, config, wrapped)
 
-    return make_stepper
+    return make_model_runner

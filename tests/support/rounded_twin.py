@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audiocraft_api.engine.torch_backend import TorchRunner
+from audiocraft_api.engine.torch_backend import TorchBackend
 from audiocraft_api.engine.weights import DecoderWeights, LayerWeights
 
 
@@ -60,7 +60,7 @@ def rotated(vectors: Tensor) -> Tensor:
     return (vectors.unflatten(-1, (-1, block)) @ matrix).flatten(-2)
 
 
-class RoundedTwin(TorchRunner):
+class RoundedTwin(TorchBackend):
     """The twin with all that the decoder rounds rounded in the same way, and computed in float32."""
 
     def __init__(self, weights: DecoderWeights, bits: int, capacity: int) -> None:

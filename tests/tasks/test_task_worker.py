@@ -136,7 +136,7 @@ class TestWork:
         for task in tasks[:4]:
             house.wait_for(task, is_processing)
         assert len(engine.submitted) == 4
-        assert [house.tasks.outlook(house.tasks.get(task.id)).position for task in tasks[4:]] == [1, 2]
+        assert [house.tasks.estimate(house.tasks.get(task.id)).position for task in tasks[4:]] == [1, 2]
         engine.gate.set()
         assert {house.wait_for(task).state for task in tasks} == {"completed"}
 
@@ -147,7 +147,7 @@ class TestWork:
         engine.submitted[0].advance(20)
         task = house.wait_for(task, lambda task: task.num_frames_done > 0)
         assert (task.num_frames_done, task.num_frames_total) == (20, 50)
-        eta_seconds = house.tasks.outlook(task).eta_seconds
+        eta_seconds = house.tasks.estimate(task).eta_seconds
         assert eta_seconds is not None
         assert 0 <= eta_seconds < DEADLINE_SECONDS
 
@@ -559,11 +559,11 @@ class TestService:
 
     def test_a_queued_task_has_an_eta_once_the_speed_is_known(self, house: House) -> None:
         task = house.tasks.submit(COMMAND)
-        assert house.tasks.outlook(task).eta_seconds is None
+        assert house.tasks.estimate(task).eta_seconds is None
         house.worker.start()
         house.wait_for(task)
         house.worker.close(DEADLINE_SECONDS)
-        eta_seconds = house.tasks.outlook(house.tasks.submit(COMMAND)).eta_seconds
+        eta_seconds = house.tasks.estimate(house.tasks.submit(COMMAND)).eta_seconds
         assert eta_seconds is not None
         assert eta_seconds >= 0
 

@@ -156,8 +156,8 @@ def test_refusals_are_there_before_the_first_and_counted_by_code(client: FlaskCl
 
 def test_known_results_are_counted(client: FlaskClient) -> None:
     telemetry = services_of(client.application).telemetry
-    for is_known in (True, False, True):
-        telemetry.result_sought(is_known=is_known)
+    for hit in (True, False, True):
+        telemetry.cache_lookup(hit=hit)
     found = scrape(client)
     assert (found.total("result_cache_hits_total"), found.total("result_cache_misses_total")) == (2, 1)
 

@@ -206,7 +206,7 @@ def test_what_can_be_refused_is_refused_before_the_first_byte(tmp_path: Path, mo
     refused = post()
     assert_error(refused, 503, "queue_full")
     assert refused.headers["Retry-After"] == "7"
-    assert services_of(app).streams.num_open == 0
+    assert services_of(app).stream_slots.num_open == 0
 
 
 def test_a_missed_deadline_is_504_before_the_first_byte(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_missed_deadline_is_504_before_the_first_byte(tmp_path: Path) -> None:
     app = fake_app(tmp_path, BlockEngine(gate), request_deadline_seconds=0.2)
     response = app.test_client().post("/generate-stream", json=REQUEST | {"prompt": "hold after 0"})
     assert_error(response, 504, "deadline_exceeded")
-    assert services_of(app).streams.num_open == 0
+    assert services_of(app).stream_slots.num_open == 0
 
 
 # --- a real server over the demo model

@@ -189,7 +189,7 @@ def test_over_the_cap_the_answer_is_503_and_a_closed_stream_makes_room(
     next(third)
     for stream in (streams[1], third):
         stream.response.close()
-    assert services_of(client.application).streams.num_open == 0
+    assert services_of(client.application).stream_slots.num_open == 0
 
 
 def test_a_stopping_server_ends_its_streams(client: FlaskClient, engine: FakeEngine) -> None:

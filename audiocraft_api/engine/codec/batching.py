@@ -10,7 +10,7 @@ EARLY_FRAMES = sum(BLOCK_FRAMES[:-1])  # of the short blocks, so that sound begi
 SHARED_STEPS = BLOCK_FRAMES[-1]
 
 
-class Delivery:
+class CodecBatching:
     """Frames go as they come; on a CPU, where many requests run, those of all together, once in a block.
 
     There the codec's recurrent layer takes as long for one request as for `NUM_ROWS`.
@@ -28,6 +28,6 @@ class Delivery:
         if self._is_due:
             self._num_steps = 0
 
-    def fewest_frames(self, num_delivered: int) -> int:
+    def min_frames(self, num_delivered: int) -> int:
         """Return the frames that a request must have for them to go now, by how many of it went before."""
         return FEW_FRAMES if self._is_due or num_delivered < EARLY_FRAMES else 2 * SHARED_STEPS

@@ -1,4 +1,4 @@
-"""The native runner: the whole transformer of a step in one call of the C++ decoder, for CPUs.
+"""The native backend: the whole transformer of a step in one call of the C++ decoder, for CPUs.
 
 A step is bound by reading weights, keys and values from memory; the decoder reads each once, in as few bytes as the
 precision allows, at their true length. `torch_runner.py` is its plain twin.
@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from audiocraft_api.core.errors import OutOfMemory
-from audiocraft_api.engine.cpu.native.library import FORMATS, MATRICES, Choice, LayerPointers, Shape, load_library
+from audiocraft_api.engine.cpu.native.library import (
+    FORMATS,
+    MATRICES,
+    LayerPointers,
+    SamplingParams,
+    Shape,
+    load_library,
+)
 from audiocraft_api.engine.weights import DecoderWeights, LayerWeights, position_table
 
 Format = Literal["float32", "float16", "bfloat16", "int8", "int6"]
@@ -27,7 +34,7 @@ def native_supports(weights: DecoderWeights) -> bool:
     """Say whether the library is built and the model's sizes suit its blocks."""
     head_dim = weights.dim // weights.num_heads
     hidden = weights.layers[0].linear1.shape[0]
-    sizes_fit = weights.dim % 64 == 0 and hidden % 64 == 0 and weights.card % 16 == 0
+    sizes_fit = weights.dim % 64 == 0 and hidden % 64 == 0 and weights.codebook_size % 16 == 0
     return sizes_fit and head_dim % 16 == 0 and head_dim <= 256 and load_library() is not None
 
 
@@ -51,8 +58,8 @@ def native_slot_bytes(weights: DecoderWeights, capacity: int, weight_format: For
     return len(weights.layers) * weights.num_heads * positions * ((head_dim + value_dim) * bits // 8 + scales)
 
 
-class NativeRunner:
-    """A `Runner` of C++ kernels."""
+class NativeBackend:
+    """A `Backend` of C++ kernels."""
 
     def __init__(
         self,
@@ -71,7 +78,7 @@ class NativeRunner:
         loaded = library or load_library()
         assert loaded is not None, "native_supports was not asked"
         self._library = loaded
-        self._dim, self._num_codebooks, self._card = weights.dim, weights.num_codebooks, weights.card
+        self._dim, self._num_codebooks, self._card = weights.dim, weights.num_codebooks, weights.codebook_size
         self._positions = weights.positional_scale * position_table(capacity, weights.dim, weights.max_period)
         self._embeddings = [table.to(torch.float32, copy=True).contiguous() for table in weights.embeddings]
         shape = Shape(
@@ -79,7 +86,7 @@ class NativeRunner:
             dim=weights.dim,
             heads=weights.num_heads,
             hidden=weights.layers[0].linear1.shape[0],
-            card=weights.card,
+            codebook_size=weights.codebook_size,
             codebooks=weights.num_codebooks,
             cross=weights.layers[0].cross is not None,
             slots=num_slots,
@@ -125,10 +132,10 @@ class NativeRunner:
         self._run(tokens.contiguous(), None, slots, positions, logits)
         return logits
 
-    def sample(self, choices: Sequence[Choice], logits: Tensor) -> Tensor:
-        """Choose tokens int64 [N, K] from the rows' logits [R, K, card]; -1 where logits are not finite."""
+    def sample(self, choices: Sequence[SamplingParams], logits: Tensor) -> Tensor:
+        """Choose tokens int64 [N, K] from the rows' logits [R, K, codebook_size]; -1 where logits are not finite."""
         tokens = torch.empty(len(choices), self._num_codebooks, dtype=torch.long)
-        array = (Choice * len(choices))(*choices)
+        array = (SamplingParams * len(choices))(*choices)
         rows = logits.contiguous()
         self._call(self._library.native_sample, len(choices), array, rows.data_ptr(), tokens.data_ptr())
         return tokens
@@ -152,7 +159,7 @@ class NativeRunner:
         positions: Sequence[int],
         logits: Tensor | None,
     ) -> None:
-        """Run rows of tokens [N, K] or inputs [N, D]; the last rows' logits go into `logits` [n, K, card]."""
+        """Run rows of tokens [N, K] or inputs [N, D]; the last rows' logits go into `logits` [n, K, codebook_size]."""
         count = len(slots)
         self._call(
             self._library.native_run,

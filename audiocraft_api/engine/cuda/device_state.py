@@ -56,7 +56,7 @@ class DeviceState:
         return self.sequence[:size].gather(2, index.expand(-1, self.sequence.shape[1], -1))
 
     def advance(self, cond: Tensor, null: Tensor | None) -> None:
-        """Sample the next column of the first places from logits [size, K, card] float32, and write it."""
+        """Sample the next column of the first places from logits [size, K, codebook_size] float32, and write it."""
         size = len(cond)
         logits = cond
         if null is not None:
@@ -74,18 +74,18 @@ class DeviceState:
 
     def _sample(self, logits: Tensor) -> Tensor:
         """Draw tokens [size, K] by every place's own rule (`sampling.py` has the same, one request at a time)."""
-        size, num_codebooks, card = logits.shape
+        size, num_codebooks, codebook_size = logits.shape
         probs = torch.softmax(logits / self.temperature[:size].view(-1, 1, 1), dim=-1)
         ranked, tokens = torch.sort(probs, dim=-1, descending=True, stable=True)
         top_k = self.top_k[:size].view(-1, 1, 1)
-        least = ranked.gather(2, (top_k.clamp(1, card) - 1).expand(-1, num_codebooks, 1))
+        least = ranked.gather(2, (top_k.clamp(1, codebook_size) - 1).expand(-1, num_codebooks, 1))
         top_p = self.top_p[:size].view(-1, 1, 1)
         by_k = (ranked >= least) | (top_k == 0)
         # In whole numbers: a GPU sums a row of fractions in an order that depends on how many rows there are.
         mass = (ranked.double() * 2**40).long()
         by_p = torch.cumsum(mass, dim=-1) - mass <= (top_p.double() * 2**40).long()
         kept = ranked * torch.where(top_p > 0, by_p, by_k)
-        noise = exponential_noise(self.seed[:size], self.draw[:size], num_codebooks, card)
+        noise = exponential_noise(self.seed[:size], self.draw[:size], num_codebooks, codebook_size)
         rank = (kept / noise).argmax(dim=-1, keepdim=True)
         sampled = tokens.gather(2, rank).squeeze(2)
         return torch.where(self.is_greedy[:size].view(-1, 1), logits.argmax(dim=-1), sampled)

@@ -50,8 +50,8 @@ class Bucket(NamedTuple):
     is_guided: bool
 
 
-class GraphStepper:
-    """A `Stepper` whose state lies on the device."""
+class CudaGraphRunner:
+    """A `ModelRunner` whose state lies on the device."""
 
     is_exact = False
 
@@ -90,7 +90,7 @@ class GraphStepper:
         self._place_of: dict[RunningRequest, int] = {}
         self._graphs: dict[Bucket, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if capture else None
-        # Streams are given out in turn from a few for each priority; the codec's, of the other one, is never this one.
+        # StreamSlots are given out in turn from a few for each priority; the codec's, of the other one, is never this one.
         self._side = torch.cuda.Stream(self._device, priority=-1) if capture else None  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
-class KnownResult:
+class CachedResult:
     """Audio that answers a question: a file of its own in the audio store, and what is said of it."""
 
     filename: str
@@ -21,10 +21,10 @@ class ResultStore(Protocol):
     Several processes may share one. Whoever is told a filename to let go deletes the file.
     """
 
-    def find(self, key: str) -> KnownResult | None:
+    def find(self, key: str) -> CachedResult | None:
         """Return a result that is not too old, and count it as used just now."""
 
-    def keep(self, key: str, result: KnownResult) -> list[str]:
+    def keep(self, key: str, result: CachedResult) -> list[str]:
         """Remember a result; return the files of what had to go: what it replaces, what is too old or unused longest."""
 
     def forget(self, key: str, filename: str) -> None:

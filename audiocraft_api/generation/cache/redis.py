@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from audiocraft_api.generation.cache.base import KnownResult
+from audiocraft_api.generation.cache.base import CachedResult
 from audiocraft_api.state.redis import PREFIX, RedisClient
 
 PRELUDE = """
@@ -86,14 +86,14 @@ class RedisResultStore:
         self._prefix = prefix
         self._clock = clock
 
-    def find(self, key: str) -> KnownResult | None:
+    def find(self, key: str) -> CachedResult | None:
         row = self._run(FIND, key, self._max_age_seconds)
         if not row:
             return None
         filename, _, answer = row.decode().partition("\n")
-        return KnownResult(filename, json.loads(answer))
+        return CachedResult(filename, json.loads(answer))
 
-    def keep(self, key: str, result: KnownResult) -> list[str]:
+    def keep(self, key: str, result: CachedResult) -> list[str]:
         row = f"{result.filename}\n{json.dumps(result.answer)}"
         gone = self._run(KEEP, key, self._max_age_seconds, self._max_entries, row)
         return [row.decode().partition("\n")[0] for row in gone]

@@ -26,7 +26,7 @@ from audiocraft_api.core.errors import (
     StorageUnavailable,
 )
 from audiocraft_api.core.observer import Observer
-from audiocraft_api.generation.cache.base import KnownResult, ResultStore
+from audiocraft_api.generation.cache.base import CachedResult, ResultStore
 from audiocraft_api.generation.cache.result_key import result_key
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.service import HasRecipe, Way
@@ -39,11 +39,11 @@ RENEWALS_PER_LEASE = 3
 T = TypeVar("T", bound=HasRecipe)
 
 
-class Flight:
+class InFlight:
     """A question that is being worked in this process; ends once."""
 
     def __init__(self) -> None:
-        self.known: KnownResult | None = None
+        self.known: CachedResult | None = None
         self.error: AudioCraftError | None = None
         self._ended = threading.Event()
 
@@ -73,7 +73,7 @@ class ResultCache:
         self._lease_seconds = config.tasks.lease_seconds
         self._holder = uuid.uuid4().hex
         self._lock = threading.Lock()
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[str, InFlight] = {}
 
     def answer(self, command: GenerateCommand, way: Way[T], client_gone: Callable[[], bool], until: float) -> T:
         """Answer a command by `until` (`time.monotonic()`), from what is known or anew.
@@ -87,7 +87,7 @@ class ResultCache:
         key = result_key(command, revision, self._config)
         while True:
             if found := self._find(key, way):
-                self._observer.result_sought(is_known=True)
+                self._observer.cache_lookup(hit=True)
                 return found[1]
             flight, leads = self._join(key)
             if leads:
@@ -95,7 +95,7 @@ class ResultCache:
             while not flight.wait(CLIENT_POLL_SECONDS):
                 _check(client_gone, until)
             if flight.known is not None and (answer := self._reuse(key, flight.known, way)) is not None:
-                self._observer.result_sought(is_known=True)
+                self._observer.cache_lookup(hit=True)
                 return answer
             if flight.error is None:
                 return way.make(client_gone)
@@ -105,7 +105,7 @@ class ResultCache:
     def _lead(
         self,
         key: str,
-        flight: Flight,
+        flight: InFlight,
         revision: str,
         way: Way[T],
         client_gone: Callable[[], bool],
@@ -114,7 +114,7 @@ class ResultCache:
         """Work a question for all who ask it, and end the flight in any case."""
         try:
             found = self._await_lease(key, way, client_gone, until)
-            self._observer.result_sought(is_known=found is not None)
+            self._observer.cache_lookup(hit=found is not None)
             if found:
                 flight.known, answer = found
             else:
@@ -127,7 +127,7 @@ class ResultCache:
         finally:
             self._land(key, flight)
 
-    def _land(self, key: str, flight: Flight) -> None:
+    def _land(self, key: str, flight: InFlight) -> None:
         try:
             # First: whoever leads next in this process leases as the same holder.
             with suppress(StorageUnavailable):
@@ -137,14 +137,14 @@ class ResultCache:
                 del self._flights[key]
             flight.end()
 
-    def _join(self, key: str) -> tuple[Flight, bool]:
+    def _join(self, key: str) -> tuple[InFlight, bool]:
         with self._lock:
             leads = key not in self._flights
-            return self._flights.setdefault(key, Flight()), leads
+            return self._flights.setdefault(key, InFlight()), leads
 
     def _await_lease(
         self, key: str, way: Way[T], client_gone: Callable[[], bool], until: float
-    ) -> tuple[KnownResult, T] | None:
+    ) -> tuple[CachedResult, T] | None:
         """Wait while another process works the question; return its answer, or None when it is this one's to work."""
         while True:
             is_ours = self._lease(key)
@@ -175,7 +175,7 @@ class ResultCache:
 
         return ask
 
-    def _find(self, key: str, way: Way[T]) -> tuple[KnownResult, T] | None:
+    def _find(self, key: str, way: Way[T]) -> tuple[CachedResult, T] | None:
         try:
             known = self._store.find(key)
         except StorageUnavailable:  # logged where it was raised
@@ -183,7 +183,7 @@ class ResultCache:
         answer = None if known is None else self._reuse(key, known, way)
         return None if known is None or answer is None else (known, answer)
 
-    def _reuse(self, key: str, known: KnownResult, way: Way[T]) -> T | None:
+    def _reuse(self, key: str, known: CachedResult, way: Way[T]) -> T | None:
         """Answer from a known result; forget it when its file is gone."""
         try:
             return way.reuse(known)
@@ -194,12 +194,12 @@ class ResultCache:
             pass
         return None
 
-    def _keep(self, key: str, revision: str, answer: T, way: Way[T]) -> KnownResult | None:
+    def _keep(self, key: str, revision: str, answer: T, way: Way[T]) -> CachedResult | None:
         """Store an answer's audio once more and remember it; None when that cannot be done."""
         if answer.recipe.revision != revision:  # the checkpoint has changed, and another one was still in memory
             return None
         try:
-            known = KnownResult(way.store(answer), answer.recipe.answer())
+            known = CachedResult(way.store(answer), answer.recipe.answer())
         except (NotFound, StorageUnavailable):
             return None
         with suppress(StorageUnavailable):

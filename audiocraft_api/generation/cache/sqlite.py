@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 
-from audiocraft_api.generation.cache.base import KnownResult
+from audiocraft_api.generation.cache.base import CachedResult
 from audiocraft_api.state.sqlite import SqliteFile
 
 FIND = "UPDATE results SET used = :now WHERE key = :key AND created > :oldest RETURNING filename, answer"
@@ -37,13 +37,13 @@ class SqliteResultStore:
         self._max_age_seconds = max_age_seconds
         self._clock = clock
 
-    def find(self, key: str) -> KnownResult | None:
+    def find(self, key: str) -> CachedResult | None:
         with self._file.write(durable=False) as db:
             now = self._clock()
             row = db.execute(FIND, {"key": key, "now": now, "oldest": now - self._max_age_seconds}).fetchone()
-        return KnownResult(row["filename"], json.loads(row["answer"])) if row else None
+        return CachedResult(row["filename"], json.loads(row["answer"])) if row else None
 
-    def keep(self, key: str, result: KnownResult) -> list[str]:
+    def keep(self, key: str, result: CachedResult) -> list[str]:
         row = {"key": key, "filename": result.filename, "answer": json.dumps(result.answer)}
         with self._file.write(durable=False) as db:
             now = self._clock()

@@ -54,4 +54,4 @@ class CeleryBackend:
 
     def _announce_waited_for(self, task: Task) -> None:
         self.start()
-        self._transport.announce_waited_for(task)
+        self._transport.enqueue_interactive(task)

@@ -35,7 +35,7 @@ from audiocraft_api.tasks.task import Task
 
 CLIENT_POLL_SECONDS = 0.1
 # The owner of tasks that a route waits for: no key's id, so that nobody sees them but the route.
-WAITED_FOR_OWNER = "(waited for)"
+INTERACTIVE_OWNER = "(waited for)"
 
 
 class RemoteGeneration:
@@ -75,7 +75,7 @@ class RemoteGeneration:
 
     def _run(self, command: GenerateCommand, client_gone: Callable[[], bool]) -> dict[str, Any]:
         with self._counted():
-            task = self._tasks.submit(command, owner=WAITED_FOR_OWNER)
+            task = self._tasks.submit(command, owner=INTERACTIVE_OWNER)
             try:
                 task = self._await_end(task, client_gone)
             except (Canceled, DeadlineExceeded, ShuttingDown):

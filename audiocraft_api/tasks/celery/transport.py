@@ -25,8 +25,8 @@ RUN_NEXT = "audiocraft_api.run_next"  # () the oldest task that nobody holds
 RUN_TASK = "audiocraft_api.run_task"  # (task id) a certain task, whose client waits for the answer
 TASKS_QUEUE = "audiocraft-api.tasks"
 # A queue of their own: workers take from both in turn, so a client does not wait behind tasks that nobody waits for.
-WAITED_FOR_QUEUE = "audiocraft-api.waited-for"
-QUEUES = (TASKS_QUEUE, WAITED_FOR_QUEUE)
+INTERACTIVE_QUEUE = "audiocraft-api.waited-for"
+QUEUES = (TASKS_QUEUE, INTERACTIVE_QUEUE)
 DRAIN_SHARE = 0.8  # of the graceful time-out; in the rest, what did not finish is given back
 MAX_UNSENT = 10_000
 CONNECT_SECONDS = 2.0
@@ -96,7 +96,7 @@ class CeleryTransport:
         """Tell the workers soon that there is a new task. Raises nothing: what gets lost, the sweep sends again."""
         self._send_soon("")
 
-    def announce_waited_for(self, task: Task) -> None:
+    def enqueue_interactive(self, task: Task) -> None:
         """Tell the workers soon of a task whose client waits for the answer. Raises nothing."""
         self._send_soon(task.id)
 
@@ -149,7 +149,7 @@ class CeleryTransport:
 
     def _send(self, task_id: str) -> None:
         if task_id:
-            self._celery.send_task(RUN_TASK, (task_id,), queue=WAITED_FOR_QUEUE, retry=False)
+            self._celery.send_task(RUN_TASK, (task_id,), queue=INTERACTIVE_QUEUE, retry=False)
         else:
             self._celery.send_task(RUN_NEXT, queue=TASKS_QUEUE, retry=False)
 

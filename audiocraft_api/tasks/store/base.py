@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from audiocraft_api.core.errors import IdempotencyConflict
 from audiocraft_api.tasks.task import NewTask, QueueStatus, Task
 
-HeartbeatAnswer = Literal["held", "canceled", "lost"]  # go on; stop and `cancel`; stop, the task is somebody else's
+HeartbeatResponse = Literal["held", "canceled", "lost"]  # go on; stop and `cancel`; stop, the task is somebody else's
 TOO_MANY_MESSAGE = "{num_tasks} of your tasks are not finished; wait for one of them, or cancel it."
 NUM_RECENT_RUNS = 20  # completed tasks that `mean_run_seconds` is taken over
 
@@ -68,7 +68,7 @@ class TaskStore(Protocol):
         would have to, or holds such a task.
         """
 
-    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatAnswer:
+    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatResponse:
         """Begin the lease anew and write the progress."""
 
     def complete(self, task: Task, result: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from audiocraft_api.tasks.store.base import (
     NUM_RECENT_RUNS,
     TOO_MANY_MESSAGE,
     ChangeSignal,
-    HeartbeatAnswer,
+    HeartbeatResponse,
     audio_filenames,
     check_fingerprint,
     host_of,
@@ -132,8 +132,8 @@ class RedisTaskStore:
         """Return how many of the oldest `limit` unfinished tasks could be claimed now."""
         return int(self._run(scripts.NUM_UNHELD, limit))
 
-    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatAnswer:
-        answer: HeartbeatAnswer = self._run(
+    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatResponse:
+        answer: HeartbeatResponse = self._run(
             scripts.HEARTBEAT, task.id, task.lease, num_frames_done, num_frames_total
         ).decode()
         return answer

@@ -19,7 +19,7 @@ from audiocraft_api.tasks.store.base import (
     NUM_RECENT_RUNS,
     TOO_MANY_MESSAGE,
     ChangeSignal,
-    HeartbeatAnswer,
+    HeartbeatResponse,
     audio_filenames,
     check_fingerprint,
     host_of,
@@ -142,7 +142,7 @@ class SqliteTaskStore:
                     return self._claim(db, row["id"], worker_id, lease_seconds, in_company=bool(others))
             return None
 
-    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatAnswer:
+    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatResponse:
         beat = {
             "id": task.id,
             "lease": task.lease,

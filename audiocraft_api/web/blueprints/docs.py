@@ -60,7 +60,7 @@ def docs() -> Response:
 
 def _asks_for_key(access: Access) -> bool:
     try:
-        guarded = services().access.asks_for_keys()
+        guarded = services().access.requires_key()
     except StorageUnavailable:
         guarded = True
     return guarded and asks_for_key(access, services().config.access.audio_requires_key)

@@ -14,12 +14,12 @@ from audiocraft_api.web.disconnect import client_gone
 from audiocraft_api.web.operations import Access, Operation, operation
 from audiocraft_api.web.parsing import parse_json
 from audiocraft_api.web.prefer import preference
-from audiocraft_api.web.schemas import GenerateBase64Answer, GenerateRequest, GenerateUrlAnswer
+from audiocraft_api.web.schemas import GenerateBase64Response, GenerateRequest, GenerateUrlResponse
 from audiocraft_api.web.services import services
 from audiocraft_api.web.task_responses import IDEMPOTENCY_HEADER, answer_by_task, idempotency_key
-from audiocraft_api.web.task_schemas import AcceptedAnswer
+from audiocraft_api.web.task_schemas import AcceptedResponse
 
-GENERATION_ANSWERS = {200: (GenerateUrlAnswer, GenerateBase64Answer), 202: (AcceptedAnswer,)}
+GENERATION_ANSWERS = {200: (GenerateUrlResponse, GenerateBase64Response), 202: (AcceptedResponse,)}
 GENERATION_ERRORS = (400, 411, 413, 415, 422, 503, 504)
 GENERATION_DESCRIPTION = (
     "Waits until the audio is ready. A client that closes its connection stops the generation. "
@@ -76,7 +76,7 @@ def generate() -> dict[str, Any] | Response:
     with admitted(fields, services().catalog.get(fields.model_size), key) as command:
         if preferred:
             return answer_by_task(command, fields.return_type, preferred)
-        with services().waiters.place():
+        with services().request_slots.acquire():
             return answer_generation(command, fields.return_type)
 
 
@@ -86,6 +86,6 @@ def answer_generation(command: GenerateCommand, return_type: str) -> dict[str, A
     if return_type == "base64":
         made = services().generation.generate_bytes(command, gone)
         audio = base64.b64encode(made.audio).decode()
-        return GenerateBase64Answer(audio=audio, request_id=request_id(), **made.recipe.answer()).model_dump()
+        return GenerateBase64Response(audio=audio, request_id=request_id(), **made.recipe.answer()).model_dump()
     stored = services().generation.generate_file(command, gone)
-    return GenerateUrlAnswer(audio_url=stored.url, request_id=request_id(), **stored.recipe.answer()).model_dump()
+    return GenerateUrlResponse(audio_url=stored.url, request_id=request_id(), **stored.recipe.answer()).model_dump()

@@ -7,16 +7,16 @@ from typing import Any
 from flask import Blueprint
 
 from audiocraft_api.web.operations import Access, Operation, operation
-from audiocraft_api.web.schemas import HealthAnswer, ReadyAnswer
+from audiocraft_api.web.schemas import HealthResponse, ReadyResponse
 from audiocraft_api.web.services import services
 
 blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/health")
-@operation(Operation("Whether the server is alive", "health", Access.OPEN, {200: (HealthAnswer,)}))
+@operation(Operation("Whether the server is alive", "health", Access.OPEN, {200: (HealthResponse,)}))
 def health() -> dict[str, Any]:
-    return HealthAnswer(**services().health.report()).model_dump()
+    return HealthResponse(**services().health.report()).model_dump()
 
 
 @blueprint.get("/ready")
@@ -25,7 +25,7 @@ def health() -> dict[str, Any]:
         "Whether the server takes work",
         "health",
         Access.OPEN,
-        {200: (ReadyAnswer,)},
+        {200: (ReadyResponse,)},
         description="503 while it stops, while models are loaded that it needs first, or when its engine has died or stalled; `code` "
         "tells which. A busy server is ready.",
         errors=(503,),
@@ -33,4 +33,4 @@ def health() -> dict[str, Any]:
 )
 def ready() -> dict[str, Any]:
     services().health.check_ready()
-    return ReadyAnswer().model_dump()
+    return ReadyResponse().model_dump()

@@ -45,7 +45,7 @@ def generate_with_melody() -> dict[str, Any] | Response:
     preferred = preference(services().config.engine.request_deadline_seconds)
     key = idempotency_key() if preferred else None
     with admitted(fields, services().catalog.melody_checkpoint(fields.model_size), key) as command:
-        with services().waiters.place():
+        with services().request_slots.acquire():
             melody = services().melodies.decode(cast(BinaryIO, fields.melody.stream))
             command = replace(command, melody=melody)
             if not preferred:

@@ -8,22 +8,22 @@ from flask import Blueprint
 
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.operations import Access, Operation, operation
-from audiocraft_api.web.schemas import ModelAnswer, ModelsAnswer
+from audiocraft_api.web.schemas import ModelResponse, ModelsResponse
 from audiocraft_api.web.services import services
 
 blueprint = Blueprint("models", __name__)
 
 
 @blueprint.get("/models")
-@operation(Operation("List the models", "models", Access.READ, {200: (ModelsAnswer,)}))
+@operation(Operation("List the models", "models", Access.READ, {200: (ModelsResponse,)}))
 def models() -> dict[str, Any]:
     loaded = set(services().cache.loaded_names())
     answers = [_describe(spec, spec.name in loaded) for spec in services().catalog]
-    return ModelsAnswer(models=answers).model_dump()
+    return ModelsResponse(models=answers).model_dump()
 
 
-def _describe(spec: ModelSpec, loaded: bool) -> ModelAnswer:
-    return ModelAnswer(
+def _describe(spec: ModelSpec, loaded: bool) -> ModelResponse:
+    return ModelResponse(
         name=spec.name,
         description=spec.description,
         checkpoint=spec.checkpoint,

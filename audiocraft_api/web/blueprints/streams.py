@@ -61,7 +61,7 @@ def generate_stream() -> Response:
 
 def _answer(command: GenerateCommand) -> Response:
     gone = client_gone(request.environ)
-    place = services().streams.take(connection_of(request.environ))
+    place = services().stream_slots.acquire(connection_of(request.environ))
     try:
         stream = services().streaming.open(command)
     except BaseException:

@@ -50,7 +50,7 @@ def task_events(task_id: str) -> Response:
     seen = _last_event_id()
     if task.is_final and seen == task.version:
         return Response(status=204)  # tells an EventSource to stay away
-    place = services().streams.take(connection_of(request.environ))
+    place = services().stream_slots.acquire(connection_of(request.environ))
     stream = _events(services(), task, seen, client_gone(request.environ))
     response = Response(stream, mimetype=MEDIA_TYPE)
     response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -71,7 +71,7 @@ def _events(house: Services, task: Task, seen: int | None, gone: Callable[[], bo
     next_beat = time.monotonic() + beat_seconds
     try:
         while not (gone() or house.draining.is_set()):
-            outlook = tasks.outlook(task)
+            outlook = tasks.estimate(task)
             if seen != task.version or (position is not None and outlook.position != position):
                 data = json.dumps(show(task, house.store, outlook).model_dump(mode="json"))
                 yield f"id: {task.version}\ndata: {data}\n\n"

@@ -23,12 +23,12 @@ from audiocraft_api.web.task_responses import (
     submit_task,
 )
 from audiocraft_api.web.task_schemas import (
-    TASK_ANSWERS,
-    AcceptedAnswer,
+    TASK_RESPONSES,
+    AcceptedResponse,
     MelodyTaskRequest,
     PageQuery,
     TaskRequest,
-    TasksAnswer,
+    TasksResponse,
 )
 
 SUBMIT_ERRORS = (400, 411, 413, 415, 422, 503)
@@ -44,7 +44,7 @@ blueprint = Blueprint("tasks", __name__)
         "Submit a task that makes music from text",
         "tasks",
         Access.GENERATE,
-        {202: (AcceptedAnswer,)},
+        {202: (AcceptedResponse,)},
         description="The task is on disk when it is answered, and reaches exactly one final state.",
         json=TaskRequest,
         errors=SUBMIT_ERRORS,
@@ -68,7 +68,7 @@ def generate_async() -> Response:
         "Submit a task that makes music from text and a tune",
         "tasks",
         Access.GENERATE,
-        {202: (AcceptedAnswer,)},
+        {202: (AcceptedResponse,)},
         description="The task, with its tune, is on disk when it is answered.",
         form=MelodyTaskRequest,
         errors=SUBMIT_ERRORS,
@@ -79,7 +79,7 @@ def generate_async() -> Response:
 def generate_with_melody_async() -> Response:
     fields = parse_form(MelodyTaskRequest, "melody", NO_FILE)
     with admitted(fields, services().catalog.melody_checkpoint(fields.model_size), idempotency_key()) as command:
-        with services().waiters.place():  # decoders may have to be waited for
+        with services().request_slots.acquire():  # decoders may have to be waited for
             melody = services().melodies.decode(cast(BinaryIO, fields.melody.stream))
         return accepted(submit_task(replace(command, melody=melody), fields.webhook_url))
 
@@ -90,7 +90,7 @@ def generate_with_melody_async() -> Response:
         "Look at a task",
         "tasks",
         Access.READ,
-        {200: TASK_ANSWERS},
+        {200: TASK_RESPONSES},
         description="410 when the task is completed but its audio is not kept any more.",
         parameters=TASK_ID,
         errors=(404, 410, 503),
@@ -108,7 +108,7 @@ def task(task_id: str) -> dict[str, Any]:
         "Cancel a task",
         "tasks",
         Access.GENERATE,
-        {200: TASK_ANSWERS, 202: TASK_ANSWERS},
+        {200: TASK_RESPONSES, 202: TASK_RESPONSES},
         description="A queued task is canceled at once (200), a running one after its current step (202). A task that "
         "has ended stays as it is and is shown (200), so that it can be canceled twice.",
         parameters=TASK_ID,
@@ -128,7 +128,7 @@ def cancel_task(task_id: str) -> Response:
         "List the tasks, newest first",
         "tasks",
         Access.READ,
-        {200: (TasksAnswer,)},
+        {200: (TasksResponse,)},
         query=PageQuery,
         errors=(400, 503),
     )
@@ -143,4 +143,4 @@ def list_tasks() -> dict[str, Any]:
 
 
 def _shown(found: Task) -> dict[str, Any]:
-    return show(found, services().store, services().tasks.service.outlook(found)).model_dump(mode="json")
+    return show(found, services().store, services().tasks.service.estimate(found)).model_dump(mode="json")

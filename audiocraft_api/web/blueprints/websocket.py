@@ -53,7 +53,7 @@ def admit() -> None:
     check_handshake(request, config.server.cors_origins)
     if services().draining.is_set():
         raise ShuttingDown
-    g.place = services().streams.take(connection_of(request.environ))
+    g.place = services().stream_slots.acquire(connection_of(request.environ))
     prepare_socket(request.environ, config.audio.max_json_bytes)
 
 
@@ -116,7 +116,7 @@ def _play(ws: Server, stream: AudioStream) -> None:
             told = stream.progress
             _tell(ws, {"type": "progress", "current": told[0], "total": told[1]})
         if piece:
-            g.admission.keep()
+            g.admission.commit()
             ws.send(piece)
     recipe = stream.recipe()
     made = {

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from audiocraft_api.engine.codec.batching import EARLY_FRAMES, FEW_FRAMES, SHARED_STEPS, Delivery
+from audiocraft_api.engine.codec.batching import EARLY_FRAMES, FEW_FRAMES, SHARED_STEPS, CodecBatching
 from audiocraft_api.engine.codec.decoder import BLOCK_FRAMES
 from audiocraft_api.engine.codec.lstm import NUM_ROWS
 
@@ -15,7 +15,7 @@ NUM_STEPS = 200
 
 def deliveries(joined_at: list[int], *, is_shared: bool = True, steps_of_a_pass: int = 1) -> list[list[int]]:
     """Run requests that join at these steps and make a frame each step; return at which steps frames of each went."""
-    delivery = Delivery(is_shared=is_shared)
+    delivery = CodecBatching(is_shared=is_shared)
     went: list[list[int]] = [[] for _ in joined_at]
     delivered = [0] * len(joined_at)
     for step in range(0, NUM_STEPS, steps_of_a_pass):
@@ -23,7 +23,7 @@ def deliveries(joined_at: list[int], *, is_shared: bool = True, steps_of_a_pass:
         delivery.begin(len(running), steps_of_a_pass)
         for index in running:
             done = step + steps_of_a_pass - joined_at[index]
-            if done - delivered[index] >= delivery.fewest_frames(delivered[index]):
+            if done - delivered[index] >= delivery.min_frames(delivered[index]):
                 delivered[index] = done
                 went[index].append(step)
     return went

@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from audiocraft_api.engine.cpu.native_backend import FORMATS, Format, NativeRunner
 from torch import Tensor
 
 from audiocraft_api.engine.cpu import native_backend
 from audiocraft_api.engine.cpu.native import build
 from audiocraft_api.engine.cpu.native.library import open_library
-from audiocraft_api.engine.torch_backend import TorchRunner
+from audiocraft_api.engine.cpu.native_backend import FORMATS, Format, NativeBackend
+from audiocraft_api.engine.torch_backend import TorchBackend
 from audiocraft_api.engine.weights import DecoderWeights, converted
 from support.random_weights import (
     random_weights,
@@ -37,8 +37,8 @@ BOUNDS: dict[Format, float] = {"float32": 3e-6, "float16": 3e-2, "bfloat16": 3e-
 SIZES = pytest.mark.parametrize("sizes", [(128, 2), (192, 6), (64, 4)], ids=["64-wide heads", "32-wide", "16-wide"])
 
 
-def native(weights: DecoderWeights, weight_format: Format, num_threads: int = 2, num_slots: int = 24) -> NativeRunner:
-    return NativeRunner(
+def native(weights: DecoderWeights, weight_format: Format, num_threads: int = 2, num_slots: int = 24) -> NativeBackend:
+    return NativeBackend(
         weights, num_slots=num_slots, capacity=CAPACITY, weight_format=weight_format, num_threads=num_threads
     )
 
@@ -47,7 +47,7 @@ def native(weights: DecoderWeights, weight_format: Format, num_threads: int = 2,
 @SIZES
 def test_logits_are_the_twins(weight_format: Format, sizes: tuple[int, int]) -> None:
     weights = random_weights(*sizes)
-    twin = TorchRunner(weights, num_slots=1, capacity=CAPACITY)
+    twin = TorchBackend(weights, num_slots=1, capacity=CAPACITY)
     runner = native(weights, weight_format)
     tokens = some_tokens(40)
     for context in (some_context(weights.dim, 19), None):
@@ -75,7 +75,7 @@ def test_prefix_and_long_prompt_are_the_twins(has_cross: bool) -> None:
     context = some_context(weights.dim, 5) if has_cross else None
     prefix, tokens = some_context(weights.dim, 70, seed=3), some_tokens(90)
     results = []
-    for runner in (TorchRunner(weights, num_slots=2, capacity=CAPACITY), native(weights, "float32")):
+    for runner in (TorchBackend(weights, num_slots=2, capacity=CAPACITY), native(weights, "float32")):
         runner.begin(1, context)
         first = runner.prefill(1, 0, prefix, tokens[:80].T)
         last = runner.prefill(1, 150, None, tokens[80:].T)
@@ -127,7 +127,7 @@ def test_a_slot_takes_the_bytes_that_are_counted_for_it(weight_format: Format, s
 
 def test_a_slot_takes_memory_as_it_fills() -> None:
     weights, capacity = random_weights(), 2**15
-    runner = NativeRunner(weights, num_slots=1, capacity=capacity, weight_format="float32")
+    runner = NativeBackend(weights, num_slots=1, capacity=capacity, weight_format="float32")
     process = psutil.Process()
     before = process.memory_info().rss
     runner.decode([0], some_tokens(1), [0])
@@ -173,7 +173,7 @@ def test_weights_of_sixteen_bits_take_half_the_memory_and_lose_nothing() -> None
     for tensor in [*halves, *weights.heads]:
         tensor.copy_(tensor.half())
     packed = native(weights, "float32", num_slots=1)
-    twin = TorchRunner(weights, num_slots=1, capacity=CAPACITY)
+    twin = TorchBackend(weights, num_slots=1, capacity=CAPACITY)
     assert packed.num_bytes < 0.7 * full.num_bytes
     tokens = some_tokens(10)
     assert relative_error(row_logits(packed, None, tokens), row_logits(twin, None, tokens)) < BOUNDS["float32"]
@@ -230,7 +230,7 @@ def test_other_machines_builds_agree(machine: str, tmp_path: Path) -> None:
     context = some_context(weights.dim, 6)
     for weight_format in FORMATS:
         sizes = {"num_slots": 1, "capacity": CAPACITY, "num_threads": 2}
-        other = NativeRunner(weights, **sizes, weight_format=weight_format, library=library)
+        other = NativeBackend(weights, **sizes, weight_format=weight_format, library=library)
         logits = row_logits(other, context, tokens)
         # Float sums differ in order; bytes of keys and values, and of `int6`'s activations, may round to the other side.
         bound = {"float32": 3e-6, "int6": 2e-2}.get(weight_format, 5e-3)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from audiocraft_api.engine.cpu.native_backend import Format, NativeRunner
 
-from audiocraft_api.engine.torch_backend import TorchRunner
+from audiocraft_api.engine.cpu.native_backend import Format, NativeBackend
+from audiocraft_api.engine.torch_backend import TorchBackend
 from audiocraft_api.engine.weights import DecoderWeights
 from support.random_weights import random_weights, relative_error, row_logits, some_context, some_tokens, with_outliers
 from support.rounded_twin import RoundedTwin, rounded_weights
@@ -13,8 +13,8 @@ from support.rounded_twin import RoundedTwin, rounded_weights
 CAPACITY = 64
 
 
-def runner(weights: DecoderWeights, weight_format: Format) -> NativeRunner:
-    return NativeRunner(weights, num_slots=1, capacity=CAPACITY, weight_format=weight_format, num_threads=2)
+def runner(weights: DecoderWeights, weight_format: Format) -> NativeBackend:
+    return NativeBackend(weights, num_slots=1, capacity=CAPACITY, weight_format=weight_format, num_threads=2)
 
 
 @pytest.mark.parametrize("sizes", [(128, 2), (192, 6), (64, 4)], ids=["64-wide heads", "32-wide", "16-wide"])
@@ -61,6 +61,6 @@ def test_a_dimension_that_stands_out_leaves_the_other_keys_their_bits(
     weight_format: Format, bits: int, bound: float
 ) -> None:
     weights, tokens = with_loud_keys(random_weights(), 100), some_tokens(30)
-    twin = TorchRunner(rounded_weights(weights, bits), num_slots=1, capacity=CAPACITY)
+    twin = TorchBackend(rounded_weights(weights, bits), num_slots=1, capacity=CAPACITY)
     expected = row_logits(twin, None, tokens)
     assert relative_error(row_logits(runner(weights, weight_format), None, tokens), expected) < bound

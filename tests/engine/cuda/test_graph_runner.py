@@ -14,7 +14,7 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.errors import GenerationFailed
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.engine.batching import BatchingEngine
-from audiocraft_api.engine.cuda.graph_runner import GraphStepper
+from audiocraft_api.engine.cuda.graph_runner import CudaGraphRunner
 from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.noise import exponential_noise
 from audiocraft_api.engine.sampling import keep_top_k, keep_top_p
@@ -33,13 +33,13 @@ from support.engines import (
 GREEDY = {"use_sampling": False}
 
 
-def make_stepper(device: str, steppers: list[GraphStepper]) -> Callable[[Any, Config], GraphStepper]:
-    """Return what makes a float32 stepper on a device, whatever device the model is on."""
+def make_model_runner(device: str, steppers: list[CudaGraphRunner]) -> Callable[[Any, Config], CudaGraphRunner]:
+    """Return what makes a float32 model_runner on a device, whatever device the model is on."""
 
-    def make(model: Any, config: Config) -> GraphStepper:
+    def make(model: Any, config: Config) -> CudaGraphRunner:
         weights = converted(decoder_weights(model.lm), torch.float32, torch.device(device))
         pattern = DelayPattern(model.lm.pattern_provider.delays, model.special_token_id)
-        stepper = GraphStepper(
+        model_runner = CudaGraphRunner(
             weights,
             pattern,
             num_places=config.engine.max_batch_requests,
@@ -47,8 +47,8 @@ def make_stepper(device: str, steppers: list[GraphStepper]) -> Callable[[Any, Co
             num_columns=pattern.num_columns(model.max_window_frames),
             capture=device == "cuda",
         )
-        steppers.append(stepper)
-        return stepper
+        steppers.append(model_runner)
+        return model_runner
 
     return make
 
@@ -59,7 +59,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def steppers() -> list[GraphStepper]:
+def steppers() -> list[CudaGraphRunner]:
     return []
 
 
@@ -70,8 +70,8 @@ def cache(demo_checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> OneModelEa
 
 
 @pytest.fixture
-def engine(cache: OneModelEach, device: str, steppers: list[GraphStepper]) -> Iterator[BatchingEngine]:
-    engine = BatchingEngine(cache, Config(max_batch_requests=5), make_stepper(device, steppers))
+def engine(cache: OneModelEach, device: str, steppers: list[CudaGraphRunner]) -> Iterator[BatchingEngine]:
+    engine = BatchingEngine(cache, Config(max_batch_requests=5), make_model_runner(device, steppers))
     yield engine
     engine.close()
 
@@ -96,10 +96,10 @@ def test_greedy_codes_are_audiocrafts(engine: BatchingEngine, cache: OneModelEac
 
 
 def test_windows_go_on_where_the_last_ended(
-    demo_checkpoints: Path, cache: OneModelEach, device: str, steppers: list[GraphStepper]
+    demo_checkpoints: Path, cache: OneModelEach, device: str, steppers: list[CudaGraphRunner]
 ) -> None:
     cache = OneModelEach(lambda name: short_window_model(demo_checkpoints, name))
-    engine = BatchingEngine(cache, Config(max_batch_requests=1), make_stepper(device, steppers))
+    engine = BatchingEngine(cache, Config(max_batch_requests=1), make_model_runner(device, steppers))
     case = params(**GREEDY, duration_seconds=20.0, extend_stride_seconds=18.0)
     with cache.lease("demo") as model:
         np.testing.assert_array_equal(codes_of(engine.submit(case)), reference_codes(model, case))
@@ -123,22 +123,22 @@ def test_a_request_gives_the_same_codes_alone_and_in_company(engine: BatchingEng
 
 
 def test_numbers_that_overflow_end_their_request_and_poison_no_other(
-    engine: BatchingEngine, steppers: list[GraphStepper]
+    engine: BatchingEngine, steppers: list[CudaGraphRunner]
 ) -> None:
     case = params(audio_prompt=noise(0.5))
     expected = codes_of(engine.submit(case))
-    stepper = steppers[0]
-    prefill = stepper.prefill
+    model_runner = steppers[0]
+    prefill = model_runner.prefill
 
     def poisoned(run: Any) -> None:
         prefill(run)
-        stepper._values[0, 0, 0, :, 0] = float("nan")
+        model_runner._values[0, 0, 0, :, 0] = float("nan")
 
-    stepper.prefill = poisoned  # type: ignore[method-assign]
+    model_runner.prefill = poisoned  # type: ignore[method-assign]
     with pytest.raises(GenerationFailed, match="overflowed"):
         codes_of(engine.submit(case))
-    stepper.prefill = prefill  # type: ignore[method-assign]
-    for left_over in (stepper._keys, stepper._values, *stepper._context):
+    model_runner.prefill = prefill  # type: ignore[method-assign]
+    for left_over in (model_runner._keys, model_runner._values, *model_runner._context):
         left_over.fill_(float("nan"))
 
     np.testing.assert_array_equal(codes_of(engine.submit(case)), expected)
@@ -148,19 +148,19 @@ def test_numbers_that_overflow_end_their_request_and_poison_no_other(
 def test_sampling_follows_the_same_distribution_as_the_twin(device: str) -> None:
     from audiocraft_api.engine.cuda.device_state import DeviceState
 
-    num_places, card = 2000, 16
-    logits = torch.randn(card, generator=torch.Generator().manual_seed(0)).mul(2).to(device)
+    num_places, codebook_size = 2000, 16
+    logits = torch.randn(codebook_size, generator=torch.Generator().manual_seed(0)).mul(2).to(device)
     probs = torch.softmax(logits.cpu(), dim=0)
     ranked, order = probs.sort(descending=True)
-    nucleus = torch.zeros(card).scatter(0, order, keep_top_p(ranked, 0.7))
+    nucleus = torch.zeros(codebook_size).scatter(0, order, keep_top_p(ranked, 0.7))
     rules = {(0, 0.0): probs, (4, 0.0): keep_top_k(probs, 4), (4, 0.7): nucleus}
     for (top_k, top_p), expected in rules.items():
         state = DeviceState(num_places, 2, 4, torch.device(device))
         state.seed.copy_(torch.arange(num_places))
         state.top_k.fill_(top_k)
         state.top_p.fill_(top_p)
-        tokens = state._sample(logits.expand(num_places, 2, card))
-        found = torch.bincount(tokens.flatten().cpu(), minlength=card) / tokens.numel()
+        tokens = state._sample(logits.expand(num_places, 2, codebook_size))
+        found = torch.bincount(tokens.flatten().cpu(), minlength=codebook_size) / tokens.numel()
         assert (found - expected).abs().max() < 4 * (0.25 / tokens.numel()) ** 0.5
         assert found[expected == 0].sum() == 0
 

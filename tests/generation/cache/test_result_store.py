@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from audiocraft_api.core.errors import StorageUnavailable
-from audiocraft_api.generation.cache.base import KnownResult, ResultStore
+from audiocraft_api.generation.cache.base import CachedResult, ResultStore
 from audiocraft_api.generation.cache.redis import RedisResultStore
 from audiocraft_api.generation.cache.sqlite import SqliteResultStore
 from audiocraft_api.state import schema
@@ -50,8 +50,8 @@ class Library:
         return [key for key in keys if self.store.find(key) is not None]
 
 
-def result(filename: str) -> KnownResult:
-    return KnownResult(filename, {"seed": 7, "recipe": {"prompt": "\ud800 🎵 \x00", "melody": None, "top_p": 0.1}})
+def result(filename: str) -> CachedResult:
+    return CachedResult(filename, {"seed": 7, "recipe": {"prompt": "\ud800 🎵 \x00", "melody": None, "top_p": 0.1}})
 
 
 @pytest.fixture(scope="module")

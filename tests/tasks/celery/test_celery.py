@@ -25,7 +25,7 @@ import soundfile
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import Unavailable
-from audiocraft_api.tasks.celery.remote import WAITED_FOR_OWNER
+from audiocraft_api.tasks.celery.remote import INTERACTIVE_OWNER
 from audiocraft_api.tasks.celery.transport import CeleryTransport, create_celery
 from audiocraft_api.tasks.store.redis import RedisTaskStore
 from audiocraft_api.tasks.task import Task
@@ -206,7 +206,7 @@ class TestStandingSite:
         with pytest.raises(requests.Timeout):
             site.server.post("/generate", json=REQUEST, timeout=1)
         store = site.open_store()
-        newest = store.page(WAITED_FOR_OWNER)[0]
+        newest = store.page(INTERACTIVE_OWNER)[0]
         wait_until(lambda: store.get(newest.id).is_final, SECONDS)
         assert store.get(newest.id).state == "canceled"
         store.close()
@@ -221,7 +221,7 @@ class TestStandingSite:
             site.hold.unlink()
             assert answer.result().status_code == 200
         store = site.open_store()
-        waited_for = store.page(WAITED_FOR_OWNER)[0]
+        waited_for = store.page(INTERACTIVE_OWNER)[0]
         finished = [site.wait_for(task_id)["task_id"] for task_id in tasks]
         num_before = sum(store.get(task_id).started < waited_for.started for task_id in finished)
         store.close()
@@ -305,7 +305,7 @@ class TestFaults:
                 site.hold.touch()
                 site.serve()
             store = site.open_store()
-            wait_until(lambda: {task.state for task in store.page(WAITED_FOR_OWNER)} == {"completed", "canceled"})
+            wait_until(lambda: {task.state for task in store.page(INTERACTIVE_OWNER)} == {"completed", "canceled"})
             store.close()
 
     def test_tasks_outlive_a_broker_that_comes_back_empty(

@@ -27,7 +27,7 @@ class Shape(Structure):
             "dim",
             "heads",
             "hidden",
-            "card",
+            "codebook_size",
             "codebooks",
             "cross",
             "slots",
@@ -49,8 +49,8 @@ class LayerPointers(Structure):
     _fields_ = [*((name, c_void_p) for name in (*NORMS, *MATRICES)), ("stored", c_int32)]
 
 
-class Choice(Structure):
-    """`Choice` of sampling.h."""
+class SamplingParams(Structure):
+    """`SamplingParams` of sampling.h."""
 
     _fields_ = [
         ("seed", c_int64),
@@ -75,7 +75,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "native_begin": (c_int, [c_void_p, c_int, c_void_p, c_int]),
     "native_release": (c_int, [c_void_p, c_int]),
     "native_run": (c_int, [c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
-    "native_sample": (c_int, [c_void_p, c_int, POINTER(Choice), c_void_p, c_void_p]),
+    "native_sample": (c_int, [c_void_p, c_int, POINTER(SamplingParams), c_void_p, c_void_p]),
 }
 
 
