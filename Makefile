@@ -51,7 +51,8 @@ test-programs:
 test: export OMP_NUM_THREADS := 1
 test: setup-tests
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not fault" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/coverage run -m pytest -m "not fault and not timing" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/coverage run -m pytest -m timing $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered $(if $(ARGS),,--fail-under=90)
 
