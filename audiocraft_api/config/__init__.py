@@ -1,7 +1,8 @@
 """The one settings table: every setting is a field of `Config`, read from `AUDIOCRAFT_API_<NAME>`.
 
-A wrong value stops the start with a sentence that names variable, value and what was expected; an unknown variable
-with the prefix warns. Each module beside this one owns a group of settings; the README's table is tested against all.
+An invalid value stops the start with a message that names the variable, the value and what was expected; an unknown
+variable with the prefix is logged as a warning. Each section of the settings has a module of its own in this package;
+`docs/settings.md` is generated from all of them.
 """
 
 from __future__ import annotations
@@ -105,20 +106,6 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: Any) -> C
         return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(detail) for detail in error.errors())) from None
-
-
-def settings_table() -> str:
-    """Return the README's table of the settings."""
-    rows = ["| variable | default | |", "|---|---|---|"]
-    for name, field in all_settings().items():
-        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        shown = (
-            ""
-            if default is None or not str(default)
-            else f"`{str(default).lower() if isinstance(default, bool) else default}`"
-        )
-        rows.append(f"| `{variable_name(name)}` | {shown} | {field.description} |")
-    return "\n".join(rows)
 
 
 def _sentence(detail: Any) -> str:

@@ -1,6 +1,6 @@
-"""`python -m audiocraft_api.config` prints the README's table of the settings."""
+"""`python -m audiocraft_api.config` prints the settings reference, `docs/settings.md`."""
 
-from audiocraft_api.config import settings_table
+from audiocraft_api.config.reference import settings_page
 
 if __name__ == "__main__":
-    print(settings_table())
+    print(settings_page(), end="")
