@@ -38,6 +38,7 @@ from audiocraft_api.tasks.backend import EmbeddedBackend, TaskBackend
 from audiocraft_api.tasks.store.base import TaskStore
 from audiocraft_api.tasks.store.sqlite import SqliteTaskStore
 from audiocraft_api.tasks.task import Task
+from audiocraft_api.tasks.view import task_json
 from audiocraft_api.telemetry import sources
 from audiocraft_api.telemetry.admin_listener import AdminListener, admin_answers
 from audiocraft_api.telemetry.health import Health
@@ -59,7 +60,6 @@ from audiocraft_api.web.blueprints import (
     websocket,
 )
 from audiocraft_api.web.services import EXTENSION
-from audiocraft_api.web.task_responses import show
 
 if TYPE_CHECKING:
     from audiocraft_api.state.redis import RedisClient
@@ -256,7 +256,7 @@ def _create_task_store(config: Config) -> TaskStore:
 
 
 def _renderer(files: AudioStore) -> Callable[[Task], dict[str, Any]]:
-    return lambda task: show(task, files).model_dump(mode="json")
+    return lambda task: task_json(task, files)
 
 
 def create_engine(cache: ModelCache, config: Config) -> Engine:

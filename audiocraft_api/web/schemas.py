@@ -21,6 +21,7 @@ from audiocraft_api.core.constants import (
     MIN_DURATION_SECONDS,
     MIN_TEMPERATURE,
 )
+from audiocraft_api.tasks.view import RecipeResponse
 
 
 def _whole(value: Any) -> Any:
@@ -110,26 +111,6 @@ class MelodyRequest(MelodyFields, GenerateRequest):
 
 class _Response(BaseModel):
     model_config = ConfigDict(frozen=True)
-
-
-class RecipeResponse(_Response):
-    """How audio was made: the request's fields, all resolved, and what they were made with."""
-
-    prompt: str
-    model: str = Field(description="Public name of the checkpoint.")
-    revision: str = Field(description="Revision of the checkpoint.")
-    duration: float = Field(description="Seconds that were asked for.")
-    temperature: float
-    top_k: int
-    top_p: float
-    cfg_coef: float
-    seed: int
-    melody: str | None = Field(description="SHA-256 of the decoded tune, if there was one.")
-    output_format: str
-    engine: str
-    precision: str
-    service_version: str
-    created: str = Field(json_schema_extra={"format": "date-time"})
 
 
 class _GenerateResponse(_Response):

@@ -1,4 +1,4 @@
-"""Between the routes and the task service: how a task is accepted, waited for and shown."""
+"""Between the routes and the task service: how a task is accepted and waited for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import re
 import time
 import uuid
 from contextlib import nullcontext, suppress
-from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any
 
 from flask import Response, g, jsonify, request, url_for
 
@@ -21,8 +20,6 @@ from audiocraft_api.core.errors import (
     error_of,
 )
 from audiocraft_api.generation.command import GenerateCommand
-from audiocraft_api.storage.base import AudioStore, link_of
-from audiocraft_api.tasks.service import TaskEstimate
 from audiocraft_api.tasks.task import Task
 from audiocraft_api.web.auth import caller
 from audiocraft_api.web.context import request_id
@@ -30,13 +27,7 @@ from audiocraft_api.web.disconnect import client_gone
 from audiocraft_api.web.prefer import Preference
 from audiocraft_api.web.schemas import GenerateBase64Response, GenerateUrlResponse
 from audiocraft_api.web.services import services
-from audiocraft_api.web.task_schemas import (
-    AcceptedResponse,
-    TaskCanceledResponse,
-    TaskCompletedResponse,
-    TaskFailedResponse,
-    TaskWorkingResponse,
-)
+from audiocraft_api.web.task_schemas import AcceptedResponse
 
 IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,255}$"
 IDEMPOTENCY_HEADER: dict[str, dict[str, Any]] = {
@@ -48,8 +39,6 @@ IDEMPOTENCY_HEADER: dict[str, dict[str, Any]] = {
     }
 }
 POLL_SECONDS = 0.5  # how late a client that left, or a stopping server, is noticed while a request waits for a task
-
-TaskResponse: TypeAlias = TaskWorkingResponse | TaskCompletedResponse | TaskFailedResponse | TaskCanceledResponse
 
 
 def submit_task(command: GenerateCommand, webhook_url: str | None = None) -> Task:
@@ -157,41 +146,6 @@ def check_audio(task: Task) -> None:
         raise AudioGone("The audio of this task is not kept any more.") from error
 
 
-def show(task: Task, files: AudioStore, outlook: TaskEstimate | None = None) -> TaskResponse:
-    """Return a task as clients see it; without `outlook` nothing is said of what lies before it."""
-    fields: dict[str, Any] = {
-        "task_id": task.id,
-        "state": task.state,
-        "model": task.command["model"],
-        "seed": task.command["seed"],
-        "attempts": task.attempts,
-        "created_at": _time(task.created),
-        "started_at": _time(task.started),
-        "finished_at": _time(task.finished),
-    }
-    if task.state == "completed" and task.result is not None:
-        audio_url = files.url_for(task.result["filename"])
-        result = task.result | {"filename": link_of(task.result["filename"])}
-        return TaskCompletedResponse.model_validate(fields | {"result": result, "audio_url": audio_url})
-    if task.state == "failed":
-        return TaskFailedResponse(**fields, error=task.error or "", code=task.error_code or "")
-    if task.state == "canceled":
-        return TaskCanceledResponse(**fields)
-    eta_seconds = outlook.eta_seconds if outlook else None
-    return TaskWorkingResponse(
-        **fields,
-        current=task.num_frames_done,
-        total=task.num_frames_total,
-        queue_position=outlook.position if outlook else None,
-        eta_seconds=None if eta_seconds is None else round(eta_seconds, 1),
-        cancel_requested=task.cancel_requested,
-    )
-
-
 def _status(task: Task) -> str:
     """Return the state in the words of the founding contract, which knows no queue."""
     return "processing" if task.state == "queued" else task.state
-
-
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

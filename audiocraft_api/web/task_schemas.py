@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from audiocraft_api.web.schemas import MelodyFields, RecipeResponse, StreamRequest
+from audiocraft_api.tasks.view import (
+    TaskCanceledResponse,
+    TaskCompletedResponse,
+    TaskFailedResponse,
+    TaskResponse,
+    TaskWorkingResponse,
+)
+from audiocraft_api.web.schemas import MelodyFields, StreamRequest
 
 MAX_PAGE = 200
-MAX_CURSOR = 2**63 - 1
 MAX_WEBHOOK_URL_CHARACTERS = 2000
 
 
@@ -40,70 +45,6 @@ class PageQuery(BaseModel):
     )
 
 
-class _TaskResponse(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-    task_id: str
-    state: str = Field(description="`queued`, `processing`, `completed`, `failed` or `canceled`.")
-    model: str = Field(description="Public name of the checkpoint.")
-    seed: int = Field(description="Of every attempt at the task.")
-    attempts: int = Field(description="How often the task was begun.")
-    created_at: datetime
-    started_at: datetime | None = Field(description="When the last attempt began.")
-    finished_at: datetime | None
-
-
-class TaskWorkingResponse(_TaskResponse):
-    """A task that waits or runs."""
-
-    status: Literal["processing"] = "processing"
-    current: int = Field(description="Frames done.")
-    total: int = Field(description="Frames to do; 0 until the engine has begun.")
-    queue_position: int | None = Field(
-        description="About how many tasks come up to this one; an estimate, since keys are served in turn. Null when it does not wait."
-    )
-    eta_seconds: float | None = Field(description="Seconds to the end, estimated from measured speed, where known.")
-    cancel_requested: bool
-
-
-class TaskResult(BaseModel):
-    """What a completed task has made."""
-
-    success: Literal[True]
-    filename: str
-    generation_time: float = Field(description="Seconds that the generation took.")
-    format: str
-    sample_rate: int = Field(description="Hz.")
-    seed: int
-    duration: float = Field(description="Seconds of audio in the file.")
-    model: str
-    revision: str
-    cached: bool = Field(False, description="Whether the audio was there already, made for an equal request.")
-    recipe: RecipeResponse | None = Field(None, description="How it was made; null only for tasks of an older release.")
-
-
-class TaskCompletedResponse(_TaskResponse):
-    """A task that has made its audio."""
-
-    status: Literal["completed"] = "completed"
-    result: TaskResult
-    audio_url: str = Field(description="Path of the file on this server.")
-
-
-class TaskFailedResponse(_TaskResponse):
-    """A task that has come to nothing."""
-
-    status: Literal["failed"] = "failed"
-    error: str = Field(description="One sentence to act on.")
-    code: str = Field(description="The kind of error, for programs.")
-
-
-class TaskCanceledResponse(_TaskResponse):
-    """A task that was canceled."""
-
-    status: Literal["canceled"] = "canceled"
-
-
 TASK_RESPONSES = (TaskWorkingResponse, TaskCompletedResponse, TaskFailedResponse, TaskCanceledResponse)
 
 
@@ -124,5 +65,5 @@ class TasksResponse(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    tasks: list[TaskWorkingResponse | TaskCompletedResponse | TaskFailedResponse | TaskCanceledResponse]
+    tasks: list[TaskResponse]
     next_cursor: str | None = Field(description="For the next page; null on the last one.")

@@ -15,11 +15,12 @@ from flask import Blueprint, Response, request
 from audiocraft_api.core.errors import NotFound, StorageUnavailable
 from audiocraft_api.services import Services
 from audiocraft_api.tasks.task import Task
+from audiocraft_api.tasks.view import task_json
 from audiocraft_api.web.auth import caller
 from audiocraft_api.web.disconnect import client_gone, connection_of
 from audiocraft_api.web.operations import Access, Operation, operation
 from audiocraft_api.web.services import services
-from audiocraft_api.web.task_responses import check_audio, show
+from audiocraft_api.web.task_responses import check_audio
 
 MEDIA_TYPE = "text/event-stream"
 TICK_SECONDS = 0.5  # how late a client that left, a stopping server and a new place in the queue are noticed
@@ -73,7 +74,7 @@ def _events(house: Services, task: Task, seen: int | None, gone: Callable[[], bo
         while not (gone() or house.draining.is_set()):
             outlook = tasks.estimate(task)
             if seen != task.version or (position is not None and outlook.position != position):
-                data = json.dumps(show(task, house.store, outlook).model_dump(mode="json"))
+                data = json.dumps(task_json(task, house.store, outlook))
                 yield f"id: {task.version}\ndata: {data}\n\n"
                 next_beat = time.monotonic() + beat_seconds
             elif time.monotonic() >= next_beat:

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, cast
 from flask import Blueprint, Response, jsonify
 
 from audiocraft_api.tasks.task import Task
+from audiocraft_api.tasks.view import task_json
 from audiocraft_api.web.admission import admitted
 from audiocraft_api.web.auth import caller
 from audiocraft_api.web.blueprints.melody import NO_FILE
@@ -19,7 +20,6 @@ from audiocraft_api.web.task_responses import (
     accepted,
     check_audio,
     idempotency_key,
-    show,
     submit_task,
 )
 from audiocraft_api.web.task_schemas import (
@@ -143,4 +143,4 @@ def list_tasks() -> dict[str, Any]:
 
 
 def _shown(found: Task) -> dict[str, Any]:
-    return show(found, services().store, services().tasks.service.estimate(found)).model_dump(mode="json")
+    return task_json(found, services().store, services().tasks.service.estimate(found))

@@ -1,0 +1,150 @@
+"""A task as clients see it: the body of `GET /tasks/<id>`, of each server-sent event and of each webhook.
+
+Owns the public fields of a task and their descriptions. Knows the store of audio files only for their links, and
+nothing of Flask.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from audiocraft_api.storage.base import AudioStore, link_of
+from audiocraft_api.tasks.service import TaskEstimate
+from audiocraft_api.tasks.task import Task
+
+
+class RecipeResponse(BaseModel):
+    """Everything needed to make the same audio again: the request's fields, resolved, and the software versions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt: str
+    model: str = Field(description="Public name of the checkpoint.")
+    revision: str = Field(description="Revision of the checkpoint.")
+    duration: float = Field(description="Requested duration in seconds.")
+    temperature: float
+    top_k: int
+    top_p: float
+    cfg_coef: float
+    seed: int
+    melody: str | None = Field(description="SHA-256 of the decoded melody; null without a melody.")
+    output_format: str
+    engine: str
+    precision: str
+    service_version: str
+    created: str = Field(json_schema_extra={"format": "date-time"})
+
+
+class TaskResult(BaseModel):
+    """The audio of a completed task."""
+
+    success: Literal[True]
+    filename: str
+    generation_time: float = Field(description="Seconds the generation took.")
+    format: str
+    sample_rate: int = Field(description="Sample rate in Hz.")
+    seed: int
+    duration: float = Field(description="Duration of the audio file in seconds.")
+    model: str
+    revision: str
+    cached: bool = Field(False, description="Whether the audio was reused from an earlier, identical request.")
+    recipe: RecipeResponse | None = Field(
+        None, description="How the audio was made; null only for tasks of an older release."
+    )
+
+
+class _TaskResponse(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    task_id: str
+    state: str = Field(description="`queued`, `processing`, `completed`, `failed` or `canceled`.")
+    model: str = Field(description="Public name of the checkpoint.")
+    seed: int = Field(description="Seed of the generation; every attempt uses the same one.")
+    attempts: int = Field(description="How many times the task was started.")
+    created_at: datetime
+    started_at: datetime | None = Field(description="When the latest attempt started.")
+    finished_at: datetime | None
+
+
+class TaskWorkingResponse(_TaskResponse):
+    """A task that is queued or running."""
+
+    status: Literal["processing"] = "processing"
+    current: int = Field(description="Frames generated so far.")
+    total: int = Field(description="Frames to generate; 0 until the engine has started.")
+    queue_position: int | None = Field(
+        description="Approximate position in the queue, counting this task; API keys are served in turn. "
+        "Null when the task is not queued."
+    )
+    eta_seconds: float | None = Field(
+        description="Estimated seconds until the task finishes, from measured speed; null when unknown."
+    )
+    cancel_requested: bool
+
+
+class TaskCompletedResponse(_TaskResponse):
+    """A task whose audio is ready."""
+
+    status: Literal["completed"] = "completed"
+    result: TaskResult
+    audio_url: str = Field(description="Path of the audio file on this server.")
+
+
+class TaskFailedResponse(_TaskResponse):
+    """A task that failed."""
+
+    status: Literal["failed"] = "failed"
+    error: str = Field(description="A sentence that says what went wrong and what to do.")
+    code: str = Field(description="Machine-readable kind of error.")
+
+
+class TaskCanceledResponse(_TaskResponse):
+    """A task that was canceled."""
+
+    status: Literal["canceled"] = "canceled"
+
+
+TaskResponse: TypeAlias = TaskWorkingResponse | TaskCompletedResponse | TaskFailedResponse | TaskCanceledResponse
+
+
+def view_task(task: Task, files: AudioStore, estimate: TaskEstimate | None = None) -> TaskResponse:
+    """Return the public view of a task; without `estimate`, queue position and remaining time are null."""
+    fields: dict[str, Any] = {
+        "task_id": task.id,
+        "state": task.state,
+        "model": task.command["model"],
+        "seed": task.command["seed"],
+        "attempts": task.attempts,
+        "created_at": _timestamp(task.created),
+        "started_at": _timestamp(task.started),
+        "finished_at": _timestamp(task.finished),
+    }
+    if task.state == "completed" and task.result is not None:
+        audio_url = files.url_for(task.result["filename"])
+        result = task.result | {"filename": link_of(task.result["filename"])}
+        return TaskCompletedResponse.model_validate(fields | {"result": result, "audio_url": audio_url})
+    if task.state == "failed":
+        return TaskFailedResponse(**fields, error=task.error or "", code=task.error_code or "")
+    if task.state == "canceled":
+        return TaskCanceledResponse(**fields)
+    eta_seconds = estimate.eta_seconds if estimate else None
+    return TaskWorkingResponse(
+        **fields,
+        current=task.num_frames_done,
+        total=task.num_frames_total,
+        queue_position=estimate.position if estimate else None,
+        eta_seconds=None if eta_seconds is None else round(eta_seconds, 1),
+        cancel_requested=task.cancel_requested,
+    )
+
+
+def task_json(task: Task, files: AudioStore, estimate: TaskEstimate | None = None) -> dict[str, Any]:
+    """Return `view_task` as JSON values."""
+    return view_task(task, files, estimate).model_dump(mode="json")
+
+
+def _timestamp(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
