@@ -91,7 +91,7 @@ def build_language_model(config: DictConfig, files: Hub, device: torch.device) -
 
 def _conditioners(config: DictConfig, files: Hub, device: torch.device) -> ConditioningProvider:
     config = config.copy()
-    config.models.device = device.type
+    config.device = device.type
     source = None
     for conditioner in config.conditioners.values():
         arguments = conditioner.get(conditioner.get("model", ""), {})
@@ -148,7 +148,7 @@ def load_codec(package: Package, files: Hub, device: torch.device) -> Compressio
     if not isinstance(package.get("xp.cfg"), str) or not isinstance(package.get("best_state"), dict):
         raise WrongCheckpoint("compression_state_dict.bin is not a codec exported by audiocraft")
     config = OmegaConf.create(package["xp.cfg"])
-    config.models.device = "cpu"
+    config.device = "cpu"
     model = builders.get_compression_model(config)
     assign(model.eval(), package["best_state"], device, "compression_state_dict.bin")
     return model

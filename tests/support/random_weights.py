@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from audiocraft_api.engine.backend import Runner
+from audiocraft_api.engine.backend import Backend
 from audiocraft_api.engine.weights import CrossWeights, DecoderWeights, LayerWeights
 
 CARD, CODEBOOKS = 64, 4
@@ -55,7 +55,7 @@ def some_context(dim: int, length: int, seed: int = 2) -> Tensor:
     return torch.randn(length, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def row_logits(runner: Runner, context: Tensor | None, tokens: Tensor, slot: int = 0, start: int = 0) -> Tensor:
+def row_logits(runner: Backend, context: Tensor | None, tokens: Tensor, slot: int = 0, start: int = 0) -> Tensor:
     """Decode one row alone, [S, K, card]."""
     runner.begin(slot, context)
     steps = [runner.decode([slot], tokens[step : step + 1], [start + step])[0] for step in range(len(tokens))]
