@@ -1,14 +1,20 @@
-# make run    set up and serve            make test         set up and run the tests
-# make check  lint, types and tests       make test-faults  the longer fault and soak runs
-# make worker set up and work tasks     (docs: README, "Many machines")
-# make bench  measure (QUICK=1: short)    make lock         resolve requirements*.in anew
+# make run     set up and serve           make test         set up and run the tests
+# make check   lint and test              make test-faults  longer fault and soak runs
+# make lint    all linters, mypy          make smoke        a few tests on every other Python found here
+# make worker  set up and work on tasks   make bench        measure (QUICK=1: short)
+# make lock    resolve requirements*.in   make clean        delete everything that make has made
+#
+# PYTHON chooses the interpreter, VENV the directory of the virtual environment.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV := .venv
+PYTHON ?= $(shell scripts/find-python)
+VENV ?= .venv
 BIN := $(VENV)/bin
+CXX_SOURCES := $(wildcard audiocraft_api/engine/cpu/native/*.cpp audiocraft_api/engine/cpu/native/*.h)
+# What a release of Python could break: set-up, every endpoint, the codec, the native kernels, the engine.
+SMOKE_TESTS := tests/web/test_end_to_end.py tests/engine/codec tests/engine/cpu tests/engine/test_batching.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run worker setup setup-tests test-programs test test-faults check lint types bench bench-gpu lock clean
+.PHONY: run worker setup setup-tests test-programs test test-faults smoke smoke-tests check lint bench bench-gpu lock clean
 
 run: setup
 	exec $(BIN)/gunicorn -c gunicorn.conf.py app:app
@@ -19,23 +25,24 @@ worker: setup
 setup: $(VENV)/.service build/.native checkpoints/demo
 
 $(VENV)/.python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	  || { echo "Python 3.11 is needed; say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
+	@[ -n "$(PYTHON)" ]  # find-python has said what is missing
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-# --no-deps: the lock is complete, and audiocraft's own pins of 2023 must not be asked (docs/installing.md).
+# --no-deps: the lock is complete, and audiocraft's own pins of 2023 must not be applied (docs/installing.md).
+# The build tools come first: source packages are built with the locked ones.
 $(VENV)/.service: requirements.txt | $(VENV)/.python
-	$(BIN)/pip install --quiet --no-deps $$(grep -oE '^(setuptools|wheel)==[^ ;]+' requirements.txt)
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -r requirements.txt
+	awk '/^[a-z]/ { build_tool = /^(setuptools|wheel)==/ } build_tool' requirements.txt > $(VENV)/build-tools.txt
+	$(BIN)/pip install --quiet --require-hashes --no-deps -r $(VENV)/build-tools.txt
+	$(BIN)/pip install --quiet --require-hashes --no-deps --no-build-isolation -r requirements.txt
 	touch $@
 
 $(VENV)/.tests: requirements-dev.txt $(VENV)/.service
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation -r requirements-dev.txt
+	$(BIN)/pip install --quiet --require-hashes --no-deps --no-build-isolation -r requirements-dev.txt
 	touch $@
 
-# Native kernels, where there is a C++ compiler; without one the service runs on torch's own, and the next make asks again.
-build/.native: $(wildcard audiocraft_api/engine/cpu/native/*) | $(VENV)/.service
+# Native kernels, if there is a C++ compiler. Without one the service uses PyTorch, and the next make tries again.
+build/.native: $(CXX_SOURCES) audiocraft_api/engine/cpu/native/build.py | $(VENV)/.service
 	$(BIN)/python -m audiocraft_api.engine.cpu.native.build
 	@if ls build/native/*.so >/dev/null 2>&1; then touch $@; fi
 
@@ -47,26 +54,40 @@ setup-tests: test-programs setup $(VENV)/.tests
 test-programs:
 	scripts/install-test-programs
 
-# Files of tests share the cores; threads that wait for each other would hold up the other files (tests/test_native.py has them).
+# Test files run in parallel, one core each: OpenMP threads that wait for each other would delay the other files.
 test: export OMP_NUM_THREADS := 1
 test: setup-tests
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -m "not fault and not timing" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
-	$(BIN)/coverage run -m pytest -m timing $(ARGS)
+	$(BIN)/coverage run -m pytest -m "timing and not fault" $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered $(if $(ARGS),,--fail-under=90)
 
 test-faults: setup-tests
 	$(BIN)/pytest -m fault $(ARGS)
 
+# Each version in a virtual environment of its own, under build/.
+smoke: setup-tests
+	@for python in $$(scripts/find-python --all); do \
+	  version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  [ "$$version" = "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" ] && continue; \
+	  echo "Python $$version"; \
+	  $(MAKE) --no-print-directory smoke-tests PYTHON=$$python VENV=build/venv-$$version || exit 1; \
+	done
+
+smoke-tests: export OMP_NUM_THREADS := 1
+smoke-tests: setup-tests
+	$(BIN)/pytest -m "not fault and not timing" -n auto --maxprocesses 4 --dist loadfile $(SMOKE_TESTS)
+
 lint: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-types: $(VENV)/.tests
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --severity-level high audiocraft_api app.py gunicorn.conf.py
+	$(BIN)/hadolint deploy/docker/Dockerfile
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 
-check: lint types test
+check: lint test
 
 bench: setup
 	$(BIN)/python -m bench $(if $(QUICK),--quick)
@@ -74,9 +95,11 @@ bench: setup
 bench-gpu: setup
 	$(BIN)/python -m bench.gpu
 
+UV_COMPILE = $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11
+
 lock: $(VENV)/.tests
-	$(BIN)/uv pip compile --quiet --no-header --universal --python-version 3.11 requirements.in -o requirements.txt $(LOCK)
-	$(BIN)/uv pip compile --quiet --no-header --universal --python-version 3.11 requirements-dev.in -o requirements-dev.txt $(LOCK)
+	$(UV_COMPILE) requirements.in -o requirements.txt $(LOCK)
+	$(UV_COMPILE) requirements-dev.in -o requirements-dev.txt $(LOCK)
 
 clean:
 	rm -rf $(VENV) build checkpoints .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
