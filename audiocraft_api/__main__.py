@@ -17,10 +17,11 @@ from typing import Any
 
 from audiocraft_api.access.api_key import ApiKey, new_key
 from audiocraft_api.access.caller import DEFAULT_SCOPES, SCOPES, CallerLimits, Scope, scopes_of
+from audiocraft_api.access.create import create_key_store
 from audiocraft_api.access.key_store import KeyStore
 from audiocraft_api.config import Config, ConfigError, load_config
 from audiocraft_api.core.errors import StorageUnavailable
-from audiocraft_api.factory import create_key_store, create_state
+from audiocraft_api.state.create import create_state
 
 DAY_SECONDS = 86_400.0
 MAX_NAME = 100

@@ -1,89 +1,289 @@
-"""The services of one process: everything that lives as long as the server does."""
+"""The composition root: builds everything that lives as long as a process, starts it, and closes it in one order.
+
+A server and a Celery worker are built from the same parts. Must not know Flask.
+"""
 
 from __future__ import annotations
 
 import logging
 import socket
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from audiocraft_api.access.authenticator import Authenticator
+from audiocraft_api.access.create import create_key_store, create_quota_store, create_rate_limiter
 from audiocraft_api.access.limits import Limits
 from audiocraft_api.access.request_slots import RequestSlots
 from audiocraft_api.access.stream_slots import StreamSlots
 from audiocraft_api.audio.upload import UploadDecoder
 from audiocraft_api.config import Config
-from audiocraft_api.core.engine import Engine
+from audiocraft_api.core.engine import Engine, EngineStatus
+from audiocraft_api.engine.create import create_engine
+from audiocraft_api.generation.cache.create import create_result_cache
 from audiocraft_api.generation.preloading import Preloader
-from audiocraft_api.generation.service import Generation
+from audiocraft_api.generation.service import Generation, GenerationService
 from audiocraft_api.generation.streaming import StreamingService
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.policy.prompt_policy import PromptPolicy
+from audiocraft_api.state.create import StateDatabase, create_state
 from audiocraft_api.storage.base import AudioStore
-from audiocraft_api.tasks.backend import TaskBackend
-from audiocraft_api.telemetry.admin_listener import AdminListener, listen
+from audiocraft_api.storage.create import create_store
+from audiocraft_api.tasks.backend import EmbeddedBackend, TaskBackend
+from audiocraft_api.tasks.monitor import QueueMonitor
+from audiocraft_api.tasks.runner import TaskRunner
+from audiocraft_api.tasks.store.create import create_task_store
+from audiocraft_api.tasks.task import Task
+from audiocraft_api.tasks.view import task_json
+from audiocraft_api.telemetry import sources
+from audiocraft_api.telemetry.admin_listener import AdminListener, admin_answers, listen
+from audiocraft_api.telemetry.catalog import Place
 from audiocraft_api.telemetry.health import Health
 from audiocraft_api.telemetry.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from audiocraft_api.state.redis import RedisClient
-    from audiocraft_api.state.sqlite import SqliteFile
+    from celery import Celery
+
+    from audiocraft_api.tasks.celery.worker import CeleryWorker
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Services:
-    """Everything that lives as long as the app."""
+class TaskProcessing(Protocol):
+    """Runs tasks in this process, or sends them to the processes that do."""
+
+    def start(self) -> None:
+        """Start the threads, in the process that serves."""
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        """Let running tasks finish for `grace_seconds`, put the others back into the queue, and stop."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Foundation:
+    """The parts that need no other part, in servers and in Celery workers."""
 
     config: Config
-    state: SqliteFile | RedisClient  # of keys, quotas and known results
-    access: Authenticator
-    limits: Limits
+    telemetry: Telemetry
+    state: StateDatabase  # of API keys, quotas and cached results
     catalog: Catalog
     cache: ModelCache
-    policy: PromptPolicy
-    engine: Engine
-    preloader: Preloader
     store: AudioStore
-    generation: Generation
-    streaming: StreamingService
-    melodies: UploadDecoder
-    request_slots: RequestSlots
-    stream_slots: StreamSlots
-    tasks: TaskBackend
-    telemetry: Telemetry
+    draining: threading.Event  # set when the process begins to stop; `/ready` is 503 from then on
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ProcessServices(Foundation):
+    """Everything that lives as long as a process, and that servers and Celery workers have in common."""
+
+    engine: Engine | None  # None in servers whose tasks Celery workers run
+    preloader: Preloader | None
+    tasks: TaskProcessing
     health: Health
     admin: AdminListener
-    draining: threading.Event
+    _closed: threading.Event = field(default_factory=threading.Event)
 
     def start(self, admin_socket: socket.socket | None = None) -> None:
-        """Start what works without being asked: models load, unfinished tasks go on. Once, in the process that serves.
+        """Start the admin listener, load models and run unfinished tasks. Call once, in the process that serves.
 
-        `admin_socket` is the open port of the admin listener, where whoever started this process holds it; else it is
-        opened here. Raises ConfigError when it cannot be.
+        `admin_socket` is the listening socket of the admin listener, if the parent process has opened it; otherwise
+        it is opened here. Raises ConfigError when its address cannot be used.
         """
         if self.config.telemetry.admin_bind:
             self.admin.start(admin_socket or listen(self.config.telemetry.admin_bind))
-        self.access.start()
-        self.preloader.start()
+        if self.preloader:
+            self.preloader.start()
         self.tasks.start()
 
+    def begin_drain(self, grace_seconds: float) -> None:
+        """Stop being ready. Idempotent."""
+        if not self.draining.is_set():
+            self.draining.set()
+            logger.info("Draining: running generations have %.0f seconds.", grace_seconds)
+
     def close(self, grace_seconds: float = 0.0) -> None:
-        """Stop being ready, let running generations go on for `grace_seconds`, then end everything. Once."""
-        if self.draining.is_set():
+        """Stop being ready, let running generations finish for `grace_seconds`, then close everything. Idempotent."""
+        if self._closed.is_set():
             return
-        self.draining.set()
-        logger.info("Draining: running generations have %.0f seconds.", grace_seconds)
+        self._closed.set()
+        self.begin_drain(grace_seconds)
         tasks = threading.Thread(target=self.tasks.close, args=(grace_seconds,), name="drain-tasks")
         tasks.start()
-        self.engine.close(grace_seconds)
+        if self.engine:
+            self.engine.close(grace_seconds)
         tasks.join()
-        self.stream_slots.close()
+        self._close_streams()
         self.cache.close()
         self.store.close()
         self.state.close()
         self.telemetry.close()
         self.admin.close()
+
+    def _close_streams(self) -> None:
+        """Do nothing: only servers have streams."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Services(ProcessServices):
+    """Everything that lives as long as a server."""
+
+    tasks: TaskBackend
+    generation: Generation
+    streaming: StreamingService
+    access: Authenticator
+    limits: Limits
+    policy: PromptPolicy
+    melodies: UploadDecoder
+    request_slots: RequestSlots
+    stream_slots: StreamSlots
+
+    def start(self, admin_socket: socket.socket | None = None) -> None:
+        """Start as every process does, and fetch the public keys that tokens are verified with."""
+        super().start(admin_socket)
+        self.access.start()
+
+    def _close_streams(self) -> None:
+        self.stream_slots.close()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WorkerServices(ProcessServices):
+    """Everything that lives as long as a Celery worker."""
+
+    tasks: CeleryWorker
+
+    def begin_drain(self, grace_seconds: float) -> None:
+        """Stop being ready, claim no more tasks, and put back those that still run after `grace_seconds`."""
+        super().begin_drain(grace_seconds)
+        self.tasks.begin_stop(grace_seconds)
+
+
+def build_services(
+    config: Config,
+    *,
+    catalog: Catalog | None = None,
+    cache: ModelCache | None = None,
+    engine: Engine | None = None,
+    store: AudioStore | None = None,
+) -> Services:
+    """Build a server; parts that are passed in replace its own. Starts nothing. Raises ConfigError."""
+    base = _build_foundation("servers", config, catalog, cache, store)
+    task_store = base.telemetry.counting_errors(create_task_store(config), "tasks")
+    tasks: TaskBackend
+    generation: Generation
+    if config.tasks.backend == "celery":
+        from audiocraft_api.tasks.celery.backend import CeleryBackend
+
+        tasks = remote = CeleryBackend(task_store, base.store, config, _render_task(base.store), base.telemetry)
+        generation, engine = remote.generation, None
+        streaming = StreamingService(_build_generation(base, remote.engine), config)
+    else:
+        engine = engine or create_engine(base.cache, config)
+        generation = local = _build_generation(base, engine)
+        streaming = StreamingService(local, config)
+        tasks = EmbeddedBackend(task_store, local, base.store, config, _render_task(base.store), base.telemetry)
+
+    preloader = _build_preloader(engine, config)
+    health = _build_health(base, engine, preloader, tasks.monitor)
+    services = Services(
+        **vars(base),
+        engine=engine,
+        preloader=preloader,
+        tasks=tasks,
+        health=health,
+        admin=AdminListener(admin_answers(health, base.telemetry.metrics)),
+        generation=generation,
+        streaming=streaming,
+        access=Authenticator(base.telemetry.counting_errors(create_key_store(base.state), "keys"), config),
+        limits=Limits(create_rate_limiter(config), create_quota_store(base.state), config),
+        policy=PromptPolicy(config),
+        melodies=UploadDecoder(config),
+        request_slots=RequestSlots(config),
+        stream_slots=StreamSlots(config),
+    )
+    metrics = services.telemetry.metrics
+    metrics.read_from(sources.concurrency_metrics(services.request_slots, services.stream_slots))
+    metrics.read_from(sources.queue_metrics(tasks.monitor, config.tasks.max_queued))
+    return services
+
+
+def build_worker_services(config: Config, celery: Celery, *, engine: Engine | None = None) -> WorkerServices:
+    """Build a Celery worker; `engine` replaces its own. Starts nothing. Raises ConfigError."""
+    from audiocraft_api.tasks.celery.transport import CeleryTransport
+    from audiocraft_api.tasks.celery.worker import CeleryWorker
+    from audiocraft_api.tasks.store.redis import RedisTaskStore
+
+    base = _build_foundation("workers", config)
+    engine = engine or create_engine(base.cache, config)
+    task_store = RedisTaskStore(config.state.redis_url, max_attempts=config.tasks.attempts)
+    task_store = base.telemetry.counting_errors(task_store, "tasks")
+    runner = TaskRunner(task_store, _build_generation(base, engine), base.store, config, base.telemetry)
+    preloader = _build_preloader(engine, config)
+    health = _build_health(base, engine, preloader)
+    return WorkerServices(
+        **vars(base),
+        engine=engine,
+        preloader=preloader,
+        tasks=CeleryWorker(task_store, runner, base.store, CeleryTransport(celery), config),
+        health=health,
+        admin=AdminListener(admin_answers(health, base.telemetry.metrics)),
+    )
+
+
+def _build_foundation(
+    place: Place,
+    config: Config,
+    catalog: Catalog | None = None,
+    cache: ModelCache | None = None,
+    store: AudioStore | None = None,
+) -> Foundation:
+    telemetry = Telemetry(place, config)
+    catalog = catalog or Catalog(config)
+    return Foundation(
+        config=config,
+        telemetry=telemetry,
+        state=create_state(config),
+        catalog=catalog,
+        cache=cache or ModelCache(catalog, config),
+        store=telemetry.counting_errors(store or create_store(config), "audio"),
+        draining=threading.Event(),
+    )
+
+
+def _build_generation(base: Foundation, engine: Engine) -> GenerationService:
+    results = create_result_cache(base.state, base.store, base.cache, base.config, base.telemetry)
+    return GenerationService(engine, base.store, base.config, results, base.telemetry)
+
+
+def _build_preloader(engine: Engine | None, config: Config) -> Preloader | None:
+    return Preloader(engine, config.models.preload) if engine else None
+
+
+def _build_health(
+    base: Foundation, engine: Engine | None, preloader: Preloader | None, monitor: QueueMonitor | None = None
+) -> Health:
+    """Also have the metrics read the engine, if it is in this process, and whether the process is ready."""
+
+    def engine_status() -> EngineStatus:
+        if engine:
+            return engine.status()
+        return EngineStatus(num_waiting=0, num_running=monitor.status.num_processing if monitor else 0)
+
+    health = Health(
+        engine_status,
+        base.cache,
+        base.config.telemetry,
+        base.draining,
+        num_queued=lambda: monitor.status.num_queued if monitor else 0,
+        pending_models=lambda: preloader.pending if preloader else (),
+    )
+    if engine:
+        base.telemetry.metrics.read_from(sources.engine_metrics(engine, base.cache, base.config.engine.max_waiting))
+    base.telemetry.metrics.read_from(sources.health_metrics(health))
+    return health
+
+
+def _render_task(files: AudioStore) -> Callable[[Task], dict[str, Any]]:
+    return lambda task: task_json(task, files)

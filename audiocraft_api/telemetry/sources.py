@@ -1,10 +1,11 @@
-"""What is read at each scrape: the plain numbers that engine, models and queue keep anyway."""
+"""Sources of metrics that are read at each scrape: numbers that other parts of the process keep anyway."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from audiocraft_api.config import Config
+from audiocraft_api.access.request_slots import RequestSlots
+from audiocraft_api.access.stream_slots import StreamSlots
 from audiocraft_api.core.engine import Engine
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.tasks.monitor import QueueMonitor
@@ -12,14 +13,14 @@ from audiocraft_api.telemetry.health import Health
 from audiocraft_api.telemetry.metrics import Distribution, Reading, Source
 
 
-def engine_source(engine: Engine, cache: ModelCache, config: Config) -> Source:
-    """Read the engine and the models of this process."""
+def engine_metrics(engine: Engine, cache: ModelCache, max_waiting: int) -> Source:
+    """Read the engine and the models of this process. `max_waiting` is the capacity of the engine's queue."""
 
     def read() -> Iterator[Reading]:
         status = engine.status()
         yield Reading("engine_waiting_requests", status.num_waiting)
         yield Reading("engine_running_requests", status.num_running)
-        yield Reading("max_waiting_requests", config.engine.max_waiting)
+        yield Reading("max_waiting_requests", max_waiting)
         yield Reading("engine_up", int(status.is_alive))
         yield Reading("engine_stalled_seconds", max((model.stalled_seconds for model in status.models), default=0.0))
         for model in status.models:
@@ -35,17 +36,29 @@ def engine_source(engine: Engine, cache: ModelCache, config: Config) -> Source:
     return read
 
 
-def health_source(health: Health) -> Source:
-    """Read whether this process takes work."""
+def health_metrics(health: Health) -> Source:
+    """Read whether this process is ready."""
     return lambda: [Reading("ready", int(health.is_ready))]
 
 
-def queue_source(monitor: QueueMonitor, config: Config) -> Source:
-    """Read the queue of tasks, which all servers share."""
+def queue_metrics(monitor: QueueMonitor, max_queued: int) -> Source:
+    """Read the task queue. Servers that use the same store report the same numbers."""
 
     def read() -> Iterator[Reading]:
         yield Reading("queued_tasks", monitor.status.num_queued)
         yield Reading("processing_tasks", monitor.status.num_processing)
-        yield Reading("max_queued_tasks", config.tasks.max_queued)
+        yield Reading("max_queued_tasks", max_queued)
+
+    return read
+
+
+def concurrency_metrics(requests: RequestSlots, streams: StreamSlots) -> Source:
+    """Read how many of the server's threads wait for a generation or serve a stream."""
+
+    def read() -> Iterator[Reading]:
+        yield Reading("waiting_synchronous_requests", requests.num_waiting)
+        yield Reading("max_synchronous_requests", requests.capacity)
+        yield Reading("open_streams", streams.num_open)
+        yield Reading("max_streams", streams.capacity)
 
     return read

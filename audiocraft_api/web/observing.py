@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from flask import Flask, Response, g, request
 
-from audiocraft_api.access.request_slots import RequestSlots
-from audiocraft_api.access.stream_slots import StreamSlots
 from audiocraft_api.core.errors import AudioCraftError
-from audiocraft_api.telemetry.metrics import REFUSALS, Reading, Source
+from audiocraft_api.telemetry.metrics import REFUSALS
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.services import services
 
@@ -33,18 +30,6 @@ def count_error(code: str, error: AudioCraftError | None = None) -> None:
     """Take note of the error that the current request is told."""
     g.error_code = code
     services().telemetry.metrics.count_error(code, is_refusal=isinstance(error, REFUSALS))
-
-
-def doors_source(waiters: RequestSlots, streams: StreamSlots) -> Source:
-    """Read how many of the server's threads are held."""
-
-    def read() -> Iterator[Reading]:
-        yield Reading("waiting_synchronous_requests", waiters.num_waiting)
-        yield Reading("max_synchronous_requests", waiters.capacity)
-        yield Reading("open_streams", streams.num_open)
-        yield Reading("max_streams", streams.capacity)
-
-    return read
 
 
 def _route() -> str:

@@ -10,11 +10,11 @@ from unittest.mock import Mock
 import pytest
 
 from audiocraft_api.access.caller import Caller
+from audiocraft_api.access.create import create_quota_store
 from audiocraft_api.access.limits import Limits, network_of
 from audiocraft_api.access.quota_store import QuotaStore, SqliteQuotaStore
 from audiocraft_api.access.rate_limiter import MemoryRateLimiter, RedisRateLimiter
 from audiocraft_api.config import Config
-from audiocraft_api.factory import create_quota_store
 from audiocraft_api.state import schema
 from audiocraft_api.state.redis import RedisClient
 from audiocraft_api.state.sqlite import SqliteFile

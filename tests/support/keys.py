@@ -8,7 +8,7 @@ from flask import Flask
 
 from audiocraft_api.access.api_key import new_key
 from audiocraft_api.access.caller import DEFAULT_SCOPES, CallerLimits, scopes_of
-from audiocraft_api.factory import create_key_store
+from audiocraft_api.access.create import create_key_store
 from audiocraft_api.web.services import services_of
 
 ENVIRONMENT_KEY = "k" * 40

@@ -23,7 +23,7 @@ from audiocraft_api.storage.local import LocalStore
 from audiocraft_api.tasks.worker import TaskWorker
 from audiocraft_api.telemetry.catalog import METRICS, metrics_table
 from audiocraft_api.telemetry.metrics import Metrics
-from audiocraft_api.telemetry.sources import engine_source
+from audiocraft_api.telemetry.sources import engine_metrics
 from audiocraft_api.web.services import services_of
 from support.celery_worker import CeleryProcess
 from support.fakes import FakeEngine
@@ -207,7 +207,7 @@ def test_an_engine_is_read_at_each_scrape(
     config = Config(checkpoints_dir=demo_checkpoints, device="cpu", offline=True)
     cache = ModelCache(Catalog(config), config)
     engine, metrics = kind(cache, config), Metrics("workers")
-    metrics.read_from(engine_source(engine, cache, config))
+    metrics.read_from(engine_metrics(engine, cache, config.engine.max_waiting))
     assert Scrape(metrics.render().decode()).total("models_loaded") == 0
     try:
         engine.submit(GenerationParams("demo", "solo cello", 0.2, seed=1)).result(120)

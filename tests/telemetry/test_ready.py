@@ -50,7 +50,13 @@ class StatedCache(FakeCache):
 
 def reason(engine: Engine, cache: Any = None, pending: tuple[str, ...] = (), **settings: Any) -> str | None:
     """Return the code of what keeps a process from being ready."""
-    health = Health(engine, cache or FakeCache(), Config(**settings), threading.Event(), pending_models=lambda: pending)
+    health = Health(
+        engine.status,
+        cache or FakeCache(),
+        Config(**settings).telemetry,
+        threading.Event(),
+        pending_models=lambda: pending,
+    )
     try:
         health.check_ready()
     except Unavailable as error:

@@ -68,11 +68,12 @@ class CeleryWorker:
         timer.daemon = True
         timer.start()
 
-    def close(self) -> None:
-        """End the sweep, and have given back what still runs."""
+    def close(self, grace_seconds: float = 0.0) -> None:  # noqa: ARG002
+        """Stop sweeping and put back the tasks that still run: Celery has waited for them before it calls this."""
         self._closing.set()
         self._stopping.set()
         self._sweeper.join(STOP_SECONDS)
+        self._tasks.close()
 
     def _sweep(self) -> None:
         while not self._closing.wait(SWEEP_SECONDS):

@@ -1,0 +1,26 @@
+"""Creates the database that the state stores share, as the settings say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from audiocraft_api.config import Config
+from audiocraft_api.state import schema
+from audiocraft_api.state.sqlite import SqliteFile
+
+if TYPE_CHECKING:
+    from audiocraft_api.state.redis import RedisClient
+
+StateDatabase: TypeAlias = "SqliteFile | RedisClient"
+
+# Every request with an API key may wait for this Redis: fail fast.
+REDIS_TIMEOUT_SECONDS = 1.0
+
+
+def create_state(config: Config) -> StateDatabase:
+    """Return the database of API keys, quotas and cached results. It is opened when it is first used."""
+    if not config.shares_state:
+        return SqliteFile(config.state.db, schema.LAYOUT)
+    from audiocraft_api.state.redis import RedisClient
+
+    return RedisClient(config.state.redis_url, schema.LAYOUT.name, timeout_seconds=REDIS_TIMEOUT_SECONDS)
