@@ -24,7 +24,6 @@ from audiocraft_api.engine.create import create_engine
 from audiocraft_api.generation.cache.create import create_result_cache
 from audiocraft_api.generation.preloading import Preloader
 from audiocraft_api.generation.service import Generation, GenerationService
-from audiocraft_api.generation.streaming import StreamingService
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.policy.prompt_policy import PromptPolicy
@@ -131,7 +130,6 @@ class Services(ProcessServices):
 
     tasks: TaskBackend
     generation: Generation
-    streaming: StreamingService
     access: Authenticator
     limits: Limits
     policy: PromptPolicy
@@ -178,11 +176,9 @@ def build_services(
 
         tasks = remote = CeleryBackend(task_store, base.store, config, _render_task(base.store), base.telemetry)
         generation, engine = remote.generation, None
-        streaming = StreamingService(_build_generation(base, remote.engine), config)
     else:
         engine = engine or create_engine(base.cache, config)
         generation = local = _build_generation(base, engine)
-        streaming = StreamingService(local, config)
         tasks = EmbeddedBackend(task_store, local, base.store, config, _render_task(base.store), base.telemetry)
 
     preloader = _build_preloader(engine, config)
@@ -195,7 +191,6 @@ def build_services(
         health=health,
         admin=AdminListener(admin_answers(health, base.telemetry.metrics)),
         generation=generation,
-        streaming=streaming,
         access=Authenticator(base.telemetry.counting_errors(create_key_store(base.state), "keys"), config),
         limits=Limits(create_rate_limiter(config), create_quota_store(base.state), config),
         policy=PromptPolicy(config),

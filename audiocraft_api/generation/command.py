@@ -1,4 +1,4 @@
-"""What a client asks for, validated, and what it gets: plain data between the endpoints and the generation service."""
+"""Plain data between the endpoints and the generation service: a validated request, and the audio made for it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from audiocraft_api.core.constants import DEFAULT_CFG_COEF, DEFAULT_TOP_K
 from audiocraft_api.core.params import AudioInput
+from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.generation.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
 class GenerateCommand:
-    """What a client asks for, validated: `model` is a checkpoint's public name, `output_format` one of `convert.FORMATS`."""
+    """A validated request: `model` is a checkpoint's public name, `output_format` a key of `convert.FORMATS`."""
 
     prompt: str
     model: str
@@ -23,8 +24,20 @@ class GenerateCommand:
     cfg_coef: float = DEFAULT_CFG_COEF
     seed: int | None = None
     melody: AudioInput | None = None
-    audio_owner: str | None = None  # who alone may fetch the audio; None is everybody who knows its link
-    seed_drawn: bool = False  # by the service, so that nobody asks for this audio again
+    audio_owner: str | None = None  # the only caller who may fetch the audio; None: anyone with the link
+    seed_drawn: bool = False  # the service drew the seed, so no later request can have the same one by intention
+
+
+@dataclass
+class Progress:
+    """The progress of a command, readable from other threads while it runs."""
+
+    request: EngineRequest | None = None  # None until the engine has accepted the command, or if it never has to
+
+    @property
+    def frames(self) -> tuple[int, int]:
+        """Frames done and frames in total; (0, 0) until decoding starts."""
+        return self.request.progress if self.request else (0, 0)
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class GeneratedFile:
 
 @dataclass(frozen=True)
 class GeneratedBytes:
-    """Audio that goes straight to the client; nobody but the result cache keeps it."""
+    """Encoded audio in memory."""
 
     audio: bytes
     recipe: Recipe

@@ -1,6 +1,6 @@
-"""What was made and how: in every answer, in what the result cache keeps, and in the file's tags.
+"""Recipes: everything it takes to make the same audio again. Responses, cached results and file tags carry them.
 
-Knows the names that clients read; neither HTTP nor an encoder.
+Knows the field names that clients read; knows neither HTTP nor an encoder.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from audiocraft_api import __version__
 from audiocraft_api.audio.tags import Tags
 from audiocraft_api.core.params import AudioInput, GenerationParams
 
-# https://cv.iptc.org/newscodes/digitalsourcetype/: made by a model that has learnt from the works of others
+# From https://cv.iptc.org/newscodes/digitalsourcetype/: made by a model trained on the works of others.
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What was made and how; in every answer.
+    """What audio is and how it was made.
 
-    `details` is all that it takes to make it again, by the names of the request's fields where they have one.
+    `details` holds everything it takes to make the audio again, under the request's field names where there are any.
     """
 
     format: str
     sample_rate: int  # Hz, of the file
-    duration_seconds: float  # of the audio really made
-    generation_seconds: float  # that this answer took
+    duration_seconds: float  # of the audio in the file
+    generation_seconds: float  # from the request to the audio
     seed: int
     model: str
     revision: str
-    details: Mapping[str, Any] | None = None  # None only for audio that an older release made
+    details: Mapping[str, Any] | None = None  # None only for audio made by releases before recipes
     is_cached: bool = False
 
-    def answer(self) -> dict[str, Any]:
-        """Return what every JSON answer says of audio."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that every JSON response about audio has."""
         return {
             "generation_time": round(self.generation_seconds, 3),
             "format": self.format,
@@ -55,29 +55,26 @@ class Recipe:
         }
 
     @classmethod
-    def from_answer(cls, answer: Mapping[str, Any]) -> Recipe:
-        """Return what `answer` was made from."""
+    def from_dict(cls, fields: Mapping[str, Any]) -> Recipe:
+        """Return the recipe that `to_dict` made `fields` from; other fields are ignored."""
         return cls(
-            format=answer["format"],
-            sample_rate=answer["sample_rate"],
-            duration_seconds=answer["duration"],
-            generation_seconds=answer["generation_time"],
-            seed=answer["seed"],
-            model=answer["model"],
-            revision=answer["revision"],
-            details=answer.get("recipe"),
-            is_cached=answer.get("cached", False),
+            format=fields["format"],
+            sample_rate=fields["sample_rate"],
+            duration_seconds=fields["duration"],
+            generation_seconds=fields["generation_time"],
+            seed=fields["seed"],
+            model=fields["model"],
+            revision=fields["revision"],
+            details=fields.get("recipe"),
+            is_cached=fields.get("cached", False),
         )
 
     def timed_since(self, started: float) -> Recipe:
-        """Return the recipe of an answer that is given now and was asked for then (`time.monotonic()`)."""
+        """Return the recipe with the time from `started` (`time.monotonic()`) until now as its generation time."""
         return replace(self, generation_seconds=time.monotonic() - started)
 
     def tags(self, *, with_prompt: bool = True) -> Tags:
-        """Return what the file says of itself.
-
-        Without the time it was made at, so that the same question makes the same file to the byte.
-        """
+        """Return the tags of the file. They leave out the creation time, so that equal requests make equal files."""
         left_out = {"created"} if with_prompt else {"created", "prompt"}
         details = {name: value for name, value in (self.details or {}).items() if name not in left_out}
         comment = json.dumps({"digital_source_type": DIGITAL_SOURCE_TYPE, **details}, separators=(",", ":"))
@@ -85,14 +82,14 @@ class Recipe:
             title=details.get("prompt", ""),
             artist=f"AudioCraft API {__version__}, {self.model}@{self.revision}",
             genre="AI-generated",
-            comment=comment.replace("\x7f", "\\u007f"),  # the one control that json leaves as it is
+            comment=comment.replace("\x7f", "\\u007f"),  # the only control character that JSON does not escape
         )
 
 
-def details_of(
+def recipe_details(
     params: GenerationParams, revision: str, precision: str, output_format: str, engine: str
 ) -> dict[str, Any]:
-    """Return a recipe's details: everything resolved, and what it is made with, now."""
+    """Return the `details` of a recipe: every resolved parameter and the software, as of now."""
     return {
         "prompt": params.description,
         "model": params.model,
@@ -103,7 +100,7 @@ def details_of(
         "top_p": params.top_p,
         "cfg_coef": params.cfg_coef,
         "seed": params.seed,
-        "melody": None if params.melody is None else digest_of(params.melody),
+        "melody": None if params.melody is None else audio_digest(params.melody),
         "output_format": output_format,
         "engine": engine,
         "precision": precision,
@@ -112,8 +109,8 @@ def details_of(
     }
 
 
-def digest_of(audio: AudioInput) -> str:
-    """Return the SHA-256 of a decoded tune: its sample rate and shape in a line of text, then its samples."""
+def audio_digest(audio: AudioInput) -> str:
+    """Return the SHA-256 of decoded audio: a text line with sample rate and shape, then the samples."""
     num_channels, num_samples = audio.waveform.shape
     digest = hashlib.sha256(f"{audio.sample_rate} {num_channels} {num_samples}\n".encode())
     digest.update(np.ascontiguousarray(audio.waveform, "<f4").tobytes())

@@ -24,8 +24,8 @@ from audiocraft_api.core.errors import (
 )
 from audiocraft_api.core.log_context import log_lines_of
 from audiocraft_api.core.observer import Observer
-from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.generation.command import GeneratedFile
+from audiocraft_api.core.waiting import Waiter
+from audiocraft_api.generation.command import GeneratedFile, Progress
 from audiocraft_api.generation.service import GenerationService
 from audiocraft_api.storage.base import AudioStore
 from audiocraft_api.tasks.command import TRACE, unpack
@@ -79,9 +79,8 @@ class TaskRunner:
 
     def _generate(self, task: Task, heartbeat: Heartbeat) -> GeneratedFile:
         command = unpack(task.command, self._tasks.audio(task.id))
-        return self._generation.generate_file(
-            command, heartbeat.should_stop, deadline_seconds=self._deadline_seconds, watch=heartbeat.watch
-        )
+        waiter = Waiter(heartbeat.should_stop, self._deadline_seconds)
+        return self._generation.generate_file(command, waiter, heartbeat.progress)
 
     def _ending(
         self, task: Task, error: Exception, heartbeat: Heartbeat, stopping: threading.Event
@@ -141,17 +140,13 @@ class Heartbeat:
 
     def __init__(self, tasks: TaskStore, task: Task, seconds: float, stopping: threading.Event) -> None:
         self.answer: HeartbeatResponse = "held"
+        self.progress = Progress()
         self._tasks = tasks
         self._task = task
         self._seconds = seconds
         self._stopping = stopping
-        self._request: EngineRequest | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{task.id}", daemon=True)
-
-    def watch(self, request: EngineRequest) -> None:
-        """Report this request's progress."""
-        self._request = request
 
     def should_stop(self) -> bool:
         """Say whether the task was canceled or lost, or the worker stops."""
@@ -169,13 +164,12 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while self.answer == "held" and not self._ended.wait(self._seconds):
-            progress = self._request.progress if self._request else (0, 0)
             try:
-                self.answer = self._tasks.heartbeat(self._task, *progress)
+                self.answer = self._tasks.heartbeat(self._task, *self.progress.frames)
             except StorageUnavailable:
                 continue  # logged where it was raised; the lease may outlive the outage
 
 
 def result_of(file: GeneratedFile) -> dict[str, Any]:
     """Return what a completed task answers as its `result`."""
-    return {"success": True, "filename": file.filename, **file.recipe.answer()}
+    return {"success": True, "filename": file.filename, **file.recipe.to_dict()}

@@ -31,6 +31,7 @@ from audiocraft_api.core.errors import (
 from audiocraft_api.core.observer import Observer
 from audiocraft_api.core.params import AudioInput, GenerationParams
 from audiocraft_api.core.request import EngineRequest
+from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.service import GenerationService
 from audiocraft_api.storage.base import StoredAudio
@@ -599,6 +600,6 @@ class TestRealModel:
         assert [(task.state, task.error) for task in done] == [("completed", None)] * 3
         for task, command in zip(done, commands, strict=True):
             assert task.result is not None
-            alone = house.generation.generate_file(command, lambda: False)
+            alone = house.generation.generate_file(command, Waiter())
             with house.files.open(task.result["filename"]).file as made, house.files.open(alone.filename).file as twin:
                 assert made.read() == twin.read()

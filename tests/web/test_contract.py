@@ -73,7 +73,7 @@ def test_health_tells_version_models_device_and_queue(client: FlaskClient) -> No
 
 def test_health_counts_what_runs(client: FlaskClient, engine: FakeEngine) -> None:
     engine.open_gate.clear()
-    services_of(client.application).generation.submit(GenerateCommand("solo cello", "small", 1.0))
+    services_of(client.application).generation.stream(GenerateCommand("solo cello", "small", 1.0))
     assert client.get("/health").json["queue"] == {"waiting": 0, "running": 1}
     engine.open_gate.set()
 

@@ -1,4 +1,4 @@
-"""The interface of the stores that remember results, and of the leases on those that are just being made."""
+"""The interface of the stores that remember results and keep the leases on results being made."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class CachedResult:
-    """Audio that answers a question: a file of its own in the audio store, and what is said of it."""
+    """A file of the cache's own in the audio store, and its recipe."""
 
     filename: str
-    answer: Mapping[str, Any]  # `Recipe.answer`
+    recipe: Mapping[str, Any]  # `Recipe.to_dict`
 
 
 class ResultStore(Protocol):
-    """Remembers results by key, a bounded number for a bounded time. All methods raise StorageUnavailable.
+    """Remembers a bounded number of results, each for a bounded time. Every method raises StorageUnavailable.
 
-    Several processes may share one. Whoever is told a filename to let go deletes the file.
+    Several processes may share a store. The caller deletes the files of results that the store drops.
     """
 
-    def find(self, key: str) -> CachedResult | None:
-        """Return a result that is not too old, and count it as used just now."""
+    def get(self, key: str) -> CachedResult | None:
+        """Return the result unless it is too old, and mark it as used now."""
 
-    def keep(self, key: str, result: CachedResult) -> list[str]:
-        """Remember a result; return the files of what had to go: what it replaces, what is too old or unused longest."""
+    def put(self, key: str, result: CachedResult) -> list[str]:
+        """Remember a result. Returns the files of dropped results: replaced, too old or least recently used."""
 
-    def forget(self, key: str, filename: str) -> None:
-        """Forget a result, unless another file has taken its place."""
+    def delete(self, key: str, filename: str) -> None:
+        """Forget a result, unless a result with another file has replaced it."""
 
     def lease(self, key: str, holder: str, seconds: float) -> bool:
-        """Let `holder` work on a result for so long, from now, unless somebody else does. Renewed by asking again."""
+        """Lease a key to `holder` for `seconds` from now; False while another holder has it. A repeat renews it."""
 
     def release(self, key: str, holder: str) -> None:
-        """End a holder's lease."""
+        """End the lease if `holder` has it."""

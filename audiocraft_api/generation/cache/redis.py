@@ -1,7 +1,8 @@
-"""Known results in the Redis that several hosts share. Each change is one Lua script, by the server's clock.
+"""Cached results in a Redis that several hosts share. Each change is one Lua script, timed by the server's clock.
 
-`results` hash of rows by key, each a filename and, in the next line, JSON (which Lua need not read: its reader fails
-on lone surrogates) · `results_used`, `results_created` keys by time · `result_lease:<key>` its holder.
+Keys: `results`, a hash of rows by result key; a row is a filename, a line break and the recipe as JSON. Lua never
+parses that JSON, because its parser fails on lone surrogates. `results_used` and `results_created` are sorted sets of
+result keys by time. `result_lease:<key>` is a hash with the lease's holder.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ local function remove(id)
   return row
 end
 """
-FIND = """
+GET = """
 local id, oldest = ARGV[2], now - tonumber(ARGV[3])
 local made = redis.call('ZSCORE', created, id)
 if not made or tonumber(made) <= oldest then return false end
 redis.call('ZADD', used, now, id)
 return redis.call('HGET', rows, id)
 """
-KEEP = """
+PUT = """
 local id, oldest, max_entries = ARGV[2], now - tonumber(ARGV[3]), tonumber(ARGV[4])
 local gone = {remove(id) or nil}
 for _, old in ipairs(redis.call('ZRANGEBYSCORE', created, '-inf', oldest)) do gone[#gone + 1] = remove(old) end
@@ -50,7 +51,7 @@ if excess > 0 then
 end
 return gone
 """
-FORGET = r"""
+DELETE = r"""
 local row = redis.call('HGET', rows, ARGV[2])
 if row and string.match(row, '^[^\n]*') == ARGV[3] then remove(ARGV[2]) end
 """
@@ -69,7 +70,7 @@ if redis.call('HGET', lease, 'holder') == ARGV[3] then redis.call('DEL', lease) 
 
 
 class RedisResultStore:
-    """A `ResultStore` under keys that begin with `prefix`. `clock` stands in for the server's in tests."""
+    """A `ResultStore` under keys that begin with `prefix`. Tests pass a `clock` to replace the server's."""
 
     def __init__(
         self,
@@ -86,20 +87,20 @@ class RedisResultStore:
         self._prefix = prefix
         self._clock = clock
 
-    def find(self, key: str) -> CachedResult | None:
-        row = self._run(FIND, key, self._max_age_seconds)
+    def get(self, key: str) -> CachedResult | None:
+        row = self._run(GET, key, self._max_age_seconds)
         if not row:
             return None
-        filename, _, answer = row.decode().partition("\n")
-        return CachedResult(filename, json.loads(answer))
+        filename, _, recipe = row.decode().partition("\n")
+        return CachedResult(filename, json.loads(recipe))
 
-    def keep(self, key: str, result: CachedResult) -> list[str]:
-        row = f"{result.filename}\n{json.dumps(result.answer)}"
-        gone = self._run(KEEP, key, self._max_age_seconds, self._max_entries, row)
+    def put(self, key: str, result: CachedResult) -> list[str]:
+        row = f"{result.filename}\n{json.dumps(result.recipe)}"
+        gone = self._run(PUT, key, self._max_age_seconds, self._max_entries, row)
         return [row.decode().partition("\n")[0] for row in gone]
 
-    def forget(self, key: str, filename: str) -> None:
-        self._run(FORGET, key, filename)
+    def delete(self, key: str, filename: str) -> None:
+        self._run(DELETE, key, filename)
 
     def lease(self, key: str, holder: str, seconds: float) -> bool:
         return bool(self._run(LEASE, key, holder, seconds))

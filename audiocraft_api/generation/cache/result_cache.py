@@ -1,9 +1,8 @@
-"""Answers a question that was asked before with what is stored, and works equal questions at the same time once.
+"""Returns stored audio for repeated requests, and makes the audio of equal concurrent requests once.
 
-Within a process one of them leads and the others follow; among processes that share a store the leader holds a lease,
-which ends soon after it when it is killed. A leader never waits for a follower, and each waits within its own deadline
-for as long as its own client does. Whatever is wrong with the store, audio is made as if there were none. Knows what
-makes audio only as functions.
+Within a process one request leads and the others wait for its result. Among processes that share a store, the leader
+holds a lease. A leader never waits for a follower, and each request waits within its own deadline and for as long as
+its own client. Whatever fails in the stores, audio is made as if there were no cache. Knows nothing of engines.
 """
 
 from __future__ import annotations
@@ -12,42 +11,45 @@ import copy
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 
+from audiocraft_api.audio.convert import FORMATS
 from audiocraft_api.config import Config
-from audiocraft_api.core.errors import (
-    AudioCraftError,
-    Canceled,
-    ClientDisconnected,
-    DeadlineExceeded,
-    NotFound,
-    StorageUnavailable,
-)
+from audiocraft_api.core.errors import AudioCraftError, Canceled, DeadlineExceeded, NotFound, StorageUnavailable
+from audiocraft_api.core.heartbeat import Heartbeat
 from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.cache.base import CachedResult, ResultStore
 from audiocraft_api.generation.cache.result_key import result_key
-from audiocraft_api.generation.command import GenerateCommand
-from audiocraft_api.generation.service import HasRecipe, Way
+from audiocraft_api.generation.command import GenerateCommand, GeneratedBytes
+from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.storage.base import AudioStore
 
-CLIENT_POLL_SECONDS = 0.1
-LEASE_POLL_SECONDS = 0.25  # for the result of another process
+LEASE_POLL_SECONDS = 0.25  # between attempts to acquire a lease that another process holds
 RENEWALS_PER_LEASE = 3
 
-T = TypeVar("T", bound=HasRecipe)
+
+@dataclass(frozen=True)
+class CacheKey:
+    """What a result is cached under: `digest` covers everything that the audio depends on, `revision` included."""
+
+    digest: str
+    revision: str  # of the model's files on disk
+    owner: str | None  # of the audio
 
 
 class InFlight:
-    """A question that is being worked in this process; ends once."""
+    """A result that a request of this process is making. Ends once, with a result, an error or neither."""
 
     def __init__(self) -> None:
-        self.known: CachedResult | None = None
+        self.result: GeneratedBytes | None = None
         self.error: AudioCraftError | None = None
         self._ended = threading.Event()
 
     def wait(self, seconds: float) -> bool:
+        """Wait for the end; return whether it was reached."""
         return self._ended.wait(seconds)
 
     def end(self) -> None:
@@ -55,7 +57,7 @@ class InFlight:
 
 
 class ResultCache:
-    """The known results of one server. Thread-safe."""
+    """The cached results of one server. Thread-safe."""
 
     def __init__(
         self,
@@ -71,147 +73,113 @@ class ResultCache:
         self._config = config
         self._observer = observer or Observer()
         self._lease_seconds = config.tasks.lease_seconds
-        self._holder = uuid.uuid4().hex
+        self._holder = uuid.uuid4().hex  # of this process's leases
         self._lock = threading.Lock()
-        self._flights: dict[str, InFlight] = {}
+        self._in_flight: dict[str, InFlight] = {}
 
-    def answer(self, command: GenerateCommand, way: Way[T], client_gone: Callable[[], bool], until: float) -> T:
-        """Answer a command by `until` (`time.monotonic()`), from what is known or anew.
-
-        Without a seed of the client's, or without knowing the model's revision, always anew. Raises what `way.make`
-        raises, Canceled, DeadlineExceeded.
-        """
+    def key(self, command: GenerateCommand) -> CacheKey | None:
+        """Return the command's key; None when the client chose no seed or the model's revision is unknown."""
         revision = None if command.seed is None or command.seed_drawn else self._known_revision(command.model)
         if revision is None:
-            return way.make(client_gone)
-        key = result_key(command, revision, self._config)
-        while True:
-            if found := self._find(key, way):
-                self._observer.cache_lookup(hit=True)
-                return found[1]
-            flight, leads = self._join(key)
-            if leads:
-                return self._lead(key, flight, revision, way, client_gone, until)
-            while not flight.wait(CLIENT_POLL_SECONDS):
-                _check(client_gone, until)
-            if flight.known is not None and (answer := self._reuse(key, flight.known, way)) is not None:
-                self._observer.cache_lookup(hit=True)
-                return answer
-            if flight.error is None:
-                return way.make(client_gone)
-            if not isinstance(flight.error, (Canceled, DeadlineExceeded)):  # those are the leader's alone
-                raise copy.copy(flight.error)
-
-    def _lead(
-        self,
-        key: str,
-        flight: InFlight,
-        revision: str,
-        way: Way[T],
-        client_gone: Callable[[], bool],
-        until: float,
-    ) -> T:
-        """Work a question for all who ask it, and end the flight in any case."""
-        try:
-            found = self._await_lease(key, way, client_gone, until)
-            self._observer.cache_lookup(hit=found is not None)
-            if found:
-                flight.known, answer = found
-            else:
-                answer = way.make(self._renewing(key, client_gone))
-                flight.known = self._keep(key, revision, answer, way)
-            return answer
-        except AudioCraftError as error:
-            flight.error = error
-            raise
-        finally:
-            self._land(key, flight)
-
-    def _land(self, key: str, flight: InFlight) -> None:
-        try:
-            # First: whoever leads next in this process leases as the same holder.
-            with suppress(StorageUnavailable):
-                self._store.release(key, self._holder)
-        finally:
-            with self._lock:
-                del self._flights[key]
-            flight.end()
-
-    def _join(self, key: str) -> tuple[InFlight, bool]:
-        with self._lock:
-            leads = key not in self._flights
-            return self._flights.setdefault(key, InFlight()), leads
-
-    def _await_lease(
-        self, key: str, way: Way[T], client_gone: Callable[[], bool], until: float
-    ) -> tuple[CachedResult, T] | None:
-        """Wait while another process works the question; return its answer, or None when it is this one's to work."""
-        while True:
-            is_ours = self._lease(key)
-            # Only now: whoever worked it until now kept the result before letting the lease go.
-            found = self._find(key, way)
-            if found or is_ours:
-                return found
-            _check(client_gone, until)
-            time.sleep(LEASE_POLL_SECONDS)
-
-    def _lease(self, key: str) -> bool:
-        try:
-            return self._store.lease(key, self._holder, self._lease_seconds)
-        except StorageUnavailable:  # rather twice than not at all
-            return True
-
-    def _renewing(self, key: str, client_gone: Callable[[], bool]) -> Callable[[], bool]:
-        """Return `client_gone`, which is asked all the time, so that it renews the lease on the way."""
-        pause_seconds = self._lease_seconds / RENEWALS_PER_LEASE
-        due = time.monotonic() + pause_seconds
-
-        def ask() -> bool:
-            nonlocal due
-            if time.monotonic() >= due:
-                self._lease(key)
-                due = time.monotonic() + pause_seconds
-            return client_gone()
-
-        return ask
-
-    def _find(self, key: str, way: Way[T]) -> tuple[CachedResult, T] | None:
-        try:
-            known = self._store.find(key)
-        except StorageUnavailable:  # logged where it was raised
             return None
-        answer = None if known is None else self._reuse(key, known, way)
-        return None if known is None or answer is None else (known, answer)
+        return CacheKey(result_key(command, revision, self._config), revision, command.audio_owner)
 
-    def _reuse(self, key: str, known: CachedResult, way: Way[T]) -> T | None:
-        """Answer from a known result; forget it when its file is gone."""
-        try:
-            return way.reuse(known)
-        except NotFound:
-            with suppress(StorageUnavailable):
-                self._store.forget(key, known.filename)
-        except StorageUnavailable:
-            pass
+    def get(self, key: CacheKey) -> GeneratedBytes | None:
+        """Return the cached result, or None; a result whose file is gone is deleted."""
+        with suppress(StorageUnavailable):  # logged where it was raised
+            cached = self._store.get(key.digest)
+            if cached is None:
+                return None
+            try:
+                with self._files.open(cached.filename).file as file:
+                    return self._hit(GeneratedBytes(file.read(), Recipe.from_dict(cached.recipe)))
+            except NotFound:
+                self._store.delete(key.digest, cached.filename)
         return None
 
-    def _keep(self, key: str, revision: str, answer: T, way: Way[T]) -> CachedResult | None:
-        """Store an answer's audio once more and remember it; None when that cannot be done."""
-        if answer.recipe.revision != revision:  # the checkpoint has changed, and another one was still in memory
-            return None
-        try:
-            known = CachedResult(way.store(answer), answer.recipe.answer())
-        except (NotFound, StorageUnavailable):
-            return None
+    def put(self, key: CacheKey, result: GeneratedBytes) -> None:
+        """Cache the result, and share it with the requests of this process that wait for it.
+
+        Does nothing when another revision made the audio: the checkpoint was replaced on disk while the old one is
+        still in memory.
+        """
+        if result.recipe.revision != key.revision:
+            return
+        with self._lock:
+            if in_flight := self._in_flight.get(key.digest):
+                in_flight.result = result
         with suppress(StorageUnavailable):
-            for filename in self._store.keep(key, known):
-                with suppress(StorageUnavailable):  # the sweep will
-                    self._files.delete(filename)
-        return known
+            filename = self._files.save(result.audio, FORMATS[result.recipe.format].extension, key.owner).filename
+            for dropped in self._store.put(key.digest, CachedResult(filename, result.recipe.to_dict())):
+                with suppress(StorageUnavailable):  # the sweeper deletes it later
+                    self._files.delete(dropped)
 
+    @contextmanager
+    def single_flight(self, key: CacheKey, waiter: Waiter) -> Iterator[GeneratedBytes | None]:
+        """Let one request per key make the result while the others wait for it.
 
-def _check(client_gone: Callable[[], bool], until: float) -> None:
-    """Raise Canceled or DeadlineExceeded for whoever waits for another's result."""
-    if client_gone():
-        raise ClientDisconnected
-    if time.monotonic() >= until:
-        raise DeadlineExceeded("The generation did not finish in time; ask for less audio or try again later.")
+        Yields the result of another request, or None when this request must make it, and `put` it, in the block. When
+        the leader is canceled or runs out of time, one of its followers leads next. Any other error of the leader is
+        raised in each follower. Raises whatever ends the waiter.
+        """
+        in_flight, is_leader = self._join(key)
+        while not is_leader:
+            waiter.wait_for(in_flight.wait)
+            if in_flight.error is None:
+                yield None if in_flight.result is None else self._hit(in_flight.result)
+                return
+            if not isinstance(in_flight.error, (Canceled, DeadlineExceeded)):
+                raise copy.copy(in_flight.error)
+            in_flight, is_leader = self._join(key)
+        try:
+            with self._lease(key, waiter):
+                # The process that held the lease before us may have made the result.
+                in_flight.result = cached = self.get(key)
+                if cached is None:
+                    self._observer.cache_lookup(hit=False)
+                yield cached
+        except AudioCraftError as error:
+            in_flight.error = error
+            raise
+        finally:
+            with self._lock:
+                del self._in_flight[key.digest]
+            in_flight.end()
+
+    def _join(self, key: CacheKey) -> tuple[InFlight, bool]:
+        """Return the result in flight for the key, and whether this request leads because there was none."""
+        with self._lock:
+            is_leader = key.digest not in self._in_flight
+            return self._in_flight.setdefault(key.digest, InFlight()), is_leader
+
+    @contextmanager
+    def _lease(self, key: CacheKey, waiter: Waiter) -> Iterator[None]:
+        """Hold the key's lease among processes: wait for it, then renew it every third of its time.
+
+        A process that is killed stops renewing its lease, so that the others wait for at most one lease.
+        """
+        waiter.wait_for(lambda pause_seconds: self._try_lease(key, pause_seconds), LEASE_POLL_SECONDS)
+        try:
+            with Heartbeat(lambda: self._try_lease(key), self._lease_seconds / RENEWALS_PER_LEASE, "result-lease"):
+                yield
+        finally:
+            # Before the key leaves `_in_flight`: the next leader in this process has the same holder name.
+            with suppress(StorageUnavailable):
+                self._store.release(key.digest, self._holder)
+
+    def _try_lease(self, key: CacheKey, pause_seconds: float = 0.0) -> bool:
+        """Acquire or renew the lease; while another process has it, pause and return False.
+
+        During an outage of the store every process leads: better to make audio twice than not at all.
+        """
+        try:
+            if self._store.lease(key.digest, self._holder, self._lease_seconds):
+                return True
+        except StorageUnavailable:
+            return True
+        time.sleep(pause_seconds)
+        return False
+
+    def _hit(self, result: GeneratedBytes) -> GeneratedBytes:
+        self._observer.cache_lookup(hit=True)
+        return replace(result, recipe=replace(result.recipe, is_cached=True))

@@ -1,4 +1,4 @@
-"""What makes two requests the same question: all that the audio's bytes depend on, as one digest. Never imports torch."""
+"""The key of a result: a digest of everything that the bytes of the audio depend on. Never imports torch."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.params import AudioInput
 from audiocraft_api.engine.cpu.native.build import library_path
 from audiocraft_api.generation.command import GenerateCommand
-from audiocraft_api.generation.recipe import digest_of
+from audiocraft_api.generation.recipe import audio_digest
 
 
 def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
-    """Return the digest of a command, the revision of its model and what the server computes with.
+    """Return the digest of a command, its model's revision, and the software and hardware of the server.
 
-    An owner's audio has keys of its own: nobody learns what somebody else has asked for.
+    The command includes the owner of the audio, so nobody can find out what another owner has requested.
     """
-    asked: dict[str, object] = {field.name: getattr(command, field.name) for field in fields(command)}
-    asked = {name: digest_of(value) if isinstance(value, AudioInput) else value for name, value in asked.items()}
+    requested: dict[str, object] = {field.name: getattr(command, field.name) for field in fields(command)}
+    requested = {
+        name: audio_digest(value) if isinstance(value, AudioInput) else value for name, value in requested.items()
+    }
     settings = {
         "engine": config.engine.kind,
         "precision": config.engine.precision,
         "device": config.models.device,
         "tag_prompts": config.results.tag_prompts,
     }
-    # Escaped, so that every text has bytes, lone surrogates too; floats are written so that they read back the same.
-    question = json.dumps([__version__, revision, settings, arithmetic(), asked], sort_keys=True)
-    return hashlib.sha256(question.encode("ascii")).hexdigest()
+    # JSON escapes every character, lone surrogates too, and writes floats without loss.
+    text = json.dumps([__version__, revision, settings, arithmetic(), requested], sort_keys=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 @functools.cache
 def arithmetic() -> tuple[str, ...]:
-    """Return what rounding depends on: the native kernels (whose name tells the processor), torch, the GPUs."""
+    """Return what rounding depends on: the native kernels (their file name includes the processor), torch, the GPUs."""
     library = library_path()
     found = [library.name, str(library.exists()), metadata.version("torch")]
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):

@@ -1,4 +1,4 @@
-"""Known results in the state file of one machine, which its processes share."""
+"""Cached results in one machine's state file, which its processes share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from audiocraft_api.generation.cache.base import CachedResult
 from audiocraft_api.state.sqlite import SqliteFile
 
-FIND = "UPDATE results SET used = :now WHERE key = :key AND created > :oldest RETURNING filename, answer"
-KEEP = """
+GET = "UPDATE results SET used = :now WHERE key = :key AND created > :oldest RETURNING filename, answer"
+PUT = """
 INSERT INTO results (key, filename, answer, created, used) VALUES (:key, :filename, :answer, :now, :now)
 """
 EXPIRE = "DELETE FROM results WHERE key = :key OR created <= :oldest RETURNING filename"
@@ -18,7 +18,7 @@ EVICT = """
 DELETE FROM results WHERE key IN (SELECT key FROM results ORDER BY used DESC, key LIMIT -1 OFFSET :max_entries)
 RETURNING filename
 """
-# A lease from before a clock was set back ends too.
+# If the clock was set back, a lease that ends further ahead than it is long counts as expired.
 LEASE = """
 INSERT INTO result_leases (key, holder, held_until, seconds) VALUES (:key, :holder, :now + :seconds, :seconds)
 ON CONFLICT (key) DO UPDATE SET holder = :holder, held_until = :now + :seconds, seconds = :seconds
@@ -27,7 +27,7 @@ WHERE holder = :holder OR held_until <= :now OR held_until > :now + result_lease
 
 
 class SqliteResultStore:
-    """A `ResultStore` in one file. Nothing is synced to the disk: what a power cut takes is made again."""
+    """A `ResultStore` in one file. Writes are not synced to disk: results lost in a power failure are made again."""
 
     def __init__(
         self, file: SqliteFile, *, max_entries: int, max_age_seconds: float, clock: Callable[[], float] = time.time
@@ -37,29 +37,30 @@ class SqliteResultStore:
         self._max_age_seconds = max_age_seconds
         self._clock = clock
 
-    def find(self, key: str) -> CachedResult | None:
+    def get(self, key: str) -> CachedResult | None:
         with self._file.write(durable=False) as db:
             now = self._clock()
-            row = db.execute(FIND, {"key": key, "now": now, "oldest": now - self._max_age_seconds}).fetchone()
+            row = db.execute(GET, {"key": key, "now": now, "oldest": now - self._max_age_seconds}).fetchone()
         return CachedResult(row["filename"], json.loads(row["answer"])) if row else None
 
-    def keep(self, key: str, result: CachedResult) -> list[str]:
-        row = {"key": key, "filename": result.filename, "answer": json.dumps(result.answer)}
+    def put(self, key: str, result: CachedResult) -> list[str]:
+        row = {"key": key, "filename": result.filename, "answer": json.dumps(result.recipe)}
         with self._file.write(durable=False) as db:
             now = self._clock()
             gone = db.execute(EXPIRE, {"key": key, "oldest": now - self._max_age_seconds}).fetchall()
-            db.execute(KEEP, row | {"now": now})
+            db.execute(PUT, row | {"now": now})
             gone += db.execute(EVICT, {"max_entries": self._max_entries}).fetchall()
-            db.execute("DELETE FROM result_leases WHERE held_until <= ?", (now,))  # of holders that died
+            db.execute("DELETE FROM result_leases WHERE held_until <= ?", (now,))  # of killed processes
         return [row["filename"] for row in gone]
 
-    def forget(self, key: str, filename: str) -> None:
+    def delete(self, key: str, filename: str) -> None:
         with self._file.write(durable=False) as db:
             db.execute("DELETE FROM results WHERE key = ? AND filename = ?", (key, filename))
 
     def lease(self, key: str, holder: str, seconds: float) -> bool:
         with self._file.write(durable=False) as db:
-            # Read only now: a time from before the wait would make another's fresh lease look like one of the future.
+            # Read the clock after the wait for the write lock: an older time would make another holder's new lease
+            # look too far ahead, and thus expired.
             lease = {"key": key, "holder": holder, "now": self._clock(), "seconds": seconds}
             return db.execute(LEASE, lease).fetchone() is not None
 

@@ -8,7 +8,7 @@ from typing import Any
 from audiocraft_api.config import Config
 from audiocraft_api.core.observer import Observer
 from audiocraft_api.storage.base import AudioStore
-from audiocraft_api.tasks.celery.remote import RemoteEngine, RemoteGeneration
+from audiocraft_api.tasks.celery.remote import RemoteGeneration
 from audiocraft_api.tasks.celery.transport import CeleryTransport, create_celery
 from audiocraft_api.tasks.monitor import QueueMonitor
 from audiocraft_api.tasks.service import TaskService
@@ -33,9 +33,8 @@ class CeleryBackend:
         self.service = TaskService(store, config, self._announce, observer)
         self.webhooks = WebhookSender(store, render, config, observer)
         self.monitor = QueueMonitor(store)
-        self.engine = RemoteEngine(self.monitor)
         waited_for = TaskService(store, config, self._announce_waited_for, observer)
-        self.generation = RemoteGeneration(waited_for, files, config)
+        self.generation = RemoteGeneration(waited_for, files)
 
     def start(self) -> None:
         self.monitor.start()

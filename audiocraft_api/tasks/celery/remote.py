@@ -6,17 +6,14 @@ A server that works no tasks loads no model. Knows the task service and the stor
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
-from audiocraft_api.config import Config
-from audiocraft_api.core.engine import EngineStatus
 from audiocraft_api.core.errors import (
     AudioGone,
     Canceled,
-    ClientDisconnected,
     DeadlineExceeded,
     NotFound,
     NotStreamable,
@@ -24,40 +21,38 @@ from audiocraft_api.core.errors import (
     StorageUnavailable,
     error_of,
 )
-from audiocraft_api.core.params import GenerationParams
-from audiocraft_api.core.request import EngineRequest
+from audiocraft_api.core.waiting import POLL_SECONDS, Waiter
 from audiocraft_api.generation.command import GenerateCommand, GeneratedBytes, GeneratedFile
 from audiocraft_api.generation.recipe import Recipe
+from audiocraft_api.generation.streaming import AudioStream
 from audiocraft_api.storage.base import AudioStore
-from audiocraft_api.tasks.monitor import QueueMonitor
 from audiocraft_api.tasks.service import TaskService
 from audiocraft_api.tasks.task import Task
 
-CLIENT_POLL_SECONDS = 0.1
 # The owner of tasks that a route waits for: no key's id, so that nobody sees them but the route.
 INTERACTIVE_OWNER = "(waited for)"
+NOT_STREAMABLE = "This server makes its audio on other machines and cannot stream it; use /generate or /generate-async."
 
 
 class RemoteGeneration:
     """Fills `Generation` with tasks that workers elsewhere run, and whose audio they put into the shared store."""
 
-    def __init__(self, tasks: TaskService, files: AudioStore, config: Config) -> None:
+    def __init__(self, tasks: TaskService, files: AudioStore) -> None:
         self._tasks = tasks
         self._files = files
-        self._deadline_seconds = config.engine.request_deadline_seconds
         self._stopping = threading.Event()
         self._condition = threading.Condition()
         self._num_waiting = 0
 
-    def generate_file(self, command: GenerateCommand, client_gone: Callable[[], bool]) -> GeneratedFile:
+    def generate_file(self, command: GenerateCommand, waiter: Waiter) -> GeneratedFile:
         """Have a file made. Raises what ended the task, QueueFull, Canceled, DeadlineExceeded, StorageUnavailable."""
-        result = self._run(command, client_gone)
+        result = self._run(command, waiter)
         filename = result["filename"]
-        return GeneratedFile(filename, self._files.url_for(filename), Recipe.from_answer(result))
+        return GeneratedFile(filename, self._files.url_for(filename), Recipe.from_dict(result))
 
-    def generate_bytes(self, command: GenerateCommand, client_gone: Callable[[], bool]) -> GeneratedBytes:
+    def generate_bytes(self, command: GenerateCommand, waiter: Waiter) -> GeneratedBytes:
         """Have audio made that is kept nowhere. Raises as `generate_file`."""
-        result = self._run(command, client_gone)
+        result = self._run(command, waiter)
         try:
             with self._files.open(result["filename"]).file as file:
                 audio = file.read()
@@ -65,7 +60,11 @@ class RemoteGeneration:
             raise AudioGone("The audio was made and is not there; do the workers share the server's store?") from error
         with suppress(StorageUnavailable):  # the expiry of its task will
             self._files.delete(result["filename"])
-        return GeneratedBytes(audio, Recipe.from_answer(result))
+        return GeneratedBytes(audio, Recipe.from_dict(result))
+
+    def stream(self, command: GenerateCommand) -> AudioStream:  # noqa: ARG002
+        """Raise NotStreamable: workers deliver whole files."""
+        raise NotStreamable(NOT_STREAMABLE)
 
     def close(self, grace_seconds: float) -> None:
         """Let clients wait on for `grace_seconds`, then end their waiting with ShuttingDown."""
@@ -73,11 +72,11 @@ class RemoteGeneration:
             self._condition.wait_for(lambda: not self._num_waiting, grace_seconds)
         self._stopping.set()
 
-    def _run(self, command: GenerateCommand, client_gone: Callable[[], bool]) -> dict[str, Any]:
+    def _run(self, command: GenerateCommand, waiter: Waiter) -> dict[str, Any]:
         with self._counted():
             task = self._tasks.submit(command, owner=INTERACTIVE_OWNER)
             try:
-                task = self._await_end(task, client_gone)
+                task = self._await_end(task, replace(waiter, stopping=self._stopping))
             except (Canceled, DeadlineExceeded, ShuttingDown):
                 self._cancel(task)
                 raise
@@ -87,22 +86,13 @@ class RemoteGeneration:
             raise error_of(task.error_code or "", task.error or "The generation failed.")
         raise Canceled
 
-    def _await_end(self, task: Task, client_gone: Callable[[], bool]) -> Task:
-        until = time.monotonic() + self._deadline_seconds
+    def _await_end(self, task: Task, waiter: Waiter) -> Task:
         while not task.is_final:
-            if client_gone():
-                raise ClientDisconnected
-            if self._stopping.is_set():
-                raise ShuttingDown
-            if time.monotonic() >= until:
-                raise DeadlineExceeded(
-                    f"The generation did not finish within {self._deadline_seconds:.6g} seconds; "
-                    "ask for less audio or try again later."
-                )
+            waiter.check()
             try:
-                task = self._tasks.wait_for_change(task, CLIENT_POLL_SECONDS)
+                task = self._tasks.wait_for_change(task, POLL_SECONDS)
             except StorageUnavailable:  # the task goes on: outlast the outage
-                self._stopping.wait(CLIENT_POLL_SECONDS)
+                self._stopping.wait(POLL_SECONDS)
         return task
 
     def _cancel(self, task: Task) -> None:
@@ -119,23 +109,3 @@ class RemoteGeneration:
             with self._condition:
                 self._num_waiting -= 1
                 self._condition.notify_all()
-
-
-class RemoteEngine:
-    """Stands for the workers' engines: says how much they do, and takes no request, since it cannot hand out chunks."""
-
-    def __init__(self, monitor: QueueMonitor) -> None:
-        self._monitor = monitor
-
-    def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:  # noqa: ARG002
-        """Raise NotStreamable."""
-        raise NotStreamable(
-            "Audio is made on other machines here and cannot be heard while it is made; use /generate or "
-            "/generate-async."
-        )
-
-    def status(self) -> EngineStatus:
-        return EngineStatus(num_waiting=0, num_running=self._monitor.status.num_processing)
-
-    def close(self, grace_seconds: float = 0.0) -> None:
-        pass

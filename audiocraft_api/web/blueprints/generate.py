@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
+from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.web.admission import admitted
 from audiocraft_api.web.context import request_id
@@ -82,10 +83,10 @@ def generate() -> dict[str, Any] | Response:
 
 def answer_generation(command: GenerateCommand, return_type: str) -> dict[str, Any]:
     """Run a command while its client waits, and render the result."""
-    gone = client_gone(request.environ)
+    waiter = Waiter(client_gone(request.environ), services().config.engine.request_deadline_seconds)
     if return_type == "base64":
-        made = services().generation.generate_bytes(command, gone)
+        made = services().generation.generate_bytes(command, waiter)
         audio = base64.b64encode(made.audio).decode()
-        return GenerateBase64Response(audio=audio, request_id=request_id(), **made.recipe.answer()).model_dump()
-    stored = services().generation.generate_file(command, gone)
-    return GenerateUrlResponse(audio_url=stored.url, request_id=request_id(), **stored.recipe.answer()).model_dump()
+        return GenerateBase64Response(audio=audio, request_id=request_id(), **made.recipe.to_dict()).model_dump()
+    stored = services().generation.generate_file(command, waiter)
+    return GenerateUrlResponse(audio_url=stored.url, request_id=request_id(), **stored.recipe.to_dict()).model_dump()

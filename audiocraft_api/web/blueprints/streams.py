@@ -63,7 +63,7 @@ def _answer(command: GenerateCommand) -> Response:
     gone = client_gone(request.environ)
     place = services().stream_slots.acquire(connection_of(request.environ))
     try:
-        stream = services().streaming.open(command)
+        stream = services().generation.stream(command)
     except BaseException:
         place.release()
         raise

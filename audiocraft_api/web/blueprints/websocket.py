@@ -19,7 +19,7 @@ from audiocraft_api.core.errors import (
     ShuttingDown,
     Unavailable,
 )
-from audiocraft_api.generation.streaming import BEAT_SECONDS, AudioStream
+from audiocraft_api.generation.streaming import POLL_SECONDS, AudioStream
 from audiocraft_api.web.admission import admitted
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.disconnect import connection_of
@@ -93,7 +93,7 @@ def generate_live(ws: Server) -> None:
 def _generate(ws: Server) -> None:
     fields = parse_json_text(StreamRequest, _first_message(ws))
     with admitted(fields, services().catalog.get(fields.model_size)) as command:
-        stream = services().streaming.open(command)
+        stream = services().generation.stream(command)
     try:
         _play(ws, stream)
     except Canceled:
@@ -130,7 +130,7 @@ def _play(ws: Server, stream: AudioStream) -> None:
 
 def _first_message(ws: Server) -> str:
     until = time.monotonic() + services().config.server.socket_timeout_seconds
-    while (message := ws.receive(timeout=BEAT_SECONDS)) is None:
+    while (message := ws.receive(timeout=POLL_SECONDS)) is None:
         if services().draining.is_set():
             raise ShuttingDown
         if time.monotonic() >= until:

@@ -1,4 +1,4 @@
-"""The same question gets the stored answer, at every door; equal questions at the same time are worked once."""
+"""A repeated request gets the cached audio, on every endpoint; equal concurrent requests are generated once."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from flask.testing import FlaskClient
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import AudioCraftError, Canceled, DeadlineExceeded, OutOfMemory
 from audiocraft_api.core.params import AudioInput
+from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.cache.result_cache import ResultCache
 from audiocraft_api.generation.cache.result_key import result_key
 from audiocraft_api.generation.cache.sqlite import SqliteResultStore
@@ -34,20 +35,8 @@ from support.fakes import REVISION, FakeEngine
 from support.http import fake_app, generate
 from support.served import wait_until
 
-SECONDS = 20.0  # deadline of every wait
+TIMEOUT_SECONDS = 60.0  # of every wait
 COMMAND = GenerateCommand("solo cello", "small", 1.0, seed=7)
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def client(tmp_path: Path, engine: FakeEngine) -> Iterator[FlaskClient]:
-    app = fake_app(tmp_path, engine, result_cache_entries=10)
-    yield app.test_client()
-    services_of(app).close()
 
 
 def fetch(client: FlaskClient, url: str) -> bytes:
@@ -65,13 +54,13 @@ def run_task(client: FlaskClient, **fields: Any) -> dict[str, Any]:
         shown.update(client.get(submitted.headers["Location"]).json)
         return shown["status"] != "processing"
 
-    wait_until(is_done, SECONDS)
+    wait_until(is_done, TIMEOUT_SECONDS)
     assert shown["status"] == "completed"
     return shown
 
 
 @pytest.mark.parametrize("output_format", ["wav", "mp3"])
-def test_the_same_question_gets_the_stored_audio_in_a_file_of_its_own(
+def test_a_repeated_request_gets_the_cached_audio_in_a_file_of_its_own(
     client: FlaskClient, engine: FakeEngine, output_format: str
 ) -> None:
     first, second, third = (generate(client, seed=7, output_format=output_format).json for _ in range(3))
@@ -84,7 +73,7 @@ def test_the_same_question_gets_the_stored_audio_in_a_file_of_its_own(
     assert second["recipe"] == first["recipe"]
 
 
-def test_every_door_gets_what_another_has_made(client: FlaskClient, engine: FakeEngine) -> None:
+def test_every_endpoint_gets_what_another_endpoint_has_cached(client: FlaskClient, engine: FakeEngine) -> None:
     made = generate(client, seed=7, return_type="base64").json
     file = generate(client, seed=7).json
     task = run_task(client, seed=7)
@@ -106,11 +95,13 @@ def test_a_task_fills_the_cache_too(client: FlaskClient, engine: FakeEngine) -> 
     assert len(engine.submitted) == 1
 
 
-@pytest.mark.parametrize("ask", [lambda client: generate(client).json, lambda client: run_task(client)["result"]])
-def test_without_a_seed_of_the_clients_nothing_is_remembered(
-    client: FlaskClient, engine: FakeEngine, ask: Callable[[FlaskClient], dict[str, Any]]
+@pytest.mark.parametrize(
+    "request_audio", [lambda client: generate(client).json, lambda client: run_task(client)["result"]]
+)
+def test_a_request_without_a_seed_is_not_cached(
+    client: FlaskClient, engine: FakeEngine, request_audio: Callable[[FlaskClient], dict[str, Any]]
 ) -> None:
-    first = ask(client)
+    first = request_audio(client)
     assert not first["cached"]
     assert not generate(client, seed=first["seed"]).json["cached"]
     assert len(engine.submitted) == 2
@@ -122,7 +113,7 @@ def test_by_default_there_is_no_cache(tmp_path: Path, engine: FakeEngine) -> Non
     assert len(list((tmp_path / "audio").iterdir())) == len(engine.submitted) == 2
 
 
-def test_every_answer_has_the_whole_recipe(client: FlaskClient) -> None:
+def test_every_response_has_the_whole_recipe(client: FlaskClient) -> None:
     fields = {"temperature": 0.5, "top_k": 7, "top_p": 0.9, "cfg_coef": 4.5, "seed": 11, "output_format": "ogg"}
     recipe = generate(client, **fields).json["recipe"]
     created = recipe.pop("created")
@@ -156,14 +147,14 @@ def test_every_answer_has_the_whole_recipe(client: FlaskClient) -> None:
     ],
     ids=lambda change: str(change),
 )
-def test_another_question_is_not_answered_with_this_one(client: FlaskClient, change: dict[str, Any]) -> None:
+def test_a_different_request_is_not_served_from_the_cache(client: FlaskClient, change: dict[str, Any]) -> None:
     generate(client, seed=7)
     assert not generate(client, **{"seed": 7, **change}).json["cached"]
 
 
-def test_the_key_covers_tune_owner_revision_and_settings() -> None:
-    tune = AudioInput(np.zeros((1, 9), np.float32), 32_000)
-    other_tunes = [AudioInput(np.ones((1, 9), np.float32), 32_000), replace(tune, sample_rate=16_000)]
+def test_the_key_covers_melody_owner_revision_and_settings() -> None:
+    melody = AudioInput(np.zeros((1, 9), np.float32), 32_000)
+    other_melodies = [AudioInput(np.ones((1, 9), np.float32), 32_000), replace(melody, sample_rate=16_000)]
     config = Config()
     keys = [
         result_key(COMMAND, "r", config),
@@ -173,16 +164,16 @@ def test_the_key_covers_tune_owner_revision_and_settings() -> None:
         result_key(COMMAND, "r", Config(engine="plain")),
         result_key(COMMAND, "r", Config(device="cuda")),
         result_key(COMMAND, "r", Config(tag_prompts=False)),
-        *(result_key(replace(COMMAND, melody=melody), "r", config) for melody in (tune, *other_tunes)),
+        *(result_key(replace(COMMAND, melody=audio), "r", config) for audio in (melody, *other_melodies)),
     ]
     assert len(set(keys)) == len(keys)
-    same = AudioInput(tune.waveform.copy(), 32_000)
+    same = AudioInput(melody.waveform.copy(), 32_000)
     assert result_key(replace(COMMAND, melody=same), "r", config) == result_key(
-        replace(COMMAND, melody=tune), "r", config
+        replace(COMMAND, melody=melody), "r", config
     )
 
 
-def test_answers_do_not_hang_on_each_others_files(client: FlaskClient, engine: FakeEngine) -> None:
+def test_deleting_one_responses_file_affects_no_other_response(client: FlaskClient, engine: FakeEngine) -> None:
     store = services_of(client.application).store
     urls = [generate(client, seed=7).json["audio_url"] for _ in range(2)]
     store.delete(urls[0].rpartition("/")[2])
@@ -191,7 +182,9 @@ def test_answers_do_not_hang_on_each_others_files(client: FlaskClient, engine: F
     assert len(engine.submitted) == 1
 
 
-def test_a_known_file_that_is_gone_is_made_again(client: FlaskClient, tmp_path: Path, engine: FakeEngine) -> None:
+def test_a_cached_result_whose_file_is_gone_is_made_again(
+    client: FlaskClient, tmp_path: Path, engine: FakeEngine
+) -> None:
     generate(client, seed=7)
     for path in (tmp_path / "audio").iterdir():
         path.unlink()
@@ -200,7 +193,7 @@ def test_a_known_file_that_is_gone_is_made_again(client: FlaskClient, tmp_path: 
     assert len(engine.submitted) == 2
 
 
-def test_what_is_pushed_out_leaves_no_file(tmp_path: Path) -> None:
+def test_an_evicted_result_leaves_no_file(tmp_path: Path) -> None:
     app = fake_app(tmp_path, result_cache_entries=3)
     for seed in range(6):
         generate(app.test_client(), seed=seed, return_type="base64")
@@ -208,7 +201,7 @@ def test_what_is_pushed_out_leaves_no_file(tmp_path: Path) -> None:
     services_of(app).close()
 
 
-def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
+def test_cached_results_survive_a_restart(tmp_path: Path) -> None:
     cached = []
     for _ in range(2):
         app = fake_app(tmp_path, result_cache_entries=3)
@@ -217,7 +210,7 @@ def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
     assert cached == [False, True]
 
 
-def test_celery_workers_answer_from_the_cache_that_they_share(tmp_path: Path, demo_checkpoints: Path) -> None:
+def test_celery_workers_share_the_cache(tmp_path: Path, demo_checkpoints: Path) -> None:
     settings = {"checkpoints_dir": demo_checkpoints, "result_cache_entries": 10, "task_concurrency": 4}
     with CeleryWorkplace(tmp_path, **settings).opened() as workplace:
         engine = FakeEngine()
@@ -240,8 +233,8 @@ def load_revision(checkpoint: Path) -> str:
     return checkpoint_file.fingerprint(checkpoint / LANGUAGE_MODEL, checkpoint / CODEC)
 
 
-class Desk:
-    """The generation service of one process over shared stores, and clients that it can be asked for."""
+class ServerProcess:
+    """The generation service of one process; processes of one directory share their stores."""
 
     def __init__(self, directory: Path, engine: FakeEngine, revision: str | None = REVISION, **settings: Any) -> None:
         config = Config(audio_dir=directory / "audio", task_lease_seconds=1, **settings)
@@ -249,73 +242,98 @@ class Desk:
         self.store = SqliteResultStore(self.file, max_entries=10, max_age_seconds=1000)
         self.files = LocalStore(config)
         self.revision = revision
-        self.results = ResultCache(self.store, self.files, lambda _name: self.revision, config)
-        self.generation = GenerationService(engine, self.files, config, self.results)
+        cache = ResultCache(self.store, self.files, lambda _name: self.revision, config)
+        self.service = GenerationService(engine, self.files, config, cache)
+
+    def generate(
+        self,
+        command: GenerateCommand = COMMAND,
+        *,
+        client_gone: Callable[[], bool] = lambda: False,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> GeneratedFile:
+        return self.service.generate_file(command, Waiter(client_gone, timeout_seconds))
 
     def close(self) -> None:
         self.files.close()
         self.file.close()
 
 
-class Asker:
-    """A client that waits in a thread, may leave, and whose waiting is seen."""
+class PendingRequest:
+    """A request that runs in a thread, and whose client may disconnect (`disconnected`)."""
 
-    def __init__(
-        self, pool: ThreadPoolExecutor, desk: Desk, command: GenerateCommand = COMMAND, **options: Any
-    ) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, process: ServerProcess, command: GenerateCommand, **options: Any):
         self.waits = threading.Event()
-        self.left = threading.Event()
-        self.answer: Future[GeneratedFile] = pool.submit(desk.generation.generate_file, command, self._gone, **options)
+        self.disconnected = threading.Event()
+        self.response: Future[GeneratedFile] = pool.submit(
+            process.generate, command, client_gone=self._client_gone, **options
+        )
 
-    def _gone(self) -> bool:
+    def _client_gone(self) -> bool:
         self.waits.set()
-        return self.left.is_set()
+        return self.disconnected.is_set()
 
     def file(self) -> GeneratedFile:
-        return self.answer.result(SECONDS)
+        return self.response.result(TIMEOUT_SECONDS)
 
     def error(self) -> BaseException | None:
-        return self.answer.exception(SECONDS)
+        return self.response.exception(TIMEOUT_SECONDS)
+
+
+class RequestSender:
+    """Sends requests to processes that share their stores."""
+
+    def __init__(self, pool: ThreadPoolExecutor, processes: list[ServerProcess]) -> None:
+        self._pool = pool
+        self.processes = processes
+
+    def __call__(self, process: int = 0, command: GenerateCommand = COMMAND, **options: Any) -> PendingRequest:
+        """Send a request, and return once it waits."""
+        request = PendingRequest(self._pool, self.processes[process], command, **options)
+        assert request.waits.wait(TIMEOUT_SECONDS)
+        return request
 
 
 @contextmanager
-def asking(directory: Path, engine: FakeEngine, num_desks: int = 1, **settings: Any) -> Iterator[Any]:
-    """Give a way to have questions asked at a desk, while the engine holds back what it makes."""
+def slow_generations(
+    directory: Path, engine: FakeEngine, num_processes: int = 1, **settings: Any
+) -> Iterator[RequestSender]:
+    """Run processes whose engine finishes nothing until `engine.open_gate` is set."""
     engine.open_gate.clear()
-    desks = [Desk(directory, engine, **settings) for _ in range(num_desks)]
+    processes = [ServerProcess(directory, engine, **settings) for _ in range(num_processes)]
     with ThreadPoolExecutor(16) as pool:
-
-        def ask(desk: int = 0, command: GenerateCommand = COMMAND, **options: Any) -> Asker:
-            asker = Asker(pool, desks[desk], command, **options)
-            assert asker.waits.wait(SECONDS)
-            return asker
-
-        ask.desks = desks  # type: ignore[attr-defined]
         try:
-            yield ask
+            yield RequestSender(pool, processes)
         finally:
             engine.open_gate.set()
-    for desk in desks:
-        desk.close()
+    for process in processes:
+        process.close()
 
 
-def test_equal_questions_at_the_same_time_are_worked_once(tmp_path: Path, engine: FakeEngine) -> None:
-    with asking(tmp_path, engine) as ask:
-        askers = [ask() for _ in range(8)]
-        others = [ask(command=replace(COMMAND, seed=seed)) for seed in (8, None, None)]
+@pytest.fixture
+def process(tmp_path: Path, engine: FakeEngine) -> Iterator[ServerProcess]:
+    process = ServerProcess(tmp_path, engine)
+    yield process
+    process.close()
+
+
+def test_equal_concurrent_requests_are_generated_once(tmp_path: Path, engine: FakeEngine) -> None:
+    with slow_generations(tmp_path, engine) as send:
+        requests = [send() for _ in range(8)]
+        others = [send(command=replace(COMMAND, seed=seed)) for seed in (8, None, None)]
         engine.open_gate.set()
-        files = [asker.file() for asker in askers]
+        files = [request.file() for request in requests]
         assert [other.file().recipe.is_cached for other in others] == [False] * 3
     assert len(engine.submitted) == 1 + 3
     assert sorted(file.recipe.is_cached for file in files) == [False] + [True] * 7
     assert len({file.filename for file in files}) == 8
 
 
-def test_when_the_leaders_client_leaves_another_leads(tmp_path: Path, engine: FakeEngine) -> None:
-    with asking(tmp_path, engine) as ask:
-        leader = ask()
-        followers = [ask() for _ in range(4)]
-        leader.left.set()
+def test_when_the_leaders_client_disconnects_a_follower_leads(tmp_path: Path, engine: FakeEngine) -> None:
+    with slow_generations(tmp_path, engine) as send:
+        leader = send()
+        followers = [send() for _ in range(4)]
+        leader.disconnected.set()
         assert isinstance(leader.error(), Canceled)
         wait_until(lambda: len(engine.submitted) == 2)
         engine.open_gate.set()
@@ -323,131 +341,156 @@ def test_when_the_leaders_client_leaves_another_leads(tmp_path: Path, engine: Fa
     assert len(engine.submitted) == 2
 
 
-def test_a_follower_leaves_when_its_client_does_or_its_time_is_up(tmp_path: Path, engine: FakeEngine) -> None:
-    with asking(tmp_path, engine) as ask:
-        leader = ask()
-        leaving, late, patient = ask(), ask(deadline_seconds=0.2), ask()
-        leaving.left.set()
-        assert isinstance(leaving.error(), Canceled)
+def test_a_follower_ends_with_its_own_client_or_deadline(tmp_path: Path, engine: FakeEngine) -> None:
+    with slow_generations(tmp_path, engine) as send:
+        leader = send()
+        disconnecting, late, patient = send(), send(timeout_seconds=0.2), send()
+        disconnecting.disconnected.set()
+        assert isinstance(disconnecting.error(), Canceled)
         assert isinstance(late.error(), DeadlineExceeded)
         engine.open_gate.set()
         assert (leader.file().recipe.is_cached, patient.file().recipe.is_cached) == (False, True)
     assert len(engine.submitted) == 1
 
 
-def test_a_leader_that_runs_out_of_time_does_not_end_the_others(tmp_path: Path, engine: FakeEngine) -> None:
-    with asking(tmp_path, engine) as ask:
-        leader, follower = ask(deadline_seconds=0.5), ask()
+def test_a_leader_that_runs_out_of_time_does_not_end_its_followers(tmp_path: Path, engine: FakeEngine) -> None:
+    with slow_generations(tmp_path, engine) as send:
+        leader, follower = send(timeout_seconds=0.5), send()
         assert isinstance(leader.error(), DeadlineExceeded)
         engine.open_gate.set()
         assert not follower.file().recipe.is_cached
     assert len(engine.submitted) == 2
 
 
-def test_a_failure_is_told_to_each_as_its_own(tmp_path: Path, engine: FakeEngine) -> None:
+def test_an_error_of_the_leader_is_raised_in_each_follower(tmp_path: Path, engine: FakeEngine) -> None:
     engine.failure = OutOfMemory("There is no room.", retry_after_seconds=9.0)
-    with asking(tmp_path, engine) as ask:
-        askers = [ask() for _ in range(4)]
+    with slow_generations(tmp_path, engine) as send:
+        requests = [send() for _ in range(4)]
         engine.open_gate.set()
-        errors = [asker.error() for asker in askers]
-    assert {(type(error), str(error), error.retry_after_seconds) for error in errors} == {
-        (OutOfMemory, "There is no room.", 9.0)
-    }
-    assert len({id(error) for error in errors}) == 4
-    assert len(engine.submitted) == 1
-    engine.failure = None
-    desk = Desk(tmp_path, engine)
-    assert not desk.generation.generate_file(COMMAND, lambda: False).recipe.is_cached
-    desk.close()
+        errors = [request.error() for request in requests]
+        assert {(type(error), str(error), error.retry_after_seconds) for error in errors} == {
+            (OutOfMemory, "There is no room.", 9.0)
+        }
+        assert len({id(error) for error in errors}) == 4
+        assert len(engine.submitted) == 1
+        engine.failure = None
+        assert not send.processes[0].generate().recipe.is_cached
 
 
-def test_what_cannot_be_kept_is_made_by_each(tmp_path: Path, engine: FakeEngine) -> None:
-    """The checkpoint changed under a loaded model: what it makes is of another revision than was asked for."""
-    with asking(tmp_path, engine, revision="newer") as ask:
-        askers = [ask() for _ in range(3)]
+def test_each_request_makes_its_own_audio_when_the_result_cannot_be_cached(tmp_path: Path, engine: FakeEngine) -> None:
+    """The checkpoint was replaced on disk, so the loaded model's audio has another revision than the key."""
+    with slow_generations(tmp_path, engine, revision="newer") as send:
+        requests = [send() for _ in range(3)]
         engine.open_gate.set()
-        assert {asker.file().recipe.revision for asker in askers} == {REVISION}
-        assert not any(asker.file().recipe.is_cached for asker in askers)
+        assert {request.file().recipe.revision for request in requests} == {REVISION}
+        assert not any(request.file().recipe.is_cached for request in requests)
     assert len(engine.submitted) == 3
 
 
-def test_a_checkpoint_that_is_replaced_is_asked_anew(tmp_path: Path, engine: FakeEngine) -> None:
-    desk = Desk(tmp_path, engine)
+def test_a_replaced_checkpoint_has_no_cached_results(process: ServerProcess) -> None:
     for revision, cached in ((REVISION, False), (REVISION, True), ("newer", False), (None, False), (REVISION, True)):
-        desk.revision = revision
-        assert desk.generation.generate_file(COMMAND, lambda: False).recipe.is_cached == cached
-    desk.close()
+        process.revision = revision
+        assert process.generate().recipe.is_cached == cached
 
 
-def test_nobody_is_answered_with_what_another_owner_asked_for(tmp_path: Path, engine: FakeEngine) -> None:
-    desk = Desk(tmp_path, engine)
+def test_owners_do_not_share_cached_results(tmp_path: Path, process: ServerProcess) -> None:
     for owner, cached in (("one", False), ("other", False), (None, False), ("one", True), ("other", True)):
-        file = desk.generation.generate_file(replace(COMMAND, audio_owner=owner), lambda: False)
+        file = process.generate(replace(COMMAND, audio_owner=owner))
         assert file.recipe.is_cached == cached
         assert file.filename.startswith(f"{owner}/" if owner else "")
     own = {path.parent.name for path in (tmp_path / "audio").rglob("*.wav")}
     assert own == {"one", "other", "audio"}
-    assert len(list((tmp_path / "audio" / "one").iterdir())) == 3, "two answers, and what is known"
-    desk.close()
+    assert len(list((tmp_path / "audio" / "one").iterdir())) == 3, "two responses, and the cached result"
 
 
-def test_processes_that_share_a_store_work_a_question_once(tmp_path: Path, engine: FakeEngine) -> None:
-    with asking(tmp_path, engine, num_desks=2) as ask:
-        askers = [ask(desk) for desk in (0, 1, 0, 1)]
-        engine.open_gate.wait(1.5)  # longer than a lease: it is renewed
+def test_processes_that_share_a_store_generate_a_result_once(tmp_path: Path, engine: FakeEngine) -> None:
+    with slow_generations(tmp_path, engine, num_processes=2) as send:
+        requests = [send(process) for process in (0, 1, 0, 1)]
+        engine.open_gate.wait(1.5)  # longer than a lease, which must be renewed
         assert len(engine.submitted) == 1
         engine.open_gate.set()
-        assert sorted(asker.file().recipe.is_cached for asker in askers) == [False, True, True, True]
+        assert sorted(request.file().recipe.is_cached for request in requests) == [False, True, True, True]
     assert len(engine.submitted) == 1
 
 
-def test_a_process_that_was_killed_holds_the_others_for_a_lease_at_most(tmp_path: Path, engine: FakeEngine) -> None:
-    desk = Desk(tmp_path, engine)
-    key = result_key(COMMAND, REVISION, Config())
-    assert desk.store.lease(key, "killed", 1.0)
-    assert not desk.generation.generate_file(COMMAND, lambda: False).recipe.is_cached
-    desk.close()
+def test_the_lease_is_renewed_without_polling_the_client(tmp_path: Path, engine: FakeEngine) -> None:
+    """The leader's client check hangs for longer than a lease; another process still waits for the leader."""
+    check_hangs, resume = threading.Event(), threading.Event()
 
+    def client_gone() -> bool:
+        check_hangs.set()
+        return not resume.wait(TIMEOUT_SECONDS)
 
-def test_a_store_that_cannot_be_used_costs_only_the_cache(tmp_path: Path, engine: FakeEngine) -> None:
-    (tmp_path / "state.sqlite3").write_bytes(b"not a database" * 1000)
-    with asking(tmp_path, engine) as ask:
-        askers = [ask() for _ in range(3)]
+    with slow_generations(tmp_path, engine, num_processes=2) as send, ThreadPoolExecutor(1) as pool:
+        leader = pool.submit(send.processes[0].generate, client_gone=client_gone)
+        assert check_hangs.wait(TIMEOUT_SECONDS)
+        follower = send(1)
+        resume.wait(1.5)  # longer than a lease
+        assert len(engine.submitted) == 1
+        resume.set()
         engine.open_gate.set()
-        assert sorted(asker.file().recipe.is_cached for asker in askers) == [False, True, True]
-        assert not ask.desks[0].generation.generate_file(COMMAND, lambda: False).recipe.is_cached
+        assert not leader.result(TIMEOUT_SECONDS).recipe.is_cached
+        assert follower.file().recipe.is_cached
+
+
+def test_a_killed_process_delays_the_others_by_at_most_one_lease(process: ServerProcess) -> None:
+    assert process.store.lease(result_key(COMMAND, REVISION, Config()), "killed", 1.0)
+    assert not process.generate().recipe.is_cached
+
+
+def test_with_a_broken_store_audio_is_still_generated(tmp_path: Path, engine: FakeEngine) -> None:
+    (tmp_path / "state.sqlite3").write_bytes(b"not a database" * 1000)
+    with slow_generations(tmp_path, engine) as send:
+        requests = [send() for _ in range(3)]
+        engine.open_gate.set()
+        assert sorted(request.file().recipe.is_cached for request in requests) == [False, True, True]
+        assert not send.processes[0].generate().recipe.is_cached
     assert len(engine.submitted) == 2
 
 
-def test_while_another_process_works_the_client_may_leave(tmp_path: Path, engine: FakeEngine) -> None:
-    desk = Desk(tmp_path, engine)
-    assert desk.store.lease(result_key(COMMAND, REVISION, Config()), "another", 1000.0)
-    with pytest.raises(Canceled):
-        desk.generation.generate_file(COMMAND, lambda: True)
-    with pytest.raises(DeadlineExceeded):
-        desk.generation.generate_file(COMMAND, lambda: False, deadline_seconds=0.1)
-    assert not engine.submitted
-    desk.close()
-
-
-def test_a_leader_does_not_take_the_lease_from_the_next_one(
-    tmp_path: Path, engine: FakeEngine, monkeypatch: Any
+def test_a_request_that_waits_for_another_process_ends_with_its_client_or_deadline(
+    process: ServerProcess, engine: FakeEngine
 ) -> None:
-    desk = Desk(tmp_path, engine)
-    released: list[bool] = []
-    monkeypatch.setattr(desk.store, "release", lambda key, _holder: released.append(key in desk.results._flights))
-    desk.generation.generate_file(COMMAND, lambda: False)
-    assert released == [True], "before another can lead in this process, under the same holder's name"
-    desk.close()
+    assert process.store.lease(result_key(COMMAND, REVISION, Config()), "another", 1000.0)
+    with pytest.raises(Canceled):
+        process.generate(client_gone=lambda: True)
+    with pytest.raises(DeadlineExceeded):
+        process.generate(timeout_seconds=0.1)
+    assert not engine.submitted
 
 
-def test_an_error_that_nobody_foresaw_holds_nobody(tmp_path: Path, engine: FakeEngine, monkeypatch: Any) -> None:
-    desk = Desk(tmp_path, engine)
-    monkeypatch.setattr(desk.files, "save", lambda *_: 1 / 0)
+def test_a_leader_releases_its_lease_before_the_next_leader_acquires_one(
+    tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaders of one process share a holder name, so a late release would end the next leader's lease."""
+    releases, may_release = threading.Event(), threading.Event()
+
+    def release(key: str, holder: str) -> None:
+        releases.set()
+        assert may_release.wait(TIMEOUT_SECONDS)
+        real_release(key, holder)
+
+    with slow_generations(tmp_path, engine) as send:
+        store = send.processes[0].store
+        real_release = store.release
+        monkeypatch.setattr(store, "release", release)
+        leader, follower = send(), send()
+        leader.disconnected.set()
+        assert releases.wait(TIMEOUT_SECONDS)
+        late_follower = send()
+        assert len(engine.submitted) == 1, "nobody leads yet"
+        may_release.set()
+        engine.open_gate.set()
+        assert sorted(request.file().recipe.is_cached for request in (follower, late_follower)) == [False, True]
+    assert len(engine.submitted) == 2
+
+
+def test_an_unforeseen_error_leaves_no_lease_and_nobody_waiting(
+    process: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process.files, "save", lambda *_: 1 / 0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
-            desk.generation.generate_file(COMMAND, lambda: False)
-    assert not desk.results._flights
-    assert desk.store.lease(result_key(COMMAND, REVISION, Config()), "somebody", 1.0)
+            process.generate()
+    assert process.store.lease(result_key(COMMAND, REVISION, Config()), "another", 1.0)
     assert not issubclass(ZeroDivisionError, AudioCraftError)
-    desk.close()

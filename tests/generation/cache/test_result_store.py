@@ -1,4 +1,4 @@
-"""One contract over both stores of known results: bounds, age, leases. Redis is a real server."""
+"""One contract for both stores of cached results: bounds, age, leases. Redis is a real server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_AGE_SECONDS = 100.0
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
@@ -35,19 +35,20 @@ class Clock:
 
 
 @dataclass
-class Library:
-    """A store, its clock, and short words for what tests do again and again."""
+class StoreUnderTest:
+    """A store, its clock, and shorthands for its methods."""
 
     store: ResultStore
     clock: Clock
-    open_another: Callable[[], ResultStore]  # on the same results, as another process would
+    open_another: Callable[..., ResultStore]  # over the same results, as another process would
 
-    def keep(self, key: str, filename: str | None = None) -> list[str]:
-        return self.store.keep(key, result(filename or f"{key}.wav"))
+    def put(self, key: str, filename: str | None = None) -> list[str]:
+        return self.store.put(key, result(filename or f"{key}.wav"))
 
-    def known(self, *keys: str) -> list[str]:
+    def cached(self, *keys: str) -> list[str]:
+        """Return which keys are cached, a second later."""
         self.clock.now += 1
-        return [key for key in keys if self.store.find(key) is not None]
+        return [key for key in keys if self.store.get(key) is not None]
 
 
 def result(filename: str) -> CachedResult:
@@ -63,126 +64,127 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def library(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Library]:
+def results(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreUnderTest]:
     clock = Clock()
     opened: list[SqliteFile | RedisClient] = []
     prefix = f"{{{uuid.uuid4()}}}:"
     bounds: dict[str, Any] = {"max_entries": MAX_ENTRIES, "max_age_seconds": MAX_AGE_SECONDS, "clock": clock}
 
-    def open_store() -> ResultStore:
+    def open_store(**changed: Any) -> ResultStore:
         if request.param == "sqlite":
             file = SqliteFile(tmp_path / "state.sqlite3", schema.LAYOUT)
             opened.append(file)
-            return SqliteResultStore(file, **bounds)
+            return SqliteResultStore(file, **bounds | changed)
         server: RedisServer = request.getfixturevalue("redis_server")
         client = RedisClient(server.url, "state store")
         opened.append(client)
-        return RedisResultStore(client, prefix=prefix, **bounds)
+        return RedisResultStore(client, prefix=prefix, **bounds | changed)
 
-    yield Library(open_store(), clock, open_store)
+    yield StoreUnderTest(open_store(), clock, open_store)
     for state in opened:
         state.close()
 
 
-def test_what_is_kept_is_found_as_it_was_by_every_process(library: Library) -> None:
-    assert library.store.find("a") is None
-    assert library.keep("a") == []
-    for store in (library.store, library.open_another()):
-        assert store.find("a") == result("a.wav")
-        assert store.find("b") is None
+def test_every_process_gets_a_result_as_it_was_put(results: StoreUnderTest) -> None:
+    assert results.store.get("a") is None
+    assert results.put("a") == []
+    for store in (results.store, results.open_another()):
+        assert store.get("a") == result("a.wav")
+        assert store.get("b") is None
 
 
-def test_beyond_the_bound_the_least_recently_used_goes_and_its_file_is_told(library: Library) -> None:
+def test_beyond_the_bound_the_least_recently_used_result_is_dropped_and_its_file_returned(
+    results: StoreUnderTest,
+) -> None:
     names = [f"key{number}" for number in range(MAX_ENTRIES)]
     for name in names:
-        library.clock.now += 1
-        assert library.keep(name) == []
-    assert library.known("key0") == ["key0"]
-    library.clock.now += 1
-    assert library.keep("new") == ["key1.wav"]
-    assert library.known("new", *names) == ["new", "key0", "key2", "key3", "key4"]
+        results.clock.now += 1
+        assert results.put(name) == []
+    assert results.cached("key0") == ["key0"]
+    results.clock.now += 1
+    assert results.put("new") == ["key1.wav"]
+    assert results.cached("new", *names) == ["new", "key0", "key2", "key3", "key4"]
 
 
-def test_a_smaller_bound_holds_for_what_is_there(library: Library) -> None:
+def test_a_smaller_bound_applies_to_earlier_results(results: StoreUnderTest) -> None:
     for number in range(MAX_ENTRIES):
-        library.clock.now += 1
-        library.keep(f"key{number}")
-    smaller = library.open_another()
-    smaller._max_entries = 2  # type: ignore[attr-defined]
-    library.clock.now += 1
-    assert sorted(smaller.keep("new", result("new.wav"))) == [f"key{number}.wav" for number in range(MAX_ENTRIES - 1)]
+        results.clock.now += 1
+        results.put(f"key{number}")
+    smaller = results.open_another(max_entries=2)
+    results.clock.now += 1
+    assert sorted(smaller.put("new", result("new.wav"))) == [f"key{number}.wav" for number in range(MAX_ENTRIES - 1)]
 
 
-def test_what_is_too_old_is_not_found_and_goes_with_the_next_one(library: Library) -> None:
-    library.keep("old")
-    library.clock.now += MAX_AGE_SECONDS / 2
-    assert library.known("old") == ["old"], "use does not make it younger"
-    library.keep("young")
-    library.clock.now += MAX_AGE_SECONDS / 2
-    assert library.known("old", "young") == ["young"]
-    assert library.keep("new") == ["old.wav"]
+def test_an_old_result_is_not_returned_and_the_next_put_drops_it(results: StoreUnderTest) -> None:
+    results.put("old")
+    results.clock.now += MAX_AGE_SECONDS / 2
+    assert results.cached("old") == ["old"], "use does not extend its life"
+    results.put("young")
+    results.clock.now += MAX_AGE_SECONDS / 2
+    assert results.cached("old", "young") == ["young"]
+    assert results.put("new") == ["old.wav"]
 
 
-def test_a_result_that_is_made_again_takes_the_place_of_the_first(library: Library) -> None:
-    library.keep("a", "first.wav")
-    assert library.keep("a", "second.wav") == ["first.wav"]
-    assert library.store.find("a") == result("second.wav")
+def test_a_second_result_replaces_the_first(results: StoreUnderTest) -> None:
+    results.put("a", "first.wav")
+    assert results.put("a", "second.wav") == ["first.wav"]
+    assert results.store.get("a") == result("second.wav")
 
 
-def test_a_result_is_forgotten_by_its_file(library: Library) -> None:
-    library.keep("a", "second.wav")
-    library.store.forget("a", "first.wav")
-    assert library.known("a") == ["a"]
-    library.store.forget("a", "second.wav")
-    library.store.forget("a", "second.wav")
-    assert library.known("a") == []
-    assert library.keep("a") == []
+def test_a_result_is_deleted_only_with_its_own_file(results: StoreUnderTest) -> None:
+    results.put("a", "second.wav")
+    results.store.delete("a", "first.wav")
+    assert results.cached("a") == ["a"]
+    results.store.delete("a", "second.wav")
+    results.store.delete("a", "second.wav")
+    assert results.cached("a") == []
+    assert results.put("a") == []
 
 
-def test_a_lease_is_one_holders_until_it_lets_go(library: Library) -> None:
-    other = library.open_another()
-    assert library.store.lease("a", "me", 10)
+def test_a_lease_has_one_holder_until_it_is_released(results: StoreUnderTest) -> None:
+    other = results.open_another()
+    assert results.store.lease("a", "me", 10)
     assert not other.lease("a", "you", 10)
     assert other.lease("b", "you", 10)
     other.release("a", "you")
     assert not other.lease("a", "you", 10)
-    library.store.release("a", "me")
+    results.store.release("a", "me")
     assert other.lease("a", "you", 10)
-    library.store.release("a", "me")
-    assert not library.store.lease("a", "me", 10)
+    results.store.release("a", "me")
+    assert not results.store.lease("a", "me", 10)
 
 
-def test_a_lease_that_is_not_renewed_ends(library: Library) -> None:
-    assert library.store.lease("a", "me", 10)
-    library.clock.now += 9
-    assert library.store.lease("a", "me", 10), "renewed"
-    library.clock.now += 9
-    assert not library.store.lease("a", "you", 10)
-    library.clock.now += 2
-    assert library.store.lease("a", "you", 10)
+def test_a_lease_that_is_not_renewed_ends(results: StoreUnderTest) -> None:
+    assert results.store.lease("a", "me", 10)
+    results.clock.now += 9
+    assert results.store.lease("a", "me", 10), "renewed"
+    results.clock.now += 9
+    assert not results.store.lease("a", "you", 10)
+    results.clock.now += 2
+    assert results.store.lease("a", "you", 10)
 
 
-def test_many_at_once_get_one_lease(library: Library) -> None:
-    stores = [library.open_another() for _ in range(4)]
+def test_of_many_concurrent_requests_one_gets_the_lease(results: StoreUnderTest) -> None:
+    stores = [results.open_another() for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda number: stores[number % 4].lease("a", str(number), 10), range(40)))
     assert sum(won) == 1
 
 
-def test_leases_of_holders_that_died_leave_no_rows(tmp_path: Path) -> None:
+def test_expired_leases_leave_no_rows(tmp_path: Path) -> None:
     clock = Clock()
     file = SqliteFile(tmp_path / "state.sqlite3", schema.LAYOUT)
     store = SqliteResultStore(file, max_entries=5, max_age_seconds=10, clock=clock)
     for number in range(3):
         store.lease(str(number), "me", 10)
     clock.now += 11
-    store.keep("a", result("a.wav"))
+    store.put("a", result("a.wav"))
     with file.read() as db:
         assert db.execute("SELECT count(*) FROM result_leases").fetchone()[0] == 0
     file.close()
 
 
-def test_a_clock_that_was_set_back_holds_nobody(tmp_path: Path) -> None:
+def test_a_lease_from_before_the_clock_was_set_back_is_expired(tmp_path: Path) -> None:
     clock = Clock()
     file = SqliteFile(tmp_path / "state.sqlite3", schema.LAYOUT)
     store = SqliteResultStore(file, max_entries=5, max_age_seconds=10, clock=clock)
@@ -192,13 +194,13 @@ def test_a_clock_that_was_set_back_holds_nobody(tmp_path: Path) -> None:
     file.close()
 
 
-def test_a_redis_that_is_away_is_storage_unavailable(tmp_path: Path) -> None:
+def test_an_unreachable_redis_raises_storage_unavailable(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     server.start()
     client = RedisClient(server.url, "state store", timeout_seconds=1.0)
     store = RedisResultStore(client, max_entries=5, max_age_seconds=10)
-    store.keep("a", result("a.wav"))
+    store.put("a", result("a.wav"))
     server.kill()
     with pytest.raises(StorageUnavailable):
-        store.find("a")
+        store.get("a")
     client.close()

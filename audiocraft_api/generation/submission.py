@@ -1,0 +1,37 @@
+"""A command that the engine has accepted. Knows neither the encoder nor the store."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from audiocraft_api.audio.convert import FORMATS
+from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.request import EngineRequest, GenerationResult
+from audiocraft_api.generation.command import GenerateCommand
+from audiocraft_api.generation.recipe import Recipe, recipe_details
+
+
+@dataclass(frozen=True, eq=False)
+class Submission:
+    """A command that the engine has accepted, with every parameter resolved."""
+
+    command: GenerateCommand
+    params: GenerationParams
+    request: EngineRequest
+    engine_kind: str  # the setting
+    started: float  # `time.monotonic()`
+
+    def recipe(self, result: GenerationResult) -> Recipe:
+        """Return the recipe of the engine's result."""
+        output_format = self.command.output_format
+        return Recipe(
+            format=output_format,
+            sample_rate=FORMATS[output_format].sample_rate or result.sample_rate,
+            duration_seconds=result.waveform.shape[1] / result.sample_rate,
+            generation_seconds=time.monotonic() - self.started,
+            seed=self.params.seed,
+            model=result.model,
+            revision=result.revision,
+            details=recipe_details(self.params, result.revision, result.precision, output_format, self.engine_kind),
+        )
