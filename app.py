@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from audiocraft_api.config import ConfigError, load_config
+from audiocraft_api.core import openmp
 from audiocraft_api.factory import create_app
 from audiocraft_api.storage.create import check_store
 from audiocraft_api.web.services import services_of
@@ -21,6 +22,7 @@ def __getattr__(name: str) -> Any:
 
 def main() -> None:
     """Serve with Werkzeug's development server."""
+    openmp.limit_spinning()
     try:
         config = load_config()
         application = create_app(config)

@@ -4,6 +4,7 @@ import gc
 import sys
 
 from audiocraft_api.config import ConfigError, load_config
+from audiocraft_api.core import openmp
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.policy.prompt_policy import PromptPolicy
 from audiocraft_api.storage.create import check_store
@@ -11,6 +12,7 @@ from audiocraft_api.telemetry.admin_listener import listen
 from audiocraft_api.telemetry.logs import configure_logging
 from audiocraft_api.web.gunicorn_worker import ServerLog, Worker
 
+openmp.limit_spinning()  # workers inherit the environment
 try:
     settings = load_config()
     configure_logging(settings)

@@ -15,6 +15,7 @@ from celery import Celery, signals
 from celery.concurrency import get_implementation
 
 from audiocraft_api.config import Config, ConfigError, load_config
+from audiocraft_api.core import openmp
 from audiocraft_api.core.engine import Engine
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.services import WorkerServices, build_worker_services
@@ -55,6 +56,7 @@ def create_celery_app(config: Config | None = None, *, engine: Engine | None = N
             return
         if get_implementation(sender.pool_cls) not in [get_implementation(name) for name in POOLS]:
             sys.exit(WRONG_POOL)
+        openmp.limit_spinning()
         # As the options of the command line do: workers need not know each other.
         sender.options.update(without_gossip=True, without_mingle=True)
         started.append(build_worker_services(config, celery, engine=engine))

@@ -253,7 +253,9 @@ def _build_generation(base: Foundation, engine: Engine) -> GenerationService:
 
 
 def _build_preloader(engine: Engine | None, config: Config) -> Preloader | None:
-    return Preloader(engine, config.models.preload) if engine else None
+    if engine is None:
+        return None
+    return Preloader(engine, config.models.preload, import_libraries=config.models.import_at_start)
 
 
 def _build_health(

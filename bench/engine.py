@@ -30,9 +30,6 @@ class LoadedOnce:
     def lease(self, _name: str) -> Iterator[Any]:
         yield self._model
 
-    def expect(self, _name: str) -> None:
-        pass
-
     def on_unload(self, _listener: Any) -> None:
         pass
 

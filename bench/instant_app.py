@@ -17,6 +17,9 @@ SAMPLE_RATE, FRAME_RATE = 32_000, 50
 class InstantEngine:
     """An `Engine` whose generations have ended when they are submitted."""
 
+    def import_libraries(self) -> None:
+        """Do nothing: this engine needs no libraries."""
+
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         request = EngineRequest(params, deadline)
         num_frames = int(params.duration_seconds * FRAME_RATE)

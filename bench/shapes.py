@@ -37,9 +37,9 @@ def models_file() -> Path:
 
 
 def _write(scale: str, directory: Path) -> None:
-    from audiocraft_api.model import audiocraft_imports
+    from audiocraft_api.model import xformers_stub
 
-    audiocraft_imports.prepare()
+    xformers_stub.install()
     import torch
     from omegaconf import OmegaConf
 

@@ -33,6 +33,11 @@ class ModelSettings(Section):
         description="Names, separated by commas, of models that are loaded and warmed at the start, in the background; "
         "`/ready` is 503 meanwhile.",
     )
+    import_at_start: bool = Field(
+        True,
+        description="Import PyTorch and audiocraft in the background when the server (or a Celery worker) starts, so "
+        "that the first request does not wait for them. A server whose tasks Celery workers run imports nothing.",
+    )
     idle_seconds: float = Field(
         0.0, alias="model_idle_seconds", ge=0, description="Unload a model that nobody used for so long; 0 keeps it."
     )

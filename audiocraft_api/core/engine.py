@@ -48,6 +48,13 @@ class EngineStatus:
 class Engine(Protocol):
     """Turns parameters into waveforms, in threads of its own that start with the first request."""
 
+    def import_libraries(self) -> None:
+        """Import what the first generation needs (torch, transformers, audiocraft). Takes seconds.
+
+        Optional: the first request does it otherwise, and a request that comes meanwhile waits in the engine's thread.
+        Raises ModelUnavailable when a library is missing or broken.
+        """
+
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         """Take a request (`deadline` is a `time.monotonic()` value) and return at once.
 

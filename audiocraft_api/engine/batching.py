@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -12,14 +12,13 @@ from audiocraft_api.core.engine import EngineStatus
 from audiocraft_api.core.errors import QueueFull, ShuttingDown
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.model.audiocraft_imports import COLLECTOR_PAUSED, import_torch
+from audiocraft_api.engine.loop import DecodeLoop
+from audiocraft_api.model.loading import import_libraries
 
 if TYPE_CHECKING:
     from audiocraft_api.engine.executor import ModelRunnerFactory
-    from audiocraft_api.engine.loop import DecodeLoop
     from audiocraft_api.model.model_cache import ModelCache
 
-LOOP = "audiocraft_api.engine.loop"  # what brings torch
 # How long `close` waits for threads after it has ended their requests: a step, or a model that is just loading.
 JOIN_SECONDS = 10.0
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 600.0
@@ -38,15 +37,14 @@ class BatchingEngine:
         self._closing = False
         cache.on_unload(self._drop)
 
+    def import_libraries(self) -> None:
+        """See `Engine.import_libraries`."""
+        import_libraries()
+        importlib.import_module("audiocraft_api.engine.executor")
+        importlib.import_module("audiocraft_api.engine.precision")
+
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         """Take a request; see `Engine.submit`."""
-        if LOOP not in sys.modules:
-            self._cache.expect(params.model)
-        # torch comes with the first request, not with the server's start; nobody else waits for it.
-        with COLLECTOR_PAUSED:
-            import_torch()
-            from audiocraft_api.engine import loop as _  # noqa: F401
-
         request = EngineRequest(params, deadline)
         with self._lock:
             if self._closing:
@@ -81,11 +79,8 @@ class BatchingEngine:
                 loop.drop()
 
     def _loop(self, name: str) -> DecodeLoop:
-        from audiocraft_api.engine.loop import DecodeLoop
-        from audiocraft_api.engine.precision import make_model_runner
-
         if name not in self._loops:
-            self._loops[name] = DecodeLoop(name, self._cache, self._config, self._make_stepper or make_model_runner)
+            self._loops[name] = DecodeLoop(name, self._cache, self._config, self._make_stepper)
         return self._loops[name]
 
     def _retry_after_seconds(self) -> float:

@@ -12,7 +12,6 @@ from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.codec.decoder import ChunkDecoderFactory, make_decoder
 from audiocraft_api.engine.input_processor import InputProcessor
 from audiocraft_api.engine.model_runner import ModelRunner
-from audiocraft_api.model.audiocraft_imports import complete_torch
 
 if TYPE_CHECKING:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
@@ -41,10 +40,9 @@ class ModelExecutor:
         )
 
     def settle(self, cache: ModelCache) -> None:
-        """Do, once, what the first token need not wait for: give the packed weights' source back, complete torch."""
+        """Do, once, what the first token need not wait for: release the weights that the model runner has packed."""
         if self.model_runner.own_weight_bytes and not self.model.has_released_decoder_weights:
             cache.release_decoder_weights(self.model, self.model_runner.own_weight_bytes)
-        complete_torch()
 
 
 def prepare(model: LoadedModel, config: Config, make_model_runner: ModelRunnerFactory) -> ModelExecutor:

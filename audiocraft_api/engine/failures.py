@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import torch
-
 from audiocraft_api.core.errors import AudioCraftError, GenerationFailed, OutOfMemory
 
 logger = logging.getLogger(__name__)
@@ -15,7 +13,7 @@ def as_request_error(error: Exception) -> AudioCraftError:
     """Turn what a step raised into the error that ends a request, and log the cause of an unexpected one."""
     if isinstance(error, AudioCraftError):
         return error
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
         logger.error("Out of memory in the engine: %s", error)
         return OutOfMemory("There is not enough memory for this generation now; try again later or ask for less audio.")
     logger.error("A generation failed in the engine.", exc_info=error)

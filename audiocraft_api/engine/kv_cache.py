@@ -6,8 +6,6 @@ another and must never be attended.
 
 from __future__ import annotations
 
-import heapq
-
 import torch
 from torch import Tensor
 
@@ -37,19 +35,3 @@ class StaticKVCache:
         self.keys[layer, slot, :, position:end] = k
         self.values[layer, slot, :, position:end] = v
         return self.keys[layer, slot : slot + 1, :, :end], self.values[layer, slot : slot + 1, :, :end]
-
-
-class SlotPool:
-    """The free slots. The lowest is given out first, so that those in use stay together at the front."""
-
-    def __init__(self, num_slots: int) -> None:
-        self._free = list(range(num_slots))
-
-    def __len__(self) -> int:
-        return len(self._free)
-
-    def take(self) -> int:
-        return heapq.heappop(self._free)
-
-    def give_back(self, slot: int) -> None:
-        heapq.heappush(self._free, slot)

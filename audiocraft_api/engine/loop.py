@@ -2,6 +2,7 @@
 
 Each pass of `step` lets requests in, runs every one of them by one piece, and hands finished frames to the codec's thread.
 A request that fails leaves alone. With the last request gone the thread ends and the model's lease with it.
+Imports torch in the loop's thread only, once it holds a loaded model: callers never wait for imports.
 """
 
 from __future__ import annotations
@@ -18,15 +19,13 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.engine import ModelStatus
 from audiocraft_api.core.errors import AudioCraftError, ShuttingDown
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.engine.codec.batching import CodecBatching
-from audiocraft_api.engine.codec.worker import CodecWorker
-from audiocraft_api.engine.executor import ModelExecutor, ModelRunnerFactory, prepare
 from audiocraft_api.engine.failures import as_request_error
 from audiocraft_api.engine.loop_stats import LoopStats
 from audiocraft_api.engine.scheduler import Scheduler
-from audiocraft_api.engine.sequence import RunningRequest, WindowInputs
 
 if TYPE_CHECKING:
+    from audiocraft_api.engine.executor import ModelExecutor, ModelRunnerFactory
+    from audiocraft_api.engine.sequence import RunningRequest, WindowInputs
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
     from audiocraft_api.model.model_cache import ModelCache
 
@@ -39,7 +38,9 @@ POLL_SECONDS = 0.05
 class DecodeLoop:
     """Decodes the requests of one model. `submit` and the numbers are for callers' threads, the rest is the loop's."""
 
-    def __init__(self, name: str, cache: ModelCache, config: Config, make_model_runner: ModelRunnerFactory) -> None:
+    def __init__(
+        self, name: str, cache: ModelCache, config: Config, make_model_runner: ModelRunnerFactory | None
+    ) -> None:
         self._name = name
         self._cache = cache
         self._config = config
@@ -135,6 +136,9 @@ class DecodeLoop:
 
     def _serve(self, model: LoadedModel) -> None:
         """Decode on a leased model until no request is left."""
+        from audiocraft_api.engine.codec.batching import CodecBatching
+        from audiocraft_api.engine.codec.worker import CodecWorker
+
         ready = self._prepare(model)
         self.scheduler.open(ready.model_runner.num_slots)
         with ThreadPoolExecutor(1, "engine-preparation") as self._preparation:
@@ -177,6 +181,8 @@ class DecodeLoop:
         # The codec's backlog is bounded: where it is the slower part, decoding waits for it.
         if len(self._draining) >= self._config.engine.max_batch_requests:
             return
+        from audiocraft_api.engine.sequence import RunningRequest
+
         for request, slots in self.scheduler.admit():
             run = RunningRequest(request, slots)
             self._prepare_window(run, self._preparation.submit(self._ready.preparer.first, run.params))
@@ -277,11 +283,14 @@ class DecodeLoop:
 
     def _prepare(self, model: LoadedModel) -> ModelExecutor:
         """Prepare weights and cache once for each loaded model."""
+        from audiocraft_api.engine.executor import prepare
+        from audiocraft_api.engine.precision import make_model_runner
+
         # Takes seconds, so not under the lock: `drop` keeps off while there is a thread.
         self._is_dropped = False
         if self._prepared is None or self._prepared.model is not model:
             self._discard()
-            self._prepared = prepare(model, self._config, self._make_stepper)
+            self._prepared = prepare(model, self._config, self._make_stepper or make_model_runner)
         return self._prepared
 
     def _discard(self) -> None:

@@ -18,6 +18,7 @@ from audiocraft_api.core.errors import AudioCraftError, GenerationFailed, OutOfM
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.loop_stats import LoopStats
+from audiocraft_api.model.loading import import_libraries
 from audiocraft_api.model.model_cache import ModelCache
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,10 @@ class PlainEngine:
         self._is_closed = False
         self._mean_seconds = _FIRST_GUESS_SECONDS
         self._meters: dict[str, LoopStats] = {}  # by model; written by the thread alone
+
+    def import_libraries(self) -> None:
+        """See `Engine.import_libraries`."""
+        import_libraries()
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         """Take a request and return at once. Raises QueueFull and ShuttingDown."""

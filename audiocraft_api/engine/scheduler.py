@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.engine.kv_cache import SlotPool
+from audiocraft_api.engine.slot_pool import SlotPool
 
 ROWS_PER_REQUEST = 2  # a guided request's conditional and null row
 

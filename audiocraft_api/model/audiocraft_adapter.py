@@ -11,9 +11,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from audiocraft_api.model import audiocraft_imports
+from audiocraft_api.model import xformers_stub
 
-audiocraft_imports.prepare()  # before the first import of audiocraft
+xformers_stub.install()  # before the first import of audiocraft
 
 # ruff: noqa: E402
 import torch

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from audiocraft_api.model import audiocraft_imports
+from audiocraft_api.model import xformers_stub
 
-audiocraft_imports.prepare()  # before the first import of audiocraft
+xformers_stub.install()  # before the first import of audiocraft
 
 # ruff: noqa: E402
 import torch
@@ -22,7 +22,7 @@ from audiocraft.models.encodec import CompressionModel, HFEncodecCompressionMode
 from audiocraft.models.lm import LMModel
 from audiocraft.modules.conditioners import ConditioningProvider, T5Conditioner
 from omegaconf import DictConfig, OmegaConf
-from transformers import PreTrainedModel, T5EncoderModel
+from transformers import T5EncoderModel
 from transformers.initialization import no_init_weights
 
 from audiocraft_api.model import hub
@@ -32,21 +32,6 @@ from audiocraft_api.model.hub import Hub, WrongCheckpoint
 # transformers patches torch's initialisers for the whole process while it builds a model: two at once end up with
 # weights on the meta device. Whoever builds holds this.
 BUILDING = threading.RLock()
-
-_init_context = PreTrainedModel.get_init_context.__func__
-
-
-def _without_meta_device(kind: Any, *arguments: Any) -> list[Any]:
-    """Return what transformers builds a model under: memory that nobody has touched, in place of the meta device.
-
-    Some operations there are written in Python, and the first of them imports torch's compiler and sympy: 0.8 s.
-    """
-    contexts = _init_context(kind, *arguments)
-    kept = [context for context in contexts if context != torch.device("meta")]
-    return kept if len(kept) == len(contexts) else [*kept, no_init_weights()]
-
-
-PreTrainedModel.get_init_context = classmethod(_without_meta_device)
 
 # The parts of audiocraft's `LMModel` that decode; the rest makes conditions.
 DECODER_PARTS = ("emb", "transformer", "out_norm", "linears")
@@ -169,8 +154,7 @@ def assign(
             stays = key.partition(".")[0] in as_stored
             keeps = stays and tensor.dtype in (torch.float16, torch.bfloat16)
             dtype = tensor.dtype if keeps or key not in expected else expected[key].dtype
-            # What outlives the parts `as_stored` is copied out of the memory that they share, so that it can go with them.
-            own[key] = tensor.to(device, dtype, copy=bool(as_stored) and not stays)
+            own[key] = tensor.to(device, dtype)
         try:
             model.load_state_dict(own, assign=True)
         except RuntimeError as error:

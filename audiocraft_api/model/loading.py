@@ -1,18 +1,19 @@
-"""Load a model: find its files, check them, build it; a failure is one sentence that says what to do.
+"""Load a model: find its files, check them, build it. A failure is one sentence that says what to do.
 
-Free of torch until a model is really loaded. `checkpoint` builds the modules, `hub` finds what the hub's ids name.
+Importing this module does not import torch. `checkpoint` builds the modules, `hub` finds the repositories by id.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
+import sys
 import time
 from typing import TYPE_CHECKING
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import ModelUnavailable
 from audiocraft_api.model import checkpoint_file, revisions
-from audiocraft_api.model.audiocraft_imports import COLLECTOR_PAUSED
 from audiocraft_api.model.catalog import UNTRAINED_NOTICE, Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
@@ -24,26 +25,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 60.0
+_ADAPTER = "audiocraft_api.model.audiocraft_adapter"  # imports torch, transformers and audiocraft
 
 
-def read_ahead(spec: ModelSpec, catalog: Catalog) -> None:
-    """Begin what a load waits for longest and needs no torch, beside torch's import. What fails is told by the load."""
+def import_libraries() -> None:
+    """Import torch, transformers and audiocraft, which takes seconds; later calls return at once.
 
-    def begin() -> None:
-        directory = revisions.present(spec, catalog)
-        if directory is not None:
-            checkpoint_file.read_ahead(directory / revisions.LANGUAGE_MODEL)
+    While one thread imports them, others wait: for the whole of it, because they all begin with the same module.
+    Raises ModelUnavailable.
+    """
+    is_first = _ADAPTER not in sys.modules
+    begin = time.monotonic()
+    try:
+        importlib.import_module(_ADAPTER)
+    except Exception:
+        logger.exception("PyTorch or audiocraft cannot be imported.")
+        raise ModelUnavailable(
+            "PyTorch or audiocraft is missing or broken on the server. Install the locked requirements again.",
+            _RETRY_SECONDS,
+        ) from None
+    if is_first:
+        from transformers.utils import logging as transformers_logging
 
-    checkpoint_file.in_thread(begin)
+        transformers_logging.disable_progress_bar()
+        logger.info("Imported PyTorch and audiocraft in %.1f s.", time.monotonic() - begin)
 
 
 def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
-    """Load a model from scratch. Raises ModelUnavailable; nothing of a failed load is kept."""
+    """Load a model from its files. Raises ModelUnavailable; nothing of a failed load is kept."""
     begin = time.monotonic()
     logger.info("Loading %s.", spec.name)
     try:
-        with COLLECTOR_PAUSED:
-            model = _load(spec, catalog, config)
+        import_libraries()
+        model = _load(spec, catalog, config)
     except ModelUnavailable as error:
         logger.warning("Loading %s failed: %s", spec.name, error)
         raise
@@ -52,7 +66,7 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
         raise ModelUnavailable(
             f"The checkpoint of {spec.name!r} cannot be used: {error}. Fetch or export it again.", _RETRY_SECONDS
         ) from None
-    # Files of any kind meet third-party readers here: what they raise is not foreseeable, and every waiter must be told.
+    # Third-party code reads files of any content here: its errors cannot be foreseen, and each request needs a response.
     except Exception as error:
         logger.exception("Loading %s failed.", spec.name)
         raise ModelUnavailable(_sentence(spec, error), _RETRY_SECONDS) from None
@@ -63,27 +77,21 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
 
 
 def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
-    directory, revision = revisions.locate(spec, catalog, config)
-    device = choose_device(config.models.device)
-
-    def read(name: str) -> checkpoint_file.Package:
-        revisions.check_sum(spec, directory, name)
-        return checkpoint_file.read(directory / name)
-
-    # Both take seconds, and reading does not need Python's lock.
-    weights = checkpoint_file.in_thread(lambda: read(revisions.LANGUAGE_MODEL))
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
     from audiocraft_api.model.checkpoint import BUILDING, load_codec, load_language_model
 
+    directory, revision = revisions.locate(spec, catalog, config)
+    device = choose_device(config.models.device)
+    packages = {}
+    for name in (revisions.CODEC, revisions.LANGUAGE_MODEL):
+        revisions.check_sum(spec, directory, name)
+        packages[name] = checkpoint_file.read(directory / name)
     files = Hub(directory / "hub", offline=config.models.offline)
     # MPS computes the codec's convolutions wrongly.
     codec_device = device if device.type != "mps" else choose_device("cpu")
-    try:
-        with BUILDING:
-            codec = load_codec(read(revisions.CODEC), files, codec_device)
-            lm = load_language_model(weights.result(), files, device)
-    finally:
-        checkpoint_file.let_go(directory / revisions.LANGUAGE_MODEL)
+    with BUILDING:
+        codec = load_codec(packages.pop(revisions.CODEC), files, codec_device)
+        lm = load_language_model(packages.pop(revisions.LANGUAGE_MODEL), files, device)
     model = LoadedModel(spec, revision, lm, codec)
     _check_abilities(model)
     return model

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import ModelUnavailable, ShuttingDown
 from audiocraft_api.model.catalog import Catalog, ModelSpec
-from audiocraft_api.model.loading import load_model, read_ahead
+from audiocraft_api.model.loading import load_model
 from audiocraft_api.model.revisions import known_revision
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 ModelState = Literal["unloaded", "loading", "loaded", "failed"]
 UnloadListener = Callable[[str], None]
-
-_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(eq=False)
@@ -85,12 +83,6 @@ class ModelCache:
             if is_closed:
                 self._unload()
             self._unload_over_budget()
-
-    def expect(self, name: str) -> None:
-        """Begin to read the files of a model that will be asked for, unless it is there or on its way."""
-        spec = self._catalog.get(name)
-        if self._slots[name].state not in ("loading", "loaded"):
-            read_ahead(spec, self._catalog)
 
     @property
     def device(self) -> str:
@@ -260,6 +252,7 @@ def _free_memory() -> None:
 
 
 def _trim() -> None:
-    """Give pages that are free back to the system, which glibc does by itself only at the end of its heaps."""
-    if hasattr(_LIBC, "malloc_trim"):
-        _LIBC.malloc_trim(0)
+    """Return free pages to the operating system; glibc alone does that only at the end of its heaps."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)

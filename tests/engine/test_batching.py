@@ -582,8 +582,14 @@ def test_a_model_without_its_weights_is_loaded_anew(
 ) -> None:
     engine = BatchingEngine(real_cache, Config(precision="exact"))
     case = params()
+    release_decoder_weights = real_cache.release_decoder_weights
+
+    def release_and_fail(model: Any, num_bytes: int) -> None:
+        release_decoder_weights(model, num_bytes)
+        raise RuntimeError
+
     with monkeypatch.context() as patch:
-        patch.setattr("audiocraft_api.engine.executor.complete_torch", lambda: 1 / 0)  # called when they are gone
+        patch.setattr(real_cache, "release_decoder_weights", release_and_fail)
         with pytest.raises(GenerationFailed):
             engine.submit(case).result(SECONDS)
         assert engine._loops["demo"].join(SECONDS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audiocraft_api.engine.delay import UNKNOWN, DelayPattern
-from audiocraft_api.model.audiocraft_imports import prepare
+from audiocraft_api.model import xformers_stub
 from support.tiny_lm import MONO, STEREO
 
 SPECIAL = 100
@@ -19,7 +19,7 @@ def delays(request: pytest.FixtureRequest) -> tuple[int, ...]:
 
 @pytest.mark.parametrize(("num_frames", "num_prompt_frames"), [(1, 0), (2, 1), (3, 0), (40, 0), (40, 17), (40, 39)])
 def test_the_sequence_is_audiocrafts(delays: tuple[int, ...], num_frames: int, num_prompt_frames: int) -> None:
-    prepare()
+    xformers_stub.install()
     from audiocraft.modules.codebooks_patterns import DelayedPatternProvider
 
     prompt = torch.randint(SPECIAL, (len(delays), num_prompt_frames))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from audiocraft_api.engine.sampling import generator_noise, guide, keep_top_k, keep_top_p, sample
-from audiocraft_api.model.audiocraft_imports import prepare
+from audiocraft_api.model import xformers_stub
 from support.engines import params
 
 CODEBOOKS, CARD = 4, 2048
@@ -17,7 +17,7 @@ CODEBOOKS, CARD = 4, 2048
 
 def reference(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
     """Do what `lm.py::_sample_next_token` does after guidance, with the global generator."""
-    prepare()
+    xformers_stub.install()
     from audiocraft.utils import utils
 
     probs = torch.softmax(logits[None] / temperature, dim=-1)

@@ -25,6 +25,9 @@ class RelayEngine:
     def __init__(self) -> None:
         self.target = FakeEngine()
 
+    def import_libraries(self) -> None:
+        """Do nothing: this engine needs no libraries."""
+
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         return self.target.submit(params, deadline=deadline)
 

@@ -55,9 +55,6 @@ class OneModelEach:
         finally:
             self.num_leases -= 1
 
-    def expect(self, name: str) -> None:
-        """Read nothing ahead."""
-
     def release_decoder_weights(self, model: Any, num_bytes: int) -> None:
         """Keep the model whole, for its twin."""
 

@@ -35,9 +35,14 @@ class FakeEngine:
         self.submitted: list[EngineRequest] = []
         self.failure: BaseException | None = None  # raised in place of audio
         self.is_alive = True
+        self.num_imports = 0
         self.revision = REVISION
         self.closed = threading.Event()
         self._threads: list[threading.Thread] = []
+
+    def import_libraries(self) -> None:
+        """Import nothing; count."""
+        self.num_imports += 1
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         if self.closed.is_set():

@@ -97,6 +97,7 @@ def serve(
     port = port or free_port()
     log = directory / "server.log"
     own = {"audio_dir": directory / "audio"}
+    own |= {"import_at_start": False}  # tests that generate import with their first request; others save the time
     own |= {"task_db": directory / "tasks.sqlite3", "state_db": directory / "state.sqlite3"}
     settings = {"bind": f"{host}:{port}", **own} | settings
     environ = os.environ | {variable_name(name): str(value) for name, value in settings.items()}

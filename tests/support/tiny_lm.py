@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from audiocraft_api.model.audiocraft_imports import prepare
+from audiocraft_api.model import xformers_stub
 
 MONO = (0, 1, 2, 3)
 STEREO = (0, 0, 1, 1, 2, 2, 3, 3)
@@ -27,7 +27,7 @@ def build_lm(
 
     Weights are noise of `gain` over the root of the fan-in; over 1 gives logits a spread, so that sampling has a choice.
     """
-    prepare()
+    xformers_stub.install()
     from audiocraft.models.lm import LMModel
     from audiocraft.modules.codebooks_patterns import DelayedPatternProvider
     from audiocraft.modules.conditioners import ConditionFuser, ConditioningProvider

@@ -21,9 +21,9 @@ from audiocraft_api.core.errors import InvalidRequest
 from audiocraft_api.engine.cuda.device_state import DeviceState
 from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.failures import not_finite
-from audiocraft_api.engine.kv_cache import SlotPool
 from audiocraft_api.engine.model_runner import PREFILL_POSITIONS, Failures
 from audiocraft_api.engine.sequence import Row, RunningRequest
+from audiocraft_api.engine.slot_pool import SlotPool
 from audiocraft_api.engine.torch_backend import embed, plain_linear
 from audiocraft_api.engine.transformer import PRECISIONS, TransformerBody
 from audiocraft_api.engine.weights import DecoderWeights, position_table

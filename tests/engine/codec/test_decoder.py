@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from audiocraft_api.engine.codec.decoder import BLOCK_FRAMES, StreamingDecoderFactory, WholeDecoderFactory, make_decoder
 from audiocraft_api.engine.codec.lstm import NUM_ROWS, Lstm
-from audiocraft_api.model import audiocraft_imports, demo_parts
+from audiocraft_api.model import demo_parts, xformers_stub
 
 NUM_FRAMES = 120
 
@@ -22,7 +22,7 @@ NUM_FRAMES = 120
 @pytest.fixture(scope="module")
 def wrappers() -> Any:
     """audiocraft's module of codecs."""
-    audiocraft_imports.prepare()
+    xformers_stub.install()
     import audiocraft.models.encodec
 
     return audiocraft.models.encodec
