@@ -41,7 +41,6 @@ class BatchingEngine:
         """See `Engine.import_libraries`."""
         import_libraries()
         importlib.import_module("audiocraft_api.engine.executor")
-        importlib.import_module("audiocraft_api.engine.precision")
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         """Take a request; see `Engine.submit`."""

@@ -12,6 +12,7 @@ from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.codec.decoder import ChunkDecoderFactory, make_decoder
 from audiocraft_api.engine.input_processor import InputProcessor
 from audiocraft_api.engine.model_runner import ModelRunner
+from audiocraft_api.engine.precision import make_model_runner as default_model_runner
 
 if TYPE_CHECKING:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
@@ -45,9 +46,9 @@ class ModelExecutor:
             cache.release_decoder_weights(self.model, self.model_runner.own_weight_bytes)
 
 
-def prepare(model: LoadedModel, config: Config, make_model_runner: ModelRunnerFactory) -> ModelExecutor:
+def prepare(model: LoadedModel, config: Config, make_model_runner: ModelRunnerFactory | None = None) -> ModelExecutor:
     """Pack weights and set up caches; takes seconds. Raises GenerationFailed, OutOfMemory."""
-    model_runner = make_model_runner(model, config)
+    model_runner = (make_model_runner or default_model_runner)(model, config)
     preparer = InputProcessor(
         model,
         max_prefix=model_runner.max_prefix,

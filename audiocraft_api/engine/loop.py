@@ -1,8 +1,8 @@
 """The decode loop of one model: schedule, run, postprocess, in one thread that lives while there is work.
 
 Each pass of `step` lets requests in, runs every one of them by one piece, and hands finished frames to the codec's thread.
-A request that fails leaves alone. With the last request gone the thread ends and the model's lease with it.
-Imports torch in the loop's thread only, once it holds a loaded model: callers never wait for imports.
+A request that fails leaves alone. With the last request gone the thread ends and the model's lease with it. Only this
+thread imports torch, once a model is loaded: callers never wait for imports.
 """
 
 from __future__ import annotations
@@ -31,25 +31,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How often a loop that has nothing to decode looks for requests that were canceled meanwhile.
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05  # between looks for canceled requests while there is nothing to decode
 
 
 class DecodeLoop:
     """Decodes the requests of one model. `submit` and the numbers are for callers' threads, the rest is the loop's."""
 
-    def __init__(
-        self, name: str, cache: ModelCache, config: Config, make_model_runner: ModelRunnerFactory | None
-    ) -> None:
+    def __init__(self, name: str, cache: ModelCache, config: Config, make_runner: ModelRunnerFactory | None) -> None:
         self._name = name
         self._cache = cache
         self._config = config
-        self._make_stepper = make_model_runner
+        self._make_stepper = make_runner
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._aborting = False
-        self._is_dropped = False
+        self._aborting = self._is_dropped = False
         self.scheduler = Scheduler(config.engine.max_batch_requests)
         self._meter = LoopStats()
         self._running: list[RunningRequest] = []
@@ -284,13 +280,12 @@ class DecodeLoop:
     def _prepare(self, model: LoadedModel) -> ModelExecutor:
         """Prepare weights and cache once for each loaded model."""
         from audiocraft_api.engine.executor import prepare
-        from audiocraft_api.engine.precision import make_model_runner
 
         # Takes seconds, so not under the lock: `drop` keeps off while there is a thread.
         self._is_dropped = False
         if self._prepared is None or self._prepared.model is not model:
             self._discard()
-            self._prepared = prepare(model, self._config, self._make_stepper or make_model_runner)
+            self._prepared = prepare(model, self._config, self._make_stepper)
         return self._prepared
 
     def _discard(self) -> None:
