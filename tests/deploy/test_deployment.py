@@ -166,7 +166,7 @@ def test_every_base_image_is_pinned_by_its_version() -> None:
 
 
 def test_stopping_is_given_more_time_than_a_server_takes() -> None:
-    grace_seconds = load_config({}).graceful_timeout_seconds
+    grace_seconds = load_config({}).server.graceful_timeout_seconds
     for name in ("server", "worker"):
         assert int(compose("compose.yml")[name]["stop_grace_period"].removesuffix("s")) >= grace_seconds + 10
     for _, pod in pods():
@@ -293,8 +293,8 @@ def test_grafana_is_given_the_dashboard_and_its_source() -> None:
     assert (DEPLOY / "grafana" / "dashboard.json").exists()
 
 
-def test_sizing_is_by_the_figures_of_the_readme() -> None:
-    performance = (ROOT / "README.md").read_text().partition("## Performance")[2].partition("\n## ")[0]
+def test_sizing_uses_the_measured_figures() -> None:
+    performance = (ROOT / "docs" / "performance.md").read_text()
     sizing = OPERATIONS.partition("## Sizing")[2].partition("\n## ")[0]
     for figure in ("3.0 s of audio a second", "0.79", "2.64", "2.3 GB", "726"):
         assert figure in performance
@@ -376,4 +376,4 @@ def test_workers_are_scaled_by_the_length_of_the_queue() -> None:
     name = metric["external"]["metric"]["name"]
     assert [spec.shared for spec in METRICS if spec.full_name == name] == [True]
     assert f"max({name})" in OPERATIONS  # of what every server says, in place of the sum
-    assert int(metric["external"]["target"]["averageValue"]) < load_config({}).max_batch_requests
+    assert int(metric["external"]["target"]["averageValue"]) < load_config({}).engine.max_batch_requests

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, sync_playwright
+from playwright.sync_api import BrowserContext
 
+from support.browser import open_browser, serve_files
 from support.served import Server, serve
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>A page of another origin</title><audio></audio>"""
@@ -84,24 +81,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[BrowserContext]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert program, "the tests need Chromium; `make test` installs it"
-    switches = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
-    switches += ["disable-component-update", "disable-sync", "autoplay-policy=no-user-gesture-required"]
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path / "profile",
-            executable_path=program,
-            headless=True,
-            args=[f"--{switch}" for switch in switches],
-        )
+    with open_browser(tmp_path) as context:
         yield context
-        context.close()
-
-
-class _QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_arguments: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -110,12 +91,8 @@ def other_origin(tmp_path: Path) -> Iterator[str]:
     pages = tmp_path / "pages"
     pages.mkdir()
     (pages / "index.html").write_text(PAGE)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_QuietHandler, directory=pages)) as pages_server:
-        thread = threading.Thread(target=pages_server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{pages_server.server_port}/"
-        pages_server.shutdown()
-        thread.join()
+    with serve_files(pages) as url:
+        yield f"{url}/"
 
 
 def test_a_page_of_another_origin_generates_and_plays(

@@ -1,0 +1,108 @@
+"""The pages agree with the code: links resolve, examples validate, tables list every field, setting and file."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from audiocraft_api.audio.convert import FORMATS
+from audiocraft_api.config import all_settings, load_config, variable_name
+from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.web.schemas import GenerateRequest, GenerateUrlResponse, HealthResponse, MelodyRequest
+from support.documents import PAGES, ROOT, anchors, code_blocks, page, section
+
+page_by_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+def first_cells(text: str) -> dict[str, str]:
+    """Return the second cells of a table's rows by the name in the first cell."""
+    return dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) \|", text, re.MULTILINE))
+
+
+@page_by_page
+def test_every_link_leads_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text()), link
+
+
+def test_the_index_links_to_every_page() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", page("docs/index.md"))
+    linked = {(ROOT / "docs" / link).resolve() for link in links}
+    assert set(PAGES) - {ROOT / "docs" / "index.md"} <= linked
+
+
+@page_by_page
+def test_every_setting_on_a_page_exists(path: Path) -> None:
+    settings = {variable_name(name) for name in all_settings()}
+    named = set(re.findall(r"AUDIOCRAFT_API_[A-Z0-9_]*[A-Z0-9]", path.read_text()))
+    assert {name for name in named if name not in settings and "_JWT_" not in name} == set()
+
+
+@page_by_page
+def test_every_test_file_on_a_page_exists(path: Path) -> None:
+    named = re.findall(r"\btests/[\w/]+\.\w+", path.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_request_body_on_a_page_validates() -> None:
+    bodies = [body for path in PAGES for body in re.findall(r"-d '(\{.*?\})'", path.read_text())]
+    assert len(bodies) >= 8
+    for body in bodies:
+        GenerateRequest.model_validate(json.loads(body), strict=True)
+
+
+def test_the_shown_response_is_a_valid_one() -> None:
+    shown = json.loads(code_blocks(page("docs/generating.md"), "json")[0])
+    assert GenerateUrlResponse.model_validate(shown, strict=True).model_dump() == shown
+    assert list(shown) == list(GenerateUrlResponse.model_fields)
+
+
+def test_the_shown_health_response_is_a_valid_one() -> None:
+    shown = json.loads(code_blocks(page("docs/getting-started.md"), "json")[0])
+    assert HealthResponse.model_validate(shown, strict=True).model_dump() == shown
+
+
+def test_the_shown_models_file_is_valid(tmp_path: Path) -> None:
+    (shown,) = code_blocks(page("docs/models.md"), "json")
+    (tmp_path / "models.json").write_text(shown)
+    catalog = Catalog(load_config({}, models_file=tmp_path / "models.json"))
+    assert set(json.loads(shown)) <= {spec.name for spec in catalog}
+
+
+def test_every_field_is_listed_with_its_default() -> None:
+    rows = first_cells(section("docs/generating.md", "Fields"))
+    for name, field in GenerateRequest.model_fields.items():
+        default = {"prompt": "required", "seed": "drawn"}.get(name)
+        if name == "duration":
+            default = f"{field.default:g} (melody: {MelodyRequest.model_fields[name].default:g})"
+        elif default is None:
+            default = f"`{field.default}`" if isinstance(field.default, str) else str(field.default)
+        assert rows[name] == default
+
+
+def test_every_format_is_listed() -> None:
+    cells = re.findall(r"^\| (`.*?`) \|", section("docs/generating.md", "Fields"), re.MULTILINE)
+    assert set(FORMATS) <= {name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)}
+
+
+def test_every_model_is_listed() -> None:
+    cells = re.findall(r"^\| (`.*?`) \|", page("docs/models.md"), re.MULTILINE)
+    listed = {name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)}
+    assert {spec.name for spec in Catalog(load_config({}))} <= listed
+
+
+def test_every_limit_is_listed() -> None:
+    listed = set(re.findall(r"\| `([A-Z_]+)` \|", section("docs/security.md", "Limits and quotas")))
+    limits = {
+        name.upper() for name in all_settings() if re.search(r"^(address_)?requests_per|_per_day|^concurrent_", name)
+    }
+    assert listed == limits
