@@ -1,8 +1,7 @@
-"""The one settings table: every setting is a field of `Config`, read from `AUDIOCRAFT_API_<NAME>`.
+"""All settings of the service, read from environment variables `AUDIOCRAFT_API_<NAME>` into a frozen `Config`.
 
-An invalid value stops the start with a message that names the variable, the value and what was expected; an unknown
-variable with the prefix is logged as a warning. Each section of the settings has a module of its own in this package;
-`docs/settings.md` is generated from all of them.
+An invalid value stops the start with a message that names the variable, the value and what was expected. Unknown
+variables with the prefix are logged. Each section has a module of its own; docs/settings.md is generated from them.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from audiocraft_api.config.access import AccessSettings
 from audiocraft_api.config.audio import AudioSettings
@@ -36,13 +36,13 @@ logger = logging.getLogger(__name__)
 
 
 class ConfigError(Exception):
-    """A setting has a wrong value; the message names the variable, the value and what was expected."""
+    """A setting has an invalid value; the message names the variable, the value and what was expected."""
 
 
 class Config(BaseModel):
-    """Settings of the server, frozen, in sections: `config.tasks.lease_seconds`.
+    """All settings, frozen, in sections: `config.tasks.lease_seconds`.
 
-    Made from flat settings: `Config(task_lease_seconds=5)`. Parameters of one request are `GenerationParams`.
+    The constructor takes flat names: `Config(task_lease_seconds=5)`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -64,7 +64,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _group_by_section(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Group flat settings by section; leave unknown ones, which are refused."""
+        """Group flat settings by section. Unknown names stay at the top level, where validation rejects them."""
         section_names = {name: section for section, kind in SECTIONS.items() for name in kind.settings()}
         grouped: dict[str, Any] = {section: {} for section in SECTIONS}
         for name, value in settings.items():
@@ -73,7 +73,7 @@ class Config(BaseModel):
 
     @property
     def shares_state(self) -> bool:
-        """Whether tasks, keys, quotas and cached results are kept in Redis rather than in files of this machine."""
+        """Whether tasks, keys, quotas and cached results are stored in Redis, not in files of this machine."""
         return self.state.backend == "redis" or (self.state.backend == "auto" and self.tasks.backend == "celery")
 
 
@@ -92,7 +92,7 @@ def variable_name(field: str) -> str:
 
 
 def load_config(environ: Mapping[str, str] | None = None, **overrides: Any) -> Config:
-    """Read the settings from `environ` (default: the process's), `overrides` winning. Raises ConfigError."""
+    """Read settings from `environ` (default: `os.environ`); `overrides` take precedence. Raises ConfigError."""
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     known = {variable_name(field): field for field in all_settings()}
@@ -100,7 +100,7 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: Any) -> C
         if variable in known:
             values[known[variable]] = value
         elif variable.startswith(PREFIX):
-            logger.warning("Unknown setting %s is ignored.", variable)
+            logger.warning("Ignoring the unknown setting %s.", variable)
     values.update(overrides)
     try:
         return Config.model_validate(values)
@@ -108,11 +108,29 @@ def load_config(environ: Mapping[str, str] | None = None, **overrides: Any) -> C
         raise ConfigError("; ".join(_sentence(detail) for detail in error.errors())) from None
 
 
-def _sentence(detail: Any) -> str:
-    expected = str(detail["msg"]).replace("Input should be", "expected")
-    name = str(
-        detail["loc"][1] if len(detail["loc"]) > 1 else detail["loc"][0]
-    )  # (section, setting) or (unknown setting,)
-    is_secret = name in (settings := all_settings()) and isinstance(settings[name].default, SecretStr)
-    value = "(hidden)" if is_secret else detail["input"]
-    return f"{variable_name(name)}={value!s} is not valid: {expected}"
+def _sentence(detail: ErrorDetails) -> str:
+    name = str(detail["loc"][min(1, len(detail["loc"]) - 1)])  # (section, setting), or (unknown setting,)
+    setting = all_settings().get(name)
+    value = "(hidden)" if setting and isinstance(setting.default, SecretStr) else detail["input"]
+    return f"{variable_name(name)}={value!s} is not valid: {_expectation(detail, setting)}"
+
+
+def _expectation(detail: ErrorDetails, setting: FieldInfo | None) -> str:
+    number = "an integer" if setting and setting.annotation is int else "a number"
+    context = detail.get("ctx", {})
+    match detail["type"]:
+        case "greater_than_equal":
+            return f"expected {number} of at least {context['ge']:.12g}"
+        case "less_than_equal":
+            return f"expected {number} of at most {context['le']:.12g}"
+        case "greater_than":
+            return f"expected {number} greater than {context['gt']:.12g}"
+        case "int_parsing" | "int_from_float" | "float_parsing" | "finite_number":
+            return f"expected {number}"
+        case "bool_parsing":
+            return "expected `true` or `false`"
+        case "string_pattern_mismatch":
+            return f"expected a value that matches {context['pattern']}"
+        case "value_error":
+            return str(context["error"])
+    return str(detail["msg"]).replace("Input should be", "expected")

@@ -1,4 +1,4 @@
-"""Settings of who may call: keys, tokens, and whether audio links need one."""
+"""Settings: API keys, JSON Web Tokens (JWT), and whether audio links need a key."""
 
 from __future__ import annotations
 
@@ -17,25 +17,27 @@ ENVIRONMENT_KEY = re.compile(
 )
 ID_LENGTH = len("acg_") + 8
 
-# Of public keys alone: with a shared secret whoever checks tokens could make them.
+# Only algorithms with public keys: with a shared secret, everyone who verifies tokens could also issue them.
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]  # fmt: skip
 
 
 def environment_keys(secret: SecretStr) -> list[tuple[str, str, str]]:
-    """Return name, scopes and key of each key in `AUDIOCRAFT_API_KEYS`; name and scopes may be empty. Raises ValueError."""
+    """Parse `AUDIOCRAFT_API_KEYS` into (name, scopes, key); name and scopes may be empty. Raises ValueError."""
     text = secret.get_secret_value()
     items = split_commas(text)
     found = [match for item in items if (match := ENVIRONMENT_KEY.fullmatch(item))]
-    if len(found) < len(items) or (text and not items):  # `$A,$B` of unset variables must not open the service
+    if len(found) < len(items) or (
+        text and not items
+    ):  # a value such as `$A,$B` with unset variables must not disable authentication
         raise ValueError(
-            "keys, separated by commas, each `KEY`, `NAME:KEY` or `NAME:SCOPE+SCOPE:KEY`, were expected; a key is one of "
-            "`python -m audiocraft_api keys create`, or 32 to 128 letters, digits, `-` and `_` (`openssl rand -hex 32`)"
+            "expected comma-separated keys, each `KEY`, `NAME:KEY` or `NAME:SCOPE+SCOPE:KEY`. Create a key with "
+            "`python -m audiocraft_api keys create`, or use 32 to 128 letters, digits, `-` and `_` (`openssl rand -hex 32`)"
         )
     keys = [match["key"] for match in found]
     if len({key[:ID_LENGTH] if key.startswith("acg_") else key for key in keys}) < len(keys):
-        raise ValueError("keys of different ids were expected")
+        raise ValueError("expected keys with different ids")
     return [(match["name"] or "", match["scopes"] or "", match["key"]) for match in found]
 
 
@@ -45,48 +47,55 @@ def _check_keys(secret: SecretStr) -> SecretStr:
 
 
 class AccessSettings(Section):
-    """Settings of who may call: keys, tokens, and whether audio links need one."""
+    """API keys, JSON Web Tokens (JWT), and whether audio links need a key."""
 
     keys: Annotated[SecretStr, AfterValidator(_check_keys)] = Field(
         SecretStr(""),
-        description="API keys, separated by commas, for deployments that keep none in the state store: each is `KEY`, "
-        "`NAME:KEY` or `NAME:SCOPE+SCOPE:KEY` (scopes `generate`, `read`, `admin`; the first two if none is named).",
+        description="Comma-separated API keys, for deployments without keys in the state store. Each is `KEY`, "
+        "`NAME:KEY` or `NAME:SCOPE+SCOPE:KEY`, with the scopes `generate`, `read` and `admin`; the "
+        "default is `generate+read`.",
     )
     require_key: bool = Field(
         False,
-        description="Ask for a key even where none is configured, so that a lost state store opens nothing.",
+        description="Require a key even when none is configured, so that losing the state store does not open "
+        "the service to everyone.",
     )
-    max_keys: int = Field(10_000, ge=1, le=1_000_000, description="Keys that the state store may hold.")
+    max_keys: int = Field(10_000, ge=1, le=1_000_000, description="Maximum number of usable keys in the state store.")
     audio_requires_key: bool = Field(
         True,
-        description="Where keys are configured, audio is fetched with the key that it was made with. `false` lets "
-        "everybody who knows a link fetch it, as `<audio>` elements do, which send no key.",
+        description="When keys are configured, require the key that created an audio file to download it. With "
+        "`false` anyone who knows the link can, including `<audio>` elements, which cannot send a "
+        "key.",
     )
     jwt_issuer: str = Field(
-        "", description="Issuer (`iss`) of signed tokens (JWT) that are taken in place of keys; empty takes none."
+        "",
+        description="Issuer (`iss`) whose tokens (JWT) are accepted in place of keys. Empty: tokens are not accepted.",
     )
-    jwt_audience: str = Field("", description="Audience (`aud`) that a token must be for.")
+    jwt_audience: str = Field("", description="Audience (`aud`) that tokens must name.")
     jwt_algorithms: Annotated[tuple[Algorithm, ...], BeforeValidator(split_commas)] = Field(
-        ("RS256", "ES256"), min_length=1, description="Algorithms that tokens may be signed with, separated by commas."
+        ("RS256", "ES256"), min_length=1, description="Comma-separated list of accepted signature algorithms."
     )
     jwt_leeway_seconds: float = Field(
-        10.0, ge=0, le=300, description="How far the clocks of issuer and server may differ."
+        10.0, ge=0, le=300, description="Tolerated difference between the clocks of the issuer and the server."
     )
     jwt_jwks_lifetime_seconds: float = Field(
         300.0, ge=1, le=86_400, description="How long the issuer's public keys are used before they are fetched again."
     )
     jwt_jwks_outage_seconds: float = Field(
-        86_400.0, ge=0, le=2_592_000, description="How long they are used on while they cannot be fetched."
+        86_400.0,
+        ge=0,
+        le=2_592_000,
+        description="How long fetched keys stay in use while they cannot be fetched again.",
     )
     jwt_jwks_refetch_seconds: float = Field(
-        10.0, ge=0.1, le=3600, description="Shortest time between two fetches, whatever unknown keys tokens name."
+        10.0, ge=0.1, le=3600, description="Minimum time between two fetches, however many unknown keys tokens name."
     )
-    jwt_jwks_timeout_seconds: float = Field(5.0, gt=0, le=60, description="Longest time of a fetch.")
+    jwt_jwks_timeout_seconds: float = Field(5.0, gt=0, le=60, description="Maximum time for one fetch.")
     jwt_jwks_url: str = Field(
         "",
         pattern=r"^(https?://[^\s/?#@]+(/[\x21-\x7e]*)?)?$",
         validate_default=True,
-        description="Where the issuer publishes its public keys (JWKS); use `https`. Redirects are not followed.",
+        description="Address of the issuer's public keys (JWKS). Use `https`. Redirects are not followed.",
     )
 
     @field_validator("jwt_jwks_url")
@@ -94,5 +103,5 @@ class AccessSettings(Section):
     def _check_tokens(cls, url: str, info: ValidationInfo) -> str:
         given = [info.data.get("jwt_issuer"), info.data.get("jwt_audience"), url]
         if any(given) and not all(given):
-            raise ValueError("jwt_issuer, jwt_audience and jwt_jwks_url go together")
+            raise ValueError("jwt_issuer, jwt_audience and jwt_jwks_url must be set together")
         return url

@@ -1,4 +1,4 @@
-"""Settings of uploads and of conversion."""
+"""Settings: uploads and audio conversion."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from audiocraft_api.config.section import Section
 
 
 class AudioSettings(Section):
-    """Settings of uploads and of conversion."""
+    """Uploads and audio conversion."""
 
-    max_json_bytes: int = Field(256 * 2**10, ge=1024, description="Largest JSON body.")
-    max_upload_bytes: int = Field(20 * 2**20, ge=1024, description="Largest request body.")
-    max_melody_seconds: float = Field(60.0, ge=1, le=600, description="Longest uploaded tune.")
-    max_melody_decoders: int = Field(2, ge=1, le=64, description="Uploads decoded at the same time; the others wait.")
+    max_json_bytes: int = Field(256 * 2**10, ge=1024, description="Maximum size of a JSON request body.")
+    max_upload_bytes: int = Field(20 * 2**20, ge=1024, description="Maximum size of any request body.")
+    max_melody_seconds: float = Field(60.0, ge=1, le=600, description="Maximum duration of an uploaded melody.")
+    max_melody_decoders: int = Field(
+        2, ge=1, le=64, description="Maximum number of uploads decoded at the same time. Further uploads wait."
+    )
     melody_timeout_seconds: float = Field(
-        10.0, gt=0, le=600, description="Longest wait for a decoder, and then longest time to decode an uploaded tune."
+        10.0,
+        gt=0,
+        le=600,
+        description="Maximum time that an uploaded melody waits for a decoder, and maximum time to decode it.",
     )
     convert_timeout_seconds: float = Field(
-        60.0, gt=0, le=3600, description="Longest time that ffmpeg may take to encode one file."
+        60.0, gt=0, le=3600, description="Maximum time for ffmpeg to encode one file."
     )

@@ -1,4 +1,4 @@
-"""Settings of the decode engine."""
+"""Settings: the engine that generates audio."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ from audiocraft_api.config.section import Section
 
 
 class EngineSettings(Section):
-    """Settings of the decode engine."""
+    """The engine that generates audio."""
 
     kind: Literal["batching", "plain"] = Field(
         "batching",
         alias="engine",
-        description="Decode engine: many requests in one loop, or audiocraft's own loop one at a time.",
+        description="`batching` decodes many requests together; `plain` runs audiocraft's own loop, one "
+        "request at a time.",
     )
     precision: Literal["auto", "exact", "fp16", "bf16", "int8", "int6"] = Field(
-        "auto", description="Arithmetic of the batching engine; `exact` gives audiocraft's own tokens on the CPU."
+        "auto", description="Arithmetic of the batching engine. `exact` reproduces audiocraft's own tokens on the CPU."
     )
     max_waiting: int = Field(
-        32, ge=1, le=100_000, description="Requests that may wait for the engine; over it the answer is 503."
+        32, ge=1, le=100_000, description="Maximum number of requests waiting for the engine. Further requests get 503."
     )
-    max_batch_requests: int = Field(8, ge=1, le=256, description="Requests decoded in one step.")
+    max_batch_requests: int = Field(8, ge=1, le=256, description="Maximum number of requests decoded together.")
     kv_cache_bytes: int = Field(
-        0, ge=0, description="Memory for keys and values; 0 is room for `max_batch_requests` whole requests."
+        0,
+        ge=0,
+        description="Memory for attention keys and values. 0: enough for `max_batch_requests` requests of "
+        "maximum duration.",
     )
     condition_cache_entries: int = Field(
-        64, ge=0, le=10_000, description="Descriptions whose encoded text is kept for each model."
+        64, ge=0, le=10_000, description="Number of encoded prompts cached for each model."
     )
     request_deadline_seconds: float = Field(
-        600.0, gt=0, le=86_400, description="A synchronous request that takes longer is answered with 504."
+        600.0, gt=0, le=86_400, description="Maximum time for a synchronous request; then it gets 504."
     )

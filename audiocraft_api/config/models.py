@@ -1,4 +1,4 @@
-"""Settings of the models: where they come from, where they run, how long they stay."""
+"""Settings: where models come from, where they run, and when they are loaded and unloaded."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from audiocraft_api.config.section import CommaList, Section
 
 
 class ModelSettings(Section):
-    """Settings of the models: where they come from, where they run, how long they stay."""
+    """Where models come from, where they run, and when they are loaded and unloaded."""
 
     checkpoints_dir: Path = Field(
         Path("checkpoints"),
-        description="Directory with local checkpoints; a sub-directory of a model's name is used before the hub.",
+        description="Directory of local checkpoints. A subdirectory with a model's name takes precedence over the hub.",
     )
     models_file: Path | None = Field(
-        None, description="JSON file with more models, or other checkpoints for the built-in names."
+        None, description="JSON file that adds models or replaces the checkpoints of built-in models."
     )
-    offline: bool = Field(False, description="Never reach for the model hub.")
+    offline: bool = Field(False, description="Never contact the model hub.")
     allow_non_commercial: bool = Field(
-        True, description="Serve weights whose licence forbids commercial use (the released MusicGen weights)."
+        True,
+        description="Serve models whose license forbids commercial use, which includes the released MusicGen weights.",
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
-        "auto", description="Where models run; `auto` takes CUDA, then MPS, then CPU."
+        "auto", description="Device that models run on. `auto` selects the first available of CUDA, MPS and CPU."
     )
     preload: CommaList = Field(
         (),
         alias="preload_models",
-        description="Names, separated by commas, of models that are loaded and warmed at the start, in the background; "
-        "`/ready` is 503 meanwhile.",
+        description="Comma-separated list of models to load and warm up in the background at startup. `/ready` "
+        "returns 503 until they are loaded.",
     )
     import_at_start: bool = Field(
         True,
@@ -39,11 +40,14 @@ class ModelSettings(Section):
         "that the first request does not wait for them. A server whose tasks Celery workers run imports nothing.",
     )
     idle_seconds: float = Field(
-        0.0, alias="model_idle_seconds", ge=0, description="Unload a model that nobody used for so long; 0 keeps it."
+        0.0,
+        alias="model_idle_seconds",
+        ge=0,
+        description="Unload a model that has not been used for this long. 0: never.",
     )
     memory_bytes: int = Field(
         0,
         alias="model_memory_bytes",
         ge=0,
-        description="Unload the least recently used models beyond this many bytes of weights; 0 is no budget.",
+        description="Unload the least recently used models when all weights together exceed this size. 0: no limit.",
     )

@@ -1,4 +1,4 @@
-"""Settings of what may be asked for: the prompt policy and an external moderation service."""
+"""Settings: which prompts are refused: the word list and an external moderation service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from audiocraft_api.config.section import Section
 
 
 class PolicySettings(Section):
-    """Settings of what may be asked for: the prompt policy and an external moderation service."""
+    """Which prompts are refused: the word list and an external moderation service."""
 
     enabled: bool = Field(
         True,
@@ -21,25 +21,26 @@ class PolicySettings(Section):
     word_list_file: Path | None = Field(
         None,
         alias="prompt_list_file",
-        description="TOML file of words in the place of the short list that comes with the service.",
+        description="TOML file that replaces the built-in word list.",
     )
     moderation_url: str = Field(
         "",
         pattern=r"^(https?://.+)?$",
-        description="Moderation service of your own, asked about each prompt that the list lets pass; empty is none.",
+        description="Address of your own moderation service, called for each prompt that passes the word list. "
+        "Empty: none.",
     )
-    moderation_secret: SecretStr = Field(SecretStr(""), description="Bearer token that the moderation service is sent.")
+    moderation_secret: SecretStr = Field(SecretStr(""), description="Bearer token sent to the moderation service.")
     moderation_timeout_seconds: float = Field(
-        2.0, gt=0, le=60, description="Longest wait for the moderation service's answer, in all."
+        2.0, gt=0, le=60, description="Maximum total time for one call of the moderation service."
     )
     moderation_calls: int = Field(
         8,
         ge=1,
         le=256,
-        description="Prompts that the moderation service is asked about at the same time. Others wait, on half of the "
-        "threads at most; over it the answer is 503.",
+        description="Maximum number of concurrent calls of the moderation service. Further requests wait, on "
+        "at most half of the threads, or get 503.",
     )
     moderation_failure: Literal["open", "closed"] = Field(
         "closed",
-        description="Where the moderation service gives no answer: `open` lets the prompt pass, `closed` answers 503.",
+        description="What happens when the moderation service fails: `open` accepts the prompt, `closed` returns 503.",
     )

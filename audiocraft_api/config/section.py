@@ -1,4 +1,4 @@
-"""What every group of settings has in common. Knows no group."""
+"""The base class of every section of settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 
 def split_commas(value: Any) -> Any:
-    """Return the parts of a text; what is no text is left as it is."""
+    """Split a string at commas; return other values unchanged."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
@@ -17,7 +17,7 @@ CommaList = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 
 
 class Section(BaseModel):
-    """A group of settings, frozen. A field whose name differs from its setting's has the setting's name as its alias."""
+    """A section of settings, frozen. The alias of a field, if it has one, is the name of its setting."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, populate_by_name=True
@@ -25,5 +25,5 @@ class Section(BaseModel):
 
     @classmethod
     def settings(cls) -> dict[str, FieldInfo]:
-        """Return the fields of this section by the name of their setting."""
+        """Return the fields of this section by setting name."""
         return {field.alias or name: field for name, field in cls.model_fields.items()}

@@ -1,4 +1,4 @@
-"""Settings of where the state lives that outlasts a request: in SQLite files of this machine, or in a Redis for all."""
+"""Settings: where API keys, quotas, tasks and cached results are stored: SQLite files on this machine, or a shared Redis."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from audiocraft_api.config.section import Section
 
 
 class StateSettings(Section):
-    """Settings of where the state lives that outlasts a request: in SQLite files of this machine, or in a Redis for all."""
+    """Where API keys, quotas, tasks and cached results are stored: SQLite files on this machine, or a shared Redis."""
 
     backend: Literal["auto", "sqlite", "redis"] = Field(
         "auto",
         alias="state_backend",
-        description="What keeps tasks, keys, quotas and known results: files of this machine, or a Redis that all "
-        "servers share. `auto` is `redis` with Celery, else `sqlite`.",
+        description="Store for tasks, keys, quotas and cached results: SQLite files on this machine, or a "
+        "Redis that all servers share. `auto`: `redis` with Celery, otherwise `sqlite`.",
     )
     db: Path = Field(
         Path("data/state.sqlite3"),
         alias="state_db",
-        description="SQLite file of keys, quotas and known results; on a local disk, never on a network file system.",
+        description="SQLite file for keys, quotas and cached results. It must be on a local disk, not on a "
+        "network file system.",
     )
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         pattern=r"^(rediss?|unix)://.+$",
-        description="Redis of the `redis` state back end; it needs `appendonly yes`.",
+        description="Redis for the `redis` state back end. Configure it with `appendonly yes`.",
     )

@@ -1,4 +1,4 @@
-"""Settings of webhooks, and the key that they are signed with."""
+"""Settings: delivery of webhooks, and the key that signs them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from audiocraft_api.config.section import Section
 
-MIN_WEBHOOK_KEY_BYTES = 24  # as Standard Webhooks asks
+MIN_WEBHOOK_KEY_BYTES = 24  # required by Standard Webhooks
 
 
 def webhook_key(secret: SecretStr) -> bytes:
-    """Return the key in a secret of Standard Webhooks, `whsec_` and base64; none in an empty one. Raises ValueError."""
+    """Decode a Standard Webhooks secret (`whsec_` and base64); an empty one is an empty key. Raises ValueError."""
     text = secret.get_secret_value()
     try:
         key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
     except binascii.Error:
         key = b""
     if text and len(key) < MIN_WEBHOOK_KEY_BYTES:
-        raise ValueError(f"`whsec_` and the base64 of at least {MIN_WEBHOOK_KEY_BYTES} bytes was expected")
+        raise ValueError(f"expected `whsec_` and the base64 of at least {MIN_WEBHOOK_KEY_BYTES} bytes")
     return key
 
 
@@ -31,29 +31,33 @@ def _check_webhook_secret(secret: SecretStr) -> SecretStr:
 
 
 class WebhookSettings(Section):
-    """Settings of webhooks, and the key that they are signed with."""
+    """Delivery of webhooks, and the key that signs them."""
 
     secret: Annotated[SecretStr, AfterValidator(_check_webhook_secret)] = Field(
         SecretStr(""),
         alias="webhook_secret",
-        description="Key that webhooks are signed with: `whsec_` and base64 (`openssl rand -base64 32`). Without one "
-        "`webhook_url` is refused.",
+        description="Key that signs webhooks: `whsec_` and base64 (`openssl rand -base64 32`). Without it, "
+        "requests with a `webhook_url` are refused.",
     )
     allow_private: bool = Field(
         False,
         alias="webhook_allow_private",
-        description="Call webhooks on private, loopback and link-local addresses too.",
+        description="Also deliver webhooks to private, loopback and link-local addresses.",
     )
     attempts: int = Field(
         8,
         alias="webhook_attempts",
         ge=1,
         le=20,
-        description="How often a webhook is called before it is given up; the pauses grow fourfold.",
+        description="Maximum number of delivery attempts. The pause between attempts grows fourfold each time.",
     )
     timeout_seconds: float = Field(
-        10.0, alias="webhook_timeout_seconds", gt=0, le=120, description="Longest time of one call of a webhook."
+        10.0, alias="webhook_timeout_seconds", gt=0, le=120, description="Maximum time for one delivery attempt."
     )
     threads: int = Field(
-        4, alias="webhook_threads", ge=1, le=64, description="Webhooks called at the same time, half of them of a host."
+        4,
+        alias="webhook_threads",
+        ge=1,
+        le=64,
+        description="Maximum number of concurrent deliveries; at most half of them go to the same host.",
     )

@@ -48,6 +48,24 @@ def test_a_wrong_value_is_refused_naming_variable_and_value(variable: str, value
     assert f"{variable}={value} is not valid" in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("AUDIOCRAFT_API_THREADS", "0", "expected an integer of at least 4"),
+        ("AUDIOCRAFT_API_THREADS", "many", "expected an integer"),
+        ("AUDIOCRAFT_API_REQUEST_DEADLINE_SECONDS", "0", "expected a number greater than 0"),
+        ("AUDIOCRAFT_API_REQUEST_DEADLINE_SECONDS", "nan", "expected a number"),
+        ("AUDIOCRAFT_API_OFFLINE", "perhaps", "expected `true` or `false`"),
+        ("AUDIOCRAFT_API_DEVICE", "tpu", "expected 'auto', 'cuda', 'mps' or 'cpu'"),
+        ("AUDIOCRAFT_API_JWT_ISSUER", "a", "jwt_issuer, jwt_audience and jwt_jwks_url must be set together"),
+    ],
+)
+def test_the_message_says_what_was_expected(variable: str, value: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        load_config({variable: value})
+    assert str(refusal.value).endswith(f" is not valid: {expected}")
+
+
 def test_an_unknown_variable_with_the_prefix_warns(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "audiocraft_api"):
         load_config({"AUDIOCRAFT_API_TREADS": "8", "OTHER": "1"})
