@@ -1,4 +1,4 @@
-"""Settings: where API keys, quotas, tasks and cached results are stored: SQLite files on this machine, or a shared Redis."""
+"""Settings: where API keys, quotas, tasks and cached results are stored."""
 
 from __future__ import annotations
 
