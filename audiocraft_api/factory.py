@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 from flask_cors import CORS
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from audiocraft_api.config import Config, load_config
 from audiocraft_api.core.engine import Engine
@@ -12,7 +13,7 @@ from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.services import build_services
 from audiocraft_api.storage.base import AudioStore
 from audiocraft_api.telemetry.logs import configure_logging
-from audiocraft_api.web import auth, context, errors, observing, parsing, rate_headers
+from audiocraft_api.web import auth, context, errors, lifetime, observing, parsing, rate_limit_headers
 from audiocraft_api.web import websocket as websocket_support
 from audiocraft_api.web.blueprints import (
     audio,
@@ -34,7 +35,7 @@ BLUEPRINTS = (health, metrics, models, generate, melody, tasks, task_events, str
 EXPOSED_HEADERS = [
     *("X-Request-ID", "Retry-After", "Content-Disposition", "Content-Range", "Accept-Ranges", "Location"),
     *("Preference-Applied", "WWW-Authenticate"),
-    *rate_headers.HEADERS,
+    *rate_limit_headers.HEADERS,
     *streams.HEADERS,
 ]
 # Forms have ten text fields and one file. Text fields are kept in memory, the file is not.
@@ -63,11 +64,13 @@ def create_app(
         MAX_FORM_MEMORY_SIZE=MAX_FORM_MEMORY_BYTES,
         MAX_FORM_PARTS=MAX_FORM_PARTS,
     )
+    if num_proxies := config.limits.trusted_proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=num_proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # otherwise `//` redirects to the host that the client named
     app.extensions[EXTENSION] = build_services(config, catalog=catalog, cache=cache, engine=engine, store=store)
 
-    for module in (context, observing, rate_headers, errors, auth):
+    for module in (context, observing, lifetime, rate_limit_headers, errors, auth):
         module.init_app(app)
     app.before_request(parsing.require_sized_body)
     if origins := config.server.cors_origins:

@@ -1,8 +1,8 @@
-"""The one way in for everything that makes audio, whichever door it comes through.
+"""Admission: what a request must pass before it reaches the engine, and what it holds until its response ends.
 
-The order of the checks: key (`auth`), size and shape (`parsing`), then here: what the model can do and whether
-the prompt is allowed; then how much the caller may have (`limits`): within a minute, at once, on a day; and last, by
-the door itself, a place in the queue. What is refused after the day's quota was charged is given back.
+Order of the checks: credential (`auth`), size and shape (`parsing`), then here: the model's limits, the prompt policy,
+and the caller's limits: per minute, concurrent, per day. The endpoint itself reserves a request or stream slot last.
+If anything fails after the daily quota was charged, the charge is refunded.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
-from flask import g
+from flask import g, request
 
+from audiocraft_api.access.limits import Admission, Window
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import Canceled, InvalidRequest
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.model.catalog import ModelSpec
-from audiocraft_api.web.auth import caller
-from audiocraft_api.web.rate_headers import address
+from audiocraft_api.web.auth import caller, client_address
+from audiocraft_api.web.disconnect import connection_of
+from audiocraft_api.web.lifetime import at_response_end
 from audiocraft_api.web.schemas import StreamRequest
 from audiocraft_api.web.services import services
 
@@ -27,10 +30,11 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None = None) -> Iterator[GenerateCommand]:
-    """Admit a parsed request of the current caller, and say in the service's words what it asks of a model.
+    """Admit a validated request of the current caller and yield its command.
 
-    `idempotency_key` is that of a door to tasks: when it has made one already, no quota is asked of its repeat.
-    The block hands the command on; when it fails, unless its client left, it costs nothing of the day's quota.
+    The caller's concurrency slot is held until the response ends. The daily quota is charged, and refunded if the
+    block raises anything but Canceled, unless `settle_charge` has decided otherwise. With `idempotency_key`, a request
+    that repeats an accepted task is not charged.
     Raises InvalidRequest, PromptRefused, ModerationUnavailable, LimitExceeded, StorageUnavailable.
     """
     config = services().config
@@ -40,11 +44,40 @@ def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None
     def is_repeat() -> bool:
         return idempotency_key is not None and services().tasks.service.has_made(caller().owner, idempotency_key)
 
-    g.admission = services().limits.admit(caller(), address(), fields.duration, is_repeat=is_repeat)
-    g.admission_release = g.admission.release
+    g.admission = services().limits.admit(caller(), client_address(), fields.duration, is_repeat=is_repeat)
+    at_response_end(g.admission.release)
     if config.server.log_prompts:
         logger.info("Prompt: %s", fields.prompt)
-    command = GenerateCommand(
+    try:
+        yield _command_of(fields, spec, config)
+    except Canceled:
+        raise  # The engine worked for this client, which chose not to wait.
+    except BaseException:
+        settle_charge(charged=False)
+        raise
+
+
+def settle_charge(*, charged: bool) -> None:
+    """Decide whether the current request is charged to the daily quota, whatever happens to it from now on."""
+    admission = cast(Admission, g.admission)
+    if charged:
+        admission.commit()
+    else:
+        admission.refund()
+
+
+def charged_windows() -> list[Window]:
+    """Return the limits that the current request was counted against; empty before admission and after a refund."""
+    return cast(Admission, g.admission).windows if "admission" in g else []
+
+
+def reserve_stream_slot() -> None:
+    """Reserve one of the server's stream slots until the response ends. Raises TooManyStreams, ShuttingDown."""
+    at_response_end(services().stream_slots.acquire(connection_of(request.environ)).release)
+
+
+def _command_of(fields: StreamRequest, spec: ModelSpec, config: Config) -> GenerateCommand:
+    return GenerateCommand(
         prompt=fields.prompt,
         model=spec.name,
         duration_seconds=fields.duration,
@@ -56,13 +89,6 @@ def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None
         seed=fields.seed,
         audio_owner=caller().owner if config.access.audio_requires_key else None,
     )
-    try:
-        yield command
-    except Canceled:
-        raise  # the work was done, and not by our choice in vain
-    except BaseException:
-        g.admission.refund()
-        raise
 
 
 def _check_size(fields: StreamRequest, spec: ModelSpec, config: Config) -> None:

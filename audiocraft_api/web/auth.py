@@ -1,4 +1,4 @@
-"""Who calls: looks at each request's credential before anything else, and holds each route to its own decision."""
+"""Authentication: identifies the caller before anything else happens, and enforces each route's `Access`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from audiocraft_api.core.errors import Forbidden, InvalidRequest, ShuttingDown, 
 from audiocraft_api.web.operations import Access
 from audiocraft_api.web.services import services
 
-# Browsers let no page send headers with a WebSocket; it offers the key as a protocol, which is never chosen.
+# Browsers do not let a page set headers on a WebSocket. Such a page offers its key as a second subprotocol, which the
+# server never selects.
 WEBSOCKET_PROTOCOL = "audiocraft-api"
 WEBSOCKET_KEY_PREFIX = "audiocraft-api-key."
 
@@ -23,17 +24,22 @@ def init_app(app: Flask) -> None:
 
 
 def caller() -> Caller:
-    """Return who calls, in the current request."""
+    """Return the caller of the current request."""
     return cast(Caller, g.caller)
 
 
+def client_address() -> str:
+    """Return the address, or IPv6 network, that the current request is counted for."""
+    return network_of(request.remote_addr or "")
+
+
 def access_of(app: Flask, endpoint: str) -> Access | None:
-    """Return what a route has decided; None when it forgot to."""
+    """Return the declared access of a route; None when the route declares none."""
     return getattr(app.view_functions[endpoint], "access", None)
 
 
-def asks_for_key(access: Access, audio_requires_key: bool) -> bool:
-    """Say whether a route asks for a key, where keys are configured."""
+def needs_key(access: Access, audio_requires_key: bool) -> bool:
+    """Return whether a route needs a key on a server where keys are configured."""
     return access is not Access.OPEN and (access is not Access.LINK or audio_requires_key)
 
 
@@ -41,34 +47,34 @@ def _authenticate() -> None:
     g.caller = UNAUTHENTICATED
     rule = request.url_rule
     if rule is None:
-        return  # there is nothing at this address, or not by this method
+        return  # no such route, or not with this method
     if request.method == "OPTIONS" and getattr(rule, "provide_automatic_options", False):
-        return  # a browser asks what it may send, and sends no key with that
+        return  # CORS preflight: browsers send it without credentials
     access = access_of(current_app, rule.endpoint)
     if access is None:
-        raise Forbidden("This route has not decided who may call it.")
-    if not asks_for_key(access, services().config.access.audio_requires_key):
+        raise Forbidden("This route does not declare who may call it.")
+    if not needs_key(access, services().config.access.audio_requires_key):
         return
     credential = _credential(request)
     try:
         g.caller = services().access.caller_of(credential)
     except Unauthorized:
-        services().limits.count_failed_auth(network_of(request.remote_addr or ""))
+        services().limits.count_failed_auth(client_address())
         raise
     except StorageUnavailable as error:
-        if services().draining.is_set():  # the store is closed
+        if services().draining.is_set():  # the key store is already closed
             raise ShuttingDown from error
         raise
     scope = "read" if access is Access.LINK else access.value
     if scope not in g.caller.scopes:
-        raise Forbidden(f"Your key may not do this: it lacks the scope {scope}.")
+        raise Forbidden(f"Your API key does not have the required scope: {scope}.")
 
 
 def _credential(request: Request) -> str | None:
-    """Return the one credential of a request. Raises InvalidRequest for several (RFC 6750, 2)."""
+    """Return the one credential of a request. Raises InvalidRequest when there are several (RFC 6750, 2)."""
     found = []
     if key := request.headers.get("X-API-Key"):
-        found += key.split(",")  # how servers join a header that comes twice
+        found += key.split(",")  # servers join repeated headers with commas
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         found += token.split(",")
@@ -76,5 +82,5 @@ def _credential(request: Request) -> str | None:
         offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         found += [name.removeprefix(WEBSOCKET_KEY_PREFIX) for name in offered if name.startswith(WEBSOCKET_KEY_PREFIX)]
     if len(found) > 1:
-        raise InvalidRequest("Send one API key or token, once.")
+        raise InvalidRequest("The request carries more than one credential; send exactly one API key or token.")
     return found[0].strip(" \t") if found else None

@@ -1,4 +1,4 @@
-"""Counts and traces every request. Routes are named by their templates: what clients write makes no label."""
+"""Counts and traces every request. Metrics name routes by their URL rule, so that clients cannot create labels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ UNTRACED = frozenset({"/health", "/ready", "/metrics"})
 
 
 def init_app(app: Flask) -> None:
-    """Count and trace."""
-    app.before_request(_begin)
-    app.after_request(_answered)
-    app.teardown_request(_leave)
+    """Count and trace every request."""
+    app.before_request(_start_span)
+    app.after_request(_record_response)
+    app.teardown_request(_detach_span)
 
 
 def count_error(code: str, error: AudioCraftError | None = None) -> None:
-    """Take note of the error that the current request is told."""
+    """Record the error that the current request ends with."""
     g.error_code = code
     services().telemetry.metrics.count_error(code, is_refusal=isinstance(error, REFUSALS))
 
@@ -40,26 +40,26 @@ def _method() -> str:
     return request.method if request.method in METHODS else "other"
 
 
-def _begin() -> None:
+def _start_span() -> None:
     tracing, route = services().telemetry.tracing, _route()
     if tracing is not None and route not in UNTRACED:
         g.span = tracing.begin_request(_method(), route, request_id(), request.headers.get("traceparent"))
 
 
-def _answered(response: Response) -> Response:
+def _record_response(response: Response) -> Response:
     metrics, route, status = services().telemetry.metrics, _route(), response.status_code
     metrics.http_requests.labels(_method(), route, status).inc()
     metrics.http_seconds.labels(route).observe(time.perf_counter() - g.started)
     if (span := _span()) is not None:
         span.answer(status, g.get("error_code"))
         if response.is_streamed:
-            response.call_on_close(span.end)  # with its last byte, or when its client leaves
+            response.call_on_close(span.end)  # at the last byte, or when the client disconnects
         else:
             span.end()
     return response
 
 
-def _leave(_error: BaseException | None) -> None:
+def _detach_span(_error: BaseException | None) -> None:
     if (span := _span()) is not None:
         span.leave()
 

@@ -9,7 +9,7 @@ import uuid
 from contextlib import nullcontext, suppress
 from typing import Any
 
-from flask import Response, g, jsonify, request, url_for
+from flask import Response, jsonify, request, url_for
 
 from audiocraft_api.core.errors import (
     AudioGone,
@@ -21,6 +21,7 @@ from audiocraft_api.core.errors import (
 )
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.tasks.task import Task
+from audiocraft_api.web.admission import settle_charge
 from audiocraft_api.web.auth import caller
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.disconnect import client_gone
@@ -60,10 +61,7 @@ def submit_task(command: GenerateCommand, webhook_url: str | None = None) -> Tas
         max_unfinished=max_unfinished,
         task_id=task_id,
     )
-    if task.id == task_id:
-        g.admission.commit()
-    else:
-        g.admission.refund()
+    settle_charge(charged=task.id == task_id)  # a repeat of an accepted task is not charged again
     return task
 
 

@@ -1,6 +1,6 @@
-"""What flask-sock leaves open: who may open a WebSocket, and that slow, silent and hostile clients end.
+"""What flask-sock does not cover: checking the handshake, and ending slow, silent and hostile clients.
 
-Knows the handshake and the socket, nothing of what is said.
+Knows the handshake and the socket, nothing of the messages.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from audiocraft_api.core.errors import Forbidden, InvalidRequest
 from audiocraft_api.web.auth import WEBSOCKET_PROTOCOL
 from audiocraft_api.web.disconnect import SOCKET_KEYS
 
-# What a client may send in all beyond one message of the largest size: a cancel, pongs, a farewell.
-SPARE_BYTES = 65_536
-FAREWELL_SECONDS = 1.0  # for the client's half of the closing handshake
+# Bytes that a client may send beyond one message of the largest size: a cancel message, pongs, the closing handshake.
+EXTRA_BYTES = 65_536
+CLOSE_TIMEOUT_SECONDS = 1.0  # for the client's half of the closing handshake
 
 
 def server_options(config: Config) -> dict[str, Any]:
     """Return the options of simple-websocket's `Server`."""
     return {
-        # A client that does not answer a ping until the next one is gone.
+        # A client that has not answered a ping when the next one is due counts as disconnected.
         "ping_interval": config.server.socket_timeout_seconds / 2,
         "subprotocols": [WEBSOCKET_PROTOCOL],
         "max_message_size": config.audio.max_json_bytes,
@@ -40,49 +40,49 @@ def server_options(config: Config) -> dict[str, Any]:
 
 
 def check_handshake(request: Request, cors_origins: Sequence[str]) -> None:
-    """Refuse what is no WebSocket handshake (InvalidRequest), and pages of foreign origins (Forbidden).
+    """Raise InvalidRequest unless this is a WebSocket handshake, and Forbidden for a page of a foreign origin.
 
-    Browsers let any page open a WebSocket and say only where it came from; others send no origin.
+    Browsers let any page open a WebSocket and only report the page's origin; other clients send none.
     """
     try:
         key = base64.b64decode(request.headers.get("Sec-WebSocket-Key", ""), validate=True)
     except ValueError:
         key = b""
     if len(key) != 16 or request.headers.get("Sec-WebSocket-Version") != "13":
-        raise InvalidRequest("This is not a WebSocket handshake of version 13.")
+        raise InvalidRequest("Expected a WebSocket handshake (Sec-WebSocket-Version: 13).")
     origin = request.headers.get("Origin")
     if origin is None or _host_of(origin) == request.host.lower():
         return
     if not any(_is_origin(origin, allowed) for allowed in cors_origins):
-        raise Forbidden("Pages of this origin may not open a WebSocket here.")
+        raise Forbidden("Pages of this origin are not allowed to open a WebSocket to this server.")
 
 
 def prepare_socket(environ: dict[str, Any], max_received_bytes: int) -> None:
-    """Put a `BoundedSocket` in place of the request's socket, and offer the client no compression.
+    """Replace the request's socket with a `BoundedSocket`, and disable compression.
 
-    Audio does not shrink, and a compressed message may be a bomb.
+    Audio does not compress, and a small compressed message may expand to gigabytes.
     """
     environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
     for key in SOCKET_KEYS:
         if key in environ:
-            environ[key] = BoundedSocket(environ[key], max_received_bytes + SPARE_BYTES)
+            environ[key] = BoundedSocket(environ[key], max_received_bytes + EXTRA_BYTES)
 
 
-def hang_up(ws: Server, code: int) -> None:
-    """Say goodbye, give the client time to do so too, and end the connection and simple-websocket's thread."""
+def close_websocket(ws: Server, code: int) -> None:
+    """Send a close frame, give the client time to send its own, then end the connection and the receiving thread."""
     with suppress(ConnectionClosed, OSError):
         ws.close(code)
-    ws.thread.join(FAREWELL_SECONDS)
+    ws.thread.join(CLOSE_TIMEOUT_SECONDS)
     with suppress(OSError):
         ws.sock.shutdown(socket.SHUT_RDWR)
-    ws.thread.join(FAREWELL_SECONDS)
+    ws.thread.join(CLOSE_TIMEOUT_SECONDS)
 
 
 class BoundedSocket:
-    """A socket whose `send` sends everything or raises, one thread at a time, and that does not receive for ever.
+    """A socket whose `send` is atomic and complete, and which receives a bounded number of bytes in total.
 
-    simple-websocket sends from two threads, takes no note of a send that was cut short by the socket's time-out, and
-    keeps whatever comes until somebody asks for it.
+    simple-websocket sends from two threads, ignores a send that the socket's timeout cut short, and buffers every
+    message until it is read.
     """
 
     def __init__(self, inner: socket.socket, max_received_bytes: int) -> None:
@@ -94,7 +94,7 @@ class BoundedSocket:
     def send(self, data: bytes) -> int:
         with self._lock:
             if self._broken:
-                raise BrokenPipeError("an earlier message was cut short")
+                raise BrokenPipeError("an earlier message was sent only in part")
             self._broken = True
             self._inner.sendall(data)
             self._broken = False
@@ -104,7 +104,7 @@ class BoundedSocket:
         data = self._inner.recv(num_bytes)
         self._num_left -= len(data)
         if self._num_left < 0:
-            raise ConnectionAbortedError("the client sends too much")
+            raise ConnectionAbortedError("the client sent too many bytes")
         return data
 
     def __getattr__(self, name: str) -> Any:
@@ -119,7 +119,7 @@ def _host_of(origin: str) -> str:
 
 
 def _is_origin(origin: str, allowed: str) -> bool:
-    """Read a setting as flask-cors does: `*`, an origin, or a regular expression."""
+    """Match an entry of the setting as flask-cors does: `*`, an origin, or a regular expression."""
     if allowed == "*" or allowed.lower() == origin.lower():
         return True
     return not set(allowed).isdisjoint("*\\]?$^[]()") and re.match(allowed, origin, re.IGNORECASE) is not None

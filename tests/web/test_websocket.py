@@ -184,7 +184,7 @@ def test_a_listener_that_does_not_read_loses_its_place(tmp_path: Path) -> None:
 def test_a_silent_client_is_closed(tmp_path: Path) -> None:
     with serve(tmp_path, BLOCKED, socket_timeout_seconds=1) as server:
         conversation = Conversation(server.port)
-        assert conversation.hear_all()["error"].startswith("No request came")
+        assert conversation.hear_all()["error"].startswith("No request was received")
         # One that does not even answer pings, while its audio is waited for.
         (tmp_path / "hold").touch()
         connection = shake_hands(server)

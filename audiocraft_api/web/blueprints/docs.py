@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from audiocraft_api.core.errors import InvalidRequest, StorageUnavailable
 from audiocraft_api.model.catalog import Catalog
-from audiocraft_api.web.auth import asks_for_key
+from audiocraft_api.web.auth import needs_key
 from audiocraft_api.web.openapi import build_openapi
 from audiocraft_api.web.operations import Access, access
 from audiocraft_api.web.schemas import GenerateRequest, MelodyRequest, StreamRequest
@@ -63,7 +63,7 @@ def _asks_for_key(access: Access) -> bool:
         guarded = services().access.requires_key()
     except StorageUnavailable:
         guarded = True
-    return guarded and asks_for_key(access, services().config.access.audio_requires_key)
+    return guarded and needs_key(access, services().config.access.audio_requires_key)
 
 
 def _page(name: str) -> Response:

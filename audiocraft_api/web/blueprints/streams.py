@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from flask import Blueprint, Response, request
 
 from audiocraft_api.audio.convert import MEDIA_TYPES
-from audiocraft_api.core.errors import AudioCraftError, Canceled, ClientDisconnected
+from audiocraft_api.core.errors import AudioCraftError, Canceled
 from audiocraft_api.core.log_context import request_id_var
+from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.streaming import AudioStream
-from audiocraft_api.web.admission import admitted
+from audiocraft_api.web.admission import admitted, reserve_stream_slot
 from audiocraft_api.web.blueprints.generate import GENERATION_ERRORS
 from audiocraft_api.web.context import request_id
-from audiocraft_api.web.disconnect import client_gone, connection_of
+from audiocraft_api.web.disconnect import client_gone
+from audiocraft_api.web.lifetime import at_response_end
 from audiocraft_api.web.operations import Access, Operation, operation
 from audiocraft_api.web.parsing import parse_json
 from audiocraft_api.web.schemas import StreamRequest
@@ -56,42 +58,27 @@ logger = logging.getLogger(__name__)
 def generate_stream() -> Response:
     fields = parse_json(StreamRequest, services().config.audio.max_json_bytes)
     with admitted(fields, services().catalog.get(fields.model_size)) as command:
-        return _answer(command)
+        return _respond(command)
 
 
-def _answer(command: GenerateCommand) -> Response:
-    gone = client_gone(request.environ)
-    place = services().stream_slots.acquire(connection_of(request.environ))
-    try:
-        stream = services().generation.stream(command)
-    except BaseException:
-        place.release()
-        raise
-
-    def end() -> None:
-        stream.close()
-        place.release()
-        request_id_var.set("-")
-
-    try:
-        pieces = stream.pieces()
-        # Whatever can be refused is refused before the status line.
-        first = _wait_for_audio(pieces, gone)
-        response = Response(_body(first, pieces, gone, request_id()), mimetype=stream.format.media_type)
-        response.headers.update(_headers(stream))
-    except BaseException:
-        end()
-        raise
-    response.call_on_close(end)  # the server calls it in any case; a generator that was not begun has no `finally`
+def _respond(command: GenerateCommand) -> Response:
+    waiter = Waiter(client_gone(request.environ))
+    at_response_end(lambda: request_id_var.set("-"))  # the body is sent outside of Flask's context
+    reserve_stream_slot()
+    stream = services().generation.stream(command)
+    at_response_end(stream.close)
+    pieces = stream.pieces()
+    first = _first_audio(pieces, waiter)  # before the status line, so that a failure is an error response
+    response = Response(_body(first, pieces, waiter, request_id()), mimetype=stream.format.media_type)
+    response.headers.update(_headers(stream))
     return response
 
 
-def _wait_for_audio(pieces: Iterator[bytes], gone: Callable[[], bool]) -> bytes:
+def _first_audio(pieces: Iterator[bytes], waiter: Waiter) -> bytes:
     for piece in pieces:
         if piece:
             return piece
-        if gone():
-            raise ClientDisconnected
+        waiter.check()
     return b""
 
 
@@ -109,25 +96,24 @@ def _headers(stream: AudioStream) -> dict[str, str]:
     }
 
 
-def _body(first: bytes, pieces: Iterator[bytes], gone: Callable[[], bool], request_id: str) -> Iterator[bytes]:
+def _body(first: bytes, pieces: Iterator[bytes], waiter: Waiter, request_id: str) -> Iterator[bytes]:
     """Yield the audio. Raises ConnectionResetError to end the body without its last chunk."""
-    request_id_var.set(request_id)  # Flask's context is over by now
+    request_id_var.set(request_id)
     num_bytes = len(first)
     yield first
     try:
         for piece in pieces:
-            if gone():
-                raise ClientDisconnected
+            waiter.check()
             num_bytes += len(piece)
             if piece:
                 yield piece
     except AudioCraftError as error:
         logger.log(
             logging.INFO if isinstance(error, Canceled) else logging.WARNING,
-            "Broke off a stream after %d bytes: %s",
+            "Aborted a stream after %d bytes: %s",
             num_bytes,
             error.message,
         )
-        # Servers take it for a connection that the client has closed: they close it, and write no traceback.
+        # Servers treat this as a connection that the client closed: they close it and log no traceback.
         raise ConnectionResetError(errno.ECONNRESET, error.message) from error
     logger.info("Streamed %d bytes.", num_bytes)

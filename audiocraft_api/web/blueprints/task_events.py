@@ -16,8 +16,9 @@ from audiocraft_api.core.errors import NotFound, StorageUnavailable
 from audiocraft_api.services import Services
 from audiocraft_api.tasks.task import Task
 from audiocraft_api.tasks.view import task_json
+from audiocraft_api.web.admission import reserve_stream_slot
 from audiocraft_api.web.auth import caller
-from audiocraft_api.web.disconnect import client_gone, connection_of
+from audiocraft_api.web.disconnect import client_gone
 from audiocraft_api.web.operations import Access, Operation, operation
 from audiocraft_api.web.services import services
 from audiocraft_api.web.task_responses import check_audio
@@ -51,11 +52,10 @@ def task_events(task_id: str) -> Response:
     seen = _last_event_id()
     if task.is_final and seen == task.version:
         return Response(status=204)  # tells an EventSource to stay away
-    place = services().stream_slots.acquire(connection_of(request.environ))
+    reserve_stream_slot()
     stream = _events(services(), task, seen, client_gone(request.environ))
     response = Response(stream, mimetype=MEDIA_TYPE)
     response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-    response.call_on_close(place.release)
     return response
 
 

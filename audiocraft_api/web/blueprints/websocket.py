@@ -1,72 +1,73 @@
-"""Text to music over a WebSocket: a request in, then progress and audio out, until it is done or canceled."""
+"""Text to music over a WebSocket: the client sends a request and receives progress and audio until it is done."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from flask import Blueprint, g, request
+from flask import Blueprint, request
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed, Server
 
 from audiocraft_api.core.errors import (
     AudioCraftError,
     Canceled,
+    ClientDisconnected,
     InvalidRequest,
     LimitExceeded,
     ShuttingDown,
     Unavailable,
 )
 from audiocraft_api.generation.streaming import POLL_SECONDS, AudioStream
-from audiocraft_api.web.admission import admitted
+from audiocraft_api.web.admission import admitted, reserve_stream_slot, settle_charge
 from audiocraft_api.web.context import request_id
-from audiocraft_api.web.disconnect import connection_of
 from audiocraft_api.web.errors import details_of, whole_seconds
 from audiocraft_api.web.observing import count_error
 from audiocraft_api.web.operations import Access, Operation, operation
 from audiocraft_api.web.parsing import parse_json_text
 from audiocraft_api.web.schemas import StreamRequest
 from audiocraft_api.web.services import services
-from audiocraft_api.web.websocket import check_handshake, hang_up, prepare_socket
+from audiocraft_api.web.websocket import check_handshake, close_websocket, prepare_socket
 
-# Close codes of RFC 6455 and its registry.
-DONE, GOING_AWAY, REFUSED, BROKEN, TRY_AGAIN_LATER = 1000, 1001, 1008, 1011, 1013
-PROTOCOL = """The first message is the request, as the JSON of `POST /generate-stream`. Then come, as JSON texts,
-`{"type": "accepted", "seed", "model", "format", "media_type", "request_id"}`, again and again
-`{"type": "progress", "current", "total"}` in frames, between them the audio as binary messages, and in the end
-`{"type": "done", "duration", "generation_time", "sample_rate", "format", "seed", "model", "revision", "request_id"}` or
-`{"type": "error", "error", "code", "request_id", "errors"?, "category"?, "suggestion"?, "retry_after"?}`. `{"type": "cancel"}`, or a close, stops it.
-A connection carries one request. A page that may send no headers offers two protocols, `audiocraft-api` and
-`audiocraft-api-key.<key>`; the first is chosen."""
+# Close codes of RFC 6455 and of the IANA registry.
+NORMAL_CLOSURE, GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR, TRY_AGAIN_LATER = 1000, 1001, 1008, 1011, 1013
+PROTOCOL = """The client's first message is the request, with the same JSON as `POST /generate-stream`. The server then
+sends JSON text messages and, between them, the audio as binary messages:
 
-blueprint = Blueprint("live", __name__)
+* `{"type": "accepted", "seed", "model", "format", "media_type", "request_id"}`, once;
+* `{"type": "progress", "current", "total"}`, repeatedly, in frames;
+* `{"type": "done", "duration", "generation_time", "sample_rate", "format", "seed", "model", "revision", "request_id"}`
+  at the end, or `{"type": "error", "error", "code", "request_id", "errors"?, "category"?, "suggestion"?,
+  "retry_after"?}`.
+
+To stop the generation, send `{"type": "cancel"}` or close the connection. A connection carries one request.
+A page, which cannot set headers on a WebSocket, offers two subprotocols: `audiocraft-api` and
+`audiocraft-api-key.<key>`; the server selects the first."""
+
+blueprint = Blueprint("websocket", __name__)
 sock = Sock()
 logger = logging.getLogger(__name__)
 
 
 @blueprint.before_request
-def admit() -> None:
-    """Refuse in HTTP what need not become a WebSocket."""
+def accept_handshake() -> None:
+    """Refuse with an HTTP status whatever need not become a WebSocket."""
     config = services().config
     check_handshake(request, config.server.cors_origins)
     if services().draining.is_set():
         raise ShuttingDown
-    g.place = services().stream_slots.acquire(connection_of(request.environ))
+    reserve_stream_slot()
     prepare_socket(request.environ, config.audio.max_json_bytes)
-
-
-@blueprint.teardown_request
-def release(_error: BaseException | None) -> None:
-    if "place" in g:
-        g.place.release()
 
 
 @sock.route("/ws/generate", bp=blueprint)  # type: ignore[untyped-decorator]
 @operation(
     Operation(
-        "Make music from text over a WebSocket",
+        "Generate music from text over a WebSocket",
         "generation",
         Access.GENERATE,
         {101: ()},
@@ -75,74 +76,73 @@ def release(_error: BaseException | None) -> None:
     )
 )
 def generate_live(ws: Server) -> None:
-    code = BROKEN
+    code = INTERNAL_ERROR
     try:
-        try:
-            _generate(ws)
-            code = DONE
-        except AudioCraftError as error:
-            code = _close_code(error)
-            count_error(error.code, error)
-            _tell(ws, _error_message(error))
-    except (ConnectionClosed, OSError):
-        logger.info("The client of a WebSocket left.")
+        code = _serve(ws)
+    except ClientDisconnected:
+        logger.info("The client of a WebSocket disconnected.")
     finally:
-        hang_up(ws, code)
+        close_websocket(ws, code)
 
 
-def _generate(ws: Server) -> None:
-    fields = parse_json_text(StreamRequest, _first_message(ws))
-    with admitted(fields, services().catalog.get(fields.model_size)) as command:
-        stream = services().generation.stream(command)
+def _serve(ws: Server) -> int:
+    """Serve the connection's request and return the close code. Raises ClientDisconnected."""
     try:
-        _play(ws, stream)
-    except Canceled:
+        fields = parse_json_text(StreamRequest, _receive_request(ws))
+        with admitted(fields, services().catalog.get(fields.model_size)) as command:
+            stream = services().generation.stream(command)
+            try:
+                _send_stream(ws, stream)
+            finally:
+                stream.close()
+    except ClientDisconnected:
         raise
-    except AudioCraftError:
-        g.admission.refund()  # unless audio has been sent
-        raise
-    finally:
-        stream.close()
+    except AudioCraftError as error:
+        count_error(error.code, error)
+        _send(ws, _error_message(error))
+        return _close_code(error)
+    return NORMAL_CLOSURE
 
 
-def _play(ws: Server, stream: AudioStream) -> None:
+def _send_stream(ws: Server, stream: AudioStream) -> None:
     params, audio_format = stream.submission.params, stream.format
     common = {"seed": params.seed, "model": params.model, "format": audio_format.name, "request_id": request_id()}
-    _tell(ws, {"type": "accepted", "media_type": audio_format.media_type} | common)
-    told = (0, 0)
+    _send(ws, {"type": "accepted", "media_type": audio_format.media_type} | common)
+    sent_progress = (0, 0)
     for piece in stream.pieces():
-        _listen(ws)
-        if stream.progress != told:
-            told = stream.progress
-            _tell(ws, {"type": "progress", "current": told[0], "total": told[1]})
+        _poll_client(ws)
+        if stream.progress != sent_progress:
+            sent_progress = stream.progress
+            _send(ws, {"type": "progress", "current": sent_progress[0], "total": sent_progress[1]})
         if piece:
-            g.admission.commit()
-            ws.send(piece)
+            settle_charge(charged=True)
+            _send_audio(ws, piece)
     recipe = stream.recipe()
-    made = {
+    result = {
         "duration": recipe.duration_seconds,
         "generation_time": round(recipe.generation_seconds, 3),
         "sample_rate": recipe.sample_rate,
         "revision": recipe.revision,
     }
-    _tell(ws, {"type": "done"} | made | common)
+    _send(ws, {"type": "done"} | result | common)
 
 
-def _first_message(ws: Server) -> str:
-    until = time.monotonic() + services().config.server.socket_timeout_seconds
-    while (message := ws.receive(timeout=POLL_SECONDS)) is None:
+def _receive_request(ws: Server) -> str:
+    """Wait for the first message. Raises InvalidRequest, ShuttingDown, ClientDisconnected."""
+    deadline = time.monotonic() + services().config.server.socket_timeout_seconds
+    while (message := _receive(ws, POLL_SECONDS)) is None:
         if services().draining.is_set():
             raise ShuttingDown
-        if time.monotonic() >= until:
-            raise InvalidRequest("No request came; send it as the first message.")
+        if time.monotonic() >= deadline:
+            raise InvalidRequest("No request was received; send the request as the first message.")
     if not isinstance(message, str):
-        raise InvalidRequest("Send the request as a text message with JSON.")
+        raise InvalidRequest("Send the request as a text message that contains JSON.")
     return message
 
 
-def _listen(ws: Server) -> None:
-    """Take note of what the client says meanwhile. Raises Canceled, InvalidRequest, ConnectionClosed."""
-    message = ws.receive(timeout=0)
+def _poll_client(ws: Server) -> None:
+    """Handle a message that the client sent during the generation. Raises Canceled, InvalidRequest."""
+    message = _receive(ws, 0)
     if message is None:
         return
     try:
@@ -150,12 +150,32 @@ def _listen(ws: Server) -> None:
     except (ValueError, RecursionError):
         is_cancel = False
     if not is_cancel:
-        raise InvalidRequest('While audio is made, only {"type": "cancel"} is understood.')
+        raise InvalidRequest('During a generation the only message accepted is {"type": "cancel"}.')
     raise Canceled
 
 
-def _tell(ws: Server, message: dict[str, Any]) -> None:
-    ws.send(json.dumps(message))
+def _receive(ws: Server, timeout_seconds: float) -> str | bytes | None:
+    with _client_errors():
+        message: str | bytes | None = ws.receive(timeout=timeout_seconds)
+    return message
+
+
+def _send(ws: Server, message: dict[str, Any]) -> None:
+    with _client_errors():
+        ws.send(json.dumps(message))
+
+
+def _send_audio(ws: Server, piece: bytes) -> None:
+    with _client_errors():
+        ws.send(piece)
+
+
+@contextmanager
+def _client_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionClosed, OSError) as error:
+        raise ClientDisconnected from error
 
 
 def _error_message(error: AudioCraftError) -> dict[str, Any]:
@@ -173,9 +193,9 @@ def _error_message(error: AudioCraftError) -> dict[str, Any]:
 
 def _close_code(error: AudioCraftError) -> int:
     if isinstance(error, Canceled):
-        return DONE
+        return NORMAL_CLOSURE
     if isinstance(error, ShuttingDown):
         return GOING_AWAY
     if isinstance(error, (Unavailable, LimitExceeded)):
         return TRY_AGAIN_LATER
-    return REFUSED if error.status < 500 else BROKEN
+    return POLICY_VIOLATION if error.status < 500 else INTERNAL_ERROR
