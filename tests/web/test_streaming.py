@@ -296,7 +296,7 @@ def test_an_error_after_the_first_byte_breaks_the_body_off(tmp_path: Path) -> No
             assert response.status_code == 200
             with pytest.raises(requests.exceptions.ChunkedEncodingError):
                 response.content  # noqa: B018
-        wait_until(lambda: "Broke off a stream after" in server.log)
+        wait_until(lambda: "Aborted a stream after" in server.log)
         assert "Traceback" not in server.log
         assert server.post("/generate-stream", json=REQUEST).status_code == 200
 
