@@ -1,1 +1,1 @@
-"""Plain data and protocols that every package shares: errors, parameters, requests, results. Imports no other package of ours but `config`."""
+"""Plain data and protocols that every package uses: errors, parameters, requests, results. Imports no other package."""

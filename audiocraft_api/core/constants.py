@@ -1,4 +1,4 @@
-"""Numbers that the contract fixes and several layers share."""
+"""Limits and defaults that the HTTP contract fixes and several packages use."""
 
 MAX_PROMPT_CHARACTERS = 2_000
 MIN_DURATION_SECONDS = 1.0
@@ -6,7 +6,7 @@ MAX_DURATION_SECONDS = 30.0
 MIN_TEMPERATURE = 0.1
 MAX_TEMPERATURE = 2.0
 CODEBOOK_SIZE = 2048
-MAX_SEED = 2**53 - 1  # the largest integer that JavaScript's JSON keeps exactly
+MAX_SEED = 2**53 - 1  # the largest integer that a JavaScript number represents exactly
 MAX_CFG_COEF = 20.0
 
 DEFAULT_TOP_K = 250

@@ -1,4 +1,4 @@
-"""The interface that every engine fills. The service knows engines only through it."""
+"""The interface of the engines. Every other package uses engines only through it."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from typing import Protocol
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
 
-# Bounds of the histogram of rows: a batch has at most 256 requests of two rows.
+# Bucket bounds of the histogram of rows per step: a batch has at most 256 requests with two rows each.
 BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
 class DecodeCounts:
-    """What a decode loop has done since the process began."""
+    """What a decode loop has done since the process started."""
 
-    steps_by_rows: tuple[int, ...] = (0,) * (len(BATCH_ROWS) + 1)  # under each bound of `BATCH_ROWS`, and over the last
-    num_rows: int = 0  # of all steps together
+    steps_by_rows: tuple[int, ...] = (0,) * (
+        len(BATCH_ROWS) + 1
+    )  # one count per bound of `BATCH_ROWS`, then those above the last
+    num_rows: int = 0  # summed over all steps
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """What an engine does with one model."""
+    """The state of one model in an engine."""
 
     model: str
-    is_loading: bool = False  # or being prepared, for requests that wait for it
-    stalled_seconds: float = 0.0  # since the last pass of a loop that has something to decode; else 0
+    is_loading: bool = False  # or being prepared; requests are waiting for it
+    stalled_seconds: float = 0.0  # since the loop's last pass; 0 while it has nothing to decode
     counts: DecodeCounts = DecodeCounts()
     kv_cache_bytes: int = 0
-    kv_cache_used_bytes: int = 0  # that running requests hold
+    kv_cache_used_bytes: int = 0  # by running requests
 
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """How many requests an engine holds, and what it does; never waits on the model."""
+    """How many requests an engine has, and the state of its models."""
 
     num_waiting: int
     num_running: int
-    is_alive: bool = (
-        True  # False when its thread has died; before the first request there is none yet, and that is fine
-    )
+    is_alive: bool = True  # False when its thread has died; True before the first request, which starts the thread
     models: tuple[ModelStatus, ...] = ()
 
 
@@ -51,18 +51,19 @@ class Engine(Protocol):
     def import_libraries(self) -> None:
         """Import what the first generation needs (torch, transformers, audiocraft). Takes seconds.
 
-        Optional: the first request does it otherwise, and a request that comes meanwhile waits in the engine's thread.
-        Raises ModelUnavailable when a library is missing or broken.
+        Optional: otherwise the first request does it. A request that arrives during the import waits in the engine's
+        thread. Raises ModelUnavailable when a library is missing or broken.
         """
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
-        """Take a request (`deadline` is a `time.monotonic()` value) and return at once.
+        """Queue a request and return immediately. `deadline` is a `time.monotonic()` value.
 
-        Raises QueueFull when the waiting room is full and ShuttingDown after `close`. Everything later, a model
-        that does not load included, ends the returned request.
+        Raises QueueFull when the queue is full and ShuttingDown after `close`. Any later error, such as a model that
+        cannot be loaded, ends the returned request.
         """
 
-    def status(self) -> EngineStatus: ...
+    def status(self) -> EngineStatus:
+        """Return the engine's state. Never waits for a model."""
 
     def close(self, grace_seconds: float = 0.0) -> None:
-        """Take no more work, let what runs go on for `grace_seconds`, then end every request with ShuttingDown."""
+        """Accept no more requests, let accepted ones run for `grace_seconds`, then end the rest with ShuttingDown."""

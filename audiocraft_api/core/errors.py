@@ -1,4 +1,4 @@
-"""The one tree of errors. Each has a stable `code`, an HTTP `status` and a sentence a person can act on.
+"""The only tree of errors. Each has a stable `code`, an HTTP `status` and a sentence that says what to do.
 
     AudioCraftError
     ├── InvalidRequest (400)         names the fields
@@ -34,14 +34,14 @@
     └── GenerationFailed (500)
         └── ConversionFailed (500)
 
-The HTTP layer maps them in one place; nothing below it knows of HTTP answers beyond these numbers.
+`web` maps them to responses in one place. Below it, nothing knows of HTTP beyond these status codes.
 """
 
 from __future__ import annotations
 
 
 class AudioCraftError(Exception):
-    """Base of all errors that an answer may show; `message` is the sentence."""
+    """Base of all errors that a response may show. `message` is the sentence."""
 
     code = "internal_error"
     status = 500
@@ -52,7 +52,7 @@ class AudioCraftError(Exception):
 
 
 class InvalidRequest(AudioCraftError):
-    """The request is malformed or out of range. `errors` maps each wrong field to its sentences."""
+    """The request is malformed or out of range. `errors` maps each invalid field to its sentences."""
 
     code = "invalid_request"
     status = 400
@@ -63,7 +63,7 @@ class InvalidRequest(AudioCraftError):
 
 
 class InvalidMelody(InvalidRequest):
-    """The uploaded file is not a tune that can be used."""
+    """The uploaded file cannot be used as a melody."""
 
     code = "invalid_melody"
 
@@ -72,7 +72,7 @@ class InvalidMelody(InvalidRequest):
 
 
 class Unauthorized(AudioCraftError):
-    """Nobody that this server knows asks."""
+    """The credential is missing or invalid."""
 
     code = "unauthorized"
     status = 401
@@ -92,7 +92,7 @@ class NotFound(AudioCraftError):
 
 
 class AudioGone(AudioCraftError):
-    """The audio was made and is not kept any more."""
+    """The audio existed and has been deleted."""
 
     code = "audio_gone"
     status = 410
@@ -109,14 +109,14 @@ class UnsupportedMediaType(AudioCraftError):
 
 
 class IdempotencyConflict(AudioCraftError):
-    """The `Idempotency-Key` came before with another request."""
+    """The `Idempotency-Key` was already used with a different request."""
 
     code = "idempotency_conflict"
     status = 422
 
 
 class PromptRefused(AudioCraftError):
-    """The prompt policy does not allow the prompt; `suggestion` says what may be asked for instead."""
+    """The prompt policy refuses the prompt. `suggestion` says what to request instead."""
 
     code = "prompt_refused"
     status = 422
@@ -128,7 +128,7 @@ class PromptRefused(AudioCraftError):
 
 
 class LimitExceeded(AudioCraftError):
-    """The caller asks for more than it may have; the same request may work after `retry_after_seconds`."""
+    """The caller is over a limit. The same request may succeed after `retry_after_seconds`."""
 
     code = "limit_exceeded"
     status = 429
@@ -139,29 +139,31 @@ class LimitExceeded(AudioCraftError):
 
 
 class TooManyTasks(LimitExceeded):
-    """The caller has as many unfinished tasks as it may have."""
+    """The caller has reached its limit of unfinished tasks."""
 
     code = "too_many_tasks"
 
 
 class RateLimited(LimitExceeded):
-    """Too much within a minute."""
+    """The caller is over its limit per minute."""
 
     code = "rate_limited"
 
 
 class QuotaExceeded(LimitExceeded):
-    """Too much on a day."""
+    """The caller is over its daily quota."""
 
     code = "quota_exceeded"
 
 
 class TooManyRequestsAtOnce(LimitExceeded):
+    """The caller has reached its limit of concurrent requests."""
+
     code = "too_many_requests_at_once"
 
 
 class Unavailable(AudioCraftError):
-    """The service cannot do it now; the same request may work after `retry_after_seconds`."""
+    """The service cannot serve the request now. The same request may succeed after `retry_after_seconds`."""
 
     code = "unavailable"
     status = 503
@@ -204,7 +206,7 @@ class StorageUnavailable(Unavailable):
 
 
 class ModerationUnavailable(Unavailable):
-    """Whether the prompt is allowed cannot be told."""
+    """The moderation service did not decide whether the prompt is allowed."""
 
     code = "moderation_unavailable"
 
@@ -214,7 +216,7 @@ class ShuttingDown(Unavailable):
 
     code = "shutting_down"
 
-    def __init__(self, message: str = "The server is shutting down; try again in a moment.") -> None:
+    def __init__(self, message: str = "The server is shutting down. Try again in a moment.") -> None:
         super().__init__(message)
 
 
@@ -241,7 +243,7 @@ class ClientDisconnected(Canceled):
 
 
 class NotStreamable(AudioCraftError):
-    """Audio is made where it cannot be heard meanwhile."""
+    """Audio is generated in another process, which cannot send it while it is being generated."""
 
     code = "not_streamable"
     status = 501
@@ -257,7 +259,7 @@ class ConversionFailed(GenerationFailed):
 
 
 def error_of(code: str, message: str) -> AudioCraftError:
-    """Return the error that a kept `code` stands for; a code that no class has is kept, as an internal error."""
+    """Return the error whose class has the stored `code`. An unknown code stays as it is, on an internal error."""
     kinds = [AudioCraftError]
     for kind in kinds:
         if kind.code == code:

@@ -1,4 +1,4 @@
-"""The ids that log lines carry: of the request and of the task that a thread works on."""
+"""The ids in log lines: of the request and of the task that the current thread works on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service tells of its work while it does it. Who listens (metrics, traces) is above; by default nobody does."""
+"""The events of generations and tasks that metrics and traces need. `telemetry` implements it."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from audiocraft_api.core.request import EngineRequest
 
 
 class Observer:
-    """Forgets what it is told. Thread-safe; no method raises or waits."""
+    """Receives events; this base class ignores them. Thread-safe. No method raises or blocks."""
 
     def generation_started(self, request: EngineRequest) -> None:
-        """The engine has taken a request, from the thread that asked for it."""
+        """The engine has accepted a request. Called in the thread that submitted it."""
 
     def step(self, name: str) -> AbstractContextManager[object]:  # noqa: ARG002
-        """Surround a step of one result: `convert` or `store`."""
+        """Surround a step that follows a generation: `convert` or `store`."""
         return nullcontext()
 
     def cache_lookup(self, *, hit: bool) -> None:
-        """A kept result was looked for, and found or not."""
+        """The result cache was queried."""
 
     def task(self, task_id: str, attempt: int, traceparent: str | None) -> AbstractContextManager[object]:  # noqa: ARG002
-        """Surround a task that runs in this thread. `traceparent` is that of the request that submitted it."""
+        """Surround a task that runs in this thread. `traceparent` is that of the request that submitted the task."""
         return nullcontext()
 
     def task_ended(self, state: str) -> None:
-        """A task has got its final state here."""
+        """A task has reached its final state in this process."""
 
     def webhook_called(self, outcome: str) -> None:
-        """A webhook was called: `told`, `failed` (it comes again) or `given_up`."""
+        """A webhook was called: `told` (delivered), `failed` (to be retried) or `given_up`."""
 
     def trace(self) -> str | None:
-        """Return what this thread's work is traced under, as a W3C `traceparent`, for who goes on with it elsewhere."""
+        """Return the W3C `traceparent` of this thread's current span, for another process to continue."""
         return None
+
+
+NULL_OBSERVER = Observer()

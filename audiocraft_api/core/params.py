@@ -1,4 +1,4 @@
-"""What one request asks of an engine. Frozen: parameters travel with the request and are shared by nobody."""
+"""The parameters of one generation. Frozen: they stay with their request through every package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Waveform = npt.NDArray[np.float32]  # [C, T], -1 … 1
 
 @dataclass(frozen=True, eq=False)
 class AudioInput:
-    """Audio that a generation starts from: a tune to follow, or audio to continue."""
+    """Audio that a generation starts from: a melody to follow, or audio to continue."""
 
     waveform: Waveform  # [C, T]
     sample_rate: int  # Hz
@@ -20,12 +20,12 @@ class AudioInput:
 
 @dataclass(frozen=True, eq=False)
 class GenerationParams:
-    """All that decides a generation's tokens, with audiocraft's meanings and defaults.
+    """Everything that determines a generation's tokens, with audiocraft's meanings and defaults.
 
-    `model` is a checkpoint's public name; `description` the text ("" means unconditional); `top_p` over 0
-    is used instead of `top_k` (audiocraft `lm.py::_sample_next_token`); `temperature` 0 or `use_sampling`
-    False is greedy. A duration over the model's longest window goes on in windows of `extend_stride_seconds`
-    new audio each (audiocraft `musicgen.py::_generate_tokens`).
+    `model` is a checkpoint's public name, `description` the text ("" means unconditional). A `top_p` above 0 replaces
+    `top_k` (audiocraft `lm.py::_sample_next_token`). `temperature` 0 or `use_sampling` False is greedy. A duration over
+    the model's longest window is generated in several windows, each with `extend_stride_seconds` of new audio
+    (audiocraft `musicgen.py::_generate_tokens`).
     """
 
     model: str

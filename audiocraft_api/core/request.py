@@ -1,6 +1,7 @@
-"""One request inside an engine: state, progress, chunks and result, seen from both sides.
+"""One request inside an engine: its state, progress, chunks and result, for both the caller and the engine.
 
-The caller waits, reads chunks and cancels; the engine advances, pushes and ends. Knows neither torch nor Flask.
+The caller waits, reads chunks and cancels; the engine reports progress, pushes audio and ends the request. Knows
+neither torch nor Flask.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ State = Literal["waiting", "running", "finished", "aborted"]
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What is known of a result when it is begun."""
+    """What is known of a result when its generation starts."""
 
     num_frames: int
-    num_samples: int  # of a channel
+    num_samples: int  # per channel
     sample_rate: int  # Hz
     revision: str
     precision: str
@@ -33,9 +34,9 @@ class AudioInfo:
 
 @dataclass(frozen=True, eq=False)
 class GenerationResult:
-    """A finished generation: the whole waveform [C, T] float32 and how it came about."""
+    """A finished generation: the whole waveform and how it was made."""
 
-    waveform: Waveform  # [C, T]
+    waveform: Waveform  # [C, T] float32
     sample_rate: int  # Hz
     num_frames: int
     model: str
@@ -45,7 +46,7 @@ class GenerationResult:
 
 @dataclass
 class Timings:
-    """When things happened to a request, as `time.monotonic()`; None is not yet."""
+    """When a request reached each stage, as `time.monotonic()`; None until it does."""
 
     submitted: float
     begun: float | None = None
@@ -54,7 +55,7 @@ class Timings:
 
 
 class EngineRequest:
-    """A submitted generation. Thread-safe; ends exactly once, finished with a result or aborted with an error."""
+    """A submitted generation. Thread-safe. Ends exactly once: finished with a result or aborted with an error."""
 
     def __init__(self, params: GenerationParams, deadline: float | None = None) -> None:
         """`deadline` is a `time.monotonic()` value, or None for no limit."""
@@ -67,7 +68,7 @@ class EngineRequest:
         self._result: GenerationResult | None = None
         self._error: AudioCraftError | None = None
         self._num_frames_done = 0
-        self._outline: AudioInfo | None = None
+        self._audio_info: AudioInfo | None = None
         self._callbacks: list[Callable[[EngineRequest], None]] = []
         self.times = Timings(submitted=time.monotonic())
 
@@ -79,13 +80,13 @@ class EngineRequest:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Frames done of frames to do; (0, 0) until the engine has begun."""
-        return self._num_frames_done, 0 if self._outline is None else self._outline.num_frames
+        """Frames done and frames in total; (0, 0) until the engine has started."""
+        return self._num_frames_done, 0 if self._audio_info is None else self._audio_info.num_frames
 
     @property
-    def outline(self) -> AudioInfo | None:
-        """What the result will be; None until the engine has begun."""
-        return self._outline
+    def audio_info(self) -> AudioInfo | None:
+        """What the result will be; None until the engine has started."""
+        return self._audio_info
 
     @property
     def has_ended(self) -> bool:
@@ -93,25 +94,25 @@ class EngineRequest:
 
     @property
     def error(self) -> AudioCraftError | None:
-        """What ended the request; None while it goes on and when it is finished."""
+        """The error that ended the request; None while it runs and when it has finished."""
         return self._error
 
     @property
     def should_stop(self) -> bool:
-        """Say whether it was canceled or is past its deadline."""
+        """Whether the request was canceled or is past its deadline."""
         return self._canceled or (self.deadline is not None and time.monotonic() >= self.deadline)
 
     def cancel(self) -> None:
-        """Ask the engine to stop within a step. A finished request stays finished."""
+        """Make the engine stop within a step. A finished request stays finished."""
         self._canceled = True
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Wait for the end; say whether it came."""
+        """Wait for the end of the request; return whether it has ended."""
         with self._condition:
             return self._condition.wait_for(self._ended, timeout_seconds)
 
     def result(self, timeout_seconds: float | None = None) -> GenerationResult:
-        """Return the result, or raise what ended the request; TimeoutError when it has not ended in time."""
+        """Return the result, or raise the error that ended the request; TimeoutError if it has not ended."""
         if not self.wait(timeout_seconds):
             raise TimeoutError("the generation has not ended yet")
         if self._error is not None:
@@ -120,9 +121,10 @@ class EngineRequest:
         return self._result
 
     def chunks(self, beat_seconds: float | None = None) -> Iterator[Waveform]:
-        """Yield blocks [C, t] in order as they are made; joined they are the result's waveform. Raises what ended it.
+        """Yield blocks [C, t] as they are generated; concatenated, they are the result's waveform.
 
-        With `beat_seconds` there is also an empty block whenever nothing came for so long.
+        With `beat_seconds`, also yield an empty block whenever none has been generated for that long. Raises the error
+        that ended the request.
         """
         index = 0
         while True:
@@ -139,7 +141,7 @@ class EngineRequest:
             yield chunk
 
     def add_done_callback(self, callback: Callable[[EngineRequest], None]) -> None:
-        """Call `callback(self)` once at the end, from the engine's thread, or at once when it has ended."""
+        """Call `callback(self)` once when the request ends, in the engine's thread; immediately if it has ended."""
         with self._condition:
             if not self._ended():
                 self._callbacks.append(callback)
@@ -148,20 +150,20 @@ class EngineRequest:
 
     # --- the engine's side
 
-    def check(self) -> None:
-        """Raise Canceled or DeadlineExceeded when the request should stop; engines call it before each step."""
+    def raise_if_stopped(self) -> None:
+        """Raise Canceled or DeadlineExceeded if the request should stop. Engines call this before each step."""
         if self._canceled:
             raise Canceled
         if self.should_stop:
-            raise DeadlineExceeded("The generation did not finish in time; ask for less audio or try again later.")
+            raise DeadlineExceeded("The generation did not finish in time. Request less audio or try again later.")
 
     def start(self, num_frames: int, *, sample_rate: int, frame_rate: float, revision: str, precision: str) -> None:
-        """Begin a result of `num_frames`, of which there are `frame_rate` a second."""
+        """Start a result of `num_frames`, with `frame_rate` frames per second."""
         num_samples = round(num_frames * sample_rate / frame_rate)
         with self._condition:
             if self._ended():
                 return
-            self._outline = AudioInfo(num_frames, num_samples, sample_rate, revision, precision)
+            self._audio_info = AudioInfo(num_frames, num_samples, sample_rate, revision, precision)
             self._state = "running"
             self.times.begun = self.times.begun or time.monotonic()
 
@@ -176,16 +178,16 @@ class EngineRequest:
             self._condition.notify_all()
 
     def finish(self) -> None:
-        """End with the pushed blocks as the result."""
-        assert self._outline is not None
-        outline, waveform = self._outline, np.concatenate(self._chunks, axis=1)
+        """End the request with the pushed blocks as its result."""
+        assert self._audio_info is not None
+        info, waveform = self._audio_info, np.concatenate(self._chunks, axis=1)
         result = GenerationResult(
-            waveform, outline.sample_rate, outline.num_frames, self.params.model, outline.revision, outline.precision
+            waveform, info.sample_rate, info.num_frames, self.params.model, info.revision, info.precision
         )
         self._end("finished", result, None)
 
     def fail(self, error: AudioCraftError) -> None:
-        """End with an error; a request that has ended stays as it is."""
+        """End the request with an error; a request that has ended stays as it is."""
         self._end("aborted", None, error)
 
     def _has(self, index: int) -> bool:

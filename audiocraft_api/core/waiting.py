@@ -1,4 +1,4 @@
-"""Waits on a request's thread until something is done, or until there is a reason to stop waiting."""
+"""Blocks a request's thread until something is done or there is a reason to stop waiting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Waiter:
-    """The reasons for one request to stop waiting: its client disconnected, its time is up, the server shuts down.
+    """The reasons for one request to stop waiting: client disconnected, deadline passed, server shutting down.
 
     `timeout_seconds` counts from `started` (`time.monotonic()`).
     """
@@ -26,10 +26,10 @@ class Waiter:
 
     @property
     def deadline(self) -> float | None:
-        """When the time is up (`time.monotonic()`); None without a time limit."""
+        """The `time.monotonic()` value at which to stop waiting; None without a time limit."""
         return None if self.timeout_seconds is None else self.started + self.timeout_seconds
 
-    def check(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise ClientDisconnected, ShuttingDown or DeadlineExceeded when there is a reason to stop waiting."""
         if self.client_gone():
             raise ClientDisconnected
@@ -37,11 +37,14 @@ class Waiter:
             raise ShuttingDown
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise DeadlineExceeded(
-                f"The generation did not finish within {self.timeout_seconds:.6g} seconds; "
-                "ask for less audio or try again later."
+                f"The generation did not finish within {self.timeout_seconds:.6g} seconds. "
+                "Request less audio or try again later."
             )
 
     def wait_for(self, is_done: Callable[[float], bool], poll_seconds: float = POLL_SECONDS) -> None:
-        """Call `is_done(poll_seconds)`, which blocks for at most that long, until it returns True. Raises as `check`."""
+        """Call `is_done(poll_seconds)`, which blocks for at most that long, until it returns True.
+
+        Raises as `raise_if_stopped`.
+        """
         while not is_done(poll_seconds):
-            self.check()
+            self.raise_if_stopped()

@@ -252,7 +252,7 @@ class DecodeLoop:
 
     def _end_stopped(self, request: EngineRequest) -> None:
         try:
-            request.check()
+            request.raise_if_stopped()
         except AudioCraftError as error:
             request.fail(error)
 

@@ -112,7 +112,7 @@ class PlainEngine:
         """End a request, whatever happens to it; the next one is not touched by it."""
         begin = time.monotonic()
         try:
-            request.check()
+            request.raise_if_stopped()
             self._generate(request)
         except AudioCraftError as error:
             request.fail(error)
@@ -131,12 +131,12 @@ class PlainEngine:
             meter.add(_ROWS, 1, time.monotonic() - begun)
             meter.begin_pass()
             begun = time.monotonic()
-            request.check()
+            request.raise_if_stopped()
             self._drop_ended()
             request.advance(num_frames_done)
 
         with self._cache.lease(params.model) as model:
-            request.check()
+            request.raise_if_stopped()
             request.start(
                 model.num_frames(params.duration_seconds),
                 sample_rate=model.sample_rate,
@@ -148,7 +148,7 @@ class PlainEngine:
             begun = time.monotonic()
             codes = model.generate_codes(params, on_step)
             waveform = model.decode_codes(codes).numpy()
-            request.check()
+            request.raise_if_stopped()
             if not np.isfinite(waveform).all():
                 raise GenerationFailed("The model made no usable sound; try another seed or temperature.")
             request.push(waveform)
@@ -162,7 +162,7 @@ class PlainEngine:
                 self._waiting.remove(request)
         for request in dropped:
             try:
-                request.check()
+                request.raise_if_stopped()
             except AudioCraftError as error:
                 request.fail(error)
 

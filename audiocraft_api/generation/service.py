@@ -14,7 +14,7 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.constants import MAX_SEED
 from audiocraft_api.core.engine import Engine
 from audiocraft_api.core.errors import AudioCraftError
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import GenerationResult
 from audiocraft_api.core.waiting import Waiter
@@ -47,13 +47,13 @@ class GenerationService:
         store: AudioStore,
         config: Config,
         cache: ResultCache | None = None,
-        observer: Observer | None = None,
+        observer: Observer = NULL_OBSERVER,
     ) -> None:
         self._engine = engine
         self._store = store
         self._config = config
         self._cache = cache
-        self._observer = observer or Observer()
+        self._observer = observer
 
     def generate_file(
         self, command: GenerateCommand, waiter: Waiter, progress: Progress | None = None

@@ -30,7 +30,7 @@ class AudioStream:
     @property
     def outline(self) -> AudioInfo | None:
         """What the audio will be; None until decoding starts, known from the first non-empty piece on."""
-        return self.submission.request.outline
+        return self.submission.request.audio_info
 
     @property
     def sample_rate(self) -> int:
@@ -50,7 +50,7 @@ class AudioStream:
         """
         request = self.submission.request
         for block in request.chunks(POLL_SECONDS):
-            request.check()
+            request.raise_if_stopped()
             if self._encoder is None and block.size:
                 self._encoder = self._open_encoder(block.shape[0])
             yield self._encoder.feed(block) if self._encoder else b""

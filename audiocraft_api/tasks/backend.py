@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from audiocraft_api.config import Config
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.generation.service import GenerationService
 from audiocraft_api.storage.base import AudioStore
 from audiocraft_api.tasks.monitor import QueueMonitor
@@ -45,7 +45,7 @@ class EmbeddedBackend:
         files: AudioStore,
         config: Config,
         render: Callable[[Task], dict[str, Any]],
-        observer: Observer | None = None,
+        observer: Observer = NULL_OBSERVER,
     ) -> None:
         self._store = store
         self._worker = TaskWorker(store, TaskRunner(store, generation, files, config, observer), files, config)

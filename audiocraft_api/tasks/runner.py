@@ -23,7 +23,7 @@ from audiocraft_api.core.errors import (
     Unavailable,
 )
 from audiocraft_api.core.log_context import log_lines_of
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.command import GeneratedFile, Progress
 from audiocraft_api.generation.service import GenerationService
@@ -48,10 +48,10 @@ class TaskRunner:
         generation: GenerationService,
         files: AudioStore,
         config: Config,
-        observer: Observer | None = None,
+        observer: Observer = NULL_OBSERVER,
     ) -> None:
         self._tasks = tasks
-        self._observer = observer or Observer()
+        self._observer = observer
         self._generation = generation
         self._files = files
         self._deadline_seconds = config.tasks.deadline_seconds

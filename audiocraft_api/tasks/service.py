@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from audiocraft_api.config import Config
 from audiocraft_api.core.constants import MAX_SEED
 from audiocraft_api.core.errors import NotFound, QueueFull, TooManyTasks
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.tasks.command import TRACE, fingerprint, pack
 from audiocraft_api.tasks.store.base import TaskStore
@@ -36,10 +36,10 @@ class TaskService:
     """The tasks of all callers; `owner` is the id of a caller's key, None where no keys are configured."""
 
     def __init__(
-        self, tasks: TaskStore, config: Config, announce: Callable[[Task], None], observer: Observer | None = None
+        self, tasks: TaskStore, config: Config, announce: Callable[[Task], None], observer: Observer = NULL_OBSERVER
     ) -> None:
         self._tasks = tasks
-        self._observer = observer or Observer()
+        self._observer = observer
         self._announce = announce
         self._max_queued = config.tasks.max_queued
         self._max_audio_bytes = config.tasks.max_queued_melody_bytes

@@ -20,7 +20,7 @@ from typing import Any
 from audiocraft_api.config import Config
 from audiocraft_api.config.webhooks import webhook_key
 from audiocraft_api.core.errors import InvalidRequest, StorageUnavailable
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.net.outbound import ForbiddenTarget, call, parse_target, signed_headers
 from audiocraft_api.tasks.store.base import TaskStore, host_of
 from audiocraft_api.tasks.task import Task
@@ -51,10 +51,10 @@ class WebhookSender:
         tasks: TaskStore,
         render: Callable[[Task], dict[str, Any]],
         config: Config,
-        observer: Observer | None = None,
+        observer: Observer = NULL_OBSERVER,
     ) -> None:
         self._tasks = tasks
-        self._observer = observer or Observer()
+        self._observer = observer
         self._render = render
         self._key = webhook_key(config.webhooks.secret)
         self._allow_private = config.webhooks.allow_private

@@ -74,7 +74,7 @@ class Telemetry(Observer):
             self.tracing.close()
 
     def _count_generation(self, request: EngineRequest) -> None:
-        metrics, model, times, outline = self.metrics, request.params.model, request.times, request.outline
+        metrics, model, times, outline = self.metrics, request.params.model, request.times, request.audio_info
         assert times.ended is not None
         metrics.generations.labels(model, request.error.code if request.error else "finished").inc()
         if times.begun is None or outline is None:

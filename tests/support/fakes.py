@@ -77,7 +77,7 @@ class FakeEngine:
             return
         try:
             while not self.gate.wait(0.01):
-                request.check()
+                request.raise_if_stopped()
             if self.failure is not None:
                 raise self.failure
         except AudioCraftError as error:

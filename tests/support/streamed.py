@@ -36,7 +36,7 @@ class BlockEngine(FakeEngine):
             for number, start in enumerate(range(0, num_frames, BLOCK_FRAMES)):
                 if event and number == int(event[2]):
                     self._meet(event[1], request)
-                request.check()
+                request.raise_if_stopped()
                 request.push(block(start, min(start + BLOCK_FRAMES, num_frames)))
                 request.advance(min(start + BLOCK_FRAMES, num_frames))
             request.finish()
@@ -47,7 +47,7 @@ class BlockEngine(FakeEngine):
         if event == "fail":
             raise GenerationFailed("The generation failed.")
         while not self.gate.wait(0.01):
-            request.check()
+            request.raise_if_stopped()
 
 
 def block(first_frame: int, last_frame: int) -> np.ndarray[Any, np.dtype[np.float32]]:

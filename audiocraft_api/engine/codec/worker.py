@@ -104,7 +104,7 @@ class CodecWorker:
 def _stopped(run: RunningRequest) -> bool:
     """Say whether nobody wants more of a request, and end it when it was canceled."""
     try:
-        run.request.check()
+        run.request.raise_if_stopped()
     except AudioCraftError as error:
         run.request.fail(error)
     return run.request.has_ended

@@ -19,7 +19,7 @@ from audiocraft_api.audio.convert import FORMATS
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import AudioCraftError, Canceled, DeadlineExceeded, NotFound, StorageUnavailable
 from audiocraft_api.core.heartbeat import Heartbeat
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.cache.base import CachedResult, ResultStore
 from audiocraft_api.generation.cache.result_key import result_key
@@ -65,13 +65,13 @@ class ResultCache:
         files: AudioStore,
         known_revision: Callable[[str], str | None],
         config: Config,
-        observer: Observer | None = None,
+        observer: Observer = NULL_OBSERVER,
     ) -> None:
         self._store = store
         self._files = files
         self._known_revision = known_revision
         self._config = config
-        self._observer = observer or Observer()
+        self._observer = observer
         self._lease_seconds = config.tasks.lease_seconds
         self._holder = uuid.uuid4().hex  # of this process's leases
         self._lock = threading.Lock()

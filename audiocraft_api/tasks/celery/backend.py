@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from audiocraft_api.config import Config
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.storage.base import AudioStore
 from audiocraft_api.tasks.celery.remote import RemoteGeneration
 from audiocraft_api.tasks.celery.transport import CeleryTransport, create_celery
@@ -26,7 +26,7 @@ class CeleryBackend:
         files: AudioStore,
         config: Config,
         render: Callable[[Task], dict[str, Any]],
-        observer: Observer | None = None,
+        observer: Observer = NULL_OBSERVER,
     ) -> None:
         self._store = store
         self._transport = CeleryTransport(create_celery(config))

@@ -88,7 +88,7 @@ class RemoteGeneration:
 
     def _await_end(self, task: Task, waiter: Waiter) -> Task:
         while not task.is_final:
-            waiter.check()
+            waiter.raise_if_stopped()
             try:
                 task = self._tasks.wait_for_change(task, POLL_SECONDS)
             except StorageUnavailable:  # the task goes on: outlast the outage
