@@ -78,7 +78,7 @@ def _first_audio(pieces: Iterator[bytes], waiter: Waiter) -> bytes:
     for piece in pieces:
         if piece:
             return piece
-        waiter.check()
+        waiter.raise_if_stopped()
     return b""
 
 
@@ -103,7 +103,7 @@ def _body(first: bytes, pieces: Iterator[bytes], waiter: Waiter, request_id: str
     yield first
     try:
         for piece in pieces:
-            waiter.check()
+            waiter.raise_if_stopped()
             num_bytes += len(piece)
             if piece:
                 yield piece
