@@ -194,7 +194,7 @@ def build_services(
         access=Authenticator(base.telemetry.counting_errors(create_key_store(base.state), "keys"), config),
         limits=Limits(create_rate_limiter(config), create_quota_store(base.state), config),
         policy=PromptPolicy(config),
-        melodies=UploadDecoder(config),
+        melodies=UploadDecoder(config.audio),
         request_slots=RequestSlots(config),
         stream_slots=StreamSlots(config),
     )

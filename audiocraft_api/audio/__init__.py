@@ -1,1 +1,1 @@
-"""Encoded audio: waveforms to files and streams, tags in files, and decoding of uploads. Knows no engine and no HTTP."""
+"""Encoded audio: writes files, streams and tags, and decodes uploads. Knows neither the engine nor HTTP."""

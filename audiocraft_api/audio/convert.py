@@ -1,8 +1,8 @@
-"""Turns waveforms into encoded audio, and owns the table of the formats that the service offers.
+"""Encodes waveforms as audio files, and owns the table of output formats.
 
-WAV, FLAC and Vorbis are written by libsndfile; MP3, AAC and Opus by ffmpeg from a pydub `AudioSegment`. pydub's own
-`export` is not used for those: it has no time-out, and it leaves its temporary files behind when ffmpeg is missing
-or fails. Knows nothing of requests, stores or models.
+libsndfile writes WAV, FLAC and Vorbis. ffmpeg writes MP3, AAC and Opus from a pydub `AudioSegment`; pydub's own
+`export` cannot, because it has no timeout and leaves temporary files behind when ffmpeg is missing or fails. Knows
+nothing of requests, stores or models.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from audiocraft_api.core.errors import ConversionFailed, InvalidRequest
 from audiocraft_api.core.params import Waveform
 
 with warnings.catch_warnings():
-    # pydub looks for ffmpeg on the PATH while it is imported, and warns; here the binary is found by
-    # `ffmpeg_executable`. Python 3.11 and 3.12 also warn that `audioop` will go (requirements.in has its successor).
+    # At import, pydub warns when ffmpeg is not on the PATH; `ffmpeg_executable` finds it elsewhere too. Python 3.11
+    # and 3.12 warn that `audioop` will be removed; requirements.in has its replacement.
     warnings.simplefilter("ignore")
     from pydub import AudioSegment
 
 MIN_SAMPLE_RATE = 8_000  # Hz
 MAX_SAMPLE_RATE = 192_000  # Hz
-OPUS_SAMPLE_RATE = 48_000  # Hz; the codec knows 8, 12, 16, 24 and 48 kHz only, so MusicGen's 32 kHz is resampled
+OPUS_SAMPLE_RATE = 48_000  # Hz; Opus supports 8, 12, 16, 24 and 48 kHz, so MusicGen's 32 kHz is resampled
 
 Samples = npt.NDArray[np.int16] | npt.NDArray[np.float32]  # [T, C]
 
@@ -43,9 +43,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """One row of `FORMATS`. A format is written by libsndfile (`container`, `subtype`) or by ffmpeg (`arguments`).
+    """An output format, written by libsndfile (`container`, `subtype`) or by ffmpeg (`arguments`).
 
-    `stream_arguments` are for audio that is sent while it is made, where those of a file do not do.
+    `stream_arguments` replace `arguments` for audio that is sent while it is made, where a stream needs other ones.
     """
 
     name: str
@@ -56,7 +56,7 @@ class AudioFormat:
     subtype: str = ""
     arguments: tuple[str, ...] = ()
     stream_arguments: tuple[str, ...] = ()
-    sample_rate: int | None = None  # Hz, where the format fixes it
+    sample_rate: int | None = None  # Hz, if the format has a fixed one
 
 
 FORMATS: dict[str, AudioFormat] = {
@@ -73,7 +73,7 @@ FORMATS: dict[str, AudioFormat] = {
             "audio/mpeg",
             "MP3",
             arguments=("-codec:a", "libmp3lame", "-q:a", "2", "-f", "mp3"),
-            # From the first frame on; the stream's encoder puts another one before it.
+            # No tag: the stream encoder writes a frame of its own first (`mp3_header`).
             stream_arguments=("-codec:a", "libmp3lame", "-q:a", "2", "-id3v2_version", "0", "-f", "mp3"),
         ),
         AudioFormat(
@@ -82,7 +82,7 @@ FORMATS: dict[str, AudioFormat] = {
             "audio/mp4",
             "AAC in MP4",
             arguments=("-codec:a", "aac", "-b:a", "192k", "-movflags", "+faststart", "-f", "ipod"),
-            # Fragments of 0.2 s, each with an index of its own, after a beginning that has none.
+            # Fragments of 0.2 s, each with its own index, after an empty one.
             stream_arguments=(
                 *("-codec:a", "aac", "-b:a", "192k", "-movflags", "+empty_moov+default_base_moof"),
                 *("-frag_duration", "200000", "-f", "mp4"),
@@ -94,14 +94,16 @@ FORMATS: dict[str, AudioFormat] = {
             "audio/ogg",
             "Ogg Opus, 48 kHz",
             arguments=("-codec:a", "libopus", "-b:a", "128k", "-f", "opus"),
-            # Pages of 0.1 s; a page is only sent when the next one begins.
+            # Pages of 0.1 s: ffmpeg writes a page only when the next one begins.
             stream_arguments=("-codec:a", "libopus", "-b:a", "128k", "-page_duration", "100000", "-f", "opus"),
             sample_rate=OPUS_SAMPLE_RATE,
         ),
     )
 }
 
-MEDIA_TYPES: dict[str, str] = {row.extension: row.media_type for row in FORMATS.values()}  # by file name extension
+MEDIA_TYPES: dict[str, str] = {
+    audio_format.extension: audio_format.media_type for audio_format in FORMATS.values()
+}  # by file name extension
 
 
 def encode(
@@ -114,37 +116,38 @@ def encode(
 ) -> bytes:
     """Encode `waveform` [C, T] float32, mono or stereo, at `sample_rate` Hz as a whole file in one of `FORMATS`.
 
-    Samples beyond -1 … 1 are clipped (`wav32f` keeps them). Lossless formats and Vorbis hold exactly T samples a
-    channel; Opus holds T at 48 kHz, rounded up; players that read the encoder's delay from MP3 and AAC get T.
+    Samples beyond -1 … 1 are clipped, except in `wav32f`. Lossless formats and Vorbis contain exactly T samples per
+    channel; Opus contains T converted to 48 kHz, rounded up; players that honor the encoder delay of MP3 and AAC play
+    T.
 
-    Raises InvalidRequest for an unknown format and ConversionFailed for everything else: a waveform that is empty,
+    Raises InvalidRequest for an unknown format, and ConversionFailed for anything else: a waveform that is empty,
     not mono or stereo, not finite, or not at 8 to 192 kHz; ffmpeg missing, failing or slower than `timeout_seconds`.
     """
-    row = FORMATS.get(output_format)
-    if row is None:
+    audio_format = FORMATS.get(output_format)
+    if audio_format is None:
         message = f"output_format must be one of {', '.join(FORMATS)}."
         raise InvalidRequest(message, {"output_format": [message]})
-    check(waveform, sample_rate)
+    validate_waveform(waveform, sample_rate)
     try:
-        if row.arguments:
-            return _encode_with_ffmpeg(waveform, sample_rate, row, tags, timeout_seconds)
-        return _encode_with_libsndfile(waveform, sample_rate, row, tags)
+        if audio_format.arguments:
+            return _encode_with_ffmpeg(waveform, sample_rate, audio_format, tags, timeout_seconds)
+        return _encode_with_libsndfile(waveform, sample_rate, audio_format, tags)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         cause = getattr(error, "stderr", None) or error
-        logger.error("Encoding %s as %s failed: %s", waveform.shape, row.name, cause)
-        raise ConversionFailed(f"The audio could not be converted to {row.name}.") from error
+        logger.error("Encoding a waveform of shape %s as %s failed: %s", waveform.shape, audio_format.name, cause)
+        raise ConversionFailed(f"The audio could not be converted to {audio_format.name}.") from error
 
 
 def ffmpeg_executable() -> str:
-    """Return the path of the system's ffmpeg, or else of the one that the imageio-ffmpeg package carries.
+    """Return the path of the system's ffmpeg, or of the one in the imageio-ffmpeg package.
 
-    Raises RuntimeError when there is neither.
+    Raises RuntimeError if neither exists.
     """
     return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
-def check(waveform: Waveform, sample_rate: int) -> None:
-    """Raise ConversionFailed for a waveform that no format can hold."""
+def validate_waveform(waveform: Waveform, sample_rate: int) -> None:
+    """Raise ConversionFailed for a waveform that cannot be encoded in any format."""
     if waveform.ndim != 2 or waveform.shape[0] not in (1, 2) or waveform.shape[1] == 0:
         logger.error("A waveform of shape %s cannot be encoded.", waveform.shape)
         raise ConversionFailed("The generated audio is neither mono nor stereo, or it is empty.")
@@ -152,63 +155,69 @@ def check(waveform: Waveform, sample_rate: int) -> None:
         logger.error("A waveform at %d Hz cannot be encoded.", sample_rate)
         raise ConversionFailed("The generated audio has a sample rate that cannot be encoded.")
     if not np.isfinite(waveform).all():
-        logger.error("A waveform of shape %s has samples that are not finite.", waveform.shape)
-        raise ConversionFailed("The generated audio has samples that are not numbers.")
+        logger.error("A waveform of shape %s has samples that are NaN or infinite.", waveform.shape)
+        raise ConversionFailed("The generated audio contains invalid samples (NaN or infinity).")
 
 
-def _encode_with_libsndfile(waveform: Waveform, sample_rate: int, row: AudioFormat, tags: Tags | None) -> bytes:
-    samples = samples_of(waveform, row)
+def _encode_with_libsndfile(
+    waveform: Waveform, sample_rate: int, audio_format: AudioFormat, tags: Tags | None
+) -> bytes:
+    samples = to_libsndfile_samples(waveform, audio_format)
     file = io.BytesIO()
-    with open_libsndfile(file, waveform.shape[0], sample_rate, row) as encoder:
-        if tags and row.container != "WAV":
+    with open_libsndfile(file, waveform.shape[0], sample_rate, audio_format) as encoder:
+        if tags and audio_format.container != "WAV":
             tags.write(encoder)
         length = write_length(sample_rate)
         for start in range(0, len(samples), length):
             encoder.write(samples[start : start + length])
-        if tags and row.container == "WAV":
+        if tags and audio_format.container == "WAV":
             tags.write(encoder)
     return file.getvalue()
 
 
-def open_libsndfile(file: io.BytesIO, num_channels: int, sample_rate: int, row: AudioFormat) -> soundfile.SoundFile:
-    """Open libsndfile's encoder of a format, to be fed in writes of `write_length` samples [T, C]."""
-    quality = {"compression_level": 0.4} if row.subtype == "VORBIS" else {}
-    return soundfile.SoundFile(file, "w", sample_rate, num_channels, row.subtype, format=row.container, **quality)
+def open_libsndfile(
+    file: io.BytesIO, num_channels: int, sample_rate: int, audio_format: AudioFormat
+) -> soundfile.SoundFile:
+    """Open libsndfile's encoder for a format; write `write_length` samples [T, C] at a time."""
+    quality = {"compression_level": 0.4} if audio_format.subtype == "VORBIS" else {}
+    return soundfile.SoundFile(
+        file, "w", sample_rate, num_channels, audio_format.subtype, format=audio_format.container, **quality
+    )
 
 
-def samples_of(waveform: Waveform, row: AudioFormat) -> Samples:
-    """Return what libsndfile is fed of `waveform` [C, T] for a format."""
-    if row.subtype == "PCM_16":
+def to_libsndfile_samples(waveform: Waveform, audio_format: AudioFormat) -> Samples:
+    """Convert `waveform` [C, T] to the samples [T, C] that libsndfile takes for a format."""
+    if audio_format.subtype == "PCM_16":
         return pcm16(waveform)
-    return waveform.T if row.subtype == "FLOAT" else np.clip(waveform.T, -1.0, 1.0)
+    return waveform.T if audio_format.subtype == "FLOAT" else np.clip(waveform.T, -1.0, 1.0)
 
 
 def write_length(sample_rate: int) -> int:
-    """Return the samples of one write to libsndfile: a tenth of a second.
+    """Return how many samples to write to libsndfile at a time: a tenth of a second.
 
-    Not more: libsndfile 1.2 puts a whole write on the stack for Vorbis, and crashes at 90 s. Always as many: Vorbis
-    looks ahead as far as it was fed, so that other writes make other audio.
+    Not more: for Vorbis, libsndfile 1.2 puts a whole write on the stack and crashes at 90 s. Always the same number:
+    Vorbis output depends on the size of the writes.
     """
     return sample_rate // 10
 
 
 def _encode_with_ffmpeg(
-    waveform: Waveform, sample_rate: int, row: AudioFormat, tags: Tags | None, timeout_seconds: float
+    waveform: Waveform, sample_rate: int, audio_format: AudioFormat, tags: Tags | None, timeout_seconds: float
 ) -> bytes:
     segment = AudioSegment(
         data=pcm16(waveform).tobytes(), sample_width=2, frame_rate=sample_rate, channels=waveform.shape[0]
     )
     command = [ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error", "-f", "wav", "-i", "pipe:0"]
-    # A file, not a pipe: the MP3 and MP4 writers go back to fill in the length.
+    # Write to a file, not a pipe: the MP3 and MP4 muxers seek back to fill in the length.
     with tempfile.TemporaryDirectory(prefix="audiocraft-api-") as directory:
-        path = Path(directory, f"audio.{row.extension}")
+        path = Path(directory, f"audio.{audio_format.extension}")
         if tags:
             tags_path = Path(directory, "tags.txt")
             tags_path.write_text(tags.ffmetadata(), "utf-8")
             command += ["-f", "ffmetadata", "-i", str(tags_path), "-map_metadata", "1"]
-        command += resampling(row, waveform.shape[1], sample_rate)
+        command += resampling(audio_format, waveform.shape[1], sample_rate)
         subprocess.run(
-            [*command, *row.arguments, str(path)],
+            [*command, *audio_format.arguments, str(path)],
             input=segment.export(io.BytesIO(), format="wav").getvalue(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -218,16 +227,16 @@ def _encode_with_ffmpeg(
         return path.read_bytes()
 
 
-def resampling(row: AudioFormat, num_samples: int, sample_rate: int) -> list[str]:
-    """Return ffmpeg's arguments that bring `num_samples` at `sample_rate` Hz to the rate that a format fixes, if any."""
-    if row.sample_rate is None:
+def resampling(audio_format: AudioFormat, num_samples: int, sample_rate: int) -> list[str]:
+    """Return ffmpeg's arguments that resample `num_samples` at `sample_rate` Hz to the format's fixed rate, if any."""
+    if audio_format.sample_rate is None:
         return []
-    # The resampler keeps back its last samples: pad with silence and cut to the right count.
-    length = math.ceil(num_samples * row.sample_rate / sample_rate)
-    return ["-af", f"aresample={row.sample_rate},apad=whole_len={length},atrim=end_sample={length}"]
+    # The resampler drops its last samples: pad with silence and trim to the right length.
+    length = math.ceil(num_samples * audio_format.sample_rate / sample_rate)
+    return ["-af", f"aresample={audio_format.sample_rate},apad=whole_len={length},atrim=end_sample={length}"]
 
 
 def pcm16(waveform: Waveform) -> npt.NDArray[np.int16]:
-    """Return `waveform` [C, T] as interleaved 16-bit samples [T, C], clipped; what a reader divides by 32768."""
+    """Return `waveform` [C, T] as interleaved 16-bit samples [T, C], scaled by 32768 and clipped."""
     scaled = np.rint(waveform.T * np.float32(32768.0))  # [T, C]
     return np.ascontiguousarray(np.clip(scaled, -32768, 32767), dtype=np.int16)

@@ -1,22 +1,22 @@
-"""The frame that tells players how long an MP3 is and what its encoder has added: written first, for streams.
+"""The first frame of a streamed MP3: its length, and the delay and padding that the encoder adds.
 
-Files get it from ffmpeg, which goes back for it. A stream's length is known before its end, so that it can be told at
-the beginning. Layout: the "Xing" header of VBR files with LAME's extension (gabriel.mp3-tech.org/mp3infotag.html).
+In files, ffmpeg seeks back and writes this frame at the end. A stream cannot, but its length is known from the start.
+Layout: the "Xing" header of VBR files with LAME's extension (gabriel.mp3-tech.org/mp3infotag.html).
 """
 
 from __future__ import annotations
 
 FRAME_SAMPLES = 1152
-ENCODER_DELAY = 576  # samples that LAME puts before the sound; a decoder adds 529 of its own
-MIN_FRAME_BYTES = 160  # readers look for no header in smaller frames
+ENCODER_DELAY = 576  # samples that LAME adds before the audio; decoders add another 529
+MIN_FRAME_BYTES = 160  # readers ignore the header in smaller frames
 BITRATES = (32, 40, 48, 56, 64, 80)  # kbit/s, from index 1
 SAMPLE_RATES = (44_100, 48_000, 32_000)  # Hz, of MPEG-1
 
 
 def length_frame(first_header: bytes, num_samples: int) -> bytes:
-    """Return a silent frame that says that `num_samples` a channel follow, in frames like that of `first_header`.
+    """Return a silent frame announcing `num_samples` per channel, in frames like the one that `first_header` starts.
 
-    Nothing for rates that are not MPEG-1's.
+    Returns b"" for sample rates that are not MPEG-1's.
     """
     if len(first_header) < 4 or first_header[:2] != b"\xff\xfb":
         return b""

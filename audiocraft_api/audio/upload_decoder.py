@@ -1,10 +1,10 @@
-"""The program that decodes one uploaded tune, in a process of its own that `melody_upload` starts and bounds.
+"""The program that decodes one uploaded melody, in a child process that `upload` starts and limits.
 
-    python -I melody_decoder.py SAMPLES_FD MAX_SECONDS < upload
+    python -I upload_decoder.py SAMPLES_FD MAX_SECONDS < upload
 
-Writes the samples, interleaved float32, to the descriptor and one verdict to standard output, a JSON object: `sample_rate`
-and `channels`, or `refused` with the name of a cause. Imports nothing of the package, so that it starts quickly, and
-trusts nothing that the file says about itself: what counts is what has been decoded.
+Writes the samples, interleaved float32, to the descriptor, and one JSON object to standard output: `sample_rate` and
+`channels`, or `refused` with the name of the cause. Imports nothing of the package, so that it starts quickly. Trusts
+no header of the file: only decoded samples count.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ MIN_SAMPLE_RATE = 8_000  # Hz
 MAX_SAMPLE_RATE = 192_000  # Hz
 MAX_CHANNELS = 2
 MIN_SECONDS = 0.5
-# A second of 48 kHz stereo: finer audio may be as long as its samples fit, since a waiting tune stays in memory.
+# One second of 48 kHz stereo. Bounds memory, because a queued request keeps its melody: audio with a higher rate must
+# be shorter.
 MAX_SAMPLES_PER_SECOND = 2 * 48_000
 BLOCK_FRAMES = 65_536
 
-MEMORY_BYTES = 128 * 2**20  # of address space, beyond what the interpreter and the libraries take
+MEMORY_BYTES = 128 * 2**20  # of address space, in addition to the interpreter and the libraries
 MIN_CPU_SECONDS = 2
 
 
 class Refused(Exception):
-    """The file is not a tune that can be used; the message names the cause."""
+    """The file cannot be used as a melody; the message names the cause."""
 
 
 def decode(source: int, samples: BinaryIO, max_seconds: float) -> tuple[int, int]:
-    """Decode the file open as descriptor `source` into `samples`; return its sample rate in Hz and its channels.
+    """Decode the file open as descriptor `source` into `samples`; return its sample rate in Hz and number of channels.
 
     Samples beyond -1 … 1 are clipped. Raises Refused.
     """
@@ -69,14 +70,14 @@ def decode(source: int, samples: BinaryIO, max_seconds: float) -> tuple[int, int
 
 
 def limit_resources(max_seconds: float) -> None:
-    """Bound this process for good: memory, processor time, file size; no core file, no file opened from here on."""
+    """Limit this process irrevocably: memory, CPU time, file size, no core dump, and no newly opened files."""
     bounds = {
         resource.RLIMIT_CPU: max(MIN_CPU_SECONDS, math.ceil(max_seconds / 30)),
         resource.RLIMIT_FSIZE: math.ceil(max_seconds * MAX_SAMPLES_PER_SECOND * 4),
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_NOFILE: 0,
     }
-    # macOS has no /proc and does not hold this bound; there the counted samples and the file's size bound memory.
+    # macOS has no /proc and does not enforce this limit; there the sample count and the file size bound memory.
     with suppress(OSError), open("/proc/self/statm") as statm:
         bounds[resource.RLIMIT_AS] = int(statm.read().split()[0]) * resource.getpagesize() + MEMORY_BYTES
     for name, bound in bounds.items():
@@ -86,14 +87,14 @@ def limit_resources(max_seconds: float) -> None:
 
 
 def silence_libraries() -> None:
-    """Keep standard error for Python's own words: libmpg123 writes a line there for each damaged frame."""
+    """Discard the libraries' standard error and keep Python's: libmpg123 writes a line for each damaged frame."""
     sys.stderr = os.fdopen(os.dup(2), "w")
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
 
 
 def main() -> None:
-    """Decode standard input as the arguments say and print the verdict."""
+    """Decode standard input and print the result."""
     max_seconds = float(sys.argv[2])
     verdict: dict[str, str | int]
     silence_libraries()

@@ -1,4 +1,4 @@
-"""Encoding: every format holds the right samples, and whatever goes wrong leaves nothing behind."""
+"""Encoding: every format contains the right samples, and a failure leaves no files behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAMPLE_RATE = 32_000
 LENGTHS = (1, 31, 1_000, 16_017, 64_001)
 EXACT = ("wav", "wav24", "wav32f", "flac")
 FFMPEG = ("mp3", "m4a", "opus")
-SHORTEST_MP3 = 47  # samples; what is shorter comes back with silence behind it
+SHORTEST_MP3 = 47  # samples; shorter audio is padded with silence
 MAGIC = {
     "wav": b"RIFF",
     "flac": b"fLaC",
@@ -32,18 +32,9 @@ MAGIC = {
 }
 
 
-@pytest.fixture(autouse=True)
-def temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give each test its own directory for temporary files."""
-    directory = tmp_path / "temporary"
-    directory.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(directory))
-    return directory
-
-
 @pytest.fixture
 def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put an ffmpeg of the test's own first on the PATH; the test writes the script."""
+    """Put a fake ffmpeg first on the PATH; the test writes the script."""
     path = tmp_path / "bin" / "ffmpeg"
     path.parent.mkdir()
     path.touch(mode=0o755)
@@ -52,14 +43,14 @@ def ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def music(length: int, channels: int) -> np.ndarray:
-    """Return [C, T] float32: a low tone to the left, a high one to the right."""
+    """Return [C, T] float32: a low tone on the left, a high tone on the right."""
     time = np.arange(length) / SAMPLE_RATE
     tones = [0.5 * np.sin(2 * np.pi * frequency * time + 0.3) for frequency in (330.0, 1_210.0)]
     return np.stack(tones[:channels]).astype(np.float32)
 
 
 def decode(audio: bytes, channels: int) -> tuple[np.ndarray, int]:
-    """Return the samples [C, T] and the sample rate; AAC through ffmpeg, all else through libsndfile."""
+    """Return the samples [C, T] and the sample rate, decoded by ffmpeg for AAC and by libsndfile otherwise."""
     if audio[4:8] != b"ftyp":
         samples, sample_rate = soundfile.read(io.BytesIO(audio), dtype="float32", always_2d=True)
         return samples.T, sample_rate
@@ -79,7 +70,7 @@ def expected_length(name: str, length: int) -> int:
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("name", convert.FORMATS)
-def test_every_length_comes_back_sample_for_sample(name: str, channels: int, temporary_directory: Path) -> None:
+def test_every_length_is_decoded_sample_for_sample(name: str, channels: int, temporary_directory: Path) -> None:
     for length in LENGTHS:
         waveform = music(length, channels)
         audio = convert.encode(waveform, SAMPLE_RATE, name)
@@ -95,7 +86,7 @@ def test_every_length_comes_back_sample_for_sample(name: str, channels: int, tem
 
 
 @pytest.mark.parametrize("name", [name for name in convert.FORMATS if name not in EXACT])
-def test_lossy_formats_keep_left_and_right_and_their_place_in_time(name: str) -> None:
+def test_lossy_formats_neither_swap_channels_nor_shift_time(name: str) -> None:
     waveform = music(SAMPLE_RATE, 2)
     decoded, sample_rate = decode(convert.encode(waveform, SAMPLE_RATE, name), 2)
     time = np.arange(decoded.shape[1]) / sample_rate
@@ -103,7 +94,7 @@ def test_lossy_formats_keep_left_and_right_and_their_place_in_time(name: str) ->
         wanted = 0.5 * np.sin(2 * np.pi * frequency * time + 0.3)
         inner = slice(sample_rate // 20, -sample_rate // 20)
         error = decoded[channel, inner] - wanted[inner]
-        assert 10 * np.log10((wanted**2).mean() / (error**2).mean()) > 20, "over 20 dB, so not shifted nor exchanged"
+        assert 10 * np.log10((wanted**2).mean() / (error**2).mean()) > 20, "over 20 dB, so neither shifted nor swapped"
 
 
 @pytest.mark.parametrize("name", convert.FORMATS)
@@ -120,7 +111,7 @@ def test_samples_beyond_full_scale_are_clipped_and_do_not_wrap(name: str) -> Non
     assert np.abs(decoded[0, inner] - wanted[inner]).max() < (2.0**-14 if name in EXACT else 0.3)
 
 
-def test_sixteen_bit_samples_survive_reading_and_writing_again() -> None:
+def test_decoded_16_bit_samples_are_encoded_unchanged() -> None:
     every_value = (np.arange(-32_768, 32_768) / 32_768).astype(np.float32)[np.newaxis]
     assert np.array_equal(decode(convert.encode(every_value, SAMPLE_RATE, "wav"), 1)[0], every_value)
 
@@ -140,10 +131,10 @@ def test_a_waveform_that_is_a_view_is_encoded_as_its_copy(name: str) -> None:
 
 
 def test_two_minutes_of_vorbis_do_not_crash_the_process() -> None:
-    """In a process of its own, since libsndfile's crash on a long single write would take this one with it."""
+    """Runs in a child process, because libsndfile would crash on one long write."""
     script = (
         "import io, numpy, soundfile\n"
-        "from audiocraft_api.service import convert\n"
+        "from audiocraft_api.audio import convert\n"
         "noise = numpy.random.default_rng(0).standard_normal((2, 120 * 32000)).astype('float32') * 0.1\n"
         "print(soundfile.info(io.BytesIO(convert.encode(noise, 32000, 'ogg'))).frames)\n"
     )
@@ -157,12 +148,12 @@ def test_two_minutes_of_vorbis_do_not_crash_the_process() -> None:
 def test_samples_that_are_not_finite_are_refused(name: str, bad: float) -> None:
     waveform = music(1_000, 2)
     waveform[1, 999] = bad
-    with pytest.raises(ConversionFailed, match="not numbers"):
+    with pytest.raises(ConversionFailed, match="invalid samples"):
         convert.encode(waveform, SAMPLE_RATE, name)
 
 
 @pytest.mark.parametrize("shape", [(1, 0), (0, 100), (3, 100), (100,), (1, 2, 100)])
-def test_a_waveform_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+def test_a_waveform_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ConversionFailed):
         convert.encode(np.zeros(shape, np.float32), SAMPLE_RATE, "wav")
 
@@ -180,7 +171,7 @@ def test_a_sample_rate_out_of_range_is_refused(name: str, sample_rate: int) -> N
         convert.encode(music(100, 1), sample_rate, name)
 
 
-def test_a_sample_rate_that_libsndfile_refuses_is_a_failed_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_rate_that_libsndfile_refuses_fails_the_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convert, "MAX_SAMPLE_RATE", 2_000_000)
     with pytest.raises(ConversionFailed, match="converted to flac"):
         convert.encode(music(100, 1), 1_234_567, "flac")
@@ -191,14 +182,14 @@ FAULTS = {
     "is killed": "cat > /dev/null\nkill -9 $$",
     "fails": "cat > /dev/null\necho 'no such codec' >&2\nexit 1",
     "does not read": "exit 1",
-    "says that all is well and writes nothing": "cat > /dev/null\nexit 0",
+    "succeeds and writes nothing": "cat > /dev/null\nexit 0",
     "dies after half of the file": 'cat > /dev/null\nfor last; do :; done\necho half > "$last"\nexit 1',
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", FFMPEG)
-def test_an_ffmpeg_that_goes_wrong_leaves_an_error_and_no_file(
+def test_a_failing_ffmpeg_raises_an_error_and_leaves_no_file(
     name: str, fault: str, ffmpeg: Path, temporary_directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ffmpeg.write_text(f"#!/bin/sh\n{FAULTS[fault]}\n")
@@ -209,7 +200,7 @@ def test_an_ffmpeg_that_goes_wrong_leaves_an_error_and_no_file(
     assert not list(temporary_directory.iterdir())
 
 
-def test_the_cause_of_a_failure_is_in_the_log_and_not_in_the_sentence(
+def test_the_cause_of_a_failure_is_logged_and_not_in_the_message(
     ffmpeg: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ffmpeg.write_text(f"#!/bin/sh\n{FAULTS['fails']}\n")
@@ -233,13 +224,15 @@ def test_without_any_ffmpeg_the_other_formats_work(
     assert not list(temporary_directory.iterdir())
 
 
-def test_no_room_for_a_temporary_file_is_a_failed_conversion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_space_for_a_temporary_file_the_conversion_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     with pytest.raises(ConversionFailed):
         convert.encode(music(1_000, 1), SAMPLE_RATE, "mp3")
 
 
-def test_the_systems_ffmpeg_comes_first_and_the_bundled_one_else(
+def test_the_systems_ffmpeg_is_preferred_over_the_bundled_one(
     ffmpeg: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert convert.ffmpeg_executable() == str(ffmpeg)

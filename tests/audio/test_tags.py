@@ -1,4 +1,4 @@
-"""What files say of themselves: read back in every format, whatever the prompt, and without touching a sample."""
+"""Tags: readable in every format, whatever the prompt, and without changing a sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from audiocraft_api.audio import convert
 from audiocraft_api.audio.tags import MAX_TITLE_CHARACTERS
 from audiocraft_api.core.errors import ConversionFailed
 from audiocraft_api.core.params import AudioInput, GenerationParams
-from audiocraft_api.generation.recipe import DIGITAL_SOURCE_TYPE, Recipe, details_of
+from audiocraft_api.generation.recipe import DIGITAL_SOURCE_TYPE, Recipe, recipe_details
 
 SAMPLE_RATE = 32_000
 INFO = {"INAM": "title", "IART": "artist", "IGNR": "genre", "ICMT": "comment"}
@@ -28,7 +28,7 @@ ID3 = {
     "TPE1": "artist",
     "TCON": "genre",
     "TXXX:comment": "comment",
-}  # frames of ID3v2; the last is for texts of one's own
+}  # frames of ID3v2; TXXX is for user-defined text
 MP4 = {"©nam": "title", "©ART": "artist", "©gen": "genre", "©cmt": "comment"}
 VORBIS = {"title": "title", "artist": "artist", "genre": "genre", "comment": "comment", "description": "comment"}
 HOSTILE_PROMPTS = {
@@ -53,7 +53,7 @@ HOSTILE_PROMPTS = {
 
 def recipe(prompt: str, output_format: str) -> Recipe:
     params = GenerationParams("demo", prompt, 1.5, seed=7, temperature=0.9)
-    details = details_of(params, "abc123", "int6", output_format, "batching")
+    details = recipe_details(params, "abc123", "int6", output_format, "batching")
     return Recipe(output_format, SAMPLE_RATE, 1.5, 0.1, 7, "demo", "abc123", details)
 
 
@@ -62,7 +62,7 @@ def tone() -> np.ndarray:
 
 
 def tags_of(audio: bytes) -> dict[str, str]:
-    """Return title, artist, genre and comment as others read them: mutagen, and for WAV a walk over its chunks."""
+    """Return title, artist, genre and comment as mutagen reads them, or for WAV as its chunks contain them."""
     if audio[:4] == b"RIFF":
         found, names = info_chunk(audio), INFO
     else:
@@ -78,22 +78,22 @@ def info_chunk(audio: bytes) -> dict[str, str]:
     found = {}
     (size,) = struct.unpack("<I", audio[4:8])
     assert size + 8 == len(audio)
-    place = 12
-    while place < len(audio):
-        name, size = audio[place : place + 4], struct.unpack("<I", audio[place + 4 : place + 8])[0]
+    offset = 12
+    while offset < len(audio):
+        name, size = audio[offset : offset + 4], struct.unpack("<I", audio[offset + 4 : offset + 8])[0]
         if name == b"LIST":
-            assert audio[place + 8 : place + 12] == b"INFO"
-            place += 12
+            assert audio[offset + 8 : offset + 12] == b"INFO"
+            offset += 12
             continue
         if name.startswith(b"I"):
-            found[name.decode()] = audio[place + 8 : place + 8 + size].rstrip(b"\0").decode()
-        place += 8 + size + size % 2
+            found[name.decode()] = audio[offset + 8 : offset + 8 + size].rstrip(b"\0").decode()
+        offset += 8 + size + size % 2
     return found
 
 
 @pytest.mark.parametrize("kind", HOSTILE_PROMPTS)
 @pytest.mark.parametrize("name", convert.FORMATS)
-def test_every_file_holds_its_recipe_whatever_the_prompt(name: str, kind: str) -> None:
+def test_every_file_contains_its_recipe_whatever_the_prompt(name: str, kind: str) -> None:
     prompt = HOSTILE_PROMPTS[kind]
     wanted = recipe(prompt, name)
     tags = tags_of(convert.encode(tone(), SAMPLE_RATE, name, wanted.tags()))
@@ -111,7 +111,7 @@ def test_every_file_holds_its_recipe_whatever_the_prompt(name: str, kind: str) -
 
 
 @pytest.mark.parametrize("name", ["mp3", "m4a", "opus"])
-def test_prompts_show_neither_among_processes_nor_in_the_log_when_ffmpeg_fails(
+def test_prompts_are_neither_in_ffmpegs_arguments_nor_in_the_log_when_it_fails(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "ffmpeg").write_text(f'#!/bin/sh\ncat > /dev/null\necho "$@" > {tmp_path}/arguments\nexit 1\n')
@@ -136,7 +136,7 @@ def test_the_header_of_a_wav_file_stays_the_44_bytes_that_many_readers_skip() ->
 
 
 @pytest.mark.parametrize("name", ["wav", "flac", "mp3", "m4a"])
-def test_the_same_question_makes_the_same_file_to_the_byte_at_another_time(name: str) -> None:
+def test_the_same_request_makes_the_same_bytes_at_a_later_time(name: str) -> None:
     first = recipe("a", name)
     assert first.details is not None
     later = replace(first, details={**first.details, "created": "2030-01-01T00:00:00Z"})
@@ -152,10 +152,10 @@ def test_prompts_can_be_left_out(name: str) -> None:
     assert b"secret" not in audio
 
 
-def test_a_tune_is_named_by_its_samples_and_their_rate() -> None:
+def test_a_melodys_digest_covers_its_samples_and_their_rate() -> None:
     def melody(waveform: np.ndarray, sample_rate: int) -> str:
         params = GenerationParams("demo", "a", 1.0, seed=1, melody=AudioInput(waveform, sample_rate))
-        digest = details_of(params, "r", "exact", "wav", "batching")["melody"]
+        digest = recipe_details(params, "r", "exact", "wav", "batching")["melody"]
         assert len(digest) == 64
         return str(digest)
 

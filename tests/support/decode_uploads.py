@@ -26,7 +26,7 @@ def cpu_seconds() -> float:
 
 
 def main() -> None:
-    decoder = UploadDecoder(load_config({}))
+    decoder = UploadDecoder(load_config({}).audio)
     outcomes = {}
     for path in sorted(Path(sys.argv[1]).iterdir()):
         started = cpu_seconds()

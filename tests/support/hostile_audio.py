@@ -1,6 +1,6 @@
-"""Tunes, mutations of tunes, files that unfold to far more than they are, and files that point to others.
+"""Melody files for tests: valid ones, mutations, decompression bombs, and files that refer to other files.
 
-Everything is drawn from fixed seeds, so that a failure can be had again.
+Everything is drawn from fixed seeds, so that failures are reproducible.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterator
 import numpy as np
 import soundfile
 
-UPLOAD_BYTES = 20 * 2**20  # what the service takes by default; bombs stay just below it
+UPLOAD_BYTES = 20 * 2**20  # the default upload limit; bombs stay just below it
 
 
 def tone(seconds: float, sample_rate: int, channels: int) -> np.ndarray:
-    """Return a chord and a little noise, [T, C]; every channel its own."""
+    """Return a chord with a little noise, [T, C], different in each channel."""
     time = np.arange(round(seconds * sample_rate)) / sample_rate
     rng = np.random.default_rng(channels)
     columns = [
@@ -55,15 +55,15 @@ KINDS = (
 )
 
 
-def tunes(seconds: float = 0.6) -> list[bytes]:
-    """Return a small tune of every kind, mono and stereo."""
+def melodies(seconds: float = 0.6) -> list[bytes]:
+    """Return a short melody of every kind, mono and stereo."""
     return [audio_file(tone(seconds, 16_000, channels), 16_000, *kind) for kind in KINDS for channels in (1, 2)]
 
 
 def mutations(count: int, seed: int) -> Iterator[bytes]:
-    """Yield `count` damaged tunes, one to four damages each, most of them near the headers."""
+    """Yield `count` damaged melodies with one to four defects each, mostly near the headers."""
     rng = np.random.default_rng(seed)
-    seeds = tunes()
+    seeds = melodies()
     for index in range(count):
         data = bytearray(seeds[index % len(seeds)])
         for _ in range(rng.integers(1, 5)):
@@ -110,7 +110,7 @@ def wav(
     before_data: bytes = b"",
     block_bytes: int | None = None,
 ) -> bytes:
-    """Return a WAV file whose header says what it is told to."""
+    """Return a WAV file with the given header fields."""
     block_bytes = channels * bits // 8 & 0xFFFF if block_bytes is None else block_bytes
     rate_bytes = sample_rate * block_bytes & 0xFFFFFFFF
     fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, tag, channels, sample_rate, rate_bytes, block_bytes, bits)
@@ -120,7 +120,7 @@ def wav(
 
 
 def flac_of_silence(seconds: int, sample_rate: int, channels: int, *, claimed_frames: int | None = None) -> bytes:
-    """Return hours of silence as FLAC: 65,535 samples of constant value take a dozen bytes."""
+    """Return silence as FLAC: a block of 65,535 constant samples is a dozen bytes."""
     block = 65_535
     num_blocks = -(-seconds * sample_rate // block)
     claimed = num_blocks * block if claimed_frames is None else claimed_frames
@@ -173,12 +173,14 @@ def _id3(size: int, body: bytes = b"") -> bytes:
 
 
 def bombs() -> dict[str, bytes]:
-    """Return files that a trusting decoder would spend gigabytes, minutes or both on, by name."""
+    """Return files, by name, that would cost a naive decoder gigabytes or minutes."""
     rng = np.random.default_rng(7)
     second = tone(1.0, 16_000, 1)
     mp3 = audio_file(second, 16_000, "MP3", "MPEG_LAYER_III")
     silent_mp3 = audio_file(np.zeros((8_000, 1), np.float32), 8_000, "MP3", "MPEG_LAYER_III")
-    silent_frames = silent_mp3[silent_mp3.index(silent_mp3[:2], 2) :]  # without the first, which holds the length
+    silent_frames = silent_mp3[
+        silent_mp3.index(silent_mp3[:2], 2) :
+    ]  # without the first frame, which contains the length
     vorbis = audio_file(second, 16_000, "OGG", "VORBIS")
     short_vorbis = audio_file(second[:800], 16_000, "OGG", "VORBIS")
     opus = audio_file(np.zeros((48_000 * 70, 1), np.float32), 48_000, "OGG", "OPUS")
@@ -191,7 +193,7 @@ def bombs() -> dict[str, bytes]:
         "72,000 seconds of mono FLAC": flac_of_silence(72_000, 44_100, 1),
         "a minute of 192 kHz stereo FLAC": flac_of_silence(58, 192_000, 2),
         "FLAC that claims 2^36 frames": flac_of_silence(2, 16_000, 1, claimed_frames=2**36 - 1)[:60],
-        "FLAC of metadata blocks without end": b"fLaC" + b"\x01\x00\x00\x00" * (UPLOAD_BYTES // 4 - 100),
+        "FLAC of endless metadata blocks": b"fLaC" + b"\x01\x00\x00\x00" * (UPLOAD_BYTES // 4 - 100),
         "FLAC with frames of noise": flac[:42] + rng.bytes(UPLOAD_BYTES - 1000),
         "FLAC after a huge tag": _id3(2**28 - 1) + flac,
         "WAV at 1 Hz": wav(pcm, sample_rate=1),
@@ -199,19 +201,19 @@ def bombs() -> dict[str, bytes]:
         "WAV at 2 GHz": wav(pcm, sample_rate=2**31 - 1),
         "WAV with 1,024 channels": wav(bytes(2048 * 1000), channels=1024),
         "WAV with 65,535 channels": wav(bytes(65_535 * 2 * 8), channels=65_535, block_bytes=65_535),
-        "WAV with no channel": wav(pcm, channels=0),
-        "WAV with samples of no bits": wav(pcm, bits=0, block_bytes=0),
+        "WAV with no channels": wav(pcm, channels=0),
+        "WAV with 0-bit samples": wav(pcm, bits=0, block_bytes=0),
         "WAV of 20 minutes in one byte a sample": wav(bytes(UPLOAD_BYTES - 100), tag=7, bits=8, sample_rate=16_000),
-        "WAV of ADPCM with a block size of nothing": wav(bytes(2**20), tag=0x11, bits=4, block_bytes=1),
+        "WAV of ADPCM with a block size of one byte": wav(bytes(2**20), tag=0x11, bits=4, block_bytes=1),
         "WAV of a million empty chunks": wav(pcm, before_data=b"JUNK\x00\x00\x00\x00" * (UPLOAD_BYTES // 8 - 5000)),
         "WAV with a chunk of 4 GB": wav(pcm, before_data=b"LIST\xff\xff\xff\xff"),
         "RF64 that claims 2^63 bytes": b"RF64\xff\xff\xff\xffWAVEds64"
         + struct.pack("<IQQQI", 28, 2**63, 2**63, 2**62, 0)
         + wav(b"")[12:],
-        "WAV of samples that are not numbers": wav(np.full(16_000, np.nan, "<f4").tobytes(), tag=3, bits=32),
+        "WAV of NaN samples": wav(np.full(16_000, np.nan, "<f4").tobytes(), tag=3, bits=32),
         "WAV of infinite samples": wav(np.full(16_000, np.inf, "<f4").tobytes(), tag=3, bits=32),
         "WAV of doubles beyond floats": wav(np.full(16_000, 1e300, "<f8").tobytes(), tag=3, bits=64),
-        "MP3 of hours, whose header says a second": silent_mp3 * (UPLOAD_BYTES // len(silent_mp3)),
+        "MP3 of hours whose header says one second": silent_mp3 * (UPLOAD_BYTES // len(silent_mp3)),
         "MP3 of hours": silent_frames * (UPLOAD_BYTES // len(silent_frames)),
         "MP3 frame headers without frames": b"\xff\xfb\x90\x64" * (UPLOAD_BYTES // 4 - 1),
         "MP3 with 20 MB of noise": mp3[:500] + rng.bytes(UPLOAD_BYTES - 1000),
@@ -225,8 +227,8 @@ def bombs() -> dict[str, bytes]:
         "Vorbis with 2^32 comments": vorbis[: comment + 7] + b"\xff" * 8 + vorbis[comment + 15 :],
         "Vorbis with 20 MB of noise": vorbis[:4000] + rng.bytes(UPLOAD_BYTES - 5000),
         "Opus of over a minute of silence": opus,
-        "gzip of a tune": gzip.compress(bytes(50 * 2**20)),
-        "zlib of a tune": zlib.compress(bytes(50 * 2**20)),
+        "gzip of a melody": gzip.compress(bytes(50 * 2**20)),
+        "zlib of a melody": zlib.compress(bytes(50 * 2**20)),
     }
 
 
@@ -262,7 +264,7 @@ def playlists(address: str, local_file: str) -> dict[str, bytes]:
     }.items():
         files[f"HLS behind the magic of {name}"] = head + b"\n" + hls.encode()
     picture = b"\x00-->\x00\x03\x00" + address.encode() + b"/cover.png"
-    files["a tag with a linked picture and no tune"] = _id3(
+    files["a tag with a linked picture and no audio"] = _id3(
         10 + len(picture), b"APIC" + struct.pack(">IH", len(picture), 0) + picture
     )
     return files
