@@ -18,7 +18,7 @@ from audiocraft_api.engine.backend import Backend
 from audiocraft_api.engine.cpu.native_backend import (
     Format,
     NativeBackend,
-    has_byte_arithmetic,
+    has_fast_integers,
     native_slot_bytes,
     native_supports,
 )
@@ -111,7 +111,7 @@ def make_sampler(backend: Backend, *, is_exact: bool) -> Sampler:
 def native_format(precision: Precision) -> Format:
     """Return the weights' format; `auto` is the smallest within the accuracy rule that this build multiplies quickly."""
     if precision == "auto":
-        return "int6" if has_byte_arithmetic() else "float16"
+        return "int6" if has_fast_integers() else "float16"
     return _NATIVE_FORMATS[precision]
 
 

@@ -1,1 +1,1 @@
-"""Decoding on CPUs: the Python side of the native kernels, whose C++ sources are in `native/`."""
+"""Decoding on CPUs: the native kernels, whose C++ sources are in `native/`, and their Python backend."""

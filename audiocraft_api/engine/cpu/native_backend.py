@@ -1,7 +1,7 @@
-"""The native backend: the whole transformer of a step in one call of the C++ decoder, for CPUs.
+"""The native backend for CPUs: each step runs the whole transformer in one call of the C++ decoder.
 
-A step is bound by reading weights, keys and values from memory; the decoder reads each once, in as few bytes as the
-precision allows, at their true length. `torch_runner.py` is its plain twin.
+A step is bound by reading weights, keys and values from memory. The decoder reads each of them once, in as few bytes as
+the precision allows, and only up to each row's own length. `torch_backend.py` is the reference implementation.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from audiocraft_api.core.errors import OutOfMemory
 from audiocraft_api.engine.cpu.native.library import (
     FORMATS,
     MATRICES,
+    OUT_OF_MEMORY,
+    DecoderSpec,
     LayerPointers,
     SamplingParams,
-    Shape,
     load_library,
 )
 from audiocraft_api.engine.weights import DecoderWeights, LayerWeights, position_table
@@ -27,30 +28,30 @@ from audiocraft_api.engine.weights import DecoderWeights, LayerWeights, position
 Format = Literal["float32", "float16", "bfloat16", "int8", "int6"]
 
 _PRECISIONS: dict[Format, str] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-PREFILL_ROWS = 64  # positions of one call: enough to share each weight, few enough for the processor's cache
+PREFILL_ROWS = 64  # positions per call: enough to reuse each weight, few enough for the processor's cache
 
 
 def native_supports(weights: DecoderWeights) -> bool:
-    """Say whether the library is built and the model's sizes suit its blocks."""
+    """Return whether the library is built and supports the model's sizes."""
     head_dim = weights.dim // weights.num_heads
-    hidden = weights.layers[0].linear1.shape[0]
-    sizes_fit = weights.dim % 64 == 0 and hidden % 64 == 0 and weights.codebook_size % 16 == 0
+    ffn_dim = weights.layers[0].linear1.shape[0]
+    sizes_fit = weights.dim % 64 == 0 and ffn_dim % 64 == 0 and weights.codebook_size % 16 == 0
     return sizes_fit and head_dim % 16 == 0 and head_dim <= 256 and load_library() is not None
 
 
-def has_byte_arithmetic() -> bool:
-    """Say whether the library multiplies bytes with the processor's own instructions; without them halves are quicker."""
+def has_fast_integers() -> bool:
+    """Return whether the library multiplies integers with vector instructions. Without them float16 is faster."""
     library = load_library()
-    return library is not None and library.native_arithmetic() != b"portable"
+    return library is not None and library.native_integer_kernel() != b"portable"
 
 
 def kv_bits(weight_format: Format) -> int:
-    """Return the bits of each number of keys and values; under 32 they are integers with a scale for each head's."""
+    """Return the bits per number of keys and values: 32 for float32, fewer for integers with one scale per vector."""
     return {"float32": 32, "int6": 6}.get(weight_format, 8)
 
 
 def native_slot_bytes(weights: DecoderWeights, capacity: int, weight_format: Format) -> int:
-    """Return the bytes of one slot's self-attention keys and values, as kv_cache.h lays them out."""
+    """Return the bytes of one slot's self-attention keys and values in the layout of kv_cache.h."""
     bits, head_dim = kv_bits(weight_format), weights.dim // weights.num_heads
     value_dim = head_dim if bits == 32 else -(-head_dim // 64) * 64
     scales = 0 if bits == 32 else 4
@@ -59,7 +60,7 @@ def native_slot_bytes(weights: DecoderWeights, capacity: int, weight_format: For
 
 
 class NativeBackend:
-    """A `Backend` of C++ kernels."""
+    """A `Backend` that calls the C++ decoder."""
 
     def __init__(
         self,
@@ -71,37 +72,37 @@ class NativeBackend:
         num_threads: int | None = None,
         library: ctypes.CDLL | None = None,
     ) -> None:
-        """Pack `weights`, of any floating type on the CPU; they are not read afterwards. Raises OutOfMemory."""
-        self._handle = None  # for `__del__`, should anything before fail
+        """Pack `weights`, of any floating-point type on the CPU; they are not read afterwards. Raises OutOfMemory."""
+        self._handle = None  # `__del__` reads it even if this constructor fails
         self.num_slots, self.capacity = num_slots, capacity
         self.precision = _PRECISIONS.get(weight_format, weight_format)
         loaded = library or load_library()
-        assert loaded is not None, "native_supports was not asked"
+        assert loaded is not None, "check native_supports() first"
         self._library = loaded
-        self._dim, self._num_codebooks, self._card = weights.dim, weights.num_codebooks, weights.codebook_size
+        self._num_codebooks, self._codebook_size = weights.num_codebooks, weights.codebook_size
         self._positions = weights.positional_scale * position_table(capacity, weights.dim, weights.max_period)
         self._embeddings = [table.to(torch.float32, copy=True).contiguous() for table in weights.embeddings]
-        shape = Shape(
-            layers=len(weights.layers),
+        spec = DecoderSpec(
+            num_layers=len(weights.layers),
             dim=weights.dim,
-            heads=weights.num_heads,
-            hidden=weights.layers[0].linear1.shape[0],
+            num_heads=weights.num_heads,
+            ffn_dim=weights.layers[0].linear1.shape[0],
             codebook_size=weights.codebook_size,
-            codebooks=weights.num_codebooks,
-            cross=weights.layers[0].cross is not None,
-            slots=num_slots,
+            num_codebooks=weights.num_codebooks,
+            has_cross_attention=weights.layers[0].cross is not None,
+            num_slots=num_slots,
             capacity=capacity,
-            threads=num_threads or torch.get_num_threads(),
+            num_threads=num_threads or torch.get_num_threads(),
             format=FORMATS[weight_format],
             kv_bits=kv_bits(weight_format),
         )
-        self._handle = self._library.native_create(ctypes.byref(shape))
+        self._handle = self._library.native_create(ctypes.byref(spec))
         if not self._handle:
-            raise OutOfMemory(f"The model's caches do not fit in memory: {self._error()}.")
-        without_weights = self.num_bytes
+            raise OutOfMemory(f"There is not enough memory for the model's keys and values ({self._last_error()}).")
+        cache_bytes = self.num_bytes
         self._pack(weights)
         self.own_weight_bytes = (
-            self.num_bytes - without_weights + sum(table.nbytes for table in [*self._embeddings, self._positions])
+            self.num_bytes - cache_bytes + sum(table.nbytes for table in [*self._embeddings, self._positions])
         )
 
     @property
@@ -110,38 +111,38 @@ class NativeBackend:
         return int(self._library.native_bytes(self._handle))
 
     def begin(self, slot: int, context: Tensor | None) -> None:
-        rows = None if context is None else _prepared(context)
+        rows = None if context is None else _to_float32(context)
         length = 0 if rows is None else len(rows)
-        self._call(self._library.native_begin, slot, None if rows is None else rows.data_ptr(), length)
+        self._call(self._library.native_set_context, slot, None if rows is None else rows.data_ptr(), length)
 
     def prefill(self, slot: int, position: int, prefix: Tensor | None, tokens: Tensor) -> Tensor:
-        logits = torch.empty(1, self._num_codebooks, self._card)
+        logits = torch.empty(1, self._num_codebooks, self._codebook_size)
         if prefix is not None:
-            for piece in _pieces(_prepared(prefix)):
-                self._run(None, piece, [slot] * len(piece), range(position, position + len(piece)), None)
-                position += len(piece)
-        pieces = _pieces(tokens.T.contiguous())  # [S, K]
-        for index, piece in enumerate(pieces):
-            wanted = logits if index == len(pieces) - 1 else None
-            self._run(piece, None, [slot] * len(piece), range(position, position + len(piece)), wanted)
-            position += len(piece)
+            for chunk in _chunks(_to_float32(prefix)):
+                self._forward(None, chunk, [slot] * len(chunk), range(position, position + len(chunk)), None)
+                position += len(chunk)
+        chunks = _chunks(tokens.T.contiguous())  # [S, K]
+        for index, chunk in enumerate(chunks):
+            out = logits if index == len(chunks) - 1 else None
+            self._forward(chunk, None, [slot] * len(chunk), range(position, position + len(chunk)), out)
+            position += len(chunk)
         return logits[0]
 
     def decode(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
-        logits = torch.empty(len(slots), self._num_codebooks, self._card)
-        self._run(tokens.contiguous(), None, slots, positions, logits)
+        logits = torch.empty(len(slots), self._num_codebooks, self._codebook_size)
+        self._forward(tokens.contiguous(), None, slots, positions, logits)
         return logits
 
-    def sample(self, choices: Sequence[SamplingParams], logits: Tensor) -> Tensor:
-        """Choose tokens int64 [N, K] from the rows' logits [R, K, codebook_size]; -1 where logits are not finite."""
-        tokens = torch.empty(len(choices), self._num_codebooks, dtype=torch.long)
-        array = (SamplingParams * len(choices))(*choices)
+    def sample(self, params: Sequence[SamplingParams], logits: Tensor) -> Tensor:
+        """Sample tokens int64 [N, K] from the rows' logits [R, K, codebook_size]; -1 where the logits are not finite."""
+        tokens = torch.empty(len(params), self._num_codebooks, dtype=torch.long)
+        array = (SamplingParams * len(params))(*params)
         rows = logits.contiguous()
-        self._call(self._library.native_sample, len(choices), array, rows.data_ptr(), tokens.data_ptr())
+        self._call(self._library.native_sample, len(params), array, rows.data_ptr(), tokens.data_ptr())
         return tokens
 
     def release(self, slot: int) -> None:
-        self._call(self._library.native_release, slot)
+        self._call(self._library.native_clear_slot, slot)
 
     def close(self) -> None:
         if self._handle:
@@ -151,7 +152,7 @@ class NativeBackend:
     def __del__(self) -> None:
         self.close()
 
-    def _run(
+    def _forward(
         self,
         tokens: Tensor | None,
         inputs: Tensor | None,
@@ -159,10 +160,10 @@ class NativeBackend:
         positions: Sequence[int],
         logits: Tensor | None,
     ) -> None:
-        """Run rows of tokens [N, K] or inputs [N, D]; the last rows' logits go into `logits` [n, K, codebook_size]."""
+        """Run rows of tokens [N, K] or inputs [N, D]; write the last rows' logits to `logits` [n, K, codebook_size]."""
         count = len(slots)
         self._call(
-            self._library.native_run,
+            self._library.native_forward,
             count,
             None if tokens is None else tokens.data_ptr(),
             None if inputs is None else inputs.data_ptr(),
@@ -176,22 +177,22 @@ class NativeBackend:
         buffers: dict[str, Tensor] = {}
         for index, layer in enumerate(weights.layers):
             tensors = _layer_tensors(layer)
-            # The decoder widens matrices of half precision itself, a block at a time, where they are all of it.
+            # The decoder converts float16 matrices itself, block by block, if all of a layer's matrices are float16.
             matrices = [name for name in MATRICES if name in tensors]
             are_half = all(tensors[name].dtype == torch.float16 for name in matrices)
             for name, tensor in tensors.items():
-                is_kept = are_half and name in matrices
-                tensors[name] = tensor.contiguous() if is_kept else _in_float32(tensor, buffers, name)
+                is_passed_as_is = are_half and name in matrices
+                tensors[name] = tensor.contiguous() if is_passed_as_is else _to_buffer(tensor, buffers, name)
             pointers = LayerPointers(
                 stored=FORMATS["float16" if are_half else "float32"],
                 **{name: tensor.data_ptr() for name, tensor in tensors.items()},
             )
             self._call(self._library.native_set_layer, index, ctypes.byref(pointers))
-        heads = torch.cat([_prepared(head) for head in weights.heads])
-        norm_weight, norm_bias = _prepared(weights.out_norm_weight), _prepared(weights.out_norm_bias)
+        heads = torch.cat([_to_float32(head) for head in weights.heads])
+        norm_weight, norm_bias = _to_float32(weights.out_norm_weight), _to_float32(weights.out_norm_bias)
         tables = (ctypes.c_void_p * len(self._embeddings))(*(table.data_ptr() for table in self._embeddings))
         self._call(
-            self._library.native_set_ends,
+            self._library.native_set_embeddings_and_heads,
             heads.data_ptr(),
             norm_weight.data_ptr(),
             norm_bias.data_ptr(),
@@ -200,23 +201,27 @@ class NativeBackend:
         )
 
     def _call(self, function: Any, *arguments: Any) -> None:
-        if function(self._handle, *arguments):
-            raise OutOfMemory(f"The native decoder could not go on: {self._error()}.")
+        """Call a function of the library. Raises OutOfMemory, or RuntimeError for arguments that it cannot process."""
+        status = function(self._handle, *arguments)
+        if status == OUT_OF_MEMORY:
+            raise OutOfMemory(f"There is not enough memory to continue the generation ({self._last_error()}).")
+        if status:
+            raise RuntimeError(f"The native decoder failed: {self._last_error()}.")
 
-    def _error(self) -> str:
-        return (self._library.native_error() or b"").decode()
+    def _last_error(self) -> str:
+        return (self._library.native_last_error() or b"").decode()
 
 
-def _pieces(rows: Tensor) -> list[Tensor]:
+def _chunks(rows: Tensor) -> list[Tensor]:
     return [rows[begin : begin + PREFILL_ROWS] for begin in range(0, len(rows), PREFILL_ROWS)]
 
 
-def _prepared(tensor: Tensor) -> Tensor:
+def _to_float32(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float32).contiguous()
 
 
 def _layer_tensors(layer: LayerWeights) -> dict[str, Tensor]:
-    """Name a layer's tensors as decoder.h does."""
+    """Return a layer's tensors by their names in decoder.h."""
     tensors = {
         "norm1_weight": layer.norm1_weight,
         "norm1_bias": layer.norm1_bias,
@@ -239,8 +244,8 @@ def _layer_tensors(layer: LayerWeights) -> dict[str, Tensor]:
     return tensors
 
 
-def _in_float32(tensor: Tensor, buffers: dict[str, Tensor], name: str) -> Tensor:
-    """Return `tensor` if it is float32, else a copy in the buffer of its name: new memory for each costs more time."""
+def _to_buffer(tensor: Tensor, buffers: dict[str, Tensor], name: str) -> Tensor:
+    """Return `tensor` in float32. A conversion goes to the buffer of its name: reusing memory is faster."""
     if tensor.dtype == torch.float32 and tensor.device.type == "cpu":
         return tensor.contiguous()
     if name not in buffers:

@@ -1,9 +1,10 @@
-// Rows of activations, and their image in integers for integer weights.
+// Rows of activations in float32, quantized to integers where the weights are integers.
 //
-// Inputs that share a weight scale share one here too, which depends on them alone. The image is two planes of signed
-// bytes, value = (high + low / 256) scale, because the machines multiply bytes. With both, rounding is negligible beside
-// the weights'. Beside weights of six bits the low plane of a group may stay zero, and is then not multiplied: where no input
-// stands far out of its group, rounding to eight bits is small against theirs.
+// Inputs whose weights share a scale form a group and share a scale too, computed from these inputs alone. Quantized
+// values are two planes of signed bytes, value = (high + low / 256) * scale, because processors multiply bytes. With
+// both planes the rounding error is negligible compared with that of the weights. With 6-bit weights, a group without
+// outliers (see max_crest_factor) uses the high plane alone: its low plane is zero and is not multiplied, because
+// rounding to eight bits adds little to the error of such weights.
 #pragma once
 
 #include <cstdint>
@@ -13,16 +14,17 @@
 
 namespace native {
 
-constexpr float kLargest = 127 * 256;  // of an image
+constexpr float kLargest = 127 * 256;  // the largest quantized magnitude, in units of the low plane
 
-// What takes floats up to `largest` to integers up to kLargest.
+// The factor that maps magnitudes up to `largest` to integers up to kLargest.
 inline float inverse_scale(float largest) { return largest > 0 ? kLargest / largest : 0.0f; }
 
+// The sum of each plane's bytes.
 struct PlaneSums {
     int32_t high, low;
 };
 
-// Round floats times `inverse` to high * 256 + low; `count` is a multiple of the width.
+// Round floats times `inverse` to integers and split them into high * 256 + low. `count` is a multiple of kWidth.
 inline PlaneSums split_planes(const float* from, int count, float inverse, int8_t* high, int8_t* low) {
     IntVec high_sums = {}, low_sums = {};
     for (int i = 0; i < count; i += kWidth) {
@@ -36,7 +38,7 @@ inline PlaneSums split_planes(const float* from, int count, float inverse, int8_
     return {sum(high_sums), sum(low_sums)};
 }
 
-// The same to high * 256 alone.
+// The same, rounded to high * 256; the low plane is zero.
 inline PlaneSums high_plane(const float* from, int count, float inverse, int8_t* high, int8_t* low) {
     IntVec sums = {};
     for (int i = 0; i < count; i += kWidth) {
@@ -48,41 +50,41 @@ inline PlaneSums high_plane(const float* from, int count, float inverse, int8_t*
     return {sum(sums), 0};
 }
 
-// How activations meet weights of a format.
-struct Image {
-    int group = 0;         // inputs of one scale; 0 for no image
-    int offset = 0;        // of the weights' integers, which are stored without a sign
-    float most_crest = 0;  // the most that a group's largest may be over its root mean square where one plane is enough
+// How activations are quantized for a weight format.
+struct QuantLayout {
+    int group_size = 0;          // inputs that share a scale; 0: not quantized
+    int zero_point = 0;          // of the weights, which are stored as unsigned integers
+    float max_crest_factor = 0;  // up to this ratio of peak to root mean square, the high plane alone is used
 };
 
 struct Activations {
-    int width = 0;               // floats of a row
-    int groups = 0;              // of a row
-    Image image;
-    std::vector<float> values;   // [rows, width]
-    std::vector<int8_t> high;    // [rows, width]
-    std::vector<int8_t> low;     // [rows, width]
-    std::vector<float> scales;   // [rows, groups]
-    std::vector<PlaneSums> starts;  // [rows, groups]: what sums of products start at, to take the weights' offset out
-    std::vector<uint8_t> has_low;  // [rows, groups]: whether the low plane is not all zeros
+    int width = 0;   // floats per row
+    int groups = 0;  // per row
+    QuantLayout layout;
+    std::vector<float> values;           // [rows, width]
+    std::vector<int8_t> high;            // [rows, width]
+    std::vector<int8_t> low;             // [rows, width]
+    std::vector<float> scales;           // [rows, groups]
+    std::vector<PlaneSums> corrections;  // [rows, groups]: initial value of sums of products, cancels the zero point
+    std::vector<uint8_t> has_low;        // [rows, groups]: whether the low plane is used
 
-    void resize(int rows, int new_width, Image new_image) {
+    void resize(int rows, int new_width, QuantLayout new_layout) {
         width = new_width;
-        image = new_image;
-        groups = image.group ? width / image.group : 0;
+        layout = new_layout;
+        groups = layout.group_size ? width / layout.group_size : 0;
         values.resize(size_t(rows) * width);
-        if (!image.group) return;
+        if (!layout.group_size) return;
         high.resize(size_t(rows) * width);
         low.resize(size_t(rows) * width);
         scales.resize(size_t(rows) * groups);
-        starts.resize(scales.size());
+        corrections.resize(scales.size());
         has_low.resize(scales.size());
     }
 
     float* row(int index) { return values.data() + size_t(index) * width; }
     const float* row(int index) const { return values.data() + size_t(index) * width; }
 
-    // Say whether any of `count` rows needs the low plane of a group.
+    // Return whether any of `count` rows from `row` on uses the low plane of a group.
     bool needs_low(int row, int count, int group) const {
         const uint8_t* at = &has_low[size_t(row) * groups + group];
         bool needed = false;
@@ -90,19 +92,21 @@ struct Activations {
         return needed;
     }
 
-    // Make the image of one row from its values; nothing to do for float weights.
+    // Quantize the values of one row; does nothing for float weights.
     void quantize(int index) {
-        if (!image.group) return;
+        if (!layout.group_size) return;
         size_t at = size_t(index) * groups;
-        for (int begin = 0; begin < width; begin += image.group, ++at) {
+        for (int begin = 0; begin < width; begin += layout.group_size, ++at) {
             const float* from = row(index) + begin;
             int8_t *to_high = &high[from - values.data()], *to_low = &low[from - values.data()];
-            const float largest = peak(from, image.group), inverse = inverse_scale(largest);
-            has_low[at] = largest * largest * image.group > image.most_crest * image.most_crest * energy(from, image.group);
-            const PlaneSums of = has_low[at] ? split_planes(from, image.group, inverse, to_high, to_low)
-                                             : high_plane(from, image.group, inverse, to_high, to_low);
+            const float largest = max_abs(from, layout.group_size), inverse = inverse_scale(largest);
+            const float crest_factor_squared_bound = layout.max_crest_factor * layout.max_crest_factor;
+            has_low[at] = largest * largest * layout.group_size >
+                          crest_factor_squared_bound * sum_of_squares(from, layout.group_size);
+            const PlaneSums sums = has_low[at] ? split_planes(from, layout.group_size, inverse, to_high, to_low)
+                                               : high_plane(from, layout.group_size, inverse, to_high, to_low);
             scales[at] = largest / (kLargest / 256);
-            starts[at] = {-image.offset * of.high, -image.offset * of.low};
+            corrections[at] = {-layout.zero_point * sums.high, -layout.zero_point * sums.low};
         }
     }
 };

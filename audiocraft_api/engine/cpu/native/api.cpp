@@ -1,7 +1,9 @@
-// The plain C interface that library.py calls. Errors come back as text; no exception leaves.
+// The C interface that library.py calls. No exception crosses it: functions return a status, and native_last_error()
+// the message of this thread's last error.
 #include <cstdio>
 #include <exception>
 #include <mutex>
+#include <stdexcept>
 
 #include "decoder.h"
 
@@ -10,21 +12,29 @@ using native::Decoder;
 namespace {
 
 struct Handle {
-    explicit Handle(const native::Shape& shape) : decoder(shape) {}
-    std::mutex mutex;  // a decoder has one set of scratch rows
+    explicit Handle(const native::DecoderSpec& spec) : decoder(spec) {}
+    std::mutex mutex;  // the decoder's scratch buffers serve one call at a time
     Decoder decoder;
 };
 
+enum Status { kOk = 0, kOutOfMemory = 1, kFailed = 2 };  // library.py declares kOutOfMemory, too
+
 thread_local char last_error[256];
+
+int fail(Status status, const std::exception& error) {
+    std::snprintf(last_error, sizeof last_error, "%s", error.what());
+    return status;
+}
 
 template <class Body>
 int guarded(Body&& body) {
     try {
         body();
-        return 0;
-    } catch (const std::exception& error) {
-        std::snprintf(last_error, sizeof last_error, "%s", error.what());
-        return 1;
+        return kOk;
+    } catch (const std::logic_error& error) {
+        return fail(kFailed, error);
+    } catch (const std::exception& error) {  // memory or threads that the system does not provide
+        return fail(kOutOfMemory, error);
     }
 }
 
@@ -40,14 +50,15 @@ int locked(Handle* handle, Body&& body) {
 
 extern "C" {
 
-const char* native_error() { return last_error; }
+const char* native_last_error() { return last_error; }
 
-// Which integer arithmetic this build uses.
-const char* native_arithmetic() { return NATIVE_DOT4; }
+// The instructions that multiply integers in this build.
+const char* native_integer_kernel() { return NATIVE_INTEGER_KERNEL; }
 
-Handle* native_create(const native::Shape* shape) {
+// Return null on failure.
+Handle* native_create(const native::DecoderSpec* spec) {
     Handle* handle = nullptr;
-    guarded([&] { handle = new Handle(*shape); });
+    guarded([&] { handle = new Handle(*spec); });
     return handle;
 }
 
@@ -59,30 +70,31 @@ int native_set_layer(Handle* handle, int index, const native::LayerPointers* fro
     return locked(handle, [&](Decoder& decoder) { decoder.set_layer(index, *from); });
 }
 
-int native_set_ends(Handle* handle, const float* heads, const float* norm_weight, const float* norm_bias,
-                    const float* const* embeddings, const float* positions) {
+int native_set_embeddings_and_heads(Handle* handle, const float* heads, const float* norm_weight,
+                                    const float* norm_bias, const float* const* embeddings, const float* positions) {
     return locked(handle, [&](Decoder& decoder) {
-        decoder.set_ends(heads, norm_weight, norm_bias, embeddings, positions);
+        decoder.set_embeddings_and_heads(heads, norm_weight, norm_bias, embeddings, positions);
     });
 }
 
-int native_begin(Handle* handle, int slot, const float* context, int length) {
-    return locked(handle, [&](Decoder& decoder) { decoder.begin(slot, context, length); });
+int native_set_context(Handle* handle, int slot, const float* context, int length) {
+    return locked(handle, [&](Decoder& decoder) { decoder.set_context(slot, context, length); });
 }
 
-int native_release(Handle* handle, int slot) {
-    return locked(handle, [&](Decoder& decoder) { decoder.release(slot); });
+int native_clear_slot(Handle* handle, int slot) {
+    return locked(handle, [&](Decoder& decoder) { decoder.clear_slot(slot); });
 }
 
-int native_run(Handle* handle, int rows, const int64_t* tokens, const float* inputs, const int32_t* slots,
-               const int32_t* positions, int wanted, float* logits) {
+int native_forward(Handle* handle, int rows, const int64_t* tokens, const float* inputs, const int32_t* slots,
+                   const int32_t* positions, int num_logit_rows, float* logits) {
     return locked(handle, [&](Decoder& decoder) {
-        decoder.run(rows, tokens, inputs, slots, positions, wanted, logits);
+        decoder.forward(rows, tokens, inputs, slots, positions, num_logit_rows, logits);
     });
 }
 
-int native_sample(Handle* handle, int count, const native::Choice* choices, const float* logits, int64_t* tokens) {
-    return locked(handle, [&](Decoder& decoder) { decoder.sample(choices, count, logits, tokens); });
+int native_sample(Handle* handle, int count, const native::SamplingParams* params, const float* logits,
+                  int64_t* tokens) {
+    return locked(handle, [&](Decoder& decoder) { decoder.sample(params, count, logits, tokens); });
 }
 
 }  // extern "C"

@@ -1,8 +1,8 @@
 """Compile the native decoder with the system's C++ compiler: `python -m audiocraft_api.engine.cpu.native.build`.
 
-The library lies under `build/native/`, named after the sources, the compiler and the processor it was compiled for; a
-library of another machine is never loaded. Nothing but a C++17 compiler is needed, and without one the service runs
-on PyTorch's operations.
+The library is written to `build/native/`. Its name contains a hash of the sources, the flags and the processor, so that a
+library built for another machine is never loaded. A C++17 compiler is all that is needed; without one the service uses
+PyTorch instead.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
 BUILD_DIR = SOURCES.parents[3] / "build" / "native"
-# Contraction gives fused multiply-adds; value-changing options stay off, so that a result has one order of summation.
+# Contraction allows fused multiply-adds. Options such as -ffast-math stay off: they would change the order of summation.
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
+# The tests compile with these; an installation does not, because a compiler that nobody has tried yet may warn about
+# correct code. -Wno-psabi: Quad values never cross the library's boundary, so their calling convention does not matter.
+STRICT_FLAGS = ("-Wall", "-Wextra", "-Werror", "-Wno-psabi")
 COMPILE_TIMEOUT_SECONDS = 300
 
 
@@ -28,13 +32,13 @@ class BuildError(Exception):
 
 
 def find_compiler() -> str | None:
-    """Return the C++ compiler, `CXX` first, or None."""
+    """Return the path of a C++ compiler, `CXX` first, or None if there is none."""
     candidates = (os.environ.get("CXX"), "g++", "clang++", "c++")
     return next((found for name in candidates if name and (found := shutil.which(name))), None)
 
 
 def library_path() -> Path:
-    """Return where the library of these sources for this processor lies, built or not."""
+    """Return the path of the library for these sources and this processor, whether or not it is built."""
     digest = hashlib.sha256()
     for source in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
         digest.update(source.name.encode() + source.read_bytes())
@@ -43,13 +47,13 @@ def library_path() -> Path:
 
 
 def build() -> Path:
-    """Compile the library unless it is there, and return its path. Raises BuildError."""
+    """Compile the library unless it exists, and return its path. Raises BuildError."""
     target = library_path()
     if target.exists():
         return target
     compiler = find_compiler()
     if compiler is None:
-        raise BuildError("no C++ compiler was found (CXX, g++, clang++, c++)")
+        raise BuildError("no C++ compiler found: install g++ or clang++, or set CXX")
     target.parent.mkdir(parents=True, exist_ok=True)
     compile_to(target, compiler, ["-march=native" if platform.machine() != "arm64" else "-mcpu=native"])
     for old in BUILD_DIR.glob("decoder-*.so"):
@@ -58,12 +62,12 @@ def build() -> Path:
     return target
 
 
-def compile_to(target: Path, compiler: str, machine_flags: list[str]) -> None:
-    """Compile the sources for a machine into `target`. Raises BuildError."""
+def compile_to(target: Path, compiler: str, extra_flags: Sequence[str]) -> None:
+    """Compile the sources into `target` with `FLAGS` and the target processor's flags. Raises BuildError."""
     with tempfile.TemporaryDirectory(dir=target.parent) as directory:
         output = Path(directory) / target.name
-        units = [str(source) for source in sorted(SOURCES.glob("*.cpp"))]
-        command = [compiler, *FLAGS, *machine_flags, *units, "-o", str(output)]
+        sources = [str(source) for source in sorted(SOURCES.glob("*.cpp"))]
+        command = [compiler, *FLAGS, *extra_flags, *sources, "-o", str(output)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_SECONDS, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -74,7 +78,7 @@ def compile_to(target: Path, compiler: str, machine_flags: list[str]) -> None:
 
 
 def _processor() -> str:
-    """Name the processor's abilities, which `-march=native` compiles for."""
+    """Return a description of the processor and its instruction sets, which `-march=native` compiles for."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -83,11 +87,11 @@ def _processor() -> str:
 
 
 def main() -> int:
-    """Build, and say in one line what came of it. A missing compiler is no failure: the service runs without."""
+    """Build the library and print one line. Exits with 0 even if the build fails: the service works without it."""
     try:
         print(f"native decoder: {build()}")
     except BuildError as error:
-        print(f"native decoder: not built, PyTorch's operations will be used ({error})", file=sys.stderr)
+        print(f"native decoder: not built, PyTorch will be used instead ({error})", file=sys.stderr)
     return 0
 
 

@@ -1,4 +1,4 @@
-// The transformer decoder of MusicGen: embeds rows of tokens, runs every layer, gives logits.
+// MusicGen's transformer decoder: embeds rows of tokens, runs every layer, and returns logits.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +13,16 @@
 
 namespace native {
 
-// The same struct is declared in library.py.
-struct Shape {
-    int32_t layers, dim, heads, hidden, card, codebooks, cross;
-    int32_t slots, capacity, threads;
-    int32_t format;   // Format of all layers and heads
-    int32_t kv_bits;  // of keys and values: 32, 8 or 6
+// library.py declares the same struct.
+struct DecoderSpec {
+    int32_t num_layers, dim, num_heads, ffn_dim, codebook_size, num_codebooks, has_cross_attention;
+    int32_t num_slots, capacity, num_threads;  // capacity: positions per slot
+    int32_t format;                            // Format of the matrices of all layers and output heads
+    int32_t kv_bits;                           // of keys and values: 32, 8 or 6
 };
 
-// Read while they are packed only; norms are float32 and copied, matrices all of the one Format, kFloat or kHalf.
+// Weights of one layer; read during set_layer only. Norms are float32, matrices are all of Format `stored`: kFloat or
+// kHalf. Absent cross-attention pointers are null. library.py declares the same struct.
 struct LayerPointers {
     const float *norm1_weight, *norm1_bias, *cross_norm_weight, *cross_norm_bias, *norm2_weight, *norm2_bias;
     const void *qkv, *self_out, *cross_query, *cross_key, *cross_value, *cross_out, *linear1, *linear2;
@@ -39,36 +40,38 @@ struct Layer {
 
 struct Slot {
     KvCache self, cross;
-    int context = 0;  // positions of cross-attention; 0 skips it
+    int context_length = 0;  // positions of cross-attention; 0: the row skips it
 };
 
 class Decoder {
 public:
-    explicit Decoder(const Shape& shape);
+    explicit Decoder(const DecoderSpec& spec);
 
     void set_layer(int index, const LayerPointers& from);
-    // Heads are [codebooks * card, dim], packed here; the two tables are [codebooks * (card + 1), dim] and
-    // [capacity, dim], kept by the caller while the decoder lives.
-    void set_ends(const float* heads, const float* norm_weight, const float* norm_bias, const float* const* embeddings,
-                  const float* positions);
+    // `heads` [codebooks * codebook_size, dim] are packed here. The caller keeps the tables while the decoder lives:
+    // `embeddings`, one [codebook_size + 1, dim] per codebook, and `positions` [capacity, dim].
+    void set_embeddings_and_heads(const float* heads, const float* norm_weight, const float* norm_bias,
+                                  const float* const* embeddings, const float* positions);
 
-    // Compute a slot's cross-attention keys and values from `context` [length, dim].
-    void begin(int slot, const float* context, int length);
+    // Compute a slot's cross-attention keys and values from `context` [length, dim]; length 0 for a row without
+    // context.
+    void set_context(int slot, const float* context, int length);
 
-    // Give a slot's memory back.
-    void release(int slot);
+    // Free the memory of a slot's keys and values.
+    void clear_slot(int slot);
 
-    // Run `rows` rows, each a position of a slot. Rows of one slot must be in order; a row sees the rows before it.
-    // Input is `tokens` [rows, codebooks] or, where that is null, `inputs` [rows, dim] without positions.
-    // The last `wanted` rows' logits go to `logits` [wanted, codebooks * card].
-    void run(int rows, const int64_t* tokens, const float* inputs, const int32_t* slots, const int32_t* positions,
-             int wanted, float* logits);
+    // Run `rows` rows, each one position of a slot. Rows of the same slot must be in order; a row attends to the rows
+    // before it. The input is `tokens` [rows, codebooks] or, if null, `inputs` [rows, dim] without position embeddings.
+    // Writes the logits of the last rows to `logits` [num_logit_rows, codebooks * codebook_size].
+    void forward(int rows, const int64_t* tokens, const float* inputs, const int32_t* slots, const int32_t* positions,
+                 int num_logit_rows, float* logits);
 
-    // Choose the next tokens [count, codebooks] of so many requests from their rows' logits.
-    void sample(const Choice* choices, int count, const float* logits, int64_t* tokens) {
-        native::sample(pool_, choices, count, shape_.codebooks, shape_.card, logits, tokens);
+    // Sample the next tokens [count, codebooks] of `count` requests from the logits of their rows.
+    void sample(const SamplingParams* params, int count, const float* logits, int64_t* tokens) {
+        native::sample(pool_, params, count, spec_.num_codebooks, spec_.codebook_size, logits, tokens);
     }
 
+    // Bytes of packed weights, keys and values.
     size_t bytes() const;
 
 private:
@@ -79,11 +82,11 @@ private:
     void normalize(const Norm& norm, const std::vector<int>& rows, Activations& out);
     void quantize(Activations& values, int rows);
 
-    Shape shape_;
+    DecoderSpec spec_;
     Format format_;
     Pool pool_;
     Arena weights_;
-    int num_rows_ = 0;  // that were run, until weights are gathered
+    int num_rows_ = 0;  // rows run so far, counted until the weights move to huge pages
     std::vector<Layer> layers_;
     std::vector<Slot> slots_;
     Norm out_norm_;
@@ -91,10 +94,11 @@ private:
     std::vector<const float*> embeddings_;
     const float* positions_ = nullptr;
 
-    std::vector<float> residual_;              // [rows, dim]
-    std::vector<float> projected_;             // [rows, 3 dim]
-    std::vector<AttentionScratch> scratch_;    // one for each worker
-    Activations narrow_, wide_;                // [rows, dim] and [rows, hidden]
+    std::vector<float> residual_;            // [rows, dim]
+    std::vector<float> projected_;           // [rows, 3 * dim]
+    std::vector<AttentionScratch> scratch_;  // one per worker
+    Activations hidden_;                     // [rows, dim]
+    Activations ffn_;                        // [rows, ffn_dim]
 };
 
 }  // namespace native

@@ -1,6 +1,7 @@
-// The integer heart: sixteen sums, each of four products of unsigned weight bytes and signed activation bytes.
+// The innermost integer kernel: sixteen sums, each of four products of an unsigned weight byte and a signed activation
+// byte.
 //
-// Integer sums are exact, so every variant below and the matrix unit (tiles.h) give the same bits.
+// Integer sums are exact, so every variant below and the AMX kernel (tiles.h) return the same bits.
 #pragma once
 
 #include <cstdint>
@@ -14,17 +15,17 @@
 
 namespace native {
 
-constexpr int kBlock = 16;     // outputs that are computed together
-constexpr int kQuads = 4;      // groups of four inputs that are packed together
-constexpr int kQuadInputs = 4 * kQuads;
+constexpr int kBlock = 16;               // outputs computed together
+constexpr int kQuads = 4;                // quads per pack
+constexpr int kPackInputs = 4 * kQuads;  // inputs per pack
 
 template <int Bits>
-constexpr int kPackBytes = kBlock * kQuadInputs * Bits / 8;
+constexpr int kPackBytes = kBlock * kPackInputs * Bits / 8;
 
 template <int Bits>
 constexpr int kPackQuads = kPackBytes<Bits> / 64;
 
-// Weights of 16 outputs x 4 inputs, output by output.
+// Weights of 16 outputs x 4 inputs, output by output, one byte each.
 typedef uint32_t Quad __attribute__((vector_size(64)));
 
 inline Quad load_quad(const uint8_t* from) {
@@ -35,7 +36,8 @@ inline Quad load_quad(const uint8_t* from) {
 
 inline void store_quad(uint8_t* to, Quad quad) { std::memcpy(to, &quad, sizeof quad); }
 
-// Three quads of six bits lie in the low bits of 64 bytes each; the bytes' two high bits are the fourth quad's.
+// Unpack a pack of four quads. With 6 bits it is three times 64 bytes: their low six bits are the first three quads,
+// and their two high bits together are the fourth.
 template <int Bits>
 inline void unpack(const uint8_t* from, Quad (&quads)[kQuads]) {
     if (Bits == 8) {
@@ -49,7 +51,7 @@ inline void unpack(const uint8_t* from, Quad (&quads)[kQuads]) {
     quads[3] = (a >> 6 & 0x03030303u) | (b >> 4 & 0x0c0c0c0cu) | (c >> 2 & 0x30303030u);
 }
 
-// The reverse; a word is a quad, or one output's part of it.
+// The inverse of unpack. `Word` is Quad, or uint32_t for the four inputs of a single output.
 template <int Bits, class Word>
 inline void pack(const Word (&quads)[kQuads], Word (&packed)[kPackQuads<Bits>]) {
     for (int i = 0; i < kPackQuads<Bits>; ++i)
@@ -57,7 +59,7 @@ inline void pack(const Word (&quads)[kQuads], Word (&packed)[kPackQuads<Bits>]) 
 }
 
 #if defined(__AVX512VNNI__)
-#define NATIVE_DOT4 "avx512-vnni"
+#define NATIVE_INTEGER_KERNEL "avx512-vnni"
 
 using Sums = __m512i;
 
@@ -70,7 +72,7 @@ inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
 }
 
 #elif defined(__AVX2__)
-#define NATIVE_DOT4 "avx2"
+#define NATIVE_INTEGER_KERNEL "avx2"
 
 struct Sums {
     __m256i half[2];
@@ -87,7 +89,7 @@ inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
 #if defined(__AVXVNNI__)
     for (int i = 0; i < 2; ++i) sums.half[i] = _mm256_dpbusd_avx_epi32(sums.half[i], half[i], quad);
 #else
-    // In 16 bits, even and odd bytes apart: the byte multiply-add would saturate.
+    // Multiply even and odd bytes separately in 16 bits: the byte multiply-add instruction would saturate.
     const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(quad, 8), 8), odd = _mm256_srai_epi16(quad, 8);
     for (int i = 0; i < 2; ++i) {
         const __m256i low = _mm256_and_si256(half[i], _mm256_set1_epi16(255));
@@ -99,7 +101,7 @@ inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
 }
 
 #else
-#define NATIVE_DOT4 "portable"
+#define NATIVE_INTEGER_KERNEL "portable"
 
 struct Sums {
     int32_t lane[kBlock];
@@ -119,7 +121,7 @@ inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
 
 #endif
 
-// The sums of a vector's width of outputs from `output` on.
+// The sums of kWidth outputs from `output` on.
 inline IntVec lanes(const Sums& sums, int output) {
     int32_t all[kBlock];
     std::memcpy(all, &sums, sizeof all);

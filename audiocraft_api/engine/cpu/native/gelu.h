@@ -1,14 +1,15 @@
-// GELU with the error function, as torch's default.
+// GELU with the error function, PyTorch's default.
 #pragma once
 
 #include "vec.h"
 
 namespace native {
 
-// x/2 (1 + erf(x / sqrt 2)). erfc(z) = e^(-z^2) P(1 / (1 + 3/8 z)) for z >= 0, with P fitted to 2e-9 of the product.
+// x/2 (1 + erf(x / sqrt 2)), with erfc(z) = e^(-z^2) P(1 / (1 + 3/8 z)) for z >= 0. The polynomial P is fitted to an
+// error of 2e-9 in erfc.
 inline Vec gelu(Vec x) {
     const Vec scaled = x * 0.70710678118654752f;
-    const Vec z = magnitude(scaled);
+    const Vec z = abs(scaled);
     const Vec t = 1.0f / (1.0f + 0.375f * z);
     Vec p = splat(-0.2993219443886537f);
     p = p * t + 1.3591235114433935f;

@@ -1,15 +1,15 @@
-// Keys and values in integers, and attention over them in the integer arithmetic of dot4.h.
+// Keys and values as integers, and attention over them with the integer arithmetic of dot4.h.
 #include "activations.h"
 #include "dot4.h"
+#include "hadamard.h"
 #include "kv_cache.h"
-#include "rotation.h"
 
 namespace native {
 namespace {
 
-constexpr int kPackDims = kQuads * kBlock;  // of values, with four positions
+constexpr int kPackDims = kQuads * kBlock;  // dimensions in a pack of values, which has four positions
 
-// Inputs in two planes of bytes.
+// Quantized inputs as two planes of bytes.
 struct Planes {
     const int8_t *high, *low;
     float scale;
@@ -17,11 +17,11 @@ struct Planes {
 };
 
 Planes split(const float* from, int count, int8_t* high, int8_t* low) {
-    const float largest = peak(from, count);
+    const float largest = max_abs(from, count);
     return {high, low, largest / kLargest, split_planes(from, count, inverse_scale(largest), high, low)};
 }
 
-// Sums of sixteen outputs, both planes.
+// The sums of sixteen outputs, one set per plane.
 struct PlanePair {
     Sums high = sums_from(0), low = sums_from(0);
 
@@ -30,27 +30,27 @@ struct PlanePair {
         dot4(low, quad, inputs.low + at);
     }
 
-    // 256 high + low less the integers' offset, times the scale. The planes apart until they are floats: over many
-    // positions 256 high does not fit in 32 bits.
-    void finish(const Planes& inputs, int offset, float* out) const {
+    // Write (256 * high + low - zero point) * scale. The planes are combined as floats: over many positions 256 * high
+    // does not fit in 32 bits.
+    void finish(const Planes& inputs, int zero_point, float* out) const {
         for (int o = 0; o < kBlock; o += kWidth) {
-            const Vec upper = __builtin_convertvector(lanes(high, o) - offset * inputs.sums.high, Vec);
-            const Vec lower = __builtin_convertvector(lanes(low, o) - offset * inputs.sums.low, Vec);
+            const Vec upper = __builtin_convertvector(lanes(high, o) - zero_point * inputs.sums.high, Vec);
+            const Vec lower = __builtin_convertvector(lanes(low, o) - zero_point * inputs.sums.low, Vec);
             store(out + o, (256.0f * upper + lower) * inputs.scale);
         }
     }
 };
 
 template <int Bits>
-constexpr int kOffset = 1 << (Bits - 1);
+constexpr int kZeroPoint = 1 << (Bits - 1);
 
-// What a stream comes to soon and later. Asked for line by line between the sums: all of a pack's lines at once keep the
-// processor from reading on, for half as much time again.
-class Ahead {
+// Prefetches the packs that will be read next, near and far ahead. Prefetch line by line between the sums: all of a
+// pack's lines at once block the processor's loads and take half as much time again.
+class PackPrefetch {
 public:
-    Ahead(const ShortStream& stream, const uint8_t* at) : far_(stream.far(at)), near_(stream.near(at)) {}
+    PackPrefetch(const PrefetchPlan& plan, const uint8_t* at) : far_(plan.far(at)), near_(plan.near(at)) {}
 
-    void ask(int line) const {
+    void prefetch(int line) const {
         __builtin_prefetch(far_ + 64 * line, 0, 2);
         __builtin_prefetch(near_ + 64 * line, 0, 3);
     }
@@ -59,41 +59,41 @@ private:
     const char *far_, *near_;
 };
 
-// Scores of `Blocks` times 16 positions side by side.
+// Scores of `Blocks` * 16 positions.
 template <int Bits, int Blocks>
-void score(const uint8_t* keys, const ShortStream& stream, int head_dim, const Planes& query, float* scores) {
-    const size_t block_bytes = size_t(head_dim) / kQuadInputs * kPackBytes<Bits>;
+void compute_scores(const uint8_t* keys, const PrefetchPlan& plan, int head_dim, const Planes& query, float* scores) {
+    const size_t block_bytes = size_t(head_dim) / kPackInputs * kPackBytes<Bits>;
     PlanePair sums[Blocks];
-    for (int d = 0; d < head_dim; d += kQuadInputs, keys += kPackBytes<Bits>) {
+    for (int d = 0; d < head_dim; d += kPackInputs, keys += kPackBytes<Bits>) {
         Quad quads[Blocks][kQuads];
         for (int b = 0; b < Blocks; ++b) unpack<Bits>(keys + b * block_bytes, quads[b]);
         for (int q = 0; q < kQuads; ++q)
             for (int b = 0; b < Blocks; ++b) {
-                if (q < kPackQuads<Bits>) Ahead(stream, keys + b * block_bytes).ask(q);
+                if (q < kPackQuads<Bits>) PackPrefetch(plan, keys + b * block_bytes).prefetch(q);
                 sums[b].add(quads[b][q], query, d + 4 * q);
             }
     }
-    for (int b = 0; b < Blocks; ++b) sums[b].finish(query, kOffset<Bits>, scores + b * kBlock);
+    for (int b = 0; b < Blocks; ++b) sums[b].finish(query, kZeroPoint<Bits>, scores + b * kBlock);
 }
 
 // Weighted sum of 64 dimensions over positions up to `end`, a multiple of 4.
 template <int Bits>
-void blend(const uint8_t* values, const ShortStream& stream, int end, const Planes& weights, float* out) {
+void weighted_sum(const uint8_t* values, const PrefetchPlan& plan, int end, const Planes& weights, float* out) {
     PlanePair sums[kQuads];
     for (int t = 0; t < end; t += 4, values += kPackBytes<Bits>) {
-        const Ahead ahead(stream, values);
+        const PackPrefetch next(plan, values);
         Quad quads[kQuads];
         unpack<Bits>(values, quads);
         for (int q = 0; q < kQuads; ++q) {
-            if (q < kPackQuads<Bits>) ahead.ask(q);
+            if (q < kPackQuads<Bits>) next.prefetch(q);
             sums[q].add(quads[q], weights, t);
         }
     }
-    for (int q = 0; q < kQuads; ++q) sums[q].finish(weights, kOffset<Bits>, out + q * kBlock);
+    for (int q = 0; q < kQuads; ++q) sums[q].finish(weights, kZeroPoint<Bits>, out + q * kBlock);
 }
 
-// Round floats to integers with an offset; the sign of the scale puts the largest magnitude at the lowest one, of which
-// there is one more than of positive ones. `count` is a multiple of 16.
+// Quantize floats to unsigned integers and return the scale. The scale's sign maps the largest magnitude to the lowest
+// integer, because the negative range has one more value than the positive. `count` is a multiple of 16.
 template <int Bits>
 BFloat quantize(const float* from, int count, int32_t* to) {
     Vec top = load(from), bottom = -top;
@@ -102,12 +102,12 @@ BFloat quantize(const float* from, int count, int32_t* to) {
         bottom = max(bottom, -load(from + i));
     }
     const float highest = max(top), lowest = max(bottom);
-    const BFloat scale = to_bfloat((highest > lowest ? -highest : lowest) / kOffset<Bits>);
+    const BFloat scale = to_bfloat((highest > lowest ? -highest : lowest) / kZeroPoint<Bits>);
     const float inverse = to_float(scale) != 0 ? 1 / to_float(scale) : 0;
-    const Vec least = splat(-kOffset<Bits>), most = splat(kOffset<Bits> - 1);
+    const Vec least = splat(-kZeroPoint<Bits>), most = splat(kZeroPoint<Bits> - 1);
     for (int i = 0; i < count; i += kWidth) {
         const Vec scaled = min(max(load(from + i) * inverse, least), most);
-        const IntVec integers = round_to_int(scaled) + kOffset<Bits>;
+        const IntVec integers = round_to_int(scaled) + kZeroPoint<Bits>;
         std::memcpy(to + i, &integers, sizeof integers);
     }
     return scale;
@@ -116,14 +116,14 @@ BFloat quantize(const float* from, int count, int32_t* to) {
 }  // namespace
 
 template <int Bits>
-void KvCache::put_integers(const Head& head, int position, const float* key, const float* value) {
-    float rotated[kMaxHeadDim];
+void KvCache::write_integers(const Head& head, int position, const float* key, const float* value) {
+    float transformed[kMaxHeadDim];
     int32_t integers[kMaxHeadDim] = {};
-    rotate(key, head_dim_, rotated);
-    head.key_scales[position] = quantize<Bits>(rotated, head_dim_, integers);
-    const size_t block = size_t(position) / kBlock * (head_dim_ / kQuadInputs);
+    hadamard_transform(key, head_dim_, transformed);
+    head.key_scales[position] = quantize<Bits>(transformed, head_dim_, integers);
+    const size_t block = size_t(position) / kBlock * (head_dim_ / kPackInputs);
     char* keys = head.keys + block * kPackBytes<Bits> + 4 * (position % kBlock);
-    for (int d = 0; d < head_dim_; d += kQuadInputs, keys += kPackBytes<Bits>) {
+    for (int d = 0; d < head_dim_; d += kPackInputs, keys += kPackBytes<Bits>) {
         uint32_t quads[kQuads], packed[kPackQuads<Bits>];
         for (int q = 0; q < kQuads; ++q) {
             const int32_t* four = integers + d + 4 * q;
@@ -139,53 +139,53 @@ void KvCache::put_integers(const Head& head, int position, const float* key, con
         Quad quads[kQuads], packed[kPackQuads<Bits>];
         std::memcpy(quads, integers + d, sizeof quads);
         pack<Bits>(quads, packed);
-        // One byte of each four: the others are other positions', which other threads may be putting.
+        // One byte of each four: other threads may be writing the other three, which belong to other positions.
         for (int i = 0; i < kPackQuads<Bits>; ++i)
             for (int o = 0; o < kBlock; ++o) values[64 * i + 4 * o] = uint8_t(packed[i][o]);
     }
 }
 
 template <int Bits>
-void KvCache::attend_integers(
-    const Head& head, int length, const float* query, AttentionScratch& scratch, float* out) const {
+void KvCache::attend_integers(const Head& head, int length, const float* query, AttentionScratch& scratch,
+                              float* out) const {
     const auto* keys = reinterpret_cast<const uint8_t*>(head.keys);
     const auto* values = reinterpret_cast<const uint8_t*>(head.values);
     float* scores = scratch.scores.data();
     const int end = (length + kBlock - 1) / kBlock * kBlock;
-    // Keys, values, and then most likely the next head, whose scales have no stream of their own.
-    const ShortStream key_stream(keys, size_t(end) * head_dim_ * Bits / 8, values);
+    // Keys are followed by values, and these most likely by the next head, whose scales are prefetched here.
+    const PrefetchPlan key_plan(keys, size_t(end) * head_dim_ * Bits / 8, values);
     const BFloat *next_key_scales = head.value_scales + capacity_, *next_value_scales = next_key_scales + capacity_;
     for (int position = 0; position < end; position += 2 * kBlock) {
         __builtin_prefetch(next_key_scales + position, 0, 2);
         __builtin_prefetch(next_value_scales + position, 0, 2);
     }
 
-    float rotated[kMaxHeadDim];
-    const float square = rotate(query, head_dim_, rotated);
+    float transformed[kMaxHeadDim];
+    const float squared_norm = hadamard_transform(query, head_dim_, transformed);
     int8_t high[kMaxHeadDim], low[kMaxHeadDim];
-    Planes planes = split(rotated, head_dim_, high, low);
-    planes.scale /= square;
+    Planes planes = split(transformed, head_dim_, high, low);
+    planes.scale /= squared_norm;
     const size_t position_bytes = size_t(head_dim_) * Bits / 8;
     int t = 0;
     for (; t + 2 * kBlock <= end; t += 2 * kBlock)
-        score<Bits, 2>(keys + t * position_bytes, key_stream, head_dim_, planes, scores + t);
-    if (t < end) score<Bits, 1>(keys + t * position_bytes, key_stream, head_dim_, planes, scores + t);
+        compute_scores<Bits, 2>(keys + t * position_bytes, key_plan, head_dim_, planes, scores + t);
+    if (t < end) compute_scores<Bits, 1>(keys + t * position_bytes, key_plan, head_dim_, planes, scores + t);
     for (t = 0; t < end; t += kWidth) store(scores + t, load(scores + t) * load(head.key_scales + t));
 
-    const float inverse = 1 / soften(scores, length);
+    const float inverse = 1 / softmax_unnormalized(scores, length);
     for (t = 0; t < end; t += kWidth) store(scores + t, load(scores + t) * (load(head.value_scales + t) * inverse));
     const Planes weights = split(scores, end, scratch.high.data(), scratch.low.data());
     const size_t pack_stride = size_t(capacity_) / 4 * kPackBytes<Bits>;
     for (int d = 0; d < head_dim_; d += kPackDims, values += pack_stride) {
-        const ShortStream stream(values, size_t(end) / 4 * kPackBytes<Bits>, values + pack_stride);
-        float blended[kPackDims];
-        blend<Bits>(values, stream, end, weights, blended);
-        std::memcpy(out + d, blended, sizeof(float) * std::min(kPackDims, head_dim_ - d));
+        const PrefetchPlan plan(values, size_t(end) / 4 * kPackBytes<Bits>, values + pack_stride);
+        float summed[kPackDims];
+        weighted_sum<Bits>(values, plan, end, weights, summed);
+        std::memcpy(out + d, summed, sizeof(float) * std::min(kPackDims, head_dim_ - d));
     }
 }
 
-template void KvCache::put_integers<8>(const Head&, int, const float*, const float*);
-template void KvCache::put_integers<6>(const Head&, int, const float*, const float*);
+template void KvCache::write_integers<8>(const Head&, int, const float*, const float*);
+template void KvCache::write_integers<6>(const Head&, int, const float*, const float*);
 template void KvCache::attend_integers<8>(const Head&, int, const float*, AttentionScratch&, float*) const;
 template void KvCache::attend_integers<6>(const Head&, int, const float*, AttentionScratch&, float*) const;
 

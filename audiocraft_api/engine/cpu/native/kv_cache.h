@@ -1,4 +1,4 @@
-// Keys and values of one row, and attention over them: in float32, or in integers for the formats that round anyway.
+// The keys and values of one row and attention over them, in float32 or, for the reduced precisions, in integers.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,12 @@ namespace native {
 
 constexpr int kMaxHeadDim = 256;
 
-// What one thread needs while it attends.
+// Scratch memory of one thread.
 struct AttentionScratch {
     std::vector<float> scores;
     std::vector<int8_t> high, low;
 
-    void fit(int positions) {
+    void reserve(int positions) {
         if (int(scores.size()) >= positions) return;
         scores.resize(positions);
         high.resize(positions);
@@ -25,30 +25,31 @@ struct AttentionScratch {
     }
 };
 
-// Heads lie apart, all of a head's keys before its values.
+// Memory layout: head by head, all keys of a head before its values.
 //
-// float32: keys in blocks of 16 positions, dimension by dimension, so that 16 scores are summed side by side; values
-// position by position. Integers of 8 or 6 bits: packed as weights are (dot4.h), one scale for each head and position.
-// A pack of keys is 16 positions x 16 dimensions; one of values, 64 dimensions x 4 positions. Keys are rotated first,
-// queries with them, which changes no score: a dimension that stands out, as some do in trained models, would take the
-// bits of all others. Queries and attention weights are multiplied as 16-bit integers.
+// float32: keys are stored in blocks of 16 positions, dimension by dimension, so that 16 scores are summed at a time;
+// values position by position.
+//
+// Integers of 8 or 6 bits: packed like weights (dot4.h), with one scale per head and position. A pack of keys is 16
+// positions x 16 dimensions, a pack of values 64 dimensions x 4 positions. Keys and queries are rotated first
+// (hadamard.h), which leaves every score unchanged: an outlier dimension, which trained models have, would otherwise
+// cost all other dimensions their precision. Queries and attention weights are multiplied as 16-bit integers.
 class KvCache {
 public:
     KvCache() = default;
-    // `bits` of a number: 32, 8 or 6.
+    // `bits` per number: 32 (float32), 8 or 6.
     KvCache(int bits, int layers, int heads, int head_dim, int capacity);
 
-    // Keep one position's key and value, float32 [head_dim] each. Threads may put different positions at the same time.
-    void put(int layer, int head, int position, const float* key, const float* value);
+    // Store one position's key and value, float32 [head_dim] each. Threads may write different positions concurrently.
+    void write(int layer, int head, int position, const float* key, const float* value);
 
-    // Attend to positions 0 to length - 1; `out` is [head_dim].
-    void attend(
-        int layer, int head, int length, const float* query, AttentionScratch& scratch, float* out) const;
+    // Attend with `query` [head_dim] to positions 0 to length - 1; writes `out` [head_dim].
+    void attend(int layer, int head, int length, const float* query, AttentionScratch& scratch, float* out) const;
 
     size_t bytes() const { return data_.bytes() + scales_.bytes(); }
 
 private:
-    // Of one head in one layer.
+    // Where the keys and values of one head in one layer are.
     struct Head {
         char *keys, *values;
         BFloat *key_scales, *value_scales;
@@ -60,19 +61,19 @@ private:
 
     void attend_floats(const Head& head, int length, const float* query, float* scores, float* out) const;
     template <int Bits>
-    void put_integers(const Head& head, int position, const float* key, const float* value);
+    void write_integers(const Head& head, int position, const float* key, const float* value);
     template <int Bits>
-    void attend_integers(
-        const Head& head, int length, const float* query, AttentionScratch& scratch, float* out) const;
+    void attend_integers(const Head& head, int length, const float* query, AttentionScratch& scratch, float* out) const;
 
     int bits_ = 32;
     int heads_ = 0, head_dim_ = 0, capacity_ = 0;
-    int value_dim_ = 0;  // head_dim, up to whole packs
+    int value_dim_ = 0;  // head_dim, rounded up to whole packs
     Buffer data_;        // [layers, heads, keys then values, capacity, head_dim]
-    Buffer scales_;      // of integers: bfloat16 [layers, heads, keys then values, capacity]
+    Buffer scales_;      // for integers: bfloat16 [layers, heads, keys then values, capacity]
 };
 
-// Turn scores into weights e^(score - largest), zero from `length` up to a multiple of 16; return their sum.
-float soften(float* scores, int length);
+// Softmax without its division: replace scores by e^(score - maximum) and return their sum. Pads with zeros from
+// `length` to a multiple of 16.
+float softmax_unnormalized(float* scores, int length);
 
 }  // namespace native

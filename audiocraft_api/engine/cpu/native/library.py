@@ -1,4 +1,4 @@
-"""The compiled library's functions with their types, through ctypes (which lets other threads run meanwhile)."""
+"""The functions of the compiled library with their types, through ctypes, which releases the GIL during calls."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ logger = logging.getLogger(__name__)
 
 FORMATS = {"float32": 0, "float16": 1, "bfloat16": 2, "int8": 3, "int6": 4}
 
-FloatPointer = POINTER(c_float)
+# `kOutOfMemory` of api.cpp.
+OUT_OF_MEMORY = 1
 
 
-class Shape(Structure):
-    """`Shape` of decoder.h."""
+class DecoderSpec(Structure):
+    """`DecoderSpec` of decoder.h."""
 
     _fields_ = [
         (name, c_int32)
         for name in (
-            "layers",
+            "num_layers",
             "dim",
-            "heads",
-            "hidden",
+            "num_heads",
+            "ffn_dim",
             "codebook_size",
-            "codebooks",
-            "cross",
-            "slots",
+            "num_codebooks",
+            "has_cross_attention",
+            "num_slots",
             "capacity",
-            "threads",
+            "num_threads",
             "format",
             "kv_bits",
         )
@@ -65,22 +66,22 @@ class SamplingParams(Structure):
 
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "native_error": (c_char_p, []),
-    "native_arithmetic": (c_char_p, []),
-    "native_create": (c_void_p, [POINTER(Shape)]),
+    "native_last_error": (c_char_p, []),
+    "native_integer_kernel": (c_char_p, []),
+    "native_create": (c_void_p, [POINTER(DecoderSpec)]),
     "native_destroy": (None, [c_void_p]),
     "native_bytes": (c_size_t, [c_void_p]),
     "native_set_layer": (c_int, [c_void_p, c_int, POINTER(LayerPointers)]),
-    "native_set_ends": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_void_p), c_void_p]),
-    "native_begin": (c_int, [c_void_p, c_int, c_void_p, c_int]),
-    "native_release": (c_int, [c_void_p, c_int]),
-    "native_run": (c_int, [c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
+    "native_set_embeddings_and_heads": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_void_p), c_void_p]),
+    "native_set_context": (c_int, [c_void_p, c_int, c_void_p, c_int]),
+    "native_clear_slot": (c_int, [c_void_p, c_int]),
+    "native_forward": (c_int, [c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
     "native_sample": (c_int, [c_void_p, c_int, POINTER(SamplingParams), c_void_p, c_void_p]),
 }
 
 
 def open_library(path: str) -> ctypes.CDLL:
-    """Load a compiled library and declare its functions. Raises OSError."""
+    """Load a compiled library and declare its functions. Raises OSError if it cannot be loaded."""
     library = ctypes.CDLL(path)
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, name)
@@ -90,9 +91,9 @@ def open_library(path: str) -> ctypes.CDLL:
 
 @functools.cache
 def load_library() -> ctypes.CDLL | None:
-    """Return this machine's library, or None where it has not been built."""
+    """Return the library built for this machine, or None if there is none."""
     path = library_path()
     if not path.exists():
-        logger.info("The native decoder is not built for this processor; PyTorch's operations are used.")
+        logger.info("The native decoder is not built for this processor; using PyTorch instead.")
         return None
     return open_library(str(path))

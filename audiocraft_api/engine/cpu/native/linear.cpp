@@ -15,11 +15,17 @@ namespace {
 template <class T>
 T convert(float value);
 template <>
-float convert<float>(float value) { return value; }
+float convert<float>(float value) {
+    return value;
+}
 template <>
-Half convert<Half>(float value) { return to_half(value); }
+Half convert<Half>(float value) {
+    return to_half(value);
+}
 template <>
-BFloat convert<BFloat>(float value) { return to_bfloat(value); }
+BFloat convert<BFloat>(float value) {
+    return to_bfloat(value);
+}
 
 template <class T>
 bool fits(const float* weights, int count) {
@@ -31,8 +37,9 @@ bool fits(const float* weights, int count) {
 template <class T>
 bool all_fit(Pool& pool, const float* weights, int outputs, int inputs) {
     std::atomic<bool> same{true};
-    pool.run(outputs / kBlock, [&](int block, int) {
-        if (same.load(std::memory_order_relaxed) && !fits<T>(weights + size_t(block) * kBlock * inputs, kBlock * inputs))
+    pool.parallel_for(outputs / kBlock, [&](int block, int) {
+        if (same.load(std::memory_order_relaxed) &&
+            !fits<T>(weights + size_t(block) * kBlock * inputs, kBlock * inputs))
             same.store(false, std::memory_order_relaxed);
     });
     return same;
@@ -46,12 +53,12 @@ void pack_float_block(const float* weights, int inputs, T* to) {
                 for (int j = i; j < i + kFloatInputs; ++j) *to++ = convert<T>(weights[size_t(row) * inputs + j]);
 }
 
-// Round one output's group to integers with an offset, and return the scale that undoes it. The scale has the sign that
-// puts the largest magnitude at the lowest integer, of which there is one more than of positive ones.
+// Quantize one group of one output to unsigned integers and return the scale. The scale's sign maps the largest
+// magnitude to the lowest integer, because the negative range has one more value than the positive.
 template <int Bits>
 Half quantize_group(const float* weights, int group, uint8_t* to) {
-    constexpr int kOffset = 1 << (Bits - 1);
-    // Floats of one sign are in the order of their bits, and the largest integer is found in vectors.
+    constexpr int kZeroPoint = 1 << (Bits - 1);
+    // Floats of the same sign order like their bits as integers, whose maximum the compiler vectorizes.
     int32_t positive = 0, negative = 0;
     for (int i = 0; i < group; ++i) {
         int32_t bits;
@@ -62,11 +69,11 @@ Half quantize_group(const float* weights, int group, uint8_t* to) {
     const int32_t largest_bits = std::max(positive, negative);
     float largest;
     std::memcpy(&largest, &largest_bits, sizeof largest);
-    const Half scale = to_half((positive > negative ? -largest : largest) / kOffset);
+    const Half scale = to_half((positive > negative ? -largest : largest) / kZeroPoint);
     const float inverse = to_float(scale) != 0 ? 1 / to_float(scale) : 0;
     for (int i = 0; i < group; ++i) {
         const int rounded = int(std::nearbyint(weights[i] * inverse));
-        to[i] = uint8_t(std::min(std::max(rounded, -kOffset), kOffset - 1) + kOffset);
+        to[i] = uint8_t(std::min(std::max(rounded, -kZeroPoint), kZeroPoint - 1) + kZeroPoint);
     }
     return scale;
 }
@@ -77,12 +84,12 @@ void pack_integer_block(const float* weights, int inputs, int group, uint8_t* to
     for (int begin = 0; begin < inputs; begin += group, scales += kBlock) {
         for (int o = 0; o < kBlock; ++o)
             scales[o] = quantize_group<Bits>(weights + size_t(o) * inputs + begin, group, bytes[o]);
-        for (int i = 0; i < group; i += kQuadInputs, to += kPackBytes<Bits>) {
-            uint8_t image[kQuads][kBlock][4];
+        for (int i = 0; i < group; i += kPackInputs, to += kPackBytes<Bits>) {
+            uint8_t unpacked[kQuads][kBlock][4];
             for (int q = 0; q < kQuads; ++q)
-                for (int o = 0; o < kBlock; ++o) std::memcpy(image[q][o], bytes[o] + i + 4 * q, 4);
+                for (int o = 0; o < kBlock; ++o) std::memcpy(unpacked[q][o], bytes[o] + i + 4 * q, 4);
             Quad quads[kQuads];
-            std::memcpy(quads, image, sizeof quads);
+            std::memcpy(quads, unpacked, sizeof quads);
             Quad packed[kPackQuads<Bits>];
             pack<Bits>(quads, packed);
             std::memcpy(to, packed, sizeof packed);
@@ -90,7 +97,7 @@ void pack_integer_block(const float* weights, int inputs, int group, uint8_t* to
     }
 }
 
-void finish(Epilogue epilogue, const float* block, float* out) {
+void apply_epilogue(Epilogue epilogue, const float* block, float* out) {
     for (int o = 0; o < kBlock; o += kWidth) {
         const Vec value = load(block + o);
         if (epilogue == Epilogue::kStore) store(out + o, value);
@@ -99,17 +106,17 @@ void finish(Epilogue epilogue, const float* block, float* out) {
     }
 }
 
-// Call kernel(row, integral constant number of rows) over all rows, in the largest steps up to `Most`.
-template <int Most, class Kernel>
-void over_rows(int row, int rows, Kernel&& kernel) {
-    for (; row + Most <= rows; row += Most) kernel(row, std::integral_constant<int, Most>());
-    if constexpr (Most > 1) over_rows<Most / 2>(row, rows, kernel);
+// Call kernel(row, std::integral_constant<int, number of rows>) for blocks of at most `MaxRows` rows.
+template <int MaxRows, class Kernel>
+void for_each_row_block(int row, int rows, Kernel&& kernel) {
+    for (; row + MaxRows <= rows; row += MaxRows) kernel(row, std::integral_constant<int, MaxRows>());
+    if constexpr (MaxRows > 1) for_each_row_block<MaxRows / 2>(row, rows, kernel);
 }
 
 }  // namespace
 
-Linear::Linear(Arena& arena, Pool& pool, Format format, Stored weights, int outputs, int inputs)
-    : format_(format), outputs_(outputs), inputs_(inputs), group_(image(format, inputs).group) {
+Linear::Linear(Arena& arena, Pool& pool, Format format, StoredWeights weights, int outputs, int inputs)
+    : format_(format), outputs_(outputs), inputs_(inputs), group_(quant_layout(format, inputs).group_size) {
     if (format == Format::kFloat) {
         const auto* wide = static_cast<const float*>(weights.data);
         if (weights.format == Format::kHalf || all_fit<Half>(pool, wide, outputs, inputs))
@@ -117,9 +124,9 @@ Linear::Linear(Arena& arena, Pool& pool, Format format, Stored weights, int outp
         else if (all_fit<BFloat>(pool, wide, outputs, inputs))
             format_ = Format::kBFloat;
     }
-    weights_ = arena.take(block_bytes() * (outputs / kBlock));
-    if (group_) scales_ = reinterpret_cast<Half*>(arena.take(sizeof(Half) * size_t(outputs) * (inputs / group_)));
-    pool.run(outputs / kBlock, [&](int block, int) { pack_block(weights, block); });
+    weights_ = arena.allocate(block_bytes() * (outputs / kBlock));
+    if (group_) scales_ = reinterpret_cast<Half*>(arena.allocate(sizeof(Half) * size_t(outputs) * (inputs / group_)));
+    pool.parallel_for(outputs / kBlock, [&](int block, int) { pack_block(weights, block); });
 }
 
 size_t Linear::block_bytes() const {
@@ -132,8 +139,8 @@ size_t Linear::block_bytes() const {
     }
 }
 
-// A block's weights in float32: where they are, or in memory of this thread until its next block.
-const float* Linear::widened(Stored weights, int block) const {
+// A block's weights in float32: in place, or converted in a buffer of this thread that its next block overwrites.
+const float* Linear::to_float32(StoredWeights weights, int block) const {
     const size_t count = size_t(kBlock) * inputs_, begin = count * block;
     if (weights.format == Format::kFloat) return static_cast<const float*>(weights.data) + begin;
     thread_local std::vector<float> wide;
@@ -143,8 +150,8 @@ const float* Linear::widened(Stored weights, int block) const {
     return wide.data();
 }
 
-void Linear::pack_block(Stored stored, int block) {
-    const float* weights = widened(stored, block);
+void Linear::pack_block(StoredWeights stored, int block) {
+    const float* weights = to_float32(stored, block);
     char* to = weights_ + block_bytes() * block;
     auto* bytes = reinterpret_cast<uint8_t*>(to);
     Half* scales = group_ ? scales_ + size_t(block) * (inputs_ / group_) * kBlock : nullptr;
@@ -157,34 +164,34 @@ void Linear::pack_block(Stored stored, int block) {
     }
 }
 
-void Linear::apply_block(
-    const Activations& in, int rows, int block, Epilogue epilogue, float* out, int out_stride) const {
+void Linear::apply_block(const Activations& in, int rows, int block, Epilogue epilogue, float* out,
+                         int out_stride) const {
     const char* weights = weights_ + block_bytes() * block;
     const Half* scales = group_ ? scales_ + size_t(block) * (inputs_ / group_) * kBlock : nullptr;
-    const auto finish_rows = [&](int row, int count, const float(*results)[kBlock]) {
+    const auto store_rows = [&](int row, int count, const float (*results)[kBlock]) {
         for (int r = 0; r < count; ++r)
-            finish(epilogue, results[r], out + size_t(row + r) * out_stride + block * kBlock);
+            apply_epilogue(epilogue, results[r], out + size_t(row + r) * out_stride + block * kBlock);
     };
     const auto run_float = [&](auto* typed) {
-        over_rows<4>(0, rows, [&](int row, auto count) {
+        for_each_row_block<4>(0, rows, [&](int row, auto count) {
             float results[count][kBlock];
             float_block<std::remove_cv_t<std::remove_pointer_t<decltype(typed)>>, count>(typed, in, row, results);
-            finish_rows(row, count, results);
+            store_rows(row, count, results);
         });
     };
     const auto run_integer = [&](auto bits) {
         const auto* bytes = reinterpret_cast<const uint8_t*>(weights);
         int done = 0;
-        for (; rows - done >= kFewestTileRows && tiles_allowed(); done += kTileRows) {
+        for (; rows - done >= kMinTileRows && amx_available(); done += kTileRows) {
             float results[kTileRows][kBlock];
             const int count = std::min(rows - done, kTileRows);
             tile_block<bits>(bytes, scales, in, done, count, results);
-            finish_rows(done, count, results);
+            store_rows(done, count, results);
         }
-        over_rows<8>(done, rows, [&](int row, auto count) {
+        for_each_row_block<8>(done, rows, [&](int row, auto count) {
             float results[count][kBlock];
             integer_block<bits, count>(bytes, scales, in, row, results);
-            finish_rows(row, count, results);
+            store_rows(row, count, results);
         });
     };
     switch (format_) {
@@ -196,11 +203,9 @@ void Linear::apply_block(
     }
 }
 
-void Linear::apply(
-    Pool& pool, const Activations& in, int rows, Epilogue epilogue, float* out, int out_stride) const {
-    pool.run_in_order(outputs_ / kBlock, [&](int block, int) {
-        apply_block(in, rows, block, epilogue, out, out_stride);
-    });
+void Linear::apply(Pool& pool, const Activations& in, int rows, Epilogue epilogue, float* out, int out_stride) const {
+    pool.parallel_for_chunked(outputs_ / kBlock,
+                              [&](int block, int) { apply_block(in, rows, block, epilogue, out, out_stride); });
 }
 
 }  // namespace native

@@ -1,8 +1,8 @@
-// Matrices packed for few rows: y = x W^T with the weights read once, in one stream.
+// Matrices packed for products with few rows: y = x W^T reads the weights once, sequentially.
 //
-// Weights lie in blocks of 16 outputs. Float kinds: four outputs by 16 inputs at a time. Integer kinds: 16 outputs by
-// four inputs, with one scale for each output and group of inputs. Each output is summed in one fixed order, whatever
-// the number of rows: a row's result never depends on its neighbours.
+// Memory layout: blocks of 16 outputs. Float formats: sub-blocks of four outputs x 16 inputs (float_kernel.h). Integer
+// formats: packs of 16 outputs x 16 inputs (dot4.h), with one scale per output and group of inputs. Each output is
+// summed in one fixed order for any number of rows: a row's result never depends on its neighbors.
 #pragma once
 
 #include <cstdint>
@@ -19,40 +19,43 @@ enum class Format : int { kFloat = 0, kHalf = 1, kBFloat = 2, kInt8 = 3, kInt6 =
 
 inline bool is_integer(Format format) { return format == Format::kInt8 || format == Format::kInt6; }
 
-// Weights [outputs, inputs] as a checkpoint has them: kFloat or kHalf.
-struct Stored {
+// Weights [outputs, inputs] as in a checkpoint: kFloat or kHalf.
+struct StoredWeights {
     const void* data;
     Format format;
 };
 
+// What becomes of a result y: stored, added to the output, or stored as gelu(y).
 enum class Epilogue { kStore, kAdd, kGelu };
 
 class Linear {
 public:
     Linear() = default;
 
-    // Pack weights; outputs are a multiple of 16, inputs of 64. kFloat keeps weights that fit
-    // in 16 bits, as those of released checkpoints do, in 16 bits: the same products for half the memory traffic.
-    Linear(Arena& arena, Pool& pool, Format format, Stored weights, int outputs, int inputs);
+    // Pack weights. `outputs` is a multiple of 16, `inputs` of 64. kFloat stores a matrix in 16 bits if that is exact,
+    // as it is for released checkpoints: the same products for half the memory traffic.
+    Linear(Arena& arena, Pool& pool, Format format, StoredWeights weights, int outputs, int inputs);
 
-    // For `rows` rows of `in`: store W in, add it to `out`, or store gelu(W in). `out` is [rows, out_stride].
+    // Multiply `rows` rows of `in` and write them to `out` [rows, out_stride].
     void apply(Pool& pool, const Activations& in, int rows, Epilogue epilogue, float* out, int out_stride) const;
 
     int outputs() const { return outputs_; }
     int inputs() const { return inputs_; }
 
-    // The image that activations of `inputs` floats need.
-    static Image image(Format format, int inputs) {
+    // How activations of `inputs` floats must be quantized for weights of `format`.
+    static QuantLayout quant_layout(Format format, int inputs) {
         if (!is_integer(format)) return {};
         const int group = inputs % 128 == 0 ? 128 : 64;
-        return format == Format::kInt6 ? Image{group, 32, kMostCrest} : Image{group, 128, 0};
+        return format == Format::kInt6 ? QuantLayout{group, 32, kMaxCrestFactor} : QuantLayout{group, 128, 0};
     }
 
 private:
-    static constexpr float kMostCrest = 5;  // one byte is then off by 1.1 % at most, a weight of six bits by about 2.5 %
+    // Up to this crest factor the relative error of one-byte activations is at most 1.1 %, that of 6-bit weights
+    // about 2.5 %.
+    static constexpr float kMaxCrestFactor = 5;
 
-    const float* widened(Stored weights, int block) const;
-    void pack_block(Stored weights, int block);
+    const float* to_float32(StoredWeights weights, int block) const;
+    void pack_block(StoredWeights weights, int block);
     void apply_block(const Activations& in, int rows, int block, Epilogue epilogue, float* out, int out_stride) const;
     size_t block_bytes() const;
 

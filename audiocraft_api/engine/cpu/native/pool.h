@@ -1,8 +1,9 @@
-// A small pool of threads for many short parallel loops in a row.
+// A small thread pool for many short parallel loops in a row.
 //
-// `run(count, body)` calls body(index, worker) for every index below count. Indices are claimed one by one from an
-// atomic ticket, so a thread that the system has put aside holds up nobody, and a late one finds the ticket changed and
-// takes nothing. Workers spin a moment for the next loop, then sleep: an idle pool costs nothing.
+// `parallel_for(count, body)` calls body(index, worker) for every index below count. Threads claim indices one at a
+// time from an atomic ticket, so a thread that the system has preempted delays no other; when it resumes after the loop
+// has ended, it sees a new epoch in the ticket and claims nothing. Workers spin briefly for the next loop, then sleep:
+// an idle pool uses no processor time.
 #pragma once
 
 #include <algorithm>
@@ -11,12 +12,14 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
 namespace native {
 
-inline void relax() {
+inline void cpu_pause() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -26,6 +29,9 @@ inline void relax() {
 
 class Pool {
 public:
+    static constexpr int kMaxCount = 0xffff;  // the ticket has 16 bits for the count
+
+    // `threads` includes the calling thread.
     explicit Pool(int threads) {
         for (int worker = 1; worker < threads; ++worker) threads_.emplace_back([this, worker] { work(worker); });
     }
@@ -41,9 +47,13 @@ public:
 
     int size() const { return int(threads_.size()) + 1; }
 
-    // Only one thread may call it at a time. `count` is below 65536.
+    // Return when body(index, worker) has run for every index below `count`, in no particular order. Only one thread
+    // may call this at a time. Throws std::length_error above kMaxCount.
     template <class Body>
-    void run(int count, Body&& body) {
+    void parallel_for(int count, Body&& body) {
+        if (count > kMaxCount)
+            throw std::length_error("a parallel loop of " + std::to_string(count) +
+                                    " iterations exceeds the limit of " + std::to_string(kMaxCount));
         if (count <= 1 || threads_.empty()) {
             for (int index = 0; index < count; ++index) body(index, 0);
             return;
@@ -54,37 +64,42 @@ public:
         done_.store(0, std::memory_order_relaxed);
         ticket_.store(uint64_t(++epoch_) << 32 | uint64_t(count) << 16);
         if (sleepers_.load() > 0) {
-            { std::lock_guard<std::mutex> lock(mutex_); }
+            {
+                std::lock_guard<std::mutex> lock(mutex_);
+            }
             wake_.notify_all();
         }
-        claim(epoch_, 0);
+        run_claimed(epoch_, 0);
         for (int spins = 0; done_.load(std::memory_order_acquire) < count; ++spins) {
-            relax();
+            cpu_pause();
             if (spins > 4000) std::this_thread::yield();
         }
     }
 
-    // The same in a few runs of indices for each thread, for bodies that stream through memory from one to the next.
+    // The same with a few contiguous chunks of indices per thread, for bodies that read memory sequentially.
     template <class Body>
-    void run_in_order(int count, Body&& body) {
-        const int runs = kRunsPerThread * size(), length = (count + runs - 1) / runs;
+    void parallel_for_chunked(int count, Body&& body) {
+        const int chunks = kChunksPerThread * size(), length = (count + chunks - 1) / chunks;
         if (!count) return;
-        run((count + length - 1) / length, [&](int part, int worker) {
-            for (int index = part * length; index < std::min(count, (part + 1) * length); ++index) body(index, worker);
+        parallel_for((count + length - 1) / length, [&](int chunk, int worker) {
+            const int end = std::min(count, (chunk + 1) * length);
+            for (int index = chunk * length; index < end; ++index) body(index, worker);
         });
     }
 
 private:
-    static constexpr int kRunsPerThread = 4;  // enough to share out evenly, few enough to stream
+    static constexpr int kChunksPerThread = 4;  // enough to balance the load, few enough for long sequential reads
 
     using Call = void (*)(void*, int, int);
 
-    void claim(uint32_t epoch, int worker) {
+    // Claim and run indices of the loop `epoch` until none is left.
+    void run_claimed(uint32_t epoch, int worker) {
         uint64_t ticket = ticket_.load(std::memory_order_acquire);
         for (;;) {
             const int index = ticket & 0xffff, count = ticket >> 16 & 0xffff;
             if (ticket >> 32 != epoch || index >= count) return;
-            // Read before the claim: once it succeeds, these belong to this loop, which cannot end without us.
+            // Read before the claim: if the claim succeeds, they belong to this loop, which cannot end before this
+            // index.
             const Call call = call_.load(std::memory_order_relaxed);
             void* context = context_.load(std::memory_order_relaxed);
             if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
@@ -97,22 +112,22 @@ private:
     void work(int worker) {
         uint32_t seen = 0;
         while (!stop_.load(std::memory_order_relaxed)) {
-            await(seen);
+            wait_for_loop(seen);
             seen = uint32_t(ticket_.load(std::memory_order_acquire) >> 32);
-            claim(seen, worker);
+            run_claimed(seen, worker);
         }
     }
 
-    // Returns when the ticket has another epoch than `seen`, or the pool ends.
-    void await(uint32_t seen) {
+    // Return when the ticket's epoch differs from `seen` or the pool stops.
+    void wait_for_loop(uint32_t seen) {
         const auto changed = [&] { return ticket_.load() >> 32 != seen || stop_.load(); };
-        const auto patience = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
+        const auto spin_until = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
         do {
             for (int spins = 0; spins < 64; ++spins) {
                 if (ticket_.load(std::memory_order_acquire) >> 32 != seen) return;
-                relax();
+                cpu_pause();
             }
-        } while (std::chrono::steady_clock::now() < patience);
+        } while (std::chrono::steady_clock::now() < spin_until);
         std::unique_lock<std::mutex> lock(mutex_);
         sleepers_.fetch_add(1);
         wake_.wait(lock, changed);
@@ -120,7 +135,7 @@ private:
     }
 
     std::vector<std::thread> threads_;
-    alignas(64) std::atomic<uint64_t> ticket_{0};  // epoch 32, count 16, next index 16 bits
+    alignas(64) std::atomic<uint64_t> ticket_{0};  // epoch (32 bits), count (16), next index (16)
     alignas(64) std::atomic<int> done_{0};
     alignas(64) std::atomic<Call> call_{nullptr};
     std::atomic<void*> context_{nullptr};

@@ -1,4 +1,6 @@
-// From logits to tokens, for every request of a step: `sampling.py` with the noise of `noise.py`, in threads.
+// Chooses the next token of each codebook from logits, for all requests of a step, in threads.
+//
+// `engine/sampling.py` with the noise of `engine/noise.py` is the reference implementation.
 #pragma once
 
 #include <cstdint>
@@ -7,19 +9,21 @@
 
 namespace native {
 
-// How one request chooses its tokens. The same struct is declared in library.py.
-struct Choice {
-    int64_t seed, draw;  // name the noise
-    int32_t rows;        // of logits: conditional and null, or the conditional one alone
+// How one request samples. library.py declares the same struct.
+struct SamplingParams {
+    int64_t seed, draw;  // identify the noise
+    int32_t rows;        // logit rows of this request: 2 (conditional, unconditional) or 1 (conditional)
     int32_t is_greedy;
-    int32_t top_k;       // 0: off
-    float top_p;         // 0: off; else used in place of top_k
+    int32_t top_k;  // 0: off
+    float top_p;    // 0: off; otherwise top_k is ignored
     float temperature, cfg_coef;
 };
 
-constexpr int64_t kNotFinite = -1;  // in the place of a token
+constexpr int64_t kNotFinite = -1;  // returned instead of a token
 
-// Choose `tokens` [count, codebooks] from logits [rows of all, codebooks, card]; `card` is a multiple of 16.
-void sample(Pool& pool, const Choice* choices, int count, int codebooks, int card, const float* logits, int64_t* tokens);
+// Write `tokens` [count, codebooks]. `logits` is [sum of rows, codebooks, codebook_size]; `codebook_size` is a multiple
+// of 16.
+void sample(Pool& pool, const SamplingParams* params, int count, int codebooks, int codebook_size, const float* logits,
+            int64_t* tokens);
 
 }  // namespace native

@@ -1,4 +1,5 @@
-// The matrix unit of newer processors (AMX), for three and more rows: the same integer sums as dot4.h, many at a time.
+// Integer products with AMX, the matrix unit of newer x86 processors, for three rows or more. Integer sums are exact,
+// so the results have the same bits as those of dot4.h.
 #pragma once
 
 #include "integer_kernel.h"
@@ -12,17 +13,18 @@
 namespace native {
 
 constexpr int kTileRows = 16;
-constexpr int kFewestTileRows = 3;
+constexpr int kMinTileRows = 3;
 
 #if defined(NATIVE_TILES)
 
-// The system grants a process the unit's large registers only when asked.
-inline bool tiles_allowed() {
+// Return whether this process may use AMX. Linux enables the tile registers only on request.
+inline bool amx_available() {
     static const bool allowed = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
     return allowed;
 }
 
-// Tiles 0 and 1 sum the high and the low plane, 2 and 3 hold the planes, 4 the weights of 16 outputs x 64 inputs.
+// Configures the tile registers: 0 and 1 accumulate the high and the low plane, 2 and 3 contain the planes, and 4 the
+// weights of 16 outputs x 64 inputs.
 class TileRegisters {
 public:
     explicit TileRegisters(int rows) {
@@ -39,8 +41,8 @@ public:
 };
 
 template <int Bits>
-void tile_block(
-    const uint8_t* weights, const Half* scales, const Activations& in, int row, int rows, float (*out)[kBlock]) {
+void tile_block(const uint8_t* weights, const Half* scales, const Activations& in, int row, int rows,
+                float (*out)[kBlock]) {
     constexpr int kTileInputs = 64;
     const TileRegisters registers(rows);
     alignas(64) uint8_t unpacked[kTileInputs * kBlock];
@@ -53,10 +55,10 @@ void tile_block(
         const bool has_low = in.needs_low(row, rows, g);
         _tile_zero(0);
         _tile_zero(1);
-        for (int i = 0; i < in.image.group; i += kTileInputs, high += kTileInputs, low += kTileInputs) {
+        for (int i = 0; i < in.layout.group_size; i += kTileInputs, high += kTileInputs, low += kTileInputs) {
             const uint8_t* tile = Bits == 8 ? weights : unpacked;
-            for (int at = 0; at < kTileInputs; at += kQuadInputs, weights += kPackBytes<Bits>) {
-                for (int byte = 0; byte < kPackBytes<Bits>; byte += 64) stream(weights + byte);
+            for (int at = 0; at < kTileInputs; at += kPackInputs, weights += kPackBytes<Bits>) {
+                for (int byte = 0; byte < kPackBytes<Bits>; byte += 64) prefetch_ahead(weights + byte);
                 if (Bits == 8) continue;
                 Quad quads[kQuads];
                 unpack<Bits>(weights, quads);
@@ -74,8 +76,8 @@ void tile_block(
         for (int r = 0; r < rows; ++r)
             for (int o = 0; o < kBlock; o += kWidth) {
                 const size_t at = size_t(row + r) * in.groups + g;
-                const IntVec high_part = load(high_sums + r * kBlock + o) + in.starts[at].high;
-                const IntVec low_part = load(low_sums + r * kBlock + o) + in.starts[at].low;
+                const IntVec high_part = load(high_sums + r * kBlock + o) + in.corrections[at].high;
+                const IntVec low_part = load(low_sums + r * kBlock + o) + in.corrections[at].low;
                 Vec total = load(out[r] + o);
                 add_group(high_part, low_part, has_low, load(scales + o) * in.scales[at], total);
                 store(out[r] + o, total);
@@ -85,7 +87,7 @@ void tile_block(
 
 #else
 
-inline bool tiles_allowed() { return false; }
+inline bool amx_available() { return false; }
 
 template <int Bits>
 void tile_block(const uint8_t*, const Half*, const Activations&, int, int, float (*)[kBlock]) {}

@@ -1,7 +1,6 @@
-// Short vectors of floats in the compiler's own vector type, and the few functions that need more than arithmetic.
+// Short vectors of floats in the compiler's vector type, and the few functions that need more than arithmetic.
 //
-// Everything is written for the width of the machine that compiles it; a result depends on that width, never on the
-// number of rows or threads.
+// The width is that of the target processor. A result depends on the width, never on the number of rows or threads.
 #pragma once
 
 #include <cstddef>
@@ -44,7 +43,7 @@ inline IntVec load(const int32_t* from) {
 
 inline void store(float* to, Vec value) { std::memcpy(to, &value, sizeof value); }
 
-// Sum of the lanes, always in the same tree.
+// The sum of the lanes, in a fixed order.
 inline float sum(Vec value) {
     float lanes[kWidth];
     std::memcpy(lanes, &value, sizeof value);
@@ -57,7 +56,7 @@ inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
 inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
 
-inline Vec magnitude(Vec value) { return max(value, -value); }
+inline Vec abs(Vec value) { return max(value, -value); }
 
 inline float max(Vec value) {
     float best = value[0];
@@ -71,7 +70,7 @@ inline int32_t sum(IntVec value) {
     return total;
 }
 
-// IEEE half and bfloat16 as raw bits. Conversions to 16 bits round to nearest even.
+// float16 and bfloat16 as raw bits. Conversions to 16 bits round to nearest even.
 struct Half {
     uint16_t bits;
 };
@@ -95,7 +94,7 @@ inline float to_float(Half value) {
     return half;
 #else
     const uint32_t sign = uint32_t(value.bits & 0x8000) << 16, magnitude = value.bits & 0x7fff;
-    // Scaling by 2^112 moves the exponent's bias, subnormals included; infinities cannot occur in weights.
+    // Scaling by 2^112 corrects the exponent bias, also of subnormals. Infinities do not occur in weights.
     const uint32_t bits = magnitude << 13;
     float result;
     std::memcpy(&result, &bits, 4);
@@ -157,7 +156,7 @@ inline Vec load(const BFloat* from) {
     return Vec(__builtin_convertvector(bits, Wide) << 16);
 }
 
-// Compilers convert between lanes of four and of one byte poorly, so here the machines' own instructions.
+// Intrinsics, because compilers generate poor code for conversions between int8 and int32 lanes.
 inline Vec load(const int8_t* from) {
 #if defined(__AVX512F__)
     return Vec(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))));
@@ -170,7 +169,7 @@ inline Vec load(const int8_t* from) {
 #endif
 }
 
-// Keep the low byte of each lane.
+// Store the low byte of each lane.
 inline void store(int8_t* to, IntVec value) {
 #if defined(__AVX512F__)
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(__m512i(value)));
@@ -183,21 +182,21 @@ constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds |x| < 2^2
 
 inline IntVec round_to_int(Vec value) { return IntVec(value + kRound) - 0x4b400000; }
 
-// The largest magnitude of `count` floats, a multiple of the width.
-inline float peak(const float* from, int count) {
+// The largest magnitude of `count` floats, a multiple of kWidth.
+inline float max_abs(const float* from, int count) {
     Vec largest = Vec{};
-    for (int i = 0; i < count; i += kWidth) largest = max(largest, magnitude(load(from + i)));
+    for (int i = 0; i < count; i += kWidth) largest = max(largest, abs(load(from + i)));
     return max(largest);
 }
 
-// The sum of squares of `count` floats, a multiple of the width.
-inline float energy(const float* from, int count) {
+// The sum of squares of `count` floats, a multiple of kWidth.
+inline float sum_of_squares(const float* from, int count) {
     Vec squares = Vec{};
     for (int i = 0; i < count; i += kWidth) squares += load(from + i) * load(from + i);
     return sum(squares);
 }
 
-// e^x to about 1 ulp: 2^n times a Taylor polynomial on |r| <= ln 2 / 2. Under -87 the result is about 1e-38.
+// e^x to about 1 ulp: 2^n times a Taylor polynomial on |r| <= ln 2 / 2. Below -87 the result is about 1e-38.
 inline Vec exp(Vec x) {
     const Vec low = splat(-87.0f), high = splat(88.0f);
     x = x < low ? low : (x > high ? high : x);

@@ -1,14 +1,14 @@
-// A rotation that spreads what stands out in one dimension over all of them.
+// The Hadamard transform: a rotation that spreads an outlier in one dimension over all dimensions.
 #pragma once
 
 #include "vec.h"
 
 namespace native {
 
-// Hadamard's matrix of 16 (Sylvester's construction): -1 where the indices share an odd number of bits.
-struct Signs {
+// The 16 x 16 Hadamard matrix (Sylvester's construction): -1 where the two indices share an odd number of bits.
+struct HadamardMatrix {
     alignas(64) float row[16][16];
-    constexpr Signs() : row() {
+    constexpr HadamardMatrix() : row() {
         for (int i = 0; i < 16; ++i)
             for (int j = 0; j < 16; ++j) {
                 const int shared = i & j, folded = shared ^ shared >> 2;
@@ -17,15 +17,15 @@ struct Signs {
     }
 };
 
-constexpr Signs kSigns;
+constexpr HadamardMatrix kHadamard;
 
-// Multiply `count` floats, a multiple of 16, by Hadamard's matrix, in the largest blocks of a power of two that divides
-// it. Lengths grow by the root of what is returned, the block.
-inline float rotate(const float* from, int count, float* to) {
+// Transform `count` floats, a multiple of 16, in blocks of the largest power of two that divides `count`. Returns the
+// block size; the matrix is not normalized, so vectors grow by the square root of it.
+inline float hadamard_transform(const float* from, int count, float* to) {
     for (int begin = 0; begin < count; begin += 16)
         for (int v = 0; v < 16; v += kWidth) {
             Vec total = Vec{};
-            for (int i = 0; i < 16; ++i) total += from[begin + i] * load(&kSigns.row[i][v]);
+            for (int i = 0; i < 16; ++i) total += from[begin + i] * load(&kHadamard.row[i][v]);
             store(to + begin + v, total);
         }
     int block = 16;
