@@ -154,7 +154,7 @@ class LoadedModel:
     def generate_codes(self, params: GenerationParams, on_step: Callable[[int, int], None]) -> Tensor:
         """Return the codes [1, K, T] of audiocraft's own loop, one request at a time.
 
-        `on_step` gets the frames done and to do after each step; what it raises ends the generation.
+        Calls `on_step(frames_done, frames_total)` after each step; an exception from it ends the generation.
         """
         with self._lock, torch.random.fork_rng(devices=self._cuda_devices()):
             prompt = None if params.audio_prompt is None else self.encode(params.audio_prompt)
@@ -165,8 +165,7 @@ class LoadedModel:
             wrapper.set_custom_progress_callback(self._progress(windows, on_step))
             attributes = self._attributes(wrapper, params.description, params.melody)
             torch.manual_seed(params.seed)
-            with self._repeatable_separation():
-                return wrapper._generate_tokens(attributes, prompt, progress=True)
+            return wrapper._generate_tokens(attributes, prompt, progress=True)
 
     def _wrapper(self) -> MusicGen:
         wrapper = MusicGen(self.spec.name, self._inner_codec, self.lm)

@@ -1,6 +1,6 @@
-"""Which models there are: public names, where their weights come from, what they can do and under which licence.
+"""The catalog of models: public names, origin of the weights, abilities and license.
 
-Knows nothing of torch, and loads nothing; `loading` turns a spec into a model.
+Neither imports torch nor loads anything; `loading` turns a spec into a model.
 """
 
 from __future__ import annotations
@@ -17,36 +17,35 @@ from audiocraft_api.config import Config, ConfigError, variable_name
 from audiocraft_api.core.constants import MAX_DURATION_SECONDS
 from audiocraft_api.core.errors import InvalidRequest
 
-RELEASED_LICENCE = "CC-BY-NC-4.0"
-UNTRAINED_NOTICE = "Untrained: makes noise-like sound, so that everything can be tried without a download."
+RELEASED_LICENSE = "CC-BY-NC-4.0"
+UNTRAINED_NOTICE = "Untrained: generates noise-like sound, so that everything can be tried without a download."
 
-# A name is also a directory's name under `checkpoints_dir`.
+# A model's name is also the name of its directory in `checkpoints_dir`.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model that can be asked for. `checkpoint` is a hub id, a local directory, or `built-in`."""
+    """One model. `checkpoint` is a hub id, a local directory, or `built-in`."""
 
     name: str
     checkpoint: str
     revision: str | None = None  # of the hub; None is its main branch
     sha256: str | None = None  # of state_dict.bin
     codec_sha256: str | None = None  # of compression_state_dict.bin
-    text: bool = True
     melody: bool = False
     channels: int = 1
     sample_rate: int = 32_000  # Hz
     max_duration_seconds: float = MAX_DURATION_SECONDS
     num_codebooks: int = 4
-    licence: str = RELEASED_LICENCE
+    licence: str = RELEASED_LICENSE
     commercial_use: bool = False
     description: str = ""
 
     @property
     def is_built_in(self) -> bool:
-        """Say whether the weights are made on this machine by `model.demo`."""
+        """Whether `model.demo` makes the weights on this machine."""
         return self.checkpoint == BUILT_IN
 
 
@@ -66,19 +65,19 @@ _DEFAULT_SPECS = (
     _released("small", "MusicGen small: text to music, 300 million parameters."),
     _released("medium", "MusicGen medium: text to music, 1.5 billion parameters."),
     _released("large", "MusicGen large: text to music, 3.3 billion parameters."),
-    _released("melody", "MusicGen melody: text and a tune to music, 1.5 billion parameters.", melody=True),
-    _released("melody-large", "MusicGen melody large: text and a tune to music, 3.3 billion parameters.", melody=True),
+    _released("melody", "MusicGen melody: text and a melody to music, 1.5 billion parameters.", melody=True),
+    _released("melody-large", "MusicGen melody large: text and a melody to music, 3.3 billion parameters.", melody=True),
     _demo("demo", "Tiny text-to-music model."),
-    _demo("demo-melody", "Tiny text-and-tune-to-music model.", melody=True),
+    _demo("demo-melody", "Tiny text-and-melody-to-music model.", melody=True),
     _demo("demo-stereo", "Tiny stereo text-to-music model.", channels=2, num_codebooks=8),
 )
 
-# What the public sizes of POST /generate-with-melody stand for; other melody models go by their own name.
+# The models behind the public sizes of POST /generate-with-melody; other melody models are requested by name.
 _MELODY_SIZES = {"medium": "melody", "large": "melody-large", "demo": "demo-melody"}
 
 
 class _Entry(BaseModel):
-    """One model of `models_file`; what it leaves out keeps the built-in value, or the default."""
+    """One model of `models_file`. An omitted field keeps the built-in model's value, or the default."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -100,7 +99,10 @@ class Catalog:
     """The models of one server, by public name."""
 
     def __init__(self, config: Config) -> None:
-        """Collect the built-in models and those of `config.models.models_file`. Raises ConfigError, also for what to preload."""
+        """Collect the built-in models and those of `config.models.models_file`.
+
+        Raises ConfigError, also for a name in `config.models.preload` that cannot be served.
+        """
         self._allow_non_commercial = config.models.allow_non_commercial
         self._checkpoints_dir = config.models.checkpoints_dir
         self._specs = {spec.name: spec for spec in _DEFAULT_SPECS}
@@ -116,18 +118,18 @@ class Catalog:
         return iter(self._specs.values())
 
     def is_allowed(self, spec: ModelSpec) -> bool:
-        """Say whether the server's settings let this model be used."""
+        """Whether the server's settings allow this model's license."""
         return self._allow_non_commercial or spec.commercial_use
 
     def local_directory(self, spec: ModelSpec) -> Path | None:
-        """Return the directory on this machine that holds the checkpoint, or None when it is the hub's."""
+        """Return the local directory of the checkpoint, or None if it comes from the hub."""
         for directory in (self._checkpoints_dir / spec.name, Path(spec.checkpoint)):
             if directory.is_dir() and not (spec.is_built_in and directory == Path(BUILT_IN)):
                 return directory.absolute()
         return None
 
     def get(self, name: str) -> ModelSpec:
-        """Return a model by name. Raises InvalidRequest naming `model_size` for an unknown or a refused one."""
+        """Return a model by name. Raises InvalidRequest naming `model_size` if it is unknown or not allowed."""
         spec = self._specs.get(name)
         if spec is None:
             raise _invalid(f"There is no model {name!r}. Choose one of: {self._listed(self._specs.values())}.")
@@ -139,7 +141,7 @@ class Catalog:
         return spec
 
     def melody_checkpoint(self, size: str) -> ModelSpec:
-        """Return the model that follows a tune for a public size. Raises InvalidRequest naming `model_size`."""
+        """Return the melody model of a public size. Raises InvalidRequest naming `model_size`."""
         spec = self._specs.get(_MELODY_SIZES.get(size, size))
         if spec is not None and spec.melody:
             return self.get(spec.name)
@@ -170,13 +172,13 @@ def _read_models_file(path: Path, known: dict[str, ModelSpec]) -> dict[str, Mode
 
 def _spec(name: str, entry: _Entry, known: ModelSpec | None, where: str) -> ModelSpec:
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{where} has the model name {name!r}; expected small letters, digits, '.', '_' and '-'")
+        raise ConfigError(f"{where} has the model name {name!r}; expected lowercase letters, digits, '.', '_' and '-'")
     given = entry.model_dump(exclude_none=True)
     if known is not None and "checkpoint" not in given:
         return replace(known, **given)
     if "checkpoint" not in given:
         raise ConfigError(f"{where} names no checkpoint for {name!r}; expected a hub id or a directory")
-    # Other weights: nothing of a built-in model's licence or description may be carried over to them.
+    # Other weights: the built-in model's license and description do not apply to them.
     given.setdefault("licence", "unknown")
     abilities = {} if known is None else {f.name: getattr(known, f.name) for f in fields(known) if f.name in _ABILITIES}
     return ModelSpec(**{"name": name, **abilities, **given})

@@ -1,8 +1,8 @@
-"""Make the demo checkpoints: complete, small, untrained MusicGen models in audiocraft's own on-disk format.
+"""Makes the demo checkpoints: complete, small, untrained MusicGen models in audiocraft's own file format.
 
-The same files come out each time. Run `python -m audiocraft_api.model.demo [directory]` to make all of them.
-Each directory holds `state_dict.bin`, `compression_state_dict.bin` and, laid out as a model hub's cache, the text
-encoder, the codec and the source separator that these name by id.
+The files are the same each time. `python -m audiocraft_api.model.demo [directory]` makes all of them. Each directory
+contains `state_dict.bin`, `compression_state_dict.bin` and, in the layout of the model hub's cache, the text encoder,
+the codec and the source separator that these two name by id.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def build(name: str, directory: Path) -> Path:
-    """Make one demo checkpoint in `directory` unless it is there; return where. Safe against others doing the same."""
+    """Make one demo checkpoint in `directory` unless it exists, and return its path. Safe to call concurrently."""
     target = directory / name
     if target.is_dir():
         return target
@@ -41,7 +41,7 @@ def build(name: str, directory: Path) -> Path:
             _write(name, temporary)
         os.replace(temporary, target)
     except OSError:
-        if not target.is_dir():  # else another was quicker, with the same content
+        if not target.is_dir():  # otherwise another process was faster, with the same content
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -78,7 +78,7 @@ def _save(path: Path, config: DictConfig, state: dict[str, Any]) -> None:
 
 
 def add_repository(hub: Path, repository: str, *saves: Any) -> None:
-    """Lay files out as the hub's cache does: `models--<org>--<name>`, with `refs/main` naming a snapshot by 40 hex."""
+    """Store files in the layout of the hub's cache: `models--<org>--<name>`, with the snapshot's name in `refs/main`."""
     root = hub / f"models--{repository.replace('/', '--')}"
     files = root / "files"
     files.mkdir(parents=True)
@@ -86,7 +86,7 @@ def add_repository(hub: Path, repository: str, *saves: Any) -> None:
         save(files)
     digest = hashlib.sha1(usedforsecurity=False)
     for path in sorted(files.iterdir()):
-        path.chmod(0o644)  # safetensors lets only the owner read
+        path.chmod(0o644)  # safetensors makes it readable by its owner only
         digest.update(path.name.encode() + path.read_bytes())
     (root / "snapshots").mkdir()
     files.rename(root / "snapshots" / digest.hexdigest())

@@ -1,7 +1,7 @@
 """The parts of the demo checkpoints: small untrained networks of the released models' structure, from a fixed seed.
 
-Knows nothing of where the files go. Every size that decides the interface (codebooks, their size, frame and sample
-rate, delays, chroma prefix) is the released one; only widths and depths are small.
+Knows nothing of files. Every size that is part of the interface (number and size of codebooks, frame and sample rate,
+delays, chroma prefix) is that of the released models; only widths and depths are small.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ hop classical electronic acoustic electric orchestral cinematic melody rhythm gr
 def draw(module: nn.Module, seed: int, gains: dict[str, float]) -> None:
     """Fill the parameters with seeded noise: 1/sqrt(fan-in) times the gain of the longest matching name part.
 
-    Norm weights become 1, biases 0, the norms of normalised weights the gain. Names decide the order, so that the
-    result does not hang on how a class is built.
+    Norm weights become 1, biases 0, the norms of normalized weights the gain. Parameters are drawn in the order of
+    their names, so that the result does not depend on how a class is built.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def draw(module: nn.Module, seed: int, gains: dict[str, float]) -> None:
 
 
 def tokenizer() -> T5Tokenizer:
-    """Return a T5 tokenizer of music words, and of single characters for all others."""
+    """Return a T5 tokenizer with tokens for words about music and for single characters."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     words = [(f"▁{word}", -4.0) for word in dict.fromkeys(_WORDS.split())]
     pieces = [piece for piece, _ in words]
@@ -71,7 +71,7 @@ def text_encoder(vocab_size: int) -> T5EncoderModel:
 
 
 def codec() -> EncodecModel:
-    """Return a codec of the released shape: mono, 32 kHz, 50 frames a second, 4 codebooks of 2048 entries."""
+    """Return a codec of the released shape: mono, 32 kHz, 50 frames per second, 4 codebooks of 2048 entries."""
     config = EncodecConfig(
         target_bandwidths=[2.2], sampling_rate=32_000, audio_channels=1, normalize=False, use_causal_conv=False,
         num_filters=4, num_residual_layers=1, upsampling_ratios=[8, 5, 4, 4], hidden_size=32, codebook_dim=32,
@@ -100,7 +100,7 @@ def save_separator(directory: Path) -> None:
     draw(model, 3, {})
     metadata = {"klass": "demucs.demucs.Demucs", "args": "[]", "kwargs": json.dumps(arguments)}
     content = save(model.state_dict(), metadata)
-    # The library writes the metadata in an order that changes from run to run; the same bytes are wanted.
+    # safetensors writes the metadata in an order that differs between runs: sort it, so that the bytes are the same.
     size = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True).encode()
     header += b" " * (-len(header) % 8)
@@ -109,7 +109,7 @@ def save_separator(directory: Path) -> None:
 
 
 def configuration(*, melody: bool, stereo: bool) -> dict[str, Any]:
-    """Return what `xp.cfg` holds: the released training configuration, as far as the builders read it."""
+    """Return the content of `xp.cfg`: the released training configuration, as far as the builders read it."""
     conditioners: dict[str, Any] = {
         "description": {
             "model": "t5",

@@ -1,7 +1,7 @@
-"""Find the files of a model hub's repository: in a checkpoint's own `hub` directory, in the local cache, on the hub.
+"""Finds the files of a model hub's repository: in a checkpoint's own `hub` directory, in the local cache, on the hub.
 
-Knows which files of a repository are needed, not what they mean. Downloads show progress in the log. What is on this
-machine is used as it is: the network is asked only for what is missing.
+Knows which files of a repository are needed, not what they mean. Files on this machine are used as they are; only
+missing ones are downloaded, with progress in the log.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _PROGRESS_SECONDS = 5.0
 
 
 class WrongCheckpoint(Exception):
-    """Files are damaged, or are not those of a MusicGen model; the message says which and how."""
+    """Files are damaged, or are not those of a MusicGen model. The message says which file and what is wrong."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a repository that are needed: of each group the first that exists, and `extra` where there are."""
+    """The needed files of a repository: from each group the first that exists, and those of `extra` that exist."""
 
     groups: tuple[tuple[str, ...], ...]
     extra: tuple[str, ...] = ()
@@ -45,14 +45,14 @@ SEPARATOR = Files((("htdemucs.yaml",), ("*.safetensors",)))
 
 
 class Hub:
-    """Finds repositories, first in `directory` (a hub cache that came with a checkpoint), then in the user's cache."""
+    """Finds repositories: first in `directory` (a hub cache inside a checkpoint), then in the user's cache."""
 
     def __init__(self, directory: Path | None = None, *, offline: bool = False) -> None:
         self._directory = directory
         self._offline = offline
 
     def snapshot(self, repository: str, files: Files, revision: str | None = None) -> Path:
-        """Return the directory of a repository's files, downloaded if need be. Raises ModelUnavailable.
+        """Return the directory of a repository's files; download them if necessary. Raises ModelUnavailable.
 
         The directory's name is the commit.
         """
@@ -61,14 +61,17 @@ class Hub:
             return found
         if self._offline:
             raise ModelUnavailable(
-                f"{repository} is not on this machine, and the server is set to stay offline. "
+                f"{repository} is not on this machine, and the server is configured to stay offline. "
                 f"Fetch it with `hf download {repository}`, or put the checkpoint under the checkpoints directory.",
                 retry_after_seconds=60,
             )
         return _download(repository, files, revision)
 
     def present(self, repository: str, files: Files, revision: str | None = None) -> Path | None:
-        """Return the directory of a repository's files where they are on this machine. Raises ModelUnavailable."""
+        """Return the directory of a repository's files if they are on this machine, else None.
+
+        Raises ModelUnavailable for an invalid id.
+        """
         caches = [self._directory] if self._directory is not None and self._directory.is_dir() else []
         for cache in [*caches, None]:
             found = _cached(repository, files, revision, cache)
@@ -78,7 +81,7 @@ class Hub:
 
 
 def _snapshot(repository: str, files: Files, revision: str | None, **options: Any) -> Path | None:
-    """Return a directory with all groups of files, or None. Second choices are fetched only where the first are not."""
+    """Return a directory with a file of each group, or None. Fetches second choices only if the first do not exist."""
     from huggingface_hub import snapshot_download
 
     for rank in range(max(len(group) for group in files.groups)):
@@ -115,7 +118,7 @@ def _download(repository: str, files: Files, revision: str | None) -> Path:
             return found
         reason = "its files are not those of a MusicGen model"
     except GatedRepoError:
-        reason = "the hub asks for a licence to be accepted: do that there, and log in with `hf auth login`"
+        reason = "its license must be accepted first: accept it on the hub, then log in with `hf auth login`"
     except RevisionNotFoundError:
         reason = f"it has no revision {revision!r}"
     except RepositoryNotFoundError:
@@ -130,7 +133,7 @@ def _download(repository: str, files: Files, revision: str | None) -> Path:
 
 
 def _progress_class() -> Any:
-    """Return a progress bar that writes lines into the log."""
+    """Return a class of progress bars that write lines to the log."""
     from tqdm.auto import tqdm
 
     class LogProgress(tqdm):
@@ -147,6 +150,6 @@ def _progress_class() -> Any:
             return True
 
         def clear(self, *_args: Any, **_kwargs: Any) -> None:
-            """Nothing was drawn."""
+            """Do nothing: nothing was drawn."""
 
     return LogProgress

@@ -87,7 +87,7 @@ def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
         revisions.check_sum(spec, directory, name)
         packages[name] = checkpoint_file.read(directory / name)
     files = Hub(directory / "hub", offline=config.models.offline)
-    # MPS computes the codec's convolutions wrongly.
+    # MPS computes the codec's convolutions incorrectly.
     codec_device = device if device.type != "mps" else choose_device("cpu")
     with BUILDING:
         codec = load_codec(packages.pop(revisions.CODEC), files, codec_device)
@@ -105,7 +105,7 @@ def choose_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = next(name for name, is_present in present.items() if is_present)
     if not present[wanted]:
-        raise ModelUnavailable(f"The server is set to use {wanted}, which this machine does not have.", _RETRY_SECONDS)
+        raise ModelUnavailable(f"The server is configured to use {wanted}, which this machine does not have.", _RETRY_SECONDS)
     return torch.device(wanted)
 
 
@@ -116,7 +116,7 @@ def _check_abilities(model: LoadedModel) -> None:
     if declared != found:
         raise WrongCheckpoint(
             f"it is declared with melody={declared[0]}, channels={declared[1]}, sample_rate={declared[2]}, "
-            f"num_codebooks={declared[3]}, and its files have {', '.join(map(str, found))}"
+            f"num_codebooks={declared[3]}, but its files have {', '.join(map(str, found))}"
         )
 
 
@@ -125,5 +125,5 @@ def _sentence(spec: ModelSpec, error: Exception) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
         return f"There is not enough memory to load {spec.name!r}. Use a smaller model, or free memory and try again."
     if isinstance(error, ImportError):
-        return f"A package that {spec.name!r} needs is missing or broken: install the locked requirements again."
+        return f"A package that {spec.name!r} needs is missing or broken. Install the locked requirements again."
     return f"The checkpoint of {spec.name!r} is damaged or not of a MusicGen model. Fetch or export it again."

@@ -1,6 +1,6 @@
-"""Keep loaded models: load each once, lend it with a count, unload what is idle or over the memory budget.
+"""Keeps loaded models: loads each once, counts its leases, unloads models that are idle or over the memory budget.
 
-Never waits on a load to answer what is loaded. Free of torch until a model is really loaded.
+Queries never wait for a load. Importing this module does not import torch; loading a model does.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ UnloadListener = Callable[[str], None]
 
 @dataclass(eq=False)
 class _Slot:
-    """What the cache knows of one model; guarded by the cache's condition."""
+    """The state of one model, guarded by the cache's condition."""
 
     state: ModelState = "unloaded"
     model: LoadedModel | None = None
     error: ModelUnavailable | None = None  # of the last load
-    num_loads: int = 0  # finished, well or not: those who waited for one tell it by this count
+    num_loads: int = 0  # that have ended, successfully or not; waiters see by this count that theirs has
     num_leases: int = 0
     last_used: float = 0.0  # time.monotonic()
 
@@ -64,10 +64,10 @@ class ModelCache:
 
     @contextmanager
     def lease(self, name: str) -> Iterator[LoadedModel]:
-        """Lend a model, loading it if need be; it is not unloaded until the `with` block ends.
+        """Lease a model, which is loaded if necessary and not unloaded before the `with` block ends.
 
-        Raises InvalidRequest for an unknown or refused name, ModelUnavailable when it does not load, ShuttingDown after
-        `close`. Whoever waits for a load that fails gets its error; whoever asks later starts another.
+        Raises InvalidRequest for an unknown or refused name, ModelUnavailable when the model cannot be loaded, and
+        ShuttingDown after `close`. All that wait for a load that fails get its error; the next lease tries again.
         """
         spec = self._catalog.get(name)
         slot = self._slots[name]
@@ -86,58 +86,58 @@ class ModelCache:
 
     @property
     def device(self) -> str:
-        """Where models run; `auto` until the first one has decided it."""
+        """Where models run; `auto` until the first one has been loaded."""
         with self._condition:
             models = [slot.model for slot in self._slots.values() if slot.model is not None]
         return models[0].device.type if models else self._config.models.device
 
     def loaded_names(self) -> list[str]:
-        """Return the names of the models that are resident now. Never waits on a load."""
+        """Return the names of the models that are loaded now."""
         with self._condition:
             return [name for name, slot in self._slots.items() if slot.state == "loaded"]
 
     def states(self) -> dict[str, ModelState]:
-        """Return the state of each model; `failed` is that the last load failed, and the next request tries again."""
+        """Return the state of each model. `failed`: the last load failed, and the next request tries again."""
         with self._condition:
             return {name: slot.state for name, slot in self._slots.items()}
 
     def memory(self) -> dict[str, int]:
-        """Return the bytes of weights of each model that is resident."""
+        """Return the bytes of weights of each loaded model."""
         with self._condition:
             models = {name: slot.model for name, slot in self._slots.items() if slot.model is not None}
         return {name: model.weight_bytes for name, model in models.items()}
 
     def revision(self, name: str) -> str | None:
-        """Return the revision of a resident model, or None."""
+        """Return the revision of a loaded model, or None."""
         with self._condition:
             slot = self._slots.get(name)
             return slot.model.revision if slot is not None and slot.model is not None else None
 
     def known_revision(self, name: str) -> str | None:
-        """Return the revision that a load would find now, or None where only a load can tell. Loads nothing."""
+        """Return the revision that a load would find now, or None if only a load can tell. Loads nothing."""
         return known_revision(self._catalog.get(name), self._catalog)
 
     def on_unload(self, listener: UnloadListener) -> None:
-        """Call `listener(name)` after a model left the cache, so that what was made from it can go too."""
+        """Call `listener(name)` after a model was unloaded, so that anything made from it can be freed as well."""
         self._listeners.append(listener)
 
     def release_decoder_weights(self, model: LoadedModel, num_bytes: int) -> None:
-        """Let a model's decoder go to the leaseholder, who has packed its weights into `num_bytes` of his own.
+        """Free a model's decoder weights, of which the engine that leases it has packed a copy of `num_bytes`.
 
-        Until then he prepares from the model; once he lets his copy go he calls `evict`.
+        When the engine frees its copy, it must call `evict`.
         """
         model.release_decoder_weights(num_bytes)
         _trim()
 
     def evict(self, model: LoadedModel) -> None:
-        """Drop a model whose decoder was handed over and is gone; the next lease loads it anew."""
+        """Forget a model if its decoder weights were released, so that the next lease loads it again."""
         with self._condition:
             for slot in self._slots.values():
                 if slot.model is model and model.has_released_decoder_weights:
                     slot.model, slot.state = None, "unloaded"
 
     def close(self) -> None:
-        """Stop unloading idle models, unload those that nobody uses, and load none any more."""
+        """Load no more models, and unload those without a lease; others are unloaded when their lease ends."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
@@ -162,14 +162,14 @@ class ModelCache:
         return self._load_into(spec, slot)
 
     def _await_load(self, slot: _Slot) -> None:
-        """Wait, holding the condition, for a load that another thread does. Raises its error."""
+        """Wait for a load in another thread; the caller holds the condition. Raises the load's error."""
         awaited = slot.num_loads
         self._condition.wait_for(lambda: slot.num_loads > awaited or self._closed)
         if slot.error is not None:
             raise ModelUnavailable(slot.error.message, slot.error.retry_after_seconds)
 
     def _load_into(self, spec: ModelSpec, slot: _Slot) -> LoadedModel:
-        """Load outside the lock, and tell all who wait."""
+        """Load outside the lock, then notify the waiters."""
         model, error = None, ModelUnavailable(f"Loading {spec.name!r} was interrupted. Try again.")
         try:
             model = self._load(spec, self._catalog, self._config)
@@ -191,7 +191,7 @@ class ModelCache:
         return model
 
     def _unload_over_budget(self) -> None:
-        """Unload the least recently used models that nobody leases until the rest fits into the budget."""
+        """Unload the least recently used models without a lease until the rest fits into the budget."""
         budget = self._config.models.memory_bytes
         if not budget:
             return
@@ -206,7 +206,7 @@ class ModelCache:
         self._unload(among=doomed)
 
     def _unload(self, among: set[_Slot] | None = None, unused_since: float = math.inf) -> None:
-        """Unload what nobody leases: of all models, or `among` some, those not used after a time."""
+        """Unload models without a lease: all, or those `among` some, last used no later than `unused_since`."""
         unloaded = []
         with self._condition:
             for name, slot in self._slots.items():
@@ -228,7 +228,7 @@ class ModelCache:
                 self._reaper.start()
 
     def _reap(self) -> None:
-        """Unload models that were idle for long enough, until the cache is closed."""
+        """Unload models that have been idle for long enough, until the cache is closed."""
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._closed, self._seconds_to_next())
@@ -243,7 +243,7 @@ class ModelCache:
 
 
 def _free_memory() -> None:
-    """Give the memory of what is no longer referenced back to the device."""
+    """Return the memory of unreferenced objects to the device and the operating system."""
     gc.collect()
     _trim()
     torch = sys.modules.get("torch")

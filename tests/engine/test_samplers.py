@@ -16,7 +16,7 @@ from audiocraft_api.engine.precision import make_sampler
 from audiocraft_api.engine.samplers import NativeSampler, TorchSampler, counter_noise, request_noise
 from audiocraft_api.engine.torch_backend import TorchBackend
 from support.engines import params
-from support.random_weights import CARD, CODEBOOKS, random_weights
+from support.random_weights import CODEBOOK_SIZE, NUM_CODEBOOKS, random_weights
 
 NUM_STEPS = 200
 
@@ -24,7 +24,7 @@ RULES: list[dict[str, Any]] = [
     {"top_k": 0},
     {"top_k": 1},
     {"top_k": 10},
-    {"top_k": CARD},
+    {"top_k": CODEBOOK_SIZE},
     {"top_k": 250},
     {"top_k": 10, "top_p": 0.9},
     {"top_k": 0, "top_p": 1e-6},
@@ -64,7 +64,7 @@ def native() -> NativeSampler:
 
 def steps(kind: str, num_rows: int) -> Tensor:
     """Logits [S, R, K, codebook_size]"""
-    logits = torch.randn(NUM_STEPS, num_rows, CODEBOOKS, CARD, generator=torch.Generator().manual_seed(1))
+    logits = torch.randn(NUM_STEPS, num_rows, NUM_CODEBOOKS, CODEBOOK_SIZE, generator=torch.Generator().manual_seed(1))
     return {"smooth": logits, "tied": logits.round(), "peaked": logits * 20}[kind]
 
 
@@ -81,7 +81,7 @@ def test_every_rule_gives_the_twins_tokens_in_one_batch(native: NativeSampler, k
         for run in runs:
             run.num_draws += 1
     # Where two candidates are as good as equal, the last bit of an exponential may choose.
-    assert num_equal >= 0.9995 * NUM_STEPS * len(runs) * CODEBOOKS
+    assert num_equal >= 0.9995 * NUM_STEPS * len(runs) * NUM_CODEBOOKS
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -96,7 +96,7 @@ def test_a_requests_tokens_do_not_depend_on_its_neighbours(native: NativeSampler
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("place", [(0, 0, 0), (1, 3, CARD - 1)], ids=["conditional row", "null row"])
+@pytest.mark.parametrize("place", [(0, 0, 0), (1, 3, CODEBOOK_SIZE - 1)], ids=["conditional row", "null row"])
 def test_logits_that_are_not_finite_end_their_request_alone(
     native: NativeSampler, bad: float, place: tuple[int, int, int]
 ) -> None:
@@ -112,13 +112,17 @@ def test_logits_that_are_not_finite_end_their_request_alone(
 
 
 def test_tokens_follow_the_probabilities(native: NativeSampler) -> None:
-    logits = torch.randn(1, 1, CARD, generator=torch.Generator().manual_seed(0)).mul(2).expand(1, CODEBOOKS, CARD)
+    logits = (
+        torch.randn(1, 1, CODEBOOK_SIZE, generator=torch.Generator().manual_seed(0))
+        .mul(2)
+        .expand(1, NUM_CODEBOOKS, CODEBOOK_SIZE)
+    )
     expected = torch.softmax(logits[0, 0], dim=0)
     runs = [Run(params(seed=seed, top_k=0), range(1)) for seed in range(5000)]
     drawn = native.sample(runs, logits.expand(len(runs), -1, -1))  # type: ignore[arg-type]
-    found = torch.bincount(torch.stack([tokens_of(each) for each in drawn]).flatten(), minlength=CARD).float()
+    found = torch.bincount(torch.stack([tokens_of(each) for each in drawn]).flatten(), minlength=CODEBOOK_SIZE).float()
     found /= found.sum()
-    assert (found - expected).abs().max() < 4 * (0.25 / (len(runs) * CODEBOOKS)) ** 0.5
+    assert (found - expected).abs().max() < 4 * (0.25 / (len(runs) * NUM_CODEBOOKS)) ** 0.5
 
 
 def test_exact_draws_from_audiocrafts_generator_and_nothing_else_does() -> None:

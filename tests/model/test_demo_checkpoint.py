@@ -50,7 +50,7 @@ def test_the_loader_makes_a_missing_demo_checkpoint_and_the_log_says_that_it_is_
     catalog = Catalog(config)
     assert load_model(catalog.get("demo"), catalog, config).num_codebooks == 4
     assert (tmp_path / "new" / "demo" / "state_dict.bin").is_file()
-    assert "demo: Untrained: makes noise-like sound" in caplog.text
+    assert "demo: Untrained: generates noise-like sound" in caplog.text
 
 
 def test_the_command_makes_all_checkpoints(

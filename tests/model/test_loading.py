@@ -231,7 +231,7 @@ def _error(kind: str) -> BaseException:
     [
         ("full", "disk is full"),
         ("unknown", "no such repository"),
-        ("gated", "licence to be accepted"),
+        ("gated", "license must be accepted"),
         ("revision", "no revision 'abc'"),
         ("broken", "cannot be reached"),
     ],
@@ -344,8 +344,8 @@ def _a_bare_state(package: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (_without_a_weight, "does not hold this model's weights"),
-        (_with_another_shape, "does not hold this model's weights"),
+        (_without_a_weight, "does not contain this model's weights"),
+        (_with_another_shape, "does not contain this model's weights"),
         (_of_another_kind, "'transformer_lm_magnet'"),
         (_with_a_broken_configuration, "damaged or not of a MusicGen model"),
         (_not_a_package, "not a checkpoint exported by audiocraft"),
@@ -361,7 +361,7 @@ def test_a_checkpoint_of_something_else_is_refused(
 
 def test_a_missing_file_is_named(checkpoint: Path) -> None:
     (checkpoint / "compression_state_dict.bin").unlink()
-    assert "holds no compression_state_dict.bin" in refusal(checkpoint)
+    assert "contains no compression_state_dict.bin" in refusal(checkpoint)
 
 
 def test_a_codec_that_is_none_is_refused(checkpoint: Path) -> None:
@@ -385,7 +385,7 @@ def test_a_codec_or_text_encoder_that_lacks_a_weight_is_refused(checkpoint: Path
     state = load_file(path)
     del state[weight]
     save_file(state, path, {"format": "pt"})
-    assert f"lacks weights, such as {weight}" in refusal(checkpoint)
+    assert f"is missing weights, such as {weight}" in refusal(checkpoint)
 
 
 def test_a_separator_of_another_class_is_refused(demo_checkpoints: Path, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Decodes many uploads in one process, under the bounds and through the function that decode each upload.
+"""Decode many uploads in one process, with the limits and the function that the service uses for each upload.
 
-    python decode_many.py PACKED     (pairs of a length, 8 bytes, and a file)
+    python decode_many.py PACKED     (a sequence of files, each after its length in 8 bytes)
 
-Prints one JSON object: how many files were decoded and refused by cause, how many came out wrong, and the slowest.
+Prints one JSON object: the number of files by outcome, the number of wrong results, the slowest file's seconds and the
+peak memory.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main() -> None:
     causes: Counter[str] = Counter()
     num_wrong = 0
     slowest_seconds = 0.0
-    # Many files take more processor time than one may; all other bounds are the real ones.
+    # Many files need more processor time than the limit for one; all other limits are those of the service.
     upload_decoder.MIN_CPU_SECONDS = 120
     upload_decoder.silence_libraries()
     with open(sys.argv[1], "rb") as packed, tempfile.TemporaryFile(buffering=0) as source, PeakMemory() as peak:

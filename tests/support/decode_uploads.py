@@ -1,9 +1,9 @@
-"""Decodes uploads as the service does, in a process that does nothing else, and measures what each costs.
+"""Decode uploads as the service does, in a separate process, and measure the cost of each.
 
     python decode_uploads.py DIRECTORY
 
-Prints a JSON object: for each file what came of it and the processor seconds, and the peak memory of this process and
-of its largest child. On Linux a child's peak begins with its parent's memory, so that is the worst it can be.
+Prints a JSON object: the outcome and the processor seconds of each file, and the peak memory of this process and of its
+largest child. On Linux a child's peak includes its parent's memory at the fork, so it is an upper bound.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decoder weights of any size without a model around them, and rows to decode with them."""
+"""Random decoder weights of any size, without a model, and inputs to decode with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from audiocraft_api.engine.backend import Backend
 from audiocraft_api.engine.weights import CrossWeights, DecoderWeights, LayerWeights
 
-CARD, CODEBOOKS = 64, 4
+CODEBOOK_SIZE, NUM_CODEBOOKS = 64, 4
 
 
 def random_weights(dim: int = 128, num_heads: int = 2, num_layers: int = 3, has_cross: bool = True) -> DecoderWeights:
@@ -35,11 +35,11 @@ def random_weights(dim: int = 128, num_heads: int = 2, num_layers: int = 3, has_
         )
 
     return DecoderWeights(
-        embeddings=[matrix(CARD + 1, dim) for _ in range(CODEBOOKS)],
+        embeddings=[matrix(CODEBOOK_SIZE + 1, dim) for _ in range(NUM_CODEBOOKS)],
         layers=[layer() for _ in range(num_layers)],
         out_norm_weight=vector(1),
         out_norm_bias=vector(0),
-        heads=[matrix(CARD, dim) for _ in range(CODEBOOKS)],
+        heads=[matrix(CODEBOOK_SIZE, dim) for _ in range(NUM_CODEBOOKS)],
         num_heads=num_heads,
         max_period=10_000.0,
         positional_scale=1.0,
@@ -47,18 +47,21 @@ def random_weights(dim: int = 128, num_heads: int = 2, num_layers: int = 3, has_
 
 
 def some_tokens(num_steps: int, seed: int = 1) -> Tensor:
-    """Tokens [S, K], special ones included."""
-    return torch.randint(0, CARD + 1, (num_steps, CODEBOOKS), generator=torch.Generator().manual_seed(seed))
+    """Return random tokens int64 [S, K], special tokens included."""
+    return torch.randint(
+        0, CODEBOOK_SIZE + 1, (num_steps, NUM_CODEBOOKS), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def some_context(dim: int, length: int, seed: int = 2) -> Tensor:
+    """Return a random context or prefix, float32 [length, dim]."""
     return torch.randn(length, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def row_logits(runner: Backend, context: Tensor | None, tokens: Tensor, slot: int = 0, start: int = 0) -> Tensor:
-    """Decode one row alone, [S, K, card]."""
-    runner.begin(slot, context)
-    steps = [runner.decode([slot], tokens[step : step + 1], [start + step])[0] for step in range(len(tokens))]
+def row_logits(backend: Backend, context: Tensor | None, tokens: Tensor, slot: int = 0, start: int = 0) -> Tensor:
+    """Decode one row alone, step by step. Returns logits float32 [S, K, codebook_size]."""
+    backend.begin(slot, context)
+    steps = [backend.decode([slot], tokens[step : step + 1], [start + step])[0] for step in range(len(tokens))]
     return torch.stack(steps)
 
 
@@ -67,7 +70,7 @@ def relative_error(value: Tensor, expected: Tensor) -> float:
 
 
 def with_outliers(weights: DecoderWeights, factor: float) -> DecoderWeights:
-    """Let one channel of every norm stand out, as some do in trained models."""
+    """Scale one channel of every norm, in place, to get the outlier activations of trained models."""
     for layer in weights.layers:
         for norm in (layer.norm1_weight, layer.norm2_weight, layer.cross and layer.cross.norm_weight):
             if norm is not None:

@@ -7,7 +7,7 @@ the precision allows, and only up to each row's own length. `torch_backend.py` i
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -31,12 +31,12 @@ _PRECISIONS: dict[Format, str] = {"float32": "fp32", "float16": "fp16", "bfloat1
 PREFILL_ROWS = 64  # positions per call: enough to reuse each weight, few enough for the processor's cache
 
 
-def native_supports(weights: DecoderWeights) -> bool:
+def native_supports(weights: DecoderWeights, find_library: Callable[[], ctypes.CDLL | None] = load_library) -> bool:
     """Return whether the library is built and supports the model's sizes."""
     head_dim = weights.dim // weights.num_heads
     ffn_dim = weights.layers[0].linear1.shape[0]
     sizes_fit = weights.dim % 64 == 0 and ffn_dim % 64 == 0 and weights.codebook_size % 16 == 0
-    return sizes_fit and head_dim % 16 == 0 and head_dim <= 256 and load_library() is not None
+    return sizes_fit and head_dim % 16 == 0 and head_dim <= 256 and find_library() is not None
 
 
 def has_fast_integers() -> bool:
@@ -134,7 +134,7 @@ class NativeBackend:
         return logits
 
     def sample(self, params: Sequence[SamplingParams], logits: Tensor) -> Tensor:
-        """Sample tokens int64 [N, K] from the rows' logits [R, K, codebook_size]; -1 where the logits are not finite."""
+        """Sample tokens int64 [N, K] from the rows' logits [R, K, codebook_size]; -1 where logits are not finite."""
         tokens = torch.empty(len(params), self._num_codebooks, dtype=torch.long)
         array = (SamplingParams * len(params))(*params)
         rows = logits.contiguous()

@@ -31,7 +31,7 @@ def _describe(spec: ModelSpec, loaded: bool) -> ModelResponse:
         loaded_revision=services().cache.revision(spec.name),
         sha256=spec.sha256,
         codec_sha256=spec.codec_sha256,
-        text=spec.text,
+        text=True,
         melody=spec.melody,
         channels=spec.channels,
         sample_rate=spec.sample_rate,

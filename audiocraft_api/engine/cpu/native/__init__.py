@@ -1,1 +1,1 @@
-"""The C++ decoder for CPUs: sources, build and ctypes bindings. It knows nothing of requests and does not import torch."""
+"""The C++ decoder for CPUs: sources, build and ctypes bindings. Knows nothing of requests and never imports torch."""

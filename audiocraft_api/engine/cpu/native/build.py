@@ -1,8 +1,8 @@
 """Compile the native decoder with the system's C++ compiler: `python -m audiocraft_api.engine.cpu.native.build`.
 
-The library is written to `build/native/`. Its name contains a hash of the sources, the flags and the processor, so that a
-library built for another machine is never loaded. A C++17 compiler is all that is needed; without one the service uses
-PyTorch instead.
+The library is written to `build/native/`. Its name contains a hash of the sources, the flags and the processor, so that
+a library built for another machine is never loaded. A C++17 compiler is all that is needed; without one the service
+uses PyTorch instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent
 BUILD_DIR = SOURCES.parents[3] / "build" / "native"
-# Contraction allows fused multiply-adds. Options such as -ffast-math stay off: they would change the order of summation.
+# Contraction allows fused multiply-adds. Options such as -ffast-math are off: they would change the order of summation.
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 # The tests compile with these; an installation does not, because a compiler that nobody has tried yet may warn about
 # correct code. -Wno-psabi: Quad values never cross the library's boundary, so their calling convention does not matter.
@@ -37,26 +37,26 @@ def find_compiler() -> str | None:
     return next((found for name in candidates if name and (found := shutil.which(name))), None)
 
 
-def library_path() -> Path:
+def library_path(directory: Path = BUILD_DIR) -> Path:
     """Return the path of the library for these sources and this processor, whether or not it is built."""
     digest = hashlib.sha256()
     for source in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
         digest.update(source.name.encode() + source.read_bytes())
-    digest.update(repr((FLAGS, _processor())).encode())
-    return BUILD_DIR / f"decoder-{digest.hexdigest()[:16]}.so"
+    digest.update(repr((FLAGS, _describe_processor())).encode())
+    return directory / f"decoder-{digest.hexdigest()[:16]}.so"
 
 
-def build() -> Path:
+def build(directory: Path = BUILD_DIR) -> Path:
     """Compile the library unless it exists, and return its path. Raises BuildError."""
-    target = library_path()
+    target = library_path(directory)
     if target.exists():
         return target
     compiler = find_compiler()
     if compiler is None:
         raise BuildError("no C++ compiler found: install g++ or clang++, or set CXX")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     compile_to(target, compiler, ["-march=native" if platform.machine() != "arm64" else "-mcpu=native"])
-    for old in BUILD_DIR.glob("decoder-*.so"):
+    for old in directory.glob("decoder-*.so"):
         if old != target:
             old.unlink(missing_ok=True)
     return target
@@ -77,7 +77,7 @@ def compile_to(target: Path, compiler: str, extra_flags: Sequence[str]) -> None:
         os.replace(output, target)
 
 
-def _processor() -> str:
+def _describe_processor() -> str:
     """Return a description of the processor and its instruction sets, which `-march=native` compiles for."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -86,10 +86,10 @@ def _processor() -> str:
     return f"{platform.system()} {platform.machine()} {model} {flags}"
 
 
-def main() -> int:
+def main(directory: Path = BUILD_DIR) -> int:
     """Build the library and print one line. Exits with 0 even if the build fails: the service works without it."""
     try:
-        print(f"native decoder: {build()}")
+        print(f"native decoder: {build(directory)}")
     except BuildError as error:
         print(f"native decoder: not built, PyTorch will be used instead ({error})", file=sys.stderr)
     return 0

@@ -1,4 +1,4 @@
-"""What the native decoder rounds, rounded in the same way by PyTorch's operations."""
+"""A reference implementation in PyTorch that rounds weights, activations, keys and values as the native decoder does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from audiocraft_api.engine.weights import DecoderWeights, LayerWeights
 
 
 def rounded(matrix: Tensor, bits: int) -> Tensor:
-    """Round each group of inputs to integers as the decoder does, its largest magnitude to the lowest one."""
+    """Round each group of inputs to integers as the decoder does; its largest magnitude becomes the lowest integer."""
     group, lowest = 128 if matrix.shape[1] % 128 == 0 else 64, -(2 ** (bits - 1))
     groups = matrix.view(matrix.shape[0], -1, group)
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
@@ -23,23 +23,26 @@ def rounded(matrix: Tensor, bits: int) -> Tensor:
 
 
 def rounded_weights(weights: DecoderWeights, bits: int) -> DecoderWeights:
-    def layer(of: LayerWeights) -> LayerWeights:
+    def rounded_layer(layer: LayerWeights) -> LayerWeights:
         names = ("qkv", "self_out", "linear1", "linear2")
-        cross = of.cross and replace(
-            of.cross, **{name: rounded(getattr(of.cross, name), bits) for name in ("query", "key", "value", "out")}
+        cross_names = ("query", "key", "value", "out")
+        cross = layer.cross and replace(
+            layer.cross, **{name: rounded(getattr(layer.cross, name), bits) for name in cross_names}
         )
-        return replace(of, cross=cross, **{name: rounded(getattr(of, name), bits) for name in names})
+        return replace(layer, cross=cross, **{name: rounded(getattr(layer, name), bits) for name in names})
 
     heads = [rounded(head, bits) for head in weights.heads]
-    return replace(weights, layers=[layer(each) for each in weights.layers], heads=heads)
+    return replace(weights, layers=[rounded_layer(layer) for layer in weights.layers], heads=heads)
 
 
 def rounded_inputs(x: Tensor, bits: int) -> Tensor:
-    """Round each group of activations as the decoder does: to two bytes, beside weights of 6 bits to one if none stands out."""
+    """Round each group of activations as the decoder does: to two bytes, or with 6-bit weights to one byte if the group has
+    no outliers.
+    """
     groups = x.unflatten(-1, (-1, 128 if x.shape[-1] % 128 == 0 else 64))
     largest = groups.abs().amax(-1, keepdim=True)
-    is_narrow = (bits == 6) & (largest <= 5 * groups.square().mean(-1, keepdim=True).sqrt())
-    steps = torch.where(is_narrow, 127.0, 127.0 * 256)
+    is_one_byte = (bits == 6) & (largest <= 5 * groups.square().mean(-1, keepdim=True).sqrt())
+    steps = torch.where(is_one_byte, 127.0, 127.0 * 256)
     return torch.where(largest > 0, (groups * steps / largest).round() * largest / steps, 0).flatten(-2)
 
 
@@ -51,8 +54,8 @@ def rounded_vectors(vectors: Tensor, bits: int) -> Tensor:
     return (vectors / scales).round().clamp(lowest, -lowest - 1) * scales
 
 
-def rotated(vectors: Tensor) -> Tensor:
-    """Multiply vectors [..., d] by Hadamard's matrix, in blocks of the largest power of two in d."""
+def hadamard_transformed(vectors: Tensor) -> Tensor:
+    """Multiply vectors [..., d] by the Hadamard matrix, in blocks of the largest power of two that divides d."""
     block = vectors.shape[-1] & -vectors.shape[-1]
     matrix = torch.ones(1, 1)
     while len(matrix) < block:
@@ -60,8 +63,8 @@ def rotated(vectors: Tensor) -> Tensor:
     return (vectors.unflatten(-1, (-1, block)) @ matrix).flatten(-2)
 
 
-class RoundedTwin(TorchBackend):
-    """The twin with all that the decoder rounds rounded in the same way, and computed in float32."""
+class RoundedReference(TorchBackend):
+    """`TorchBackend` in float32 arithmetic with every rounding of the native decoder."""
 
     def __init__(self, weights: DecoderWeights, bits: int, capacity: int) -> None:
         def linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
@@ -70,15 +73,15 @@ class RoundedTwin(TorchBackend):
         super().__init__(rounded_weights(weights, bits), num_slots=1, capacity=capacity, prepare=linear)
         self._bits, write = bits, self._cache.write
         self._cache.write = lambda layer, slot, position, k, v: write(  # type: ignore[method-assign]
-            layer, slot, position, *self._pair(k, v)
+            layer, slot, position, *self._rounded_pair(k, v)
         )
 
     def begin(self, slot: int, context: Tensor | None) -> None:
         super().begin(slot, None if context is None else rounded_inputs(context, self._bits))
         if (pairs := self._contexts[slot]) is not None:
-            self._contexts[slot] = [self._pair(*pair) for pair in pairs]
+            self._contexts[slot] = [self._rounded_pair(*pair) for pair in pairs]
 
-    def _pair(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def _rounded_pair(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         block = keys.shape[-1] & -keys.shape[-1]
-        kept = rotated(rounded_vectors(rotated(keys), self._bits)) / block
-        return kept, rounded_vectors(values, self._bits)
+        rounded_keys = hadamard_transformed(rounded_vectors(hadamard_transformed(keys), self._bits)) / block
+        return rounded_keys, rounded_vectors(values, self._bits)
