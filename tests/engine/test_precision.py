@@ -23,10 +23,10 @@ CFG_COEF = 3.0
 
 
 def test_exact_is_float32_and_auto_is_six_bits_where_bytes_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "has_byte_arithmetic", lambda: True)
+    monkeypatch.setattr(precision, "has_fast_integers", lambda: True)
     assert precision.native_format("exact") == "float32"
     assert precision.native_format("auto") == "int6"
-    monkeypatch.setattr(precision, "has_byte_arithmetic", lambda: False)
+    monkeypatch.setattr(precision, "has_fast_integers", lambda: False)
     assert precision.native_format("auto") == "float16"
 
 

@@ -1,4 +1,4 @@
-"""A reference implementation in PyTorch that rounds weights, activations, keys and values as the native decoder does."""
+"""A reference implementation in PyTorch with every rounding of the native decoder."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def rounded_weights(weights: DecoderWeights, bits: int) -> DecoderWeights:
 
 
 def rounded_inputs(x: Tensor, bits: int) -> Tensor:
-    """Round each group of activations as the decoder does: to two bytes, or with 6-bit weights to one byte if the group has
-    no outliers.
+    """Round each group of activations as the decoder does.
+
+    To two bytes, or with 6-bit weights to one byte if the group has no outliers.
     """
     groups = x.unflatten(-1, (-1, 128 if x.shape[-1] % 128 == 0 else 64))
     largest = groups.abs().amax(-1, keepdim=True)

@@ -31,12 +31,12 @@ _PRECISIONS: dict[Format, str] = {"float32": "fp32", "float16": "fp16", "bfloat1
 PREFILL_ROWS = 64  # positions per call: enough to reuse each weight, few enough for the processor's cache
 
 
-def native_supports(weights: DecoderWeights, find_library: Callable[[], ctypes.CDLL | None] = load_library) -> bool:
+def native_supports(weights: DecoderWeights, find_library: Callable[[], ctypes.CDLL | None] | None = None) -> bool:
     """Return whether the library is built and supports the model's sizes."""
     head_dim = weights.dim // weights.num_heads
     ffn_dim = weights.layers[0].linear1.shape[0]
     sizes_fit = weights.dim % 64 == 0 and ffn_dim % 64 == 0 and weights.codebook_size % 16 == 0
-    return sizes_fit and head_dim % 16 == 0 and head_dim <= 256 and find_library() is not None
+    return sizes_fit and head_dim % 16 == 0 and head_dim <= 256 and (find_library or load_library)() is not None
 
 
 def has_fast_integers() -> bool:

@@ -261,7 +261,7 @@ def test_builds_for_other_processors_agree(processor: str, tmp_path: Path) -> No
         sizes = {"num_slots": 1, "capacity": CAPACITY, "num_threads": 2}
         other = NativeBackend(weights, **sizes, weight_format=weight_format, library=library)
         logits = row_logits(other, context, tokens)
-        # The order of float sums differs, so quantized keys, values and activations may round to the neighboring integer.
+        # The order of float sums differs, so quantized keys, values and activations may round differently.
         bound = {"float32": 3e-6, "int6": 2e-2}.get(weight_format, 5e-3)
         assert relative_error(logits, row_logits(make_backend(weights, weight_format), context, tokens)) < bound
 
