@@ -1,4 +1,4 @@
-"""What is in deploy/ is valid, agrees with the settings, and runs with as few rights as it needs."""
+"""The files in deploy/ are valid, agree with the settings, and grant no more rights than necessary."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECRETS = {"REDIS_PASSWORD": "redis-password", "GRAFANA_PASSWORD": "grafana-pass
 
 
 def run(*command: object, **environ: str) -> str:
-    """Run a program that must succeed; return what it wrote."""
+    """Run a program that must succeed; return its output."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=os.environ | environ)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -42,13 +42,13 @@ def run(*command: object, **environ: str) -> str:
 
 @functools.cache
 def compose(*files: str) -> dict[str, Any]:
-    """Return the services as docker-compose understands them. Read only."""
+    """Return the services as docker-compose reads them. Do not modify the result."""
     options = [part for file in files for part in ("-f", DEPLOY / file)]
     return dict(yaml.safe_load(run("docker-compose", *options, "config", **SECRETS))["services"])
 
 
 def objects(*kinds: str) -> list[dict[str, Any]]:
-    """Return the objects of the manifests, of some kinds or all."""
+    """Return the objects of the manifests, all or those of some kinds."""
     found = [thing for path in MANIFESTS for thing in yaml.safe_load_all(path.read_text())]
     return [thing for thing in found if not kinds or thing["kind"] in kinds]
 
@@ -82,7 +82,7 @@ def test_hadolint_finds_nothing() -> None:
     assert run(BIN / "hadolint", DOCKERFILE) == ""
 
 
-def test_the_images_are_of_the_python_that_is_tried() -> None:
+def test_the_images_have_a_supported_python() -> None:
     (version,) = re.findall(r"^ARG PYTHON=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)
     assert version.startswith("3.11.")
     bases = {line.split()[1] for lines in stages().values() for line in lines if line.startswith("FROM ")}
@@ -94,11 +94,11 @@ def test_the_images_are_of_the_python_that_is_tried() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_image_runs_as_an_ordinary_user(target: str) -> None:
+def test_images_run_as_an_unprivileged_user(target: str) -> None:
     assert stages()[target][-1] == "USER 10001:10001"
 
 
-def test_what_the_image_without_torch_lacks_a_server_of_celery_does_without(tmp_path: Path) -> None:
+def test_a_server_with_celery_works_without_the_packages_that_the_web_image_leaves_out(tmp_path: Path) -> None:
     left_out = re.findall(r"grep -vE '\^\(([a-z|]+)\)==' requirements.in", DOCKERFILE.read_text())[0].split("|")
     assert [name for name in left_out if f"\n{name}==" not in (ROOT / "requirements.in").read_text()] == []
     script = f"""
@@ -125,7 +125,7 @@ assert client.post("/generate-async", json={{"prompt": "x"}}).status_code == 202
         server.kill()
 
 
-def test_the_entry_point_serves_stops_in_order_and_runs_other_commands(tmp_path: Path) -> None:
+def test_the_entry_point_serves_stops_cleanly_and_runs_other_commands(tmp_path: Path) -> None:
     port = free_port()
     environ = os.environ | {
         "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -141,7 +141,7 @@ def test_the_entry_point_serves_stops_in_order_and_runs_other_commands(tmp_path:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 20)
     finally:
         process.terminate()
-    assert process.wait(20) == 0  # so it is gunicorn itself that got the signal
+    assert process.wait(20) == 0  # the signal reached gunicorn itself
     help_of_worker = run(entry_point, "worker", "--help", PATH=environ["PATH"])
     assert "Start worker instance" in help_of_worker
     assert run(entry_point, "echo", "hello").strip() == "hello"
@@ -150,14 +150,14 @@ def test_the_entry_point_serves_stops_in_order_and_runs_other_commands(tmp_path:
 # --- settings
 
 
-def test_every_setting_that_is_named_there_is_one() -> None:
+def test_every_setting_in_deploy_exists() -> None:
     texts = [OPERATIONS, *(path.read_text() for path in DEPLOY.rglob("*") if path.is_file())]
     named = {name for text in texts for name in re.findall(r"AUDIOCRAFT_API_[A-Z0-9_]+", text)}
     assert len(named) > 5
     assert named - {variable_name(field) for field in all_settings()} == set()
 
 
-def test_every_base_image_is_pinned_by_its_version() -> None:
+def test_every_base_image_is_pinned_to_a_version() -> None:
     images = [service["image"] for service in compose("compose.yml").values()]
     images += [container["image"] for container in containers()]
     own = {f"audiocraft-api:{target}" for target in TARGETS}
@@ -165,7 +165,7 @@ def test_every_base_image_is_pinned_by_its_version() -> None:
         assert image in own or re.search(r":v?\d+\.\d+\.\d+(-alpine)?$", image), image
 
 
-def test_stopping_is_given_more_time_than_a_server_takes() -> None:
+def test_processes_get_enough_time_to_stop() -> None:
     grace_seconds = load_config({}).server.graceful_timeout_seconds
     for name in ("server", "worker"):
         assert int(compose("compose.yml")[name]["stop_grace_period"].removesuffix("s")) >= grace_seconds + 10
@@ -178,7 +178,7 @@ def test_stopping_is_given_more_time_than_a_server_takes() -> None:
 # --- compose
 
 
-def test_compose_takes_the_files_and_the_gpu_is_the_workers() -> None:
+def test_compose_accepts_the_files_and_only_the_worker_has_a_gpu() -> None:
     services = compose("compose.yml")
     assert set(services) == {"nginx", "server", "worker", "redis", "prometheus", "grafana"}
     with_gpu = compose("compose.yml", "compose.cuda.yml")
@@ -186,7 +186,7 @@ def test_compose_takes_the_files_and_the_gpu_is_the_workers() -> None:
     assert [name for name, service in with_gpu.items() if "reservations" in str(service)] == ["worker"]
 
 
-def test_compose_asks_for_the_passwords_and_has_none() -> None:
+def test_compose_requires_passwords_and_contains_none() -> None:
     file = DEPLOY / "compose.yml"
     refused = subprocess.run(["docker-compose", "-f", file, "config"], capture_output=True, text=True)
     assert refused.returncode != 0
@@ -196,7 +196,7 @@ def test_compose_asks_for_the_passwords_and_has_none() -> None:
     assert re.findall(r"^\w+=(?!$)", (DEPLOY / ".env.example").read_text(), re.MULTILINE) == []
 
 
-def test_every_container_of_compose_has_few_rights() -> None:
+def test_containers_of_compose_are_restricted() -> None:
     for name, service in compose("compose.yml").items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -204,7 +204,7 @@ def test_every_container_of_compose_has_few_rights() -> None:
         assert "privileged" not in service, name
 
 
-def test_the_shipped_redis_keeps_what_it_takes_and_asks_for_the_password(tmp_path: Path) -> None:
+def test_the_shipped_redis_is_durable_and_requires_the_password(tmp_path: Path) -> None:
     shipped = (DEPLOY / "redis" / "redis.conf").read_text()
     (in_kubernetes,) = [thing["data"]["redis.conf"] for thing in objects("ConfigMap") if "redis.conf" in thing["data"]]
     assert in_kubernetes.splitlines() == [line for line in shipped.splitlines() if not line.startswith("#")]
@@ -223,13 +223,13 @@ def test_the_shipped_redis_keeps_what_it_takes_and_asks_for_the_password(tmp_pat
         once = Retry(NoBackoff(), 0)
         with (
             redis.Redis(port=port, password="secret", retry=once) as client,
-            redis.Redis(port=port, retry=once) as stranger,
+            redis.Redis(port=port, retry=once) as anonymous,
         ):
             wait_until(lambda: _pings(client))
             info = client.info()
             assert (info["aof_enabled"], info["maxmemory_policy"]) == (1, "noeviction")
             with pytest.raises(redis.AuthenticationError):
-                stranger.ping()
+                anonymous.ping()
     finally:
         process.terminate()
         process.wait(20)
@@ -245,13 +245,13 @@ def _pings(client: Any) -> bool:
 # --- nginx and Prometheus
 
 
-def test_nginx_takes_the_shipped_configuration(tmp_path: Path) -> None:
+def test_nginx_accepts_the_shipped_configuration(tmp_path: Path) -> None:
     configuration = render(tmp_path, port=free_port(), name_server_port=1053, servers_port=5000)
     run(*arguments(tmp_path, configuration), "-t")
     assert shutil.which(PROGRAM)
 
 
-def test_proxies_let_through_what_the_service_takes() -> None:
+def test_proxies_accept_what_the_service_accepts() -> None:
     config = load_config({})
     (ingress,) = objects("Ingress")
     values = " ".join(ingress["metadata"]["annotations"].values())
@@ -263,27 +263,27 @@ def test_proxies_let_through_what_the_service_takes() -> None:
         )
 
 
-def test_prometheus_takes_its_configuration() -> None:
+def test_prometheus_accepts_its_configuration() -> None:
     run("promtool", "check", "config", DEPLOY / "prometheus" / "prometheus.yml")
 
 
-def test_the_scrape_jobs_have_the_names_that_the_alerts_expect() -> None:
+def test_scrape_jobs_have_the_names_that_the_alerts_expect() -> None:
     shipped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     names = [job["job_name"] for job in shipped["scrape_configs"]]
-    # Debian's promtool knows nothing of Kubernetes.
+    # The promtool of Debian does not support Kubernetes discovery.
     (shown,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", OPERATIONS, re.DOTALL)
     assert [job["job_name"] for job in yaml.safe_load(shown)["scrape_configs"]] == names
     assert f'job=~"{"|".join(names)}"' in (DEPLOY / "prometheus" / "alerts.yml").read_text()
 
 
-def test_the_operator_reads_what_each_alert_means() -> None:
+def test_the_documentation_explains_every_alert() -> None:
     alerts = re.findall(r"- alert: (\w+)", (DEPLOY / "prometheus" / "alerts.yml").read_text())
     assert len(alerts) > 5
     explained = OPERATIONS.partition("## What each alert means")[2]
     assert re.findall(r"^- \*\*(\w+)\*\*", explained, re.MULTILINE) == alerts
 
 
-def test_grafana_is_given_the_dashboard_and_its_source() -> None:
+def test_grafana_provisions_the_dashboard_and_its_data_source() -> None:
     mounts = " ".join(compose("compose.yml")["grafana"]["volumes"])
     provisioning = DEPLOY / "grafana" / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
@@ -308,7 +308,7 @@ def test_the_manifests_are_valid() -> None:
     assert run(BIN / "kubernetes-validate", "--strict", *MANIFESTS).count("passed") == len(objects())
 
 
-def test_every_pod_has_few_rights() -> None:
+def test_pods_are_restricted() -> None:
     for name, pod in pods():
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True, name
@@ -323,7 +323,7 @@ def test_every_pod_has_few_rights() -> None:
             }, name
 
 
-def test_every_container_is_probed_and_bounded() -> None:
+def test_containers_have_probes_and_resource_limits() -> None:
     names = []
     for container in containers():
         names.append(container["name"])
@@ -336,19 +336,19 @@ def test_every_container_is_probed_and_bounded() -> None:
     assert sorted(names) == ["redis", "server", "worker"]
 
 
-def test_secrets_are_named_and_not_contained() -> None:
+def test_manifests_refer_to_secrets_and_contain_none() -> None:
     assert objects("Secret") == []
     referred = 0
     for container in containers():
         for variable in container.get("env", []):
             secret = variable["valueFrom"]["secretKeyRef"]
             assert secret["name"] == "audiocraft-api"
-            assert f"--from-literal={secret['key']}=" in OPERATIONS  # where it is made
+            assert f"--from-literal={secret['key']}=" in OPERATIONS  # the documentation creates it
             referred += 1
     assert referred == 8
 
 
-def test_everything_that_is_referred_to_is_there() -> None:
+def test_every_reference_between_manifests_resolves() -> None:
     names = {(thing["kind"], thing["metadata"]["name"]) for thing in objects()}
     assert {thing["metadata"].get("namespace", "audiocraft") for thing in objects()} == {"audiocraft"}
     labels = [pod["metadata"]["labels"] for _, pod in pods()]
@@ -370,10 +370,10 @@ def test_everything_that_is_referred_to_is_there() -> None:
                 assert ("ConfigMap", volume["configMap"]["name"]) in names
 
 
-def test_workers_are_scaled_by_the_length_of_the_queue() -> None:
+def test_workers_scale_with_the_length_of_the_queue() -> None:
     (workers,) = [thing for thing in objects("HorizontalPodAutoscaler") if thing["metadata"]["name"] == "worker"]
     (metric,) = workers["spec"]["metrics"]
     name = metric["external"]["metric"]["name"]
     assert [spec.shared for spec in METRICS if spec.full_name == name] == [True]
-    assert f"max({name})" in OPERATIONS  # of what every server says, in place of the sum
+    assert f"max({name})" in OPERATIONS  # every server reports the whole queue
     assert int(metric["external"]["target"]["averageValue"]) < load_config({}).engine.max_batch_requests
