@@ -1,7 +1,7 @@
-"""Asks the operator's own moderation service about a prompt, within a bounded time. Knows no list.
+"""Calls the operator's moderation service for a prompt, within a bounded time. Knows no word list.
 
-`POST {"prompt": "…"}` with a bearer token is answered with 200 and `{"allowed": true}`, or with `{"allowed": false,
-"category": "…", "suggestion": "…"}`, the last two optional. Everything else is no answer.
+The request is `POST {"prompt": "…"}` with a bearer token. The response is 200 with `{"allowed": true}` or
+`{"allowed": false, "category": "…", "suggestion": "…"}`; the last two are optional. Any other response is an error.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from audiocraft_api.config import Config, ConfigError, variable_name
 from audiocraft_api.core.errors import ModerationUnavailable, PromptRefused
 from audiocraft_api.net.outbound import ForbiddenTarget, connected, parse_target
 
-CATEGORY = "moderation"  # where the service names none
-MAX_ANSWER_BYTES = 64 * 2**10
+CATEGORY = "moderation"  # if the service names none
+MAX_RESPONSE_BYTES = 64 * 2**10
 MAX_CATEGORY_CHARACTERS = 100
 MAX_SUGGESTION_CHARACTERS = 500
 
 logger = logging.getLogger(__name__)
 
 
-class _NoVerdict(Exception):
-    """What came is no verdict; the message says why, without what came."""
+class _InvalidResponse(Exception):
+    """The response is not a verdict; the message says why, without quoting the response."""
 
 
 class _Verdict(BaseModel):
     allowed: StrictBool
-    category: Any = None  # a refusal is one, whatever it says of itself
+    category: Any = None  # of any type: a malformed category does not undo a refusal
     suggestion: Any = None
 
 
 class Moderation:
-    """One moderation service."""
+    """Client of one moderation service. Thread-safe."""
 
     def __init__(self, config: Config) -> None:
-        """Take the settings; nothing is called. Raises ConfigError."""
+        """Make no call yet. Raises ConfigError."""
         try:
             self._target = parse_target(config.policy.moderation_url, allow_private=True)
         except ForbiddenTarget as error:
@@ -55,56 +55,56 @@ class Moderation:
             self._headers["Authorization"] = f"Bearer {secret}"
         self._timeout_seconds = config.policy.moderation_timeout_seconds
         self._is_open = config.policy.moderation_failure == "open"
-        # Threads bound what no time-out of a socket does: the look-up of a name, and how many calls there are.
+        # A thread pool, because no socket timeout bounds a name lookup. It also bounds the number of calls.
         self._calls = ThreadPoolExecutor(config.policy.moderation_calls, thread_name_prefix="moderation")
-        # A service that hangs must not hold all request threads.
-        self._places = threading.BoundedSemaphore(max(config.policy.moderation_calls, config.server.threads // 2))
+        # A service that hangs must not block every request thread.
+        self._slots = threading.BoundedSemaphore(max(config.policy.moderation_calls, config.server.threads // 2))
 
-    def check(self, prompt: str) -> None:
-        """Ask about a prompt. Raises PromptRefused, ModerationUnavailable."""
-        if not self._places.acquire(blocking=False):
-            raise ModerationUnavailable("Too many prompts are being checked; try again in a moment.", 1.0)
+    def require_allowed(self, prompt: str) -> None:
+        """Raise PromptRefused for a prompt that the service refuses, ModerationUnavailable if it cannot tell."""
+        if not self._slots.acquire(blocking=False):
+            raise ModerationUnavailable("The server is checking too many prompts; try again in a moment.", 1.0)
         try:
             verdict = self._verdict(prompt)
         finally:
-            self._places.release()
+            self._slots.release()
         if verdict is not None and not verdict.allowed:
             raise PromptRefused(
-                "The prompt is refused by this server's moderation.",
+                "This server's moderation does not allow this prompt.",
                 _text(verdict.category, MAX_CATEGORY_CHARACTERS) or CATEGORY,
                 _text(verdict.suggestion, MAX_SUGGESTION_CHARACTERS),
             )
 
     def _verdict(self, prompt: str) -> _Verdict | None:
-        """Return the answer within the time; None where there is none and the prompt passes so."""
-        call = self._calls.submit(self._ask, prompt, time.monotonic() + self._timeout_seconds)
+        """Return the verdict; None if there is none in time and the setting lets the prompt pass."""
+        call = self._calls.submit(self._call_service, prompt, time.monotonic() + self._timeout_seconds)
         try:
             return call.result(self._timeout_seconds)
-        except (OSError, http.client.HTTPException, UnicodeError, _NoVerdict) as error:
+        except (OSError, http.client.HTTPException, UnicodeError, _InvalidResponse) as error:
             call.cancel()
-            # Of others their kind alone: the text of an error may quote the answer, and the answer the prompt.
-            cause = str(error) if isinstance(error, _NoVerdict) else type(error).__name__
-            logger.warning("The moderation service gave no answer: %s.", cause)
+            # Log only the type of other errors: their text may quote the response, which may quote the prompt.
+            cause = str(error) if isinstance(error, _InvalidResponse) else type(error).__name__
+            logger.warning("The moderation service gave no verdict: %s.", cause)
             if self._is_open:
                 return None
-            raise ModerationUnavailable("Prompts cannot be checked now; try again in a moment.") from None
+            raise ModerationUnavailable("The server cannot check prompts at the moment; try again later.") from None
 
-    def _ask(self, prompt: str, until: float) -> _Verdict:
+    def _call_service(self, prompt: str, until: float) -> _Verdict:
         seconds = until - time.monotonic()
         if seconds <= 0:
             raise TimeoutError
         with connected(self._target, self._target.host, seconds) as client:
             client.request("POST", self._target.path, json.dumps({"prompt": prompt}).encode(), self._headers)
             with client.getresponse() as response:
-                body = response.read(MAX_ANSWER_BYTES + 1)
+                body = response.read(MAX_RESPONSE_BYTES + 1)
         if response.status != 200:
-            raise _NoVerdict(f"its status was {response.status}")
-        if len(body) > MAX_ANSWER_BYTES:
-            raise _NoVerdict(f"it had over {MAX_ANSWER_BYTES} bytes")
+            raise _InvalidResponse(f"status {response.status}")
+        if len(body) > MAX_RESPONSE_BYTES:
+            raise _InvalidResponse(f"over {MAX_RESPONSE_BYTES} bytes")
         try:
             return _Verdict.model_validate_json(body)
         except ValidationError:
-            raise _NoVerdict('it was no JSON object with "allowed"') from None
+            raise _InvalidResponse('not a JSON object with "allowed"') from None
 
 
 def _text(value: Any, max_characters: int) -> str | None:

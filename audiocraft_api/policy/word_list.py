@@ -1,6 +1,6 @@
-"""A list of words and phrases by category, from a TOML file, and where a prompt has one of them. Knows no service.
+"""A list of words and phrases by category, read from a TOML file, and their lookup in prompts. Knows no service.
 
-Words are looked up, one after the other, and not searched by regular expressions: no prompt makes that slow.
+Each word is looked up in a dictionary, without regular expressions, so no prompt can make the lookup slow.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from audiocraft_api.config import ConfigError
 from audiocraft_api.policy.normalize import LONG_RUN, fold, has_long_run, readings, runs, spellings, words_of
 
 SHIPPED = Path(__file__).with_name("words.toml")
-MAX_PHRASES = 1000  # that one entry may stand for
+MAX_PHRASES = 1000  # that one entry may expand to
 _PART = re.compile(r"\[([^\[\]]*)\]|([^\s\[\]]+)|(\S)")
 
 
 class Category(BaseModel):
-    """What a list refuses for one reason."""
+    """Entries that are refused for one reason."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -44,19 +44,21 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class _Phrase:
-    """Words that stand side by side, each one of several; no category is an exception."""
+    """Consecutive words, each one of several alternatives. A phrase without a category is an exception."""
 
     slots: tuple[frozenset[str], ...]
     category: Category | None
 
 
 class WordList:
-    """Finds a category's entries in prompts."""
+    """Finds the entries of categories in prompts."""
 
     def __init__(self, path: Path) -> None:
         """Read the file. Raises ConfigError."""
-        self._phrases: dict[str, list[_Phrase]] = {}  # by each of their first words
-        self._known: dict[str, set[tuple[str, tuple[int, ...]]]] = {}  # the runs of all words, by their letters
+        self._phrases: dict[str, list[_Phrase]] = {}  # by each alternative of the first word
+        self._known: dict[
+            str, set[tuple[str, tuple[int, ...]]]
+        ] = {}  # every listed word with its run lengths, by its letters
         where = f"The word list {path}"
         file = _read(path, where)
         phrases = [_Phrase(slots, None) for entry in file.allow for slots in _parse(entry, where)]
@@ -67,11 +69,11 @@ class WordList:
             self._add(phrase)
 
     def find(self, prompt: str) -> Category | None:
-        """Return the category of the first entry that a prompt has; None when it has none."""
-        spell = functools.cache(self._spelled)  # for this prompt alone: words come again in it and in its readings
+        """Return the category of the first entry in the prompt, or None."""
+        spell = functools.cache(self._spelled)  # per prompt: words recur within it and in its readings
         for words in readings(prompt):
             found = list(self._matches([spell(word) for word in words]))
-            allowed = {place for span, category in found if category is None for place in span}
+            allowed = {index for span, category in found if category is None for index in span}
             for span, category in found:
                 if category is not None and allowed.isdisjoint(span):
                     return category
@@ -85,7 +87,7 @@ class WordList:
             self._known.setdefault(letters, set()).add((word, counts))
 
     def _spelled(self, word: str) -> set[str]:
-        """Return what a word may be meant to say; where it stretches letters, those words of the list that it stretches."""
+        """Return the possible spellings of a word; for stretched letters, the listed words that it stretches."""
         found = set()
         for spelling in spellings(word):
             if has_long_run(spelling):
@@ -120,19 +122,19 @@ def _read(path: Path, where: str) -> _File:
 
 
 def _parse(entry: str, where: str) -> Iterator[tuple[frozenset[str], ...]]:
-    """Yield the phrases that an entry stands for, each as the words of its places."""
+    """Yield the phrases that an entry expands to, each as the alternatives for every word."""
     parts = []
     for optional, required, stray in _PART.findall(entry):
         alternatives = [words_of(fold(words)) for words in (optional or required).split("|")]
         if stray or not all(alternatives):
-            raise ConfigError(f"{where} has the entry {entry!r}, which cannot be read: expected words, a|b and [a]")
+            raise ConfigError(f"{where} has the entry {entry!r}, which is not valid: use words, a|b and [a]")
         single = frozenset(words[0] for words in alternatives if len(words) == 1)
         several = [tuple(frozenset({word}) for word in words) for words in alternatives if len(words) > 1]
         parts.append([*([(single,)] if single else []), *several, *([()] if optional else [])])
     if math.prod(map(len, parts)) > MAX_PHRASES:
-        raise ConfigError(f"{where} has the entry {entry!r}, which stands for over {MAX_PHRASES:,} phrases")
+        raise ConfigError(f"{where} has the entry {entry!r}, which expands to over {MAX_PHRASES:,} phrases")
     for chosen in itertools.product(*parts):
         slots = tuple(itertools.chain(*chosen))
         if not slots:
-            raise ConfigError(f"{where} has the entry {entry!r}, in which no word must be there")
+            raise ConfigError(f"{where} has the entry {entry!r}, in which every word is optional")
         yield slots

@@ -39,7 +39,7 @@ def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None
     """
     config = services().config
     _check_size(fields, spec, config)
-    services().policy.check(fields.prompt)
+    services().policy.require_allowed(fields.prompt)
 
     def is_repeat() -> bool:
         return idempotency_key is not None and services().tasks.service.has_made(caller().owner, idempotency_key)

@@ -1,4 +1,4 @@
-"""The word list: music is let through, what is listed is found however it is written, and no prompt makes that slow."""
+"""The word list: music passes, listed words are found in disguise too, and no prompt makes the lookup slow."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from audiocraft_api.policy.word_list import SHIPPED, WordList
 DOCUMENT = (Path(__file__).parents[2] / "docs/policy.md").read_text()
 PROMPTS = (Path(__file__).parents[1] / "data/music_prompts.txt").read_text().splitlines()
 MAX_FALSE_ALARMS = 0.01
-MAX_MILLISECONDS = 10.0
+MAX_MILLISECONDS = 50.0  # measured: 5 at most on one core of an EPYC
 
-# How people write a word so that a list does not find it; each must be refused.
+# Ways to disguise a word from a list. Each must be refused.
 EVASIONS = {
     "plain": "kill yourself",
     "capitals": "KILL YourSelf",
@@ -90,7 +90,7 @@ EVASIONS = {
     "words by dots": "kill.yourself",
     "emoji between": "kill 🙂 yourself",
 }
-# What is known to pass. A test holds that the list is true: what is found one day must be moved.
+# Disguises that are known to pass. A test proves it: move those that are found one day.
 MISSES = {
     "split by a space": "ki ll yourself",
     "split by a line": "ki\nll yourself",
@@ -133,7 +133,7 @@ def write(directory: Path, text: str) -> Path:
 
 
 def milliseconds(words: WordList, prompt: str) -> float:
-    """Return the least of some measured times, in which only this thread's work counts: the machine may do other things."""
+    """Return the shortest of several measurements of this thread's CPU time."""
     times = []
     for _ in range(5):
         started = time.thread_time()
@@ -142,16 +142,16 @@ def milliseconds(words: WordList, prompt: str) -> float:
     return min(times) * 1000
 
 
-def test_the_document_counts_the_prompts_and_evasions_of_this_file() -> None:
-    assert f"of the {len(PROMPTS)} prompts" in DOCUMENT
-    assert f"lists {len(EVASIONS)} evasions that are\nfound and {len(MISSES)} that are not" in DOCUMENT
+def test_the_documentation_counts_the_prompts_and_evasions_of_this_file() -> None:
+    text = " ".join(DOCUMENT.split())
+    assert f"of the {len(PROMPTS)} prompts" in text
+    assert f"lists {len(EVASIONS)} disguises that are found and {len(MISSES)} that are not" in text
 
 
-def test_music_is_let_through(shipped: WordList) -> None:
+def test_music_passes(shipped: WordList) -> None:
     assert len(PROMPTS) == len(set(PROMPTS)) >= 500
     alarms = [(found.name, prompt) for prompt in PROMPTS if (found := shipped.find(prompt))]
-    print(f"{len(alarms)} false alarms in {len(PROMPTS)} prompts, {len(alarms) / len(PROMPTS):.2%}: {alarms}")
-    assert len(alarms) <= MAX_FALSE_ALARMS * len(PROMPTS)
+    assert len(alarms) <= MAX_FALSE_ALARMS * len(PROMPTS), alarms
 
 
 @pytest.mark.parametrize("how", EVASIONS)
@@ -162,7 +162,7 @@ def test_an_evasion_is_found(shipped: WordList, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", MISSES)
-def test_a_miss_is_listed_truly(shipped: WordList, how: str) -> None:
+def test_a_listed_miss_passes(shipped: WordList, how: str) -> None:
     assert shipped.find(MISSES[how]) is None
 
 
@@ -191,47 +191,51 @@ def test_each_category_is_found(shipped: WordList, prompt: str, category: str | 
     assert (found.name if found else None) == category
 
 
-def test_an_exception_covers_its_own_words_alone(shipped: WordList) -> None:
+def test_an_exception_covers_only_its_own_words(shipped: WordList) -> None:
     assert shipped.find("pc master race anthem") is None
     assert shipped.find("master race anthem") is not None
     assert shipped.find("pc master race anthem, master race march") is not None
 
 
 @given(st.text(max_size=300) | st.text(alphabet="kil1!| .-_yourself\u200b\u0301\ufdfaκіｌ", max_size=300))
-def test_any_text_is_judged(policy: PromptPolicy, text: str) -> None:
+def test_any_text_is_allowed_or_refused(policy: PromptPolicy, text: str) -> None:
     with suppress(PromptRefused):
-        policy.check(text)
+        policy.require_allowed(text)
 
 
 @pytest.mark.parametrize(
     "unit",
     [
-        *("k", "k ", "k.", "ki.", "kill ", "kill all ", "1", "1 ", "k1!|", "!", "aaa", "aaabbb", "kiiill ", "a_", "-", " ", "\n"),
-        *("\ufdfa", "\ufdfa\ufdfb ", "\u200b", "a\u0301", "ａ", "🅺", "ß", "ﬃ", "한", "字", "n1gg!| ", "a\u3000", "[a|b]", "$@"),
+        *("k", "k ", "k.", "ki.", "kill ", "kill all ", "1", "1 ", "k1!|", "!", "aaa", "aaabbb", "kiiill "),
+        *("a_", "-", " ", "\n"),
+        *("\ufdfa", "\ufdfa\ufdfb ", "\u200b", "a\u0301", "ａ", "🅺", "ß", "ﬃ", "한", "字", "n1gg!| ", "a\u3000"),
+        *("[a|b]", "$@"),
     ],
     ids=ascii,
 )  # fmt: skip
-def test_the_longest_prompt_of_anything_is_quick(shipped: WordList, unit: str) -> None:
+@pytest.mark.timing
+def test_the_longest_prompt_of_any_kind_is_fast(shipped: WordList, unit: str) -> None:
     prompt = (unit * MAX_PROMPT_CHARACTERS)[:MAX_PROMPT_CHARACTERS]
     assert milliseconds(shipped, prompt) < MAX_MILLISECONDS
 
 
-def test_time_grows_with_the_length_alone(shipped: WordList) -> None:
+@pytest.mark.timing
+def test_time_is_proportional_to_the_length(shipped: WordList) -> None:
     for unit in ("k ", "ki.ll-", "k1!|", "aaabbb", "kill all ", "\ufdfa"):
         assert milliseconds(shipped, unit * 8000) < 8 * 4 * max(milliseconds(shipped, unit * 1000), 0.1)
 
 
-def test_a_list_of_ones_own_takes_the_place_of_the_shipped_one(tmp_path: Path) -> None:
+def test_a_custom_list_replaces_the_shipped_one(tmp_path: Path) -> None:
     (shown,) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
     policy = PromptPolicy(Config(prompt_list_file=write(tmp_path, shown)))
     for prompt in ("a Beatles ballad", "Mïchael   J4ckson", "michael-jordan theme"):
         with pytest.raises(PromptRefused) as refusal:
-            policy.check(prompt)
+            policy.require_allowed(prompt)
         assert refusal.value.category == "imitation"
         assert refusal.value.message == "The prompt seems to contain the name of an artist."
         assert refusal.value.suggestion == "Describe the style instead of naming the artist."
     for prompt in ("kill yourself", "michael jackson avenue", "michael", "the beetles"):
-        policy.check(prompt)
+        policy.require_allowed(prompt)
 
 
 def test_an_entry_is_found_in_its_own_script(tmp_path: Path) -> None:
@@ -243,8 +247,8 @@ def test_an_entry_is_found_in_its_own_script(tmp_path: Path) -> None:
     assert words.find("爆弾の曲") is None  # no spaces, no words
 
 
-def test_without_the_policy_everything_is_let_through() -> None:
-    PromptPolicy(Config(prompt_policy=False, moderation_url="http://127.0.0.1:1/")).check("kill yourself")
+def test_without_the_policy_every_prompt_passes() -> None:
+    PromptPolicy(Config(prompt_policy=False, moderation_url="http://127.0.0.1:1/")).require_allowed("kill yourself")
 
 
 @pytest.mark.parametrize(
@@ -254,15 +258,15 @@ def test_without_the_policy_everything_is_let_through() -> None:
         ("entries = []", "entries"),
         ('[[category]]\nname = "Hate"\ncontains = "hate"\nentries = []', "category.0.name"),
         ('[[category]]\nname = "hate"\nentries = []', "category.0.contains"),
-        ('allow = [""]', "no word"),
-        ('allow = ["[a] [b]"]', "no word"),
+        ('allow = [""]', "every word is optional"),
+        ('allow = ["[a] [b]"]', "every word is optional"),
         ('allow = ["a [b"]', "'a [b'"),
         ('allow = ["a||b"]', "'a||b'"),
         ('allow = ["a -"]', "'a -'"),
         ('allow = ["' + "[a] " * 30 + 'b"]', "over 1,000 phrases"),
     ],
 )
-def test_a_wrong_list_stops_the_start_with_a_sentence(tmp_path: Path, text: str, expected: str) -> None:
+def test_an_invalid_list_stops_the_start_with_a_message(tmp_path: Path, text: str, expected: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as refusal:
         PromptPolicy(load_config({}, prompt_list_file=path))
@@ -271,7 +275,7 @@ def test_a_wrong_list_stops_the_start_with_a_sentence(tmp_path: Path, text: str,
     assert "\n" not in str(refusal.value)
 
 
-def test_a_list_that_is_no_text_or_not_there_stops_the_start(tmp_path: Path) -> None:
+def test_a_list_that_is_missing_or_not_text_stops_the_start(tmp_path: Path) -> None:
     path = tmp_path / "words.toml"
     with pytest.raises(ConfigError, match="cannot be read"):
         WordList(path)

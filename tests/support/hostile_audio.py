@@ -239,7 +239,8 @@ def playlists(address: str, local_file: str) -> dict[str, bytes]:
         "HLS": hls,
         "HLS with a local segment": hls.replace(f"{address}/a.wav", local_file),
         "HLS with a key": f'#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI="{address}/key"\n#EXTINF:1,\n{local_file}\n',
-        "DASH": f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><BaseURL>{address}/</BaseURL>'
+        "DASH": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static">'
+        f"<BaseURL>{address}/</BaseURL>"
         '<Period><AdaptationSet mimeType="audio/mp4"><Representation id="1"><BaseURL>a.mp4</BaseURL></Representation>'
         "</AdaptationSet></Period></MPD>",
         "SDP": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
@@ -248,7 +249,8 @@ def playlists(address: str, local_file: str) -> dict[str, bytes]:
         "M3U": f"{address}/a.mp3\n",
         "PLS": f"[playlist]\nFile1={address}/a.mp3\nNumberOfEntries=1\n",
         "ASX": f'<asx version="3.0"><entry><ref href="{address}/a.mp3"/></entry></asx>',
-        "XSPF": f'<playlist version="1"><trackList><track><location>{address}/a</location></track></trackList></playlist>',
+        "XSPF": '<playlist version="1"><trackList><track>'
+        f"<location>{address}/a</location></track></trackList></playlist>",
         "SMIL": f'<smil><body><audio src="{address}/a.wav"/></body></smil>',
         "SVG": f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{address}/a.png"/></svg>',
         "an address": f"{address}/a.wav",
