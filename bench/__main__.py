@@ -89,7 +89,7 @@ def engine_section(quick: bool) -> dict[str, object]:
     seconds = 3.0 if quick else 10.0
     model = engine.load("small")
     theirs, codes = engine.audiocraft(model, seconds)
-    exact, auto = (engine.ours(model, precision, seconds) for precision in ("exact", "auto"))
+    exact, auto = (engine.batching(model, precision, seconds) for precision in ("exact", "auto"))
     near, far = engine.step_seconds(model, "auto", (75, 1450), 10 if quick else 40)
     figures: dict[str, object] = {
         "audiocraft_s_per_s": theirs,
@@ -106,7 +106,7 @@ def engine_section(quick: bool) -> dict[str, object]:
     if not quick:
         model = engine.load("medium")
         theirs, _codes = engine.audiocraft(model, 1.0)
-        auto = engine.ours(model, "auto", 4.0)
+        auto = engine.batching(model, "auto", 4.0)
         figures |= {
             "medium_audiocraft_s_per_s": theirs,
             "medium_auto_s_per_s": auto["s_per_s"],

@@ -1,4 +1,4 @@
-"""The engine beside audiocraft's own loop, in one process on one model: seconds of work per second of audio, and tokens."""
+"""Compares the engine with audiocraft's own loop, in one process on one model: time per second of audio, and tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -20,8 +19,8 @@ DESCRIPTION = "warm analog synth arpeggio over a slow drum machine, 100 bpm"
 WARMUP_SECONDS = 1.0
 
 
-class LoadedOnce:
-    """Leases one model that stays loaded, in the place of a cache."""
+class LoadedModel:
+    """Leases one model that stays loaded, in place of a model cache."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -40,12 +39,10 @@ class LoadedOnce:
         pass
 
 
-class CodesDecoder:
-    """A codec that leaves codes as they are, to compare them."""
+class CodesCodec:
+    """A codec that returns codes unchanged, so that they can be compared."""
 
-    num_frames_wanted = 1
-
-    def open(self) -> CodesDecoder:
+    def new_decoder(self) -> CodesCodec:
         return self
 
     def feed(self, codes: Any, _final: bool = False) -> Any:
@@ -56,7 +53,7 @@ class CodesDecoder:
 
 
 def load(scale: str) -> Any:
-    """Load the checkpoint of a scale through the service's own loading."""
+    """Load the checkpoint of a scale as the service does."""
     from audiocraft_api.model.catalog import Catalog
     from audiocraft_api.model.loading import load_model
 
@@ -71,74 +68,72 @@ def params(model: Any, seconds: float) -> GenerationParams:
 
 
 def audiocraft(model: Any, seconds: float) -> tuple[float, Any]:
-    """Run audiocraft's own generation; return its seconds per second of audio, codec included, and its codes [K, T]."""
+    """Run audiocraft's own generation; return its seconds per second of audio, with codec, and its codes [K, T]."""
     model.generate_codes(params(model, 0.2), _ignore_progress)
-    began = time.perf_counter()
+    begin = time.perf_counter()
     codes = model.generate_codes(params(model, seconds), _ignore_progress)
     model.decode_codes(codes)
-    return (time.perf_counter() - began) / seconds, codes[0].numpy()
+    return (time.perf_counter() - begin) / seconds, codes[0].numpy()
 
 
-def ours(model: Any, precision: str, seconds: float) -> dict[str, float]:
-    """Run one request on the batching engine; return its seconds per second of audio, codec included, and to first audio."""
+def batching(model: Any, precision: str, seconds: float) -> dict[str, float]:
+    """Run one request on the batching engine; return its seconds per second of audio, with codec, and to first audio."""
     with _engine(model, precision) as engine:
         engine.submit(params(model, WARMUP_SECONDS)).result()
-        began = time.perf_counter()
+        begin = time.perf_counter()
         request = engine.submit(params(model, seconds))
         next(request.chunks())
-        first_audio = time.perf_counter() - began
+        first_audio = time.perf_counter() - begin
         request.result()
-        return {"s_per_s": (time.perf_counter() - began) / seconds, "first_audio_seconds": first_audio}
+        return {"s_per_s": (time.perf_counter() - begin) / seconds, "first_audio_seconds": first_audio}
 
 
 def codes_of(model: Any, precision: str, seconds: float) -> Any:
-    """Return the codes [K, T] that the batching engine makes."""
-    with (
-        mock.patch("audiocraft_api.engine.executor.make_decoder", return_value=CodesDecoder()),
-        _engine(model, precision) as engine,
-    ):
+    """Return the codes [K, T] that the batching engine generates."""
+    with _engine(model, precision, codec_factory=lambda _: CodesCodec()) as engine:
         return engine.submit(params(model, seconds)).result().waveform.astype(np.int64)
 
 
 def step_seconds(model: Any, precision: str, positions: tuple[int, ...], num_steps: int) -> list[float]:
-    """Return the median time of one guided step with so many positions before it."""
+    """Return the median time of one guided step after each of these numbers of positions."""
     import torch
 
     from audiocraft_api.engine.precision import default_backend
     from audiocraft_api.engine.weights import decoder_weights
 
-    runner = default_backend(decoder_weights(model.lm), precision, num_slots=2, capacity=1504)  # type: ignore[arg-type]
-    cond, _null = model.condition_tensors(DESCRIPTION)
-    runner.begin(0, cond["description"][0][0])
-    runner.begin(1, None)
+    backend = default_backend(decoder_weights(model.lm), precision, num_slots=2, capacity=1504)  # type: ignore[arg-type]
+    cond, _uncond = model.condition_tensors(DESCRIPTION)
+    backend.begin(0, cond["description"][0][0])
+    backend.begin(1, None)
     past = torch.randint(model.codebook_size, (model.num_codebooks, max(positions)))
-    for slot in (0, 1):  # real keys and values: memory never written would be read for nothing
-        runner.prefill(slot, 0, None, past)
+    for slot in (0, 1):  # real keys and values: reading memory that was never written is free
+        backend.prefill(slot, 0, None, past)
     tokens = torch.zeros(2, model.num_codebooks, dtype=torch.long)
     times: list[list[float]] = [[] for _ in positions]
-    for _ in range(num_steps):  # in turn, so that both see the same machine
+    for _ in range(num_steps):  # by turns, so that all see the machine in the same state
         for index, position in enumerate(positions):
-            began = time.perf_counter()
-            runner.decode([0, 1], tokens, [position, position])
-            times[index].append(time.perf_counter() - began)
-    runner.close()
+            begin = time.perf_counter()
+            backend.decode([0, 1], tokens, [position, position])
+            times[index].append(time.perf_counter() - begin)
+    backend.close()
     return [statistics.median(each) for each in times]
 
 
 def at_once(model: Any, precision: str, seconds: float, num_requests: int) -> float:
-    """Run many requests together; return seconds of audio made per second of time, codec included."""
+    """Run many requests together; return seconds of audio per second of time, with codec."""
     with _engine(model, precision, max_batch_requests=num_requests, max_waiting=num_requests) as engine:
         for run_seconds in (WARMUP_SECONDS, seconds):
-            began = time.perf_counter()
+            begin = time.perf_counter()
             requests = [engine.submit(params(model, run_seconds)) for _ in range(num_requests)]
             for request in requests:
                 request.result()
-        return num_requests * seconds / (time.perf_counter() - began)
+        return num_requests * seconds / (time.perf_counter() - begin)
 
 
 @contextmanager
-def _engine(model: Any, precision: str, **settings: Any) -> Iterator[BatchingEngine]:
-    engine = BatchingEngine(LoadedOnce(model), load_config({}, precision=precision, **settings))  # type: ignore[arg-type]
+def _engine(model: Any, precision: str, codec_factory: Any = None, **settings: Any) -> Iterator[BatchingEngine]:
+    config = load_config({}, precision=precision, **settings).engine
+    engine = BatchingEngine(LoadedModel(model), config, codec_factory=codec_factory)  # type: ignore[arg-type]
     try:
         yield engine
     finally:

@@ -1,4 +1,4 @@
-"""`python -m bench.gpu [scale …]`: the engine on a CUDA device beside audiocraft's own generation, one request and many at once.
+"""`python -m bench.gpu [scale …]`: compares the engine on a CUDA device with audiocraft, for one request and for many.
 
 The last line of standard output is one JSON object.
 """
@@ -20,13 +20,13 @@ AUDIOCRAFT_SECONDS = 5.0
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scales", nargs="*", default=list(shapes.SCALES), metavar="scale")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of audio in each request")
-    parser.add_argument("--at-once", type=int, default=NUM_AT_ONCE, help="requests of the batched run")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="seconds of audio per request")
+    parser.add_argument("--at-once", type=int, default=NUM_AT_ONCE, help="number of concurrent requests")
     arguments = parser.parse_args()
     import torch
 
     if not torch.cuda.is_available():
-        sys.exit("bench-gpu needs a CUDA device; make bench measures on the processor.")
+        sys.exit("bench-gpu needs a CUDA device. To measure on the CPU, run make bench.")
     figures: dict[str, object] = {"machine": {**machine(), "gpu": torch.cuda.get_device_name()}}
     for scale in arguments.scales:
         for name, value in _measure(scale, arguments.seconds, arguments.at_once).items():
@@ -41,7 +41,7 @@ def _measure(scale: str, seconds: float, num_at_once: int) -> dict[str, float]:
     model = engine.load(scale)
     theirs, _codes = engine.audiocraft(model, AUDIOCRAFT_SECONDS)
     torch.cuda.reset_peak_memory_stats()
-    one = engine.ours(model, "auto", seconds)
+    one = engine.batching(model, "auto", seconds)
     many = engine.at_once(model, "auto", seconds, num_at_once)
     return {
         "audiocraft_s_per_s": theirs,

@@ -1,11 +1,11 @@
-"""What a backend is: the part that multiplies. It turns rows of tokens into logits and keeps their keys and values.
+"""The interface of a backend: it multiplies. It turns rows of tokens into logits and stores their keys and values.
 
 A backend owns weights prepared for one device and precision, and a static key/value cache of `num_slots` rows by
-`capacity` positions. A slot holds one row: the conditional or the null row of one request. The engine decides who
-sits in which slot and what is sampled; a backend knows nothing of requests, guidance, sampling or the delay pattern.
+`capacity` positions. A slot holds one row: the conditional or the unconditional row of a request. The engine assigns
+the slots and samples; a backend knows nothing of requests, guidance, sampling or the delay pattern.
 
-The law of runners: a row's logits depend on that row alone. Whatever else is in the batch, in whichever order and
-in whichever slots, the bits are the same; so one request's audio never depends on its neighbours.
+The law of backends: a row's logits depend on that row alone. Whatever else is in the batch, in whatever order and
+slots, the bits are the same. So a request's audio never depends on its neighbors.
 """
 
 from __future__ import annotations
@@ -18,37 +18,36 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """Rows in, logits out. One thread at a time; every tensor given or returned lies on the CPU."""
+    """Rows in, logits out. Not thread-safe. Takes and returns tensors on the CPU."""
 
     num_slots: int
     capacity: int  # positions of one slot, prefix included
-    precision: str  # that products are computed in
-    own_weight_bytes: int  # of a copy of all weights; 0 where the model's own are read
+    precision: str  # of its products
+    own_weight_bytes: int  # size of its own copy of all weights; 0 if it reads the model's
 
     def begin(self, slot: int, context: Tensor | None) -> None:
-        """Take a slot into use and compute its cross-attention keys and values once.
+        """Start a new row in a slot, and compute its cross-attention keys and values once.
 
-        `context` is float32 [L, D] of true length L (a padded one would be attended, and change the result). None
-        is the null row, or a model without cross-attention: the cross-attention block adds exact zeros and is
-        skipped. What a former row left in the slot is never read again.
+        `context` is float32 [L, D] without padding, which would be attended. None stands for the unconditional row, or
+        for a model without cross-attention: there the cross-attention block adds exact zeros and is skipped. Nothing
+        that an earlier row left in the slot is read again.
         """
 
     def prefill(self, slot: int, position: int, prefix: Tensor | None, tokens: Tensor) -> Tensor:
-        """Run several positions of one row at once, from `position` on, and return the last one's logits.
+        """Process several positions of one row at once, from `position` on, and return the last one's logits.
 
-        `prefix` float32 [P, D] stands before the embedded `tokens` int64 [K, S], S >= 1; earlier positions must have
-        been run. Long inputs may come in pieces: the positions after a piece attend to all before. Returns float32
-        [K, codebook_size].
+        `prefix` float32 [P, D] precedes the embedded `tokens` int64 [K, S], S >= 1. All earlier positions must have
+        been processed; a long input may be split into chunks. Returns float32 [K, codebook_size].
         """
 
     def decode(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
-        """Run one position of every row: `tokens` int64 [R, K] at `positions` [R] of `slots` [R], all different.
+        """Process one position of each row: `tokens` int64 [R, K] at `positions` [R] of `slots` [R], all different.
 
         Returns float32 [R, K, codebook_size], which the next call may overwrite.
         """
 
     def release(self, slot: int) -> None:
-        """Give the slot back."""
+        """Release what the slot's row refers to."""
 
     def close(self) -> None:
-        """Let go of weights and cache."""
+        """Free weights and cache."""

@@ -1,4 +1,4 @@
-"""The batching engine: many requests in one loop per model. What the service sees of all the files beside this one."""
+"""The batching engine: many requests in one decode loop per model. Implements `core.engine.Engine`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from audiocraft_api.config import Config
+from audiocraft_api.config.engine import EngineSettings
 from audiocraft_api.core.engine import EngineStatus
 from audiocraft_api.core.errors import QueueFull, ShuttingDown
 from audiocraft_api.core.params import GenerationParams
@@ -16,10 +16,11 @@ from audiocraft_api.engine.loop import DecodeLoop
 from audiocraft_api.model.loading import import_libraries
 
 if TYPE_CHECKING:
-    from audiocraft_api.engine.executor import ModelRunnerFactory
+    from audiocraft_api.engine.executor import CodecFactory, ModelExecutor, ModelRunnerFactory
+    from audiocraft_api.model.audiocraft_adapter import LoadedModel
     from audiocraft_api.model.model_cache import ModelCache
 
-# How long `close` waits for threads after it has ended their requests: a step, or a model that is just loading.
+# How long `close` waits for threads after it has ended their requests: a step, or a model that is being loaded.
 JOIN_SECONDS = 10.0
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 600.0
 
@@ -27,29 +28,37 @@ MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 600.0
 class BatchingEngine:
     """An `Engine` with one decode loop per model."""
 
-    def __init__(self, cache: ModelCache, config: Config, make_model_runner: ModelRunnerFactory | None = None) -> None:
-        """`make_model_runner(model, config)` is for tests; by default device and precision decide."""
+    def __init__(
+        self,
+        cache: ModelCache,
+        config: EngineSettings,
+        *,
+        model_runner_factory: ModelRunnerFactory | None = None,
+        codec_factory: CodecFactory | None = None,
+    ) -> None:
+        """By default, the device and the precision decide which model runner is used, and codes become audio."""
         self._cache = cache
         self._config = config
-        self._make_stepper = make_model_runner
+        self._model_runner_factory = model_runner_factory
+        self._codec_factory = codec_factory
         self._lock = threading.Lock()
         self._loops: dict[str, DecodeLoop] = {}
         self._closing = False
-        cache.on_unload(self._drop)
+        cache.on_unload(self._unload)
 
     def import_libraries(self) -> None:
         """See `Engine.import_libraries`."""
         import_libraries()
-        importlib.import_module("audiocraft_api.engine.executor")
+        importlib.import_module("audiocraft_api.engine.batch")
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
-        """Take a request; see `Engine.submit`."""
+        """Queue a request; see `Engine.submit`."""
         request = EngineRequest(params, deadline)
         with self._lock:
             if self._closing:
                 raise ShuttingDown
-            if sum(loop.scheduler.num_overdue for loop in self._loops.values()) >= self._config.engine.max_waiting:
-                raise QueueFull("The server is busy; try again later.", self._retry_after_seconds())
+            if sum(loop.scheduler.queue_depth for loop in self._loops.values()) >= self._config.max_waiting:
+                raise QueueFull("Too many requests are waiting. Try again later.", self._retry_after_seconds())
             self._loop(params.model).submit(request)
         return request
 
@@ -63,7 +72,7 @@ class BatchingEngine:
         )
 
     def close(self, grace_seconds: float = 0.0) -> None:
-        """Take no more work, let what was taken go on for `grace_seconds`, then end the rest with ShuttingDown."""
+        """Accept no more requests, wait `grace_seconds` for those accepted, then end the rest with ShuttingDown."""
         with self._lock:
             self._closing = True
             loops = list(self._loops.values())
@@ -75,18 +84,31 @@ class BatchingEngine:
         deadline = time.monotonic() + JOIN_SECONDS
         for loop in loops:
             if loop.join(max(0.0, deadline - time.monotonic())):
-                loop.drop()
+                loop.unload()
 
     def _loop(self, name: str) -> DecodeLoop:
         if name not in self._loops:
-            self._loops[name] = DecodeLoop(name, self._cache, self._config, self._make_stepper)
+            max_requests = self._config.max_batch_requests
+            self._loops[name] = DecodeLoop(name, self._cache, max_requests, self._build_executor)
         return self._loops[name]
 
+    def _build_executor(self, model: LoadedModel) -> ModelExecutor:
+        """Called in a loop's thread, so that callers never wait for imports."""
+        from audiocraft_api.engine.executor import build_executor
+
+        return build_executor(
+            self._cache,
+            model,
+            self._config,
+            model_runner_factory=self._model_runner_factory,
+            codec_factory=self._codec_factory,
+        )
+
     def _retry_after_seconds(self) -> float:
-        seconds = min((loop.seconds_to_next_place for loop in self._loops.values()), default=0.0)
+        seconds = min((loop.seconds_to_next_slot for loop in self._loops.values()), default=0.0)
         return min(max(seconds, MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)
 
-    def _drop(self, name: str) -> None:
+    def _unload(self, name: str) -> None:
         loop = self._loops.get(name)
         if loop is not None:
-            loop.drop()
+            loop.unload()

@@ -1,37 +1,39 @@
-"""A loaded model made ready for decoding: what the loop makes once and keeps until the model is unloaded."""
+"""A loaded model prepared for decoding: what the loop builds once and keeps until the model is unloaded."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from audiocraft_api.config import Config
+from audiocraft_api.config.engine import EngineSettings
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.engine.codec.decoder import ChunkDecoderFactory, make_decoder
+from audiocraft_api.engine.codec.decoder import ChunkCodec, make_codec
 from audiocraft_api.engine.input_processor import InputProcessor
 from audiocraft_api.engine.model_runner import ModelRunner
-from audiocraft_api.engine.precision import make_model_runner as default_model_runner
+from audiocraft_api.engine.precision import make_model_runner
 
 if TYPE_CHECKING:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
     from audiocraft_api.model.model_cache import ModelCache
 
-ModelRunnerFactory = Callable[["LoadedModel", Config], ModelRunner]
+ModelRunnerFactory = Callable[["LoadedModel", EngineSettings], ModelRunner]
+CodecFactory = Callable[[Any], ChunkCodec]  # from audiocraft's `CompressionModel`
 
 
 @dataclass(frozen=True, eq=False)
 class ModelExecutor:
-    """The parts that decode for one model, of which the model_runner may hold a copy of the weights."""
+    """The parts that decode for one model. The model runner may own a copy of the weights."""
 
+    cache: ModelCache
     model: LoadedModel
     model_runner: ModelRunner
-    make_codec: Callable[[], ChunkDecoderFactory]  # with the first call; the others get the same
-    preparer: InputProcessor
+    input_processor: InputProcessor
+    codec: Callable[[], ChunkCodec]  # builds the codec when first called
 
-    def start(self, request: EngineRequest, num_frames: int) -> None:
-        """Tell a request what its result will be."""
+    def start_request(self, request: EngineRequest, num_frames: int) -> None:
+        """Tell a request the properties of its result."""
         request.start(
             num_frames,
             sample_rate=self.model.sample_rate,
@@ -40,19 +42,32 @@ class ModelExecutor:
             precision=self.model_runner.precision,
         )
 
-    def settle(self, cache: ModelCache) -> None:
-        """Do, once, what the first token need not wait for: release the weights that the model runner has packed."""
+    def finish_startup(self) -> None:
+        """Do once what the first token need not wait for: release the weights that the model runner has packed."""
         if self.model_runner.own_weight_bytes and not self.model.has_released_decoder_weights:
-            cache.release_decoder_weights(self.model, self.model_runner.own_weight_bytes)
+            self.cache.release_decoder_weights(self.model, self.model_runner.own_weight_bytes)
+
+    def close(self) -> None:
+        """Free packed weights and caches. A model that has released its own weights cannot be prepared again."""
+        self.model_runner.close()
+        self.cache.evict(self.model)
 
 
-def prepare(model: LoadedModel, config: Config, make_model_runner: ModelRunnerFactory | None = None) -> ModelExecutor:
-    """Pack weights and set up caches; takes seconds. Raises GenerationFailed, OutOfMemory."""
-    model_runner = (make_model_runner or default_model_runner)(model, config)
-    preparer = InputProcessor(
+def build_executor(
+    cache: ModelCache,
+    model: LoadedModel,
+    settings: EngineSettings,
+    *,
+    model_runner_factory: ModelRunnerFactory | None = None,
+    codec_factory: CodecFactory | None = None,
+) -> ModelExecutor:
+    """Pack weights and allocate caches, which takes seconds. Raises GenerationFailed, OutOfMemory."""
+    model_runner = (model_runner_factory or make_model_runner)(model, settings)
+    input_processor = InputProcessor(
         model,
         max_prefix=model_runner.max_prefix,
-        exact=model_runner.is_exact,
-        cache_entries=config.engine.condition_cache_entries,
+        is_exact=model_runner.is_exact,
+        cache_entries=settings.condition_cache_entries,
     )
-    return ModelExecutor(model, model_runner, functools.cache(lambda: make_decoder(model.codec)), preparer)
+    codec = functools.cache(lambda: (codec_factory or make_codec)(model.codec))
+    return ModelExecutor(cache, model, model_runner, input_processor, codec)

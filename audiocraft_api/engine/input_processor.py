@@ -1,13 +1,13 @@
-"""What precedes decoding: conditions, the codes of an audio prompt, the windows. Done in a thread beside the loop.
+"""Computes the inputs of a window before it is decoded: conditions, the codes of an audio prompt, the list of windows.
 
-The text encoder's results are kept for the descriptions asked for last: clients repeat themselves, and a long
-generation asks again for each window.
+Runs in its own thread, while the loop decodes other requests. The most recently used descriptions keep their encoded
+text, because clients repeat descriptions and a long generation needs the same one in each window.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from audiocraft_api.core.errors import InvalidRequest
 from audiocraft_api.core.params import GenerationParams
-from audiocraft_api.engine.sequence import Row, WindowInputs
+from audiocraft_api.engine.sequence import Conditioning, WindowInputs
 
 if TYPE_CHECKING:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel, Window
@@ -24,19 +24,22 @@ Conditions = Mapping[str, tuple[Tensor, Tensor]]  # name -> embeddings [1, L, D]
 
 
 class InputProcessor:
-    """Prepares the windows of requests on one model. One thread at a time."""
+    """Computes the window inputs of requests for one model. Not thread-safe."""
 
-    def __init__(self, model: LoadedModel, *, max_prefix: int, exact: bool, cache_entries: int) -> None:
-        """`exact` keeps the null row at guidance 1, where audiocraft's sum of both rows is not bitwise the one row."""
+    def __init__(self, model: LoadedModel, *, max_prefix: int, is_exact: bool, cache_entries: int) -> None:
+        """`is_exact` keeps the unconditional row at guidance 1.0 too.
+
+        audiocraft's `uncond + (cond - uncond)` is not bit-identical to `cond`.
+        """
         self._model = model
         self._max_prefix = max_prefix
-        self._exact = exact
+        self._is_exact = is_exact
         self._cache_entries = cache_entries
-        self._cache: OrderedDict[tuple[str, bool], Sequence[Row]] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, bool], list[Conditioning]] = OrderedDict()
 
     @torch.inference_mode()
-    def first(self, params: GenerationParams) -> WindowInputs:
-        """Plan a request's windows, encode its prompt and compute its first conditions. Raises InvalidRequest."""
+    def first_window(self, params: GenerationParams) -> WindowInputs:
+        """Plan a request's windows, encode its audio prompt and compute its first conditions. Raises InvalidRequest."""
         model = self._model
         prompt = torch.zeros(model.num_codebooks, 0, dtype=torch.long)
         if params.audio_prompt is not None:
@@ -46,41 +49,41 @@ class InputProcessor:
         return WindowInputs(self._rows(params, start), windows, prompt)
 
     @torch.inference_mode()
-    def later(self, params: GenerationParams, window: Window) -> WindowInputs:
-        """Compute the conditions of a later window."""
-        return WindowInputs(self._rows(params, window.start), (), torch.zeros(self._model.num_codebooks, 0))
+    def later_window(self, params: GenerationParams, window: Window) -> WindowInputs:
+        """Compute the conditions of a window after the first."""
+        return WindowInputs(self._rows(params, window.start), [], torch.zeros(self._model.num_codebooks, 0))
 
-    def _rows(self, params: GenerationParams, start: int | None) -> Sequence[Row]:
-        """Return the rows of the window at frame `start`, None for the only one."""
-        one_row = params.cfg_coef == 1.0 and not self._exact
-        key = (params.description, one_row)
+    def _rows(self, params: GenerationParams, start: int | None) -> list[Conditioning]:
+        """Return the rows of the window at frame `start`; None if there is only one window."""
+        conditional_only = params.cfg_coef == 1.0 and not self._is_exact
+        key = (params.description, conditional_only)
         if params.melody is None and key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
         seconds = None if start is None else start / self._model.frame_rate
-        cond, null = self._model.condition_tensors(params.description, params.melody, seconds)
-        rows = [self._row(cond)]
-        # Without description and tune both rows are the same: guidance adds exactly nothing.
-        if not one_row and not _equal(cond, null):
-            rows.append(self._row(null))
+        cond, uncond = self._model.condition_tensors(params.description, params.melody, seconds)
+        rows = [self._conditioning(cond)]
+        # Without a description and a melody both rows are equal, and guidance adds exactly zero.
+        if not conditional_only and not _are_equal(cond, uncond):
+            rows.append(self._conditioning(uncond))
         if params.melody is None:
             self._cache[key] = rows
             if len(self._cache) > self._cache_entries:
                 self._cache.popitem(last=False)
         return rows
 
-    def _row(self, conditions: Conditions) -> Row:
+    def _conditioning(self, conditions: Conditions) -> Conditioning:
         """Fuse the conditions as the model does (audiocraft `conditioners.py::ConditionFuser`)."""
         some = next(iter(conditions.values()))[0]
         prefix, context = self._model.lm.fuser(some.new_zeros(1, 0, some.shape[-1]), conditions)
         if prefix.shape[1] > self._max_prefix:
-            raise InvalidRequest("The prompt is too long for this model; shorten it.")
-        return Row(
+            raise InvalidRequest("The prompt is too long for this model. Use a shorter one.")
+        return Conditioning(
             prefix=prefix[0].float().cpu() if prefix.shape[1] else None,
-            # A context of zeros is the null row's, whatever its length.
+            # A context of zeros belongs to the unconditional row, whatever its length.
             context=context[0].float().cpu() if context is not None and context.any() else None,
         )
 
 
-def _equal(cond: Conditions, null: Conditions) -> bool:
-    return all(torch.equal(cond[name][0], null[name][0]) for name in cond)
+def _are_equal(cond: Conditions, uncond: Conditions) -> bool:
+    return all(torch.equal(cond[name][0], uncond[name][0]) for name in cond)

@@ -1,7 +1,7 @@
-"""Keys and values of all slots in one place that never grows.
+"""Keys and values of all slots in one preallocated tensor.
 
-A slot's new row starts by overwriting position 0; nothing is cleared, so what lies beyond a row's length is the past of
-another and must never be attended.
+A slot is room for one row's keys and values. A new row overwrites its slot from position 0 on; nothing is cleared. So
+whatever lies beyond a row's length belongs to an earlier row and must never be attended.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class StaticKVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (num_layers, num_slots, num_heads, capacity, head_dim)
-        # On the CPU untouched pages take no memory: short requests do not pay for the capacity.
+        # On a CPU, pages that are never written occupy no memory, so short requests do not pay for the full capacity.
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
 
     def write(self, layer: int, slot: int, position: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k and v [H, S, d] from `position` on and return all of the row up to them, [1, H, length, d] each."""
+        """Store k and v [H, S, d] from `position` on; return all the row's keys and values, [1, H, length, d] each."""
         end = position + k.shape[1]
         self.keys[layer, slot, :, position:end] = k
         self.values[layer, slot, :, position:end] = v

@@ -1,6 +1,6 @@
-"""What a decode loop measures of itself as it goes: steps, rows, speed, and when it made its last pass.
+"""What a decode loop measures of itself: steps, rows, speed, and the time of its last pass.
 
-Written by the loop's thread without a lock; who reads may be a step behind.
+The loop's thread writes without a lock; a reader may see numbers that are one step old.
 """
 
 from __future__ import annotations
@@ -14,29 +14,28 @@ from audiocraft_api.core.engine import BATCH_ROWS, DecodeCounts, ModelStatus
 if TYPE_CHECKING:
     from audiocraft_api.engine.model_runner import ModelRunner
 
-# Weight of the newest step in the mean time of a step.
-SPEED_SMOOTHING = 0.05
+SPEED_SMOOTHING = 0.05  # weight of the newest step in the mean duration of a step
 
 
 class LoopStats:
-    """The numbers of one loop, over all its threads' lives."""
+    """The measurements of one model's loop, kept from one life of its thread to the next."""
 
     def __init__(self) -> None:
-        self.step_seconds = 0.0  # mean, 0 until measured
+        self.step_seconds = 0.0  # mean; 0 until measured
         self._steps_by_rows = [0] * (len(BATCH_ROWS) + 1)
         self._num_rows = 0
         self._seconds = 0.0
-        self._last_pass: float | None = None  # time.monotonic()
+        self._last_pass: float | None = None  # time.monotonic(); None while idle
 
     def begin_pass(self) -> None:
         self._last_pass = time.monotonic()
 
-    def rest(self) -> None:
-        """There is nothing to decode any more."""
+    def idle(self) -> None:
+        """Record that nothing is left to decode, so that the time until the next pass does not count as a stall."""
         self._last_pass = None
 
-    def add(self, num_rows: int, num_steps: int, seconds: float) -> None:
-        """Take note of steps of the same rows, which took so long together."""
+    def add_steps(self, num_rows: int, num_steps: int, seconds: float) -> None:
+        """Record steps of the same rows, which took `seconds` together."""
         self._steps_by_rows[bisect_left(BATCH_ROWS, num_rows)] += num_steps
         self._num_rows += num_rows * num_steps
         self._seconds += seconds
@@ -46,7 +45,7 @@ class LoopStats:
     def status(
         self, model: str, *, is_loading: bool = False, model_runner: ModelRunner | None = None, num_slots: int = 0
     ) -> ModelStatus:
-        """Tell what is done with a model, in so many slots of a model_runner."""
+        """Return the state of a model whose running requests use `num_slots` slots of `model_runner`."""
         last_pass = self._last_pass
         return ModelStatus(
             model,

@@ -1,12 +1,12 @@
-"""The model's part of a step: prefill one request, decode many. The sampled tokens are written into their sequences.
+"""The model's part of a step: prefills one sequence or decodes many, and appends the sampled tokens to them.
 
-`CpuModelRunner` samples on the CPU over any `Backend`. The CUDA model_runner keeps all of it on the device.
+`CpuModelRunner` samples on the CPU over any `Backend`. `cuda.graph_runner.CudaGraphRunner` keeps everything on the
+device.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -16,45 +16,45 @@ from audiocraft_api.core.errors import AudioCraftError
 from audiocraft_api.engine.backend import Backend
 from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.failures import as_request_error
-from audiocraft_api.engine.samplers import Sampler
-from audiocraft_api.engine.sequence import RunningRequest
+from audiocraft_api.engine.sampling import Sampler
+from audiocraft_api.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
-# Positions of one prefill piece: between two pieces all other requests make a step.
+# Positions of one prefill chunk. Between two chunks, all other sequences advance by a step.
 PREFILL_POSITIONS = 128
 
-Failures = dict[RunningRequest, AudioCraftError]
+Failures = dict[Sequence, AudioCraftError]
 
 
 class ModelRunner(Protocol):
-    """Runs requests on one model. One thread at a time."""
+    """Runs the sequences of one model. Not thread-safe."""
 
     num_slots: int
-    max_prefix: int  # positions before the first column that fit
+    max_prefix: int  # the most positions that fit before the first column
     pattern: DelayPattern
-    is_exact: bool  # gives audiocraft's own tokens
-    precision: str  # what the setting `precision` came to: `exact`, `fp32` out of audiocraft's order, `fp16`, …
-    own_weight_bytes: int  # of a copy of all weights; 0 where the model's own are read
-    slot_bytes: int  # of keys and values that are kept for a slot
+    is_exact: bool  # whether it produces audiocraft's own tokens
+    precision: str  # that the setting resolved to: `exact`, `fp32` (not in audiocraft's order), `fp16`, …
+    own_weight_bytes: int  # size of its own copy of all weights; 0 if it reads the model's
+    slot_bytes: int  # size of a slot's keys and values
 
-    def begin(self, run: RunningRequest) -> None:
-        """Set up the slots for the window that the request has just begun."""
+    def start_window(self, seq: Sequence) -> None:
+        """Set up the slots for the window that the sequence has just started."""
 
-    def prefill(self, run: RunningRequest) -> None:
-        """Run one piece of the request's prefix and prompt; the last piece writes the first tokens."""
+    def prefill(self, seq: Sequence) -> None:
+        """Process one chunk of the sequence's prefix and prompt."""
 
-    def decode(self, runs: Sequence[RunningRequest]) -> Failures:
-        """Advance every request by one column; return those that could not be, with the reason."""
+    def decode(self, seqs: list[Sequence]) -> Failures:
+        """Advance each sequence by at least one column; return those that failed, with the error."""
 
-    def release(self, run: RunningRequest) -> None:
-        """Let the request's slots go."""
+    def release(self, seq: Sequence) -> None:
+        """Release what the sequence's slots refer to."""
 
     def close(self) -> None: ...
 
 
 class CpuModelRunner:
-    """Steps over a `Backend`, with sampling on the CPU."""
+    """A `ModelRunner` over a `Backend`, with sampling on the CPU."""
 
     def __init__(
         self,
@@ -75,54 +75,55 @@ class CpuModelRunner:
         self.is_exact = is_exact
         self.precision = "exact" if is_exact else backend.precision
 
-    def begin(self, run: RunningRequest) -> None:
-        for slot, row in zip(run.slots, run.rows, strict=True):
+    def start_window(self, seq: Sequence) -> None:
+        for slot, row in zip(seq.slots, seq.rows, strict=True):
             self._backend.begin(slot, row.context)
 
     @torch.inference_mode()
-    def prefill(self, run: RunningRequest) -> None:
-        position = run.position
-        end = min(run.num_filled, run.num_fed + max(1, PREFILL_POSITIONS - run.num_prefix_left))
-        tokens = run.sequence[:, run.num_fed : end]
+    def prefill(self, seq: Sequence) -> None:
+        """Process one chunk; the last one also samples the first column."""
+        position = seq.position
+        end = min(seq.num_filled, seq.num_fed + max(1, PREFILL_POSITIONS - seq.num_prefix_left))
+        tokens = seq.tokens[:, seq.num_fed : end]
         logits = [
-            self._backend.prefill(slot, position, None if run.is_prefix_run else row.prefix, tokens)
-            for slot, row in zip(run.slots, run.rows, strict=True)
+            self._backend.prefill(slot, position, None if seq.is_prefix_done else row.prefix, tokens)
+            for slot, row in zip(seq.slots, seq.rows, strict=True)
         ]
-        run.is_prefix_run = True
-        if end == run.num_filled:
-            (drawn,) = self._sampler.sample([run], torch.stack(logits))
-            if isinstance(drawn, AudioCraftError):
-                raise drawn
-            run.write(drawn)
+        seq.is_prefix_done = True
+        if end == seq.num_filled:
+            (sampled,) = self._sampler.sample([seq], torch.stack(logits))
+            if isinstance(sampled, AudioCraftError):
+                raise sampled
+            seq.append(sampled)
         else:
-            run.num_fed = end
+            seq.num_fed = end
 
     @torch.inference_mode()
-    def decode(self, runs: Sequence[RunningRequest]) -> Failures:
+    def decode(self, seqs: list[Sequence]) -> Failures:
         try:
-            drawn = self._sampler.sample(runs, self._logits(runs))
-        except Exception as error:  # noqa: BLE001
-            if len(runs) > 1:  # whose fault it is shows when each goes alone; nothing has been written yet
-                logger.warning("A step of %d requests failed (%s); trying them one by one.", len(runs), error)
-                return {culprit: cause for run in runs for culprit, cause in self.decode([run]).items()}
-            return {runs[0]: as_request_error(error)}
+            sampled = self._sampler.sample(seqs, self._logits(seqs))
+        except Exception as error:  # noqa: BLE001 - isolates the sequence that caused it
+            if len(seqs) > 1:  # nothing has been appended yet, so each can be tried by itself
+                logger.warning("A step of %d requests failed (%s); retrying them one by one.", len(seqs), error)
+                return {culprit: cause for seq in seqs for culprit, cause in self.decode([seq]).items()}
+            return {seqs[0]: as_request_error(error)}
         failures: Failures = {}
-        for run, tokens in zip(runs, drawn, strict=True):
+        for seq, tokens in zip(seqs, sampled, strict=True):
             if isinstance(tokens, AudioCraftError):
-                failures[run] = tokens
+                failures[seq] = tokens
             else:
-                run.write(tokens)
+                seq.append(tokens)
         return failures
 
-    def release(self, run: RunningRequest) -> None:
-        for slot in run.slots:
+    def release(self, seq: Sequence) -> None:
+        for slot in seq.slots:
             self._backend.release(slot)
 
     def close(self) -> None:
         self._backend.close()
 
-    def _logits(self, runs: Sequence[RunningRequest]) -> Tensor:
-        slots = [slot for run in runs for slot in run.slots]
-        positions = [run.position for run in runs for _ in run.slots]
-        tokens = torch.stack([run.next_column for run in runs for _ in run.slots])  # [R, K]
+    def _logits(self, seqs: list[Sequence]) -> Tensor:
+        slots = [slot for seq in seqs for slot in seq.slots]
+        positions = [seq.position for seq in seqs for _ in seq.slots]
+        tokens = torch.stack([seq.next_column for seq in seqs for _ in seq.slots])  # [R, K]
         return self._backend.decode(slots, tokens, positions)  # [R, K, codebook_size]

@@ -1,12 +1,12 @@
-"""One running request: its windows, its sequence and how far it has come. All the state that is not the backend's.
+"""A running request: its windows, its tokens and its position. All of its state except the backend's.
 
-Two numbers say where it stands in a window: `num_filled` columns of the sequence hold tokens, `num_fed` of them have
-been through the model. The difference is 1 while it decodes, more before a prefill.
+Two numbers give its position in a window: the first `num_filled` columns hold tokens, and the model has processed the
+first `num_fed` of them. The difference is 1 while the sequence decodes, and more before a prefill.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """What one row is conditioned on: a prefix before its tokens, a context to attend to, or neither."""
+class Conditioning:
+    """What one row is conditioned on: a prefix before its tokens, a context for cross-attention, or neither."""
 
     prefix: Tensor | None  # [P, D]
     context: Tensor | None  # [L, D]
@@ -31,118 +31,118 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class WindowInputs:
-    """What must be known before a window begins: its rows and, for the first one, the windows and the prompt."""
+    """What a window needs before it starts. `windows` and `prompt` are set for the first window only."""
 
-    rows: Sequence[Row]  # conditional, null; or conditional alone
-    windows: Sequence[Window]
-    prompt: Tensor  # [K, P] codes, P may be 0
+    rows: list[Conditioning]  # conditional and unconditional, or conditional only
+    windows: list[Window]
+    prompt: Tensor  # codes [K, P]; P may be 0
 
 
-class RunningRequest:
-    """A request that holds slots. Touched by the engine's thread alone."""
+class Sequence:
+    """A request that occupies slots. Only the loop's thread uses it, except for `decoder`."""
 
-    def __init__(self, request: EngineRequest, slots: Sequence[int]) -> None:
+    def __init__(self, request: EngineRequest, slots: Iterable[int], pattern: DelayPattern) -> None:
         self.request = request
         self.params = request.params
         self.generator = torch.Generator().manual_seed(self.params.seed)
         self.num_draws = 0  # columns sampled, in all windows
         self.slots = list(slots)
-        self.preparation: Future[WindowInputs] | None = None  # of the next window; None while one is running
-        self.rows: Sequence[Row] = ()
-        self.decoder: Any = None  # of the codec, opened and used by the codec's thread
-        self._windows: Sequence[Window] = ()
-        self._index = -1
+        self.pending_inputs: Future[WindowInputs] | None = None  # of the next window; None while a window runs
+        self.rows: list[Conditioning] = []
+        self.decoder: Any = None  # opened and used by the codec's thread
+        self._pattern = pattern
+        self._windows: list[Window] = []
+        self._window_index = -1
         self._num_frames_before = 0  # delivered by earlier windows
-        # Of the window:
-        self.sequence: Tensor  # [K, S]
+        # State of the current window:
+        self.tokens = torch.empty(0, 0, dtype=torch.long)  # [K, S], in the delay pattern
         self.num_filled = 0
         self.num_fed = 0
         self.prefix_length = 0
-        self.is_prefix_run = True
-        self._pattern: DelayPattern
+        self.is_prefix_done = True
         self._num_frames = 0
-        self.num_delivered = self._delivered_at_start = 0
+        self.num_delivered = self._num_delivered_at_start = 0
 
-    def begin_window(self, preparation: WindowInputs, pattern: DelayPattern) -> None:
-        """Take the next window: lay out its sequence and start where its prompt ends."""
-        prompt = preparation.prompt
-        if self._index < 0:
-            self._windows = preparation.windows
+    def start_window(self, inputs: WindowInputs) -> None:
+        """Start the next window: lay out its tokens, with its prompt filled in."""
+        prompt = inputs.prompt
+        if self._window_index < 0:
+            self._windows = inputs.windows
             delivered = 0
         else:
-            self._num_frames_before += self.num_delivered - self._delivered_at_start
-            prompt = pattern.codes(self.sequence, self._num_frames - self._next.num_prompt_frames, self._num_frames)
+            self._num_frames_before += self.num_delivered - self._num_delivered_at_start
+            first = self._num_frames - self._following_window.num_prompt_frames
+            prompt = self._pattern.codes(self.tokens, first, self._num_frames)
             delivered = prompt.shape[1]
-        self._index += 1
-        self._pattern = pattern
-        self.preparation = None
-        self.rows = preparation.rows
+        self._window_index += 1
+        self.pending_inputs = None
+        self.rows = inputs.rows
         self.prefix_length = 0 if self.rows[0].prefix is None else len(self.rows[0].prefix)
-        self.is_prefix_run = self.prefix_length == 0
-        self._num_frames = self._windows[self._index].num_frames
-        self.sequence = pattern.sequence(prompt, self._num_frames)  # [K, S]
+        self.is_prefix_done = self.prefix_length == 0
+        self._num_frames = self._windows[self._window_index].num_frames
+        self.tokens = self._pattern.sequence(prompt, self._num_frames)  # [K, S]
         self.num_filled = prompt.shape[1] + 1
         self.num_fed = 0
-        self.num_delivered = self._delivered_at_start = delivered  # frames of this window
+        self.num_delivered = self._num_delivered_at_start = delivered  # frames of this window
 
     @property
     def is_decoding(self) -> bool:
-        """Say whether its next step is one position; else it waits for a preparation or a prefill."""
-        return self.preparation is None and self.is_prefix_run and self.num_filled - self.num_fed == 1
+        """Return whether the next step feeds one position. Otherwise the sequence waits for its inputs or a prefill."""
+        return self.pending_inputs is None and self.is_prefix_done and self.num_filled - self.num_fed == 1
 
     @property
     def position(self) -> int:
-        """Where what is fed next stands in the cache."""
-        return self.prefix_length + self.num_fed if self.is_prefix_run else 0
+        """The position in the cache of what is fed next."""
+        return self.prefix_length + self.num_fed if self.is_prefix_done else 0
 
     @property
     def num_prefix_left(self) -> int:
-        """Positions of the prefix that are still to be run."""
-        return 0 if self.is_prefix_run else self.prefix_length
+        """Positions of the prefix that have not been fed yet."""
+        return 0 if self.is_prefix_done else self.prefix_length
 
     @property
     def next_column(self) -> Tensor:
         """The tokens [K] to feed next."""
-        return self.sequence[:, self.num_fed]
+        return self.tokens[:, self.num_fed]
 
-    def write(self, tokens: Tensor) -> None:
-        """Fill the next column with sampled tokens [K] where the pattern and the prompt leave it open."""
+    def append(self, sampled: Tensor) -> None:
+        """Fill the next column with sampled tokens [K], except where the pattern or the prompt has fixed the token."""
         self.num_draws += 1
-        column = self.sequence[:, self.num_filled]
-        self.fill(torch.where(column == UNKNOWN, tokens, column).unsqueeze(1))
+        column = self.tokens[:, self.num_filled]
+        self.append_columns(torch.where(column == UNKNOWN, sampled, column).unsqueeze(1))
 
-    def fill(self, columns: Tensor) -> None:
-        """Take finished columns [K, n] as the next ones."""
+    def append_columns(self, columns: Tensor) -> None:
+        """Fill the next columns with final tokens [K, n]."""
         end = self.num_filled + columns.shape[1]
-        self.sequence[:, self.num_filled : end] = columns
+        self.tokens[:, self.num_filled : end] = columns
         self.num_filled, self.num_fed = end, end - 1
-        done = max(self._num_complete, self._delivered_at_start)
-        self.request.advance(self._num_frames_before + done - self._delivered_at_start)
+        done = max(self._num_complete, self._num_delivered_at_start)
+        self.request.advance(self._num_frames_before + done - self._num_delivered_at_start)
 
     @property
-    def num_open(self) -> int:
-        """Columns that are still to be filled."""
-        return self.sequence.shape[1] - self.num_filled
+    def num_columns_left(self) -> int:
+        """Columns of this window that are not filled yet."""
+        return self.tokens.shape[1] - self.num_filled
 
     @property
     def is_window_done(self) -> bool:
-        return self.num_filled == self.sequence.shape[1]
+        return self.num_filled == self.tokens.shape[1]
 
     @property
     def next_window(self) -> Window | None:
-        """The window after this one, None in the last."""
-        return self._next if self._index + 1 < len(self._windows) else None
+        """The window after this one; None in the last."""
+        return self._following_window if self._window_index + 1 < len(self._windows) else None
 
     @property
     def num_output_frames(self) -> int:
-        """Frames of the whole result, a prompt included."""
+        """Frames of the whole result, including an audio prompt."""
         return self._windows[-1].start + self._windows[-1].num_frames
 
-    def take_codes(self, at_least: int) -> Tensor | None:
-        """Return the codes [K, t] that are complete and not yet delivered, None while there are fewer than asked for."""
-        if self._num_complete - self.num_delivered < at_least:
+    def take_codes(self, min_frames: int) -> Tensor | None:
+        """Return the complete codes [K, t] not yet delivered; None while there are fewer than `min_frames`."""
+        if self._num_complete - self.num_delivered < min_frames:
             return None
-        codes = self._pattern.codes(self.sequence, self.num_delivered, self._num_complete)
+        codes = self._pattern.codes(self.tokens, self.num_delivered, self._num_complete)
         self.num_delivered = self._num_complete
         return codes
 
@@ -151,5 +151,5 @@ class RunningRequest:
         return self._pattern.num_complete(self.num_filled)
 
     @property
-    def _next(self) -> Window:
-        return self._windows[self._index + 1]
+    def _following_window(self) -> Window:
+        return self._windows[self._window_index + 1]

@@ -1,4 +1,4 @@
-"""The free slots of a cache. Knows neither torch nor what a slot holds."""
+"""The free slots of a cache. Knows nothing of torch and of what a slot contains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import heapq
 
 
 class SlotPool:
-    """The free slots. The lowest is given out first, so that those in use stay together at the front."""
+    """The free slots. Allocates the lowest one first, so that the slots in use stay together at the front."""
 
     def __init__(self, num_slots: int) -> None:
         self._free = list(range(num_slots))
@@ -14,8 +14,8 @@ class SlotPool:
     def __len__(self) -> int:
         return len(self._free)
 
-    def take(self) -> int:
+    def allocate(self) -> int:
         return heapq.heappop(self._free)
 
-    def give_back(self, slot: int) -> None:
+    def free(self, slot: int) -> None:
         heapq.heappush(self._free, slot)

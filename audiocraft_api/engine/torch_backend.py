@@ -1,9 +1,9 @@
-"""The plain backend: PyTorch operations, eagerly, on any device. The twin that the native and the captured one are tested
-against, and what runs where neither can.
+"""The PyTorch backend: eager operations on any device.
 
-A row's bits must not depend on the batch, and a matrix product's may depend on its number of rows. So all products of a
-decode step have the same number of rows, always: `ROW_BLOCK`, filled up with zeros. Two is what one guided request
-needs, and the shape in which audiocraft multiplies for it.
+It is the reference that the native backend and the captured step are tested against, and it runs where neither can. A
+row's bits must not depend on the batch, but the bits of a matrix product may depend on its number of rows. So all
+products of a decode step have `ROW_BLOCK` rows, padded with zeros. Two rows are what one guided request needs, and the
+shape in which audiocraft multiplies for it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ ROW_BLOCK = 2
 
 
 def plain_linear(weight: Tensor) -> Linear:
-    """Multiply with a weight as it is."""
+    """Return a linear layer over a weight as it is stored."""
     return lambda x: F.linear(x, weight)
 
 
 def packed_linear(weight: Tensor) -> Linear:
-    """Multiply with a copy of the weight in oneDNN's own order; several times as fast as `plain_linear` on few rows."""
+    """Return a linear layer over a copy of the weight in oneDNN's layout: several times faster on few rows."""
     ops = torch.ops.mkldnn
     packed = ops._reorder_linear_weight(weight.contiguous(), ROW_BLOCK)
     return lambda x: ops._linear_pointwise(x, packed, None, "none", [], "")
 
 
 def embed(weights: DecoderWeights, tokens: Tensor) -> Tensor:
-    """Sum the codebooks' embeddings, in their order: tokens [N, K] -> float32 [N, D]."""
+    """Sum the embeddings of all codebooks, in order: tokens [N, K] -> float32 [N, D]."""
     x = F.embedding(tokens[:, 0], weights.embeddings[0]).float()
     for codebook, table in enumerate(weights.embeddings[1:], start=1):
         x = x + F.embedding(tokens[:, codebook], table)
@@ -50,16 +50,16 @@ class TorchBackend:
         *,
         num_slots: int,
         capacity: int,
-        prepare: Callable[[Tensor], Linear] = plain_linear,
+        make_linear: Callable[[Tensor], Linear] = plain_linear,
     ) -> None:
-        """`weights` lie on the device and in the type that the backend shall use."""
+        """`weights` are on the device and in the type to compute with."""
         self.num_slots, self.capacity = num_slots, capacity
         self.own_weight_bytes = 0
         first = weights.out_norm_weight
         self._device, self._dtype = first.device, first.dtype
         self.precision = PRECISIONS[self._dtype]
         self._weights = weights
-        self._body = TransformerBody(weights, prepare)
+        self._body = TransformerBody(weights, make_linear)
         self._heads, self._head_dim = weights.num_heads, weights.dim // weights.num_heads
         table = weights.positional_scale * position_table(capacity, weights.dim, weights.max_period)
         self._positions = table.to(self._device)
@@ -72,7 +72,7 @@ class TorchBackend:
             dtype=self._dtype,
             device=self._device,
         )
-        # Per slot and layer the keys and values of the context, [1, H, L, d]; None for a null row.
+        # Per slot and layer the keys and values of the context, [1, H, L, d]; None for an unconditional row.
         self._contexts: list[list[tuple[Tensor, Tensor]] | None] = [None] * num_slots
 
     @torch.inference_mode()
@@ -95,7 +95,7 @@ class TorchBackend:
             x = torch.cat([prefix.to(x), x])
         size = len(x)
         x = x + self._positions[position : position + size]
-        # A piece that is not the first attends to all before it and, within itself, to nothing after.
+        # Each position attends to all earlier ones, also those of earlier chunks.
         mask = torch.ones(size, position + size, dtype=torch.bool, device=self._device).tril(position)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class TorchBackend:
             return self._join(F.scaled_dot_product_attention(self._split(q).unsqueeze(0), *context[layer]))
 
         x = self._body(x, attend, attend_cross if context is not None else None)
-        # The head's product has the rows of a decode step too, so that prepared weights are used in their shape.
+        # The head's product needs the same number of rows too: packed weights are laid out for it.
         last = torch.cat([x[-1:], x.new_zeros(ROW_BLOCK - 1, x.shape[1])])
         return self._body.logits(last)[0].float().cpu()
 

@@ -1,7 +1,7 @@
 """The language model's weights by name, taken from a loaded audiocraft model without copying.
 
-Runners are written for the MusicGen family: pre-norm, no biases, sinusoidal positions, packed q/k/v. Anything else
-is refused here, once, when the model is prepared: a silent difference would be heard, not seen.
+The backends support the MusicGen family: pre-norm, no biases, sinusoidal positions, packed q/k/v. Any other
+architecture is rejected here, when the model is prepared, because a silent difference would only show as worse audio.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NORM_EPS = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class CrossWeights:
-    """Cross-attention of one layer."""
+    """The cross-attention of one layer."""
 
     norm_weight: Tensor  # [D]
     norm_bias: Tensor  # [D]
@@ -32,7 +32,7 @@ class CrossWeights:
 
 @dataclass(frozen=True, eq=False)
 class LayerWeights:
-    """One layer: self-attention, cross-attention where the model has it, feed-forward."""
+    """One layer: self-attention, cross-attention (if the model has it), feed-forward."""
 
     norm1_weight: Tensor  # [D]
     norm1_bias: Tensor  # [D]
@@ -47,7 +47,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, eq=False)
 class DecoderWeights:
-    """All that a backend needs of a language model."""
+    """Everything that a backend needs from a language model."""
 
     embeddings: list[Tensor]  # K of [codebook_size + 1, D]; the last row is the special token
     layers: list[LayerWeights]
@@ -76,11 +76,11 @@ class DecoderWeights:
 
 
 def decoder_weights(lm: Any) -> DecoderWeights:
-    """Name the weights of an audiocraft `LMModel`. Raises GenerationFailed for an architecture the runners do not know."""
+    """Return the weights of an audiocraft `LMModel`. Raises GenerationFailed for an unsupported architecture."""
     problems = list(_unsupported(lm))
     if problems:
         raise GenerationFailed(
-            f"The batching engine cannot run this checkpoint: {', '.join(problems)}. Set the engine to plain for it."
+            f"The batching engine does not support this checkpoint: {', '.join(problems)}. Use the plain engine."
         )
     return DecoderWeights(
         embeddings=[embedding.weight.detach() for embedding in lm.emb],
@@ -95,22 +95,25 @@ def decoder_weights(lm: Any) -> DecoderWeights:
 
 
 def converted(weights: DecoderWeights, dtype: torch.dtype, device: torch.device) -> DecoderWeights:
-    """Return the weights in another type and place; those that are so already are shared."""
+    """Return the weights in a type and on a device; tensors that already are share their memory."""
 
-    def changed(value: Any) -> Any:
+    def convert(value: Any) -> Any:
         if isinstance(value, Tensor):
             return value.to(device, dtype)
         if isinstance(value, list):
-            return [changed(item) for item in value]
+            return [convert(item) for item in value]
         if is_dataclass(value) and not isinstance(value, type):
-            return replace(value, **{field.name: changed(getattr(value, field.name)) for field in fields(value)})
+            return replace(value, **{field.name: convert(getattr(value, field.name)) for field in fields(value)})
         return value
 
-    return cast(DecoderWeights, changed(weights))
+    return cast(DecoderWeights, convert(weights))
 
 
 def position_table(capacity: int, dim: int, max_period: float) -> Tensor:
-    """Return sinusoidal positions, float32 [capacity, D], cosines first (audiocraft `transformer.py::create_sin_embedding`)."""
+    """Return sinusoidal positions, float32 [capacity, D], cosines first.
+
+    As audiocraft's `transformer.py::create_sin_embedding`.
+    """
     half = dim // 2
     index = torch.arange(half, dtype=torch.float32).view(1, -1)
     positions = torch.arange(capacity, dtype=torch.float32).view(-1, 1)
@@ -147,10 +150,10 @@ def _unsupported(lm: Any) -> Iterator[str]:
     transformer, first = lm.transformer, lm.transformer.layers[0]
     attention = first.self_attn
     if lm.out_norm is None or not first.norm_first:
-        yield "its norms come after the blocks"
+        yield "its norms follow the blocks"
     pattern = lm.pattern_provider
     if not hasattr(pattern, "delays") or pattern.flatten_first or pattern.empty_initial:
-        yield "its codebooks are not delayed one by one"
+        yield "its codebooks do not use the delay pattern"
     if transformer.positional_embedding != "sin":
         yield "its positions are not sinusoidal"
     if (
@@ -159,15 +162,15 @@ def _unsupported(lm: Any) -> Iterator[str]:
         or attention.qk_layer_norm
         or attention.past_context is not None
     ):
-        yield "its attention is of another kind"
+        yield "its attention is of an unsupported kind"
     if first.activation is not nn.functional.gelu:
         yield "its activation is not gelu"
     if not isinstance(first.layer_scale_1, nn.Identity):
-        yield "its layers are scaled"
-    # Without biases a null context gives keys and values of exact zeros: the whole cross-attention of the row is zero.
+        yield "its layers have scales"
+    # Without biases, a context of zeros has keys and values of exact zeros, so the row's whole cross-attention is zero.
     if any(name.endswith("bias") and "norm" not in name for name, _ in transformer.named_parameters()):
         yield "its projections have biases"
     if any(head.bias is not None for head in lm.linears):
         yield "its heads have biases"
     if lm.fuser.fuse2cond["sum"] or lm.fuser.fuse2cond["input_interpolate"]:
-        yield "its conditions are summed to the input"
+        yield "its conditions are added to the input"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import ModelUnavailable
+from audiocraft_api.core.out_of_memory import is_out_of_memory
 from audiocraft_api.model import checkpoint_file, revisions
 from audiocraft_api.model.catalog import UNTRAINED_NOTICE, Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
@@ -121,8 +122,7 @@ def _check_abilities(model: LoadedModel) -> None:
 
 
 def _sentence(spec: ModelSpec, error: Exception) -> str:
-    # torch's allocator on the CPU raises a plain RuntimeError.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
+    if is_out_of_memory(error):
         return f"There is not enough memory to load {spec.name!r}. Use a smaller model, or free memory and try again."
     if isinstance(error, ImportError):
         return f"A package that {spec.name!r} needs is missing or broken. Install the locked requirements again."

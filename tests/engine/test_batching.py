@@ -1,4 +1,4 @@
-"""Many requests in one loop: joining and leaving, order, bounds, and failures that stay one request's own."""
+"""Many requests in one loop: joining and leaving, order, bounds, and failures that end a single request."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from audiocraft_api.core.errors import (
     QueueFull,
     ShuttingDown,
 )
+from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.engine.codec.batching import FEW_FRAMES, SHARED_STEPS
@@ -36,44 +37,43 @@ from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from support.engines import (
     SECONDS,
-    CodesDecoder,
-    OneModelEach,
-    WrappedRunner,
-    codes_of,
-    demo_model,
+    CodesCodec,
+    LoadedModels,
+    WrappedBackend,
+    codes_engine,
+    join_engine_threads,
     noise,
     params,
-    stepper_over,
+    runner_over,
+    wait_for_codes,
 )
 
-pytestmark = pytest.mark.usefixtures("_codes_as_sound")
 
-
-class SteeredRunner(WrappedRunner):
-    """Waits at a gate before each step, and fails as told for the rows of chosen slots."""
+class GatedBackend(WrappedBackend):
+    """Waits at a gate before each step, and fails for the rows of chosen slots."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__(inner)
         self.gate = threading.Event()
         self.gate.set()
-        self.stepped = threading.Event()
+        self.step_reached = threading.Event()
         self.released: list[int] = []
         self.num_prefills = 0
-        self.fail: dict[int, Callable[[], None]] = {}  # slot -> raises
-        self.poison: set[int] = set()  # slots whose logits are not numbers
+        self.failures: dict[int, Callable[[], None]] = {}  # by slot; raises
+        self.nan_slots: set[int] = set()
 
     def prefill(self, slot: int, position: int, prefix: Tensor | None, tokens: Tensor) -> Tensor:
         self.num_prefills += 1
         return super().prefill(slot, position, prefix, tokens)
 
     def decode(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
-        self.stepped.set()
+        self.step_reached.set()
         assert self.gate.wait(SECONDS)
         for slot in slots:
-            self.fail.get(slot, lambda: None)()
+            self.failures.get(slot, lambda: None)()
         logits = super().decode(slots, tokens, positions)
         for row, slot in enumerate(slots):
-            if slot in self.poison:
+            if slot in self.nan_slots:
                 logits[row] = float("nan")
         return logits
 
@@ -82,98 +82,95 @@ class SteeredRunner(WrappedRunner):
         super().release(slot)
 
 
-class Rig:
-    """An engine on the demo model with a steered runner."""
+class GatedEngine:
+    """An engine on the demo model whose steps the test controls."""
 
-    def __init__(self, cache: OneModelEach, **settings: Any) -> None:
-        self.runners: list[SteeredRunner] = []
-        self.cache = cache
-        self.engine = BatchingEngine(cache, Config(precision="exact", **settings), stepper_over(self._wrap))
+    def __init__(self, cache: LoadedModels, codec: CodesCodec | None = None, **settings: Any) -> None:
+        self.backends: list[GatedBackend] = []
+        self.engine = BatchingEngine(
+            cache,  # type: ignore[arg-type]
+            Config(precision="exact", **settings).engine,
+            model_runner_factory=runner_over(self._wrap),
+            codec_factory=lambda _: codec or CodesCodec(),
+        )
 
-    def _wrap(self, inner: Any) -> SteeredRunner:
-        self.runners.append(SteeredRunner(inner))
-        return self.runners[-1]
+    def _wrap(self, inner: Any) -> GatedBackend:
+        self.backends.append(GatedBackend(inner))
+        return self.backends[-1]
 
     @property
-    def runner(self) -> SteeredRunner:
-        return self.runners[-1]
+    def backend(self) -> GatedBackend:
+        return self.backends[-1]
 
-    def hold(self) -> EngineRequest:
-        """Submit a request and hold it in its next step; return it."""
-        codes_of(self.engine.submit(params(duration_seconds=1.0)))  # makes the runner
-        self.runner.gate.clear()
-        self.runner.stepped.clear()
-        request = self.engine.submit(params(seed=99))
-        assert self.runner.stepped.wait(SECONDS)
+    def submit(self, case: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
+        return self.engine.submit(case, deadline=deadline)
+
+    def submit_and_pause(self) -> EngineRequest:
+        """Submit a request and stop the engine at the request's next step."""
+        wait_for_codes(self.submit(params(duration_seconds=1.0)))  # builds the backend
+        self.backend.gate.clear()
+        self.backend.step_reached.clear()
+        request = self.submit(params(seed=99))
+        assert self.backend.step_reached.wait(SECONDS)
         return request
 
 
 @pytest.fixture
-def _codes_as_sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audiocraft_api.engine.executor.make_decoder", lambda _: CodesDecoder())
+def make_engine(cache: LoadedModels) -> Iterator[Callable[..., GatedEngine]]:
+    engines: list[GatedEngine] = []
 
-
-@pytest.fixture
-def cache(demo_checkpoints: Path) -> OneModelEach:
-    return OneModelEach(lambda name: demo_model(demo_checkpoints, name))
-
-
-@pytest.fixture
-def make_rig(cache: OneModelEach) -> Iterator[Callable[..., Rig]]:
-    rigs: list[Rig] = []
-
-    def make(**settings: Any) -> Rig:
-        rigs.append(Rig(cache, **settings))
-        return rigs[-1]
+    def make(**settings: Any) -> GatedEngine:
+        engines.append(GatedEngine(cache, **settings))
+        return engines[-1]
 
     yield make
-    for rig in rigs:
-        for runner in rig.runners:
-            runner.gate.set()
-        rig.engine.close()
+    for gated in engines:
+        for backend in gated.backends:
+            backend.gate.set()
+        gated.engine.close()
 
 
-def alone(cache: OneModelEach, case: Any) -> np.ndarray[Any, Any]:
-    engine = BatchingEngine(cache, Config(precision="exact"))
+def alone(cache: LoadedModels, case: Any) -> np.ndarray[Any, Any]:
+    engine = codes_engine(cache)
     try:
-        return codes_of(engine.submit(case))
+        return wait_for_codes(engine.submit(case))
     finally:
         engine.close()
 
 
-# --- order, places, progress
+# --- order, batch size, progress
 
 
-def test_requests_beyond_the_places_wait_and_run_in_order(make_rig: Callable[..., Rig]) -> None:
-    rig = make_rig(max_batch_requests=1)
+def test_requests_beyond_the_batch_size_wait_and_run_in_order(make_engine: Callable[..., GatedEngine]) -> None:
+    gated = make_engine(max_batch_requests=1)
     ended: list[int] = []
-    first = rig.hold()
-    others = [rig.engine.submit(params(seed=seed, duration_seconds=1.0)) for seed in range(3)]
+    first = gated.submit_and_pause()
+    others = [gated.submit(params(seed=seed, duration_seconds=1.0)) for seed in range(3)]
     for seed, request in enumerate(others):
         request.add_done_callback(lambda _, seed=seed: ended.append(seed))
 
-    status = rig.engine.status()
+    status = gated.engine.status()
     assert (status.num_running, status.num_waiting) == (1, 3)
     assert all(request.state == "waiting" for request in others)
-    rig.runner.gate.set()
+    gated.backend.gate.set()
     for request in [first, *others]:
-        codes_of(request)
+        wait_for_codes(request)
     assert ended == [0, 1, 2]
 
 
-def test_requests_join_a_batch_that_runs(make_rig: Callable[..., Rig], cache: OneModelEach) -> None:
-    rig = make_rig()
-    first = rig.hold()
-    second = rig.engine.submit(params(seed=3, audio_prompt=noise(1.0)))
-    rig.runner.gate.set()
+def test_requests_join_a_running_batch(make_engine: Callable[..., GatedEngine], cache: LoadedModels) -> None:
+    gated = make_engine()
+    first = gated.submit_and_pause()
+    second = gated.submit(params(seed=3, audio_prompt=noise(1.0)))
+    gated.backend.gate.set()
 
-    assert np.array_equal(codes_of(first), alone(cache, first.params))
-    assert np.array_equal(codes_of(second), alone(cache, second.params))
+    assert np.array_equal(wait_for_codes(first), alone(cache, first.params))
+    assert np.array_equal(wait_for_codes(second), alone(cache, second.params))
 
 
-def test_progress_counts_frames_up_to_the_total(make_rig: Callable[..., Rig]) -> None:
-    rig = make_rig()
-    request = rig.engine.submit(params(audio_prompt=noise(0.5)))
+def test_progress_counts_frames_up_to_the_total(make_engine: Callable[..., GatedEngine]) -> None:
+    gated = make_engine()
+    request = gated.submit(params(audio_prompt=noise(0.5)))
     seen = []
     for _ in request.chunks():
         seen.append(request.progress)
@@ -184,71 +181,73 @@ def test_progress_counts_frames_up_to_the_total(make_rig: Callable[..., Rig]) ->
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
-def test_a_request_without_description_takes_one_row(make_rig: Callable[..., Rig]) -> None:
-    rig = make_rig(max_batch_requests=1)
-    codes_of(rig.engine.submit(params(description="")))
-    assert rig.runner.released == [0]
-    codes_of(rig.engine.submit(params()))
-    assert rig.runner.released == [0, 0, 1]
+def test_a_request_without_description_uses_one_row(make_engine: Callable[..., GatedEngine]) -> None:
+    gated = make_engine(max_batch_requests=1)
+    wait_for_codes(gated.submit(params(description="")))
+    assert gated.backend.released == [0]
+    wait_for_codes(gated.submit(params()))
+    assert gated.backend.released == [0, 0, 1]
 
 
-def test_a_long_prompt_is_prefilled_in_pieces(make_rig: Callable[..., Rig]) -> None:
-    rig = make_rig()
-    codes_of(rig.engine.submit(params(duration_seconds=6.0, audio_prompt=noise(5.5))))
-    assert rig.runner.num_prefills == 2 * 3  # rows, pieces of 276 columns
+def test_a_long_prompt_is_prefilled_in_chunks(make_engine: Callable[..., GatedEngine]) -> None:
+    gated = make_engine()
+    wait_for_codes(gated.submit(params(duration_seconds=6.0, audio_prompt=noise(5.5))))
+    assert gated.backend.num_prefills == 2 * 3  # rows × chunks of 276 columns
 
 
-def test_memory_for_keys_and_values_decides_how_many_run(make_rig: Callable[..., Rig], cache: OneModelEach) -> None:
+def test_the_kv_cache_size_limits_how_many_requests_run(
+    make_engine: Callable[..., GatedEngine], cache: LoadedModels
+) -> None:
     with cache.lease("demo") as model:
         slot_bytes = native_slot_bytes(decoder_weights(model.lm), 1503, "float32")
-    rig = make_rig(max_batch_requests=8, kv_cache_bytes=5 * slot_bytes)
-    requests = [rig.hold(), *(rig.engine.submit(params(seed=seed)) for seed in range(3))]
-    rig.runner.gate.set()
+    gated = make_engine(max_batch_requests=8, kv_cache_bytes=5 * slot_bytes)
+    requests = [gated.submit_and_pause(), *(gated.submit(params(seed=seed)) for seed in range(3))]
+    gated.backend.gate.set()
 
-    assert rig.runner.num_slots == 5
+    assert gated.backend.num_slots == 5
     for request in requests:
-        codes_of(request)
-    assert max(rig.runner.released) == 3  # two guided requests at a time
+        wait_for_codes(request)
+    assert max(gated.backend.released) == 3  # two guided requests at a time
 
 
-def test_too_little_memory_for_one_request_is_said(make_rig: Callable[..., Rig]) -> None:
-    rig = make_rig(kv_cache_bytes=1)
+def test_a_kv_cache_too_small_for_one_request_is_reported(make_engine: Callable[..., GatedEngine]) -> None:
+    gated = make_engine(kv_cache_bytes=1)
     with pytest.raises(OutOfMemory):
-        rig.engine.submit(params()).result(SECONDS)
+        gated.submit(params()).result(SECONDS)
 
 
 # --- ends
 
 
-def test_a_canceled_request_frees_its_rows(make_rig: Callable[..., Rig], cache: OneModelEach) -> None:
-    rig = make_rig(max_batch_requests=1)
-    running = rig.hold()
-    waiting = rig.engine.submit(params(seed=3))
+def test_a_canceled_request_frees_its_rows(make_engine: Callable[..., GatedEngine], cache: LoadedModels) -> None:
+    gated = make_engine(max_batch_requests=1)
+    running = gated.submit_and_pause()
+    waiting = gated.submit(params(seed=3))
     running.cancel()
-    rig.runner.gate.set()
+    gated.backend.gate.set()
 
     with pytest.raises(Canceled):
         running.result(SECONDS)
-    assert np.array_equal(codes_of(waiting), alone(cache, waiting.params))
+    assert np.array_equal(wait_for_codes(waiting), alone(cache, waiting.params))
     assert running.state == "aborted"
 
 
-def test_a_waiting_request_can_be_canceled(make_rig: Callable[..., Rig]) -> None:
-    rig = make_rig(max_batch_requests=1)
-    running = rig.hold()
-    waiting = rig.engine.submit(params())
+def test_a_waiting_request_can_be_canceled(make_engine: Callable[..., GatedEngine]) -> None:
+    gated = make_engine(max_batch_requests=1)
+    running = gated.submit_and_pause()
+    waiting = gated.submit(params())
     waiting.cancel()
-    rig.runner.gate.set()
+    gated.backend.gate.set()
 
     with pytest.raises(Canceled):
         waiting.result(SECONDS)
-    codes_of(running)
+    wait_for_codes(running)
 
 
 def test_a_request_can_be_canceled_while_its_conditions_are_computed(
-    make_rig: Callable[..., Rig], cache: OneModelEach, monkeypatch: pytest.MonkeyPatch
+    make_engine: Callable[..., GatedEngine], cache: LoadedModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig = make_rig()
+    gated = make_engine()
     entered, leave = threading.Event(), threading.Event()
     with cache.lease("demo") as model:
         compute = model.condition_tensors
@@ -259,7 +258,7 @@ def test_a_request_can_be_canceled_while_its_conditions_are_computed(
         return compute(*args)
 
     monkeypatch.setattr(model, "condition_tensors", slow)
-    request = rig.engine.submit(params(description="never seen before"))
+    request = gated.submit(params(description="never seen before"))
     assert entered.wait(SECONDS)
     request.cancel()
     with pytest.raises(Canceled):
@@ -267,143 +266,144 @@ def test_a_request_can_be_canceled_while_its_conditions_are_computed(
     leave.set()
 
 
-def test_a_late_request_ends_with_its_deadline(make_rig: Callable[..., Rig]) -> None:
-    rig = make_rig()
+def test_a_request_past_its_deadline_ends(make_engine: Callable[..., GatedEngine]) -> None:
+    gated = make_engine()
     with pytest.raises(DeadlineExceeded):
-        rig.engine.submit(params(), deadline=0.0).result(SECONDS)
-    assert codes_of(rig.engine.submit(params())).shape == (4, 100)
+        gated.submit(params(), deadline=0.0).result(SECONDS)
+    assert wait_for_codes(gated.submit(params())).shape == (4, 100)
 
 
-def test_a_prompt_that_does_not_fit_ends_its_request_alone(make_rig: Callable[..., Rig]) -> None:
-    rig = make_rig()
-    wrong = rig.engine.submit(params(audio_prompt=noise(3.0)))
-    right = rig.engine.submit(params())
+def test_a_prompt_that_does_not_fit_ends_only_its_request(make_engine: Callable[..., GatedEngine]) -> None:
+    gated = make_engine()
+    wrong = gated.submit(params(audio_prompt=noise(3.0)))
+    right = gated.submit(params())
     with pytest.raises(InvalidRequest):
         wrong.result(SECONDS)
-    assert codes_of(right).shape == (4, 100)
+    assert wait_for_codes(right).shape == (4, 100)
 
 
 # --- failures
 
 
-def break_down() -> None:
+def raise_runtime_error() -> None:
     raise RuntimeError("a kernel failed")
 
 
-def run_out() -> None:
+def raise_out_of_memory() -> None:
     raise torch.OutOfMemoryError("out of memory")
 
 
-@pytest.mark.parametrize(("cause", "error"), [(break_down, GenerationFailed), (run_out, OutOfMemory)])
-def test_a_failing_row_ends_its_request_alone(
-    make_rig: Callable[..., Rig], cache: OneModelEach, cause: Callable[[], None], error: type[Exception]
+@pytest.mark.parametrize(
+    ("cause", "error"), [(raise_runtime_error, GenerationFailed), (raise_out_of_memory, OutOfMemory)]
+)
+def test_a_failing_row_ends_only_its_request(
+    make_engine: Callable[..., GatedEngine], cache: LoadedModels, cause: Callable[[], None], error: type[Exception]
 ) -> None:
-    rig = make_rig()
-    first = rig.hold()
-    rig.runner.fail[2] = cause
-    second, third = rig.engine.submit(params(seed=1)), rig.engine.submit(params(seed=2))
-    rig.runner.gate.set()
+    gated = make_engine()
+    first = gated.submit_and_pause()
+    gated.backend.failures[2] = cause
+    second, third = gated.submit(params(seed=1)), gated.submit(params(seed=2))
+    gated.backend.gate.set()
 
     with pytest.raises(error):
         second.result(SECONDS)
-    assert np.array_equal(codes_of(first), alone(cache, first.params))
-    assert np.array_equal(codes_of(third), alone(cache, third.params))
-    rig.runner.fail.clear()
-    assert np.array_equal(codes_of(rig.engine.submit(params(seed=1))), alone(cache, second.params))
+    assert np.array_equal(wait_for_codes(first), alone(cache, first.params))
+    assert np.array_equal(wait_for_codes(third), alone(cache, third.params))
+    gated.backend.failures.clear()
+    assert np.array_equal(wait_for_codes(gated.submit(params(seed=1))), alone(cache, second.params))
 
 
-def test_logits_that_are_not_numbers_end_their_request_alone(make_rig: Callable[..., Rig], cache: OneModelEach) -> None:
-    rig = make_rig()
-    first = rig.hold()
-    rig.runner.poison.add(3)
-    second = rig.engine.submit(params(seed=1))
-    rig.runner.gate.set()
+def test_nan_logits_end_only_their_request(make_engine: Callable[..., GatedEngine], cache: LoadedModels) -> None:
+    gated = make_engine()
+    first = gated.submit_and_pause()
+    gated.backend.nan_slots.add(3)
+    second = gated.submit(params(seed=1))
+    gated.backend.gate.set()
 
     with pytest.raises(GenerationFailed, match="overflowed"):
         second.result(SECONDS)
-    assert np.array_equal(codes_of(first), alone(cache, first.params))
+    assert np.array_equal(wait_for_codes(first), alone(cache, first.params))
 
 
-def test_a_codec_that_fails_ends_its_request_alone(
-    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rig = make_rig()
-    calls = []
+def test_a_failing_codec_ends_only_its_request(make_engine: Callable[..., GatedEngine]) -> None:
+    class FailingOnce(CodesCodec):
+        has_failed = False
 
-    def feed(_: CodesDecoder, codes: Tensor, final: bool = False) -> Any:
-        calls.append(final)
-        if len(calls) == 1:
-            raise RuntimeError("the codec failed")
-        return codes.numpy().astype(np.float32)
+        def feed(self, codes: Tensor, final: bool = False) -> Any:
+            if not self.has_failed:
+                self.has_failed = True
+                raise RuntimeError("the codec failed")
+            return super().feed(codes, final)
 
-    monkeypatch.setattr(CodesDecoder, "feed", feed)
+    gated = make_engine(codec=FailingOnce())
     with pytest.raises(GenerationFailed):
-        rig.engine.submit(params()).result(SECONDS)
-    assert codes_of(rig.engine.submit(params())).shape == (4, 100)
+        gated.submit(params()).result(SECONDS)
+    assert wait_for_codes(gated.submit(params())).shape == (4, 100)
 
 
 @pytest.mark.parametrize(("num_requests", "num_frames"), [(1, FEW_FRAMES), (NUM_ROWS, SHARED_STEPS)])
-def test_the_codec_gets_frames_of_few_requests_as_they_come_and_of_many_once_in_a_block(
-    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch, num_requests: int, num_frames: int
+def test_the_codec_gets_frames_of_few_requests_at_once_and_of_many_requests_once_per_block(
+    make_engine: Callable[..., GatedEngine], num_requests: int, num_frames: int
 ) -> None:
-    feeds = []
+    feeds: list[int] = []
 
-    def feed(_: CodesDecoder, codes: Tensor, final: bool = False) -> Any:
-        feeds.append(0 if final else codes.shape[1])
-        return codes.numpy().astype(np.float32)
+    class RecordingCodec(CodesCodec):
+        def feed(self, codes: Tensor, final: bool = False) -> Any:
+            feeds.append(0 if final else codes.shape[1])
+            return super().feed(codes, final)
 
-    rig = make_rig()
-    first = rig.hold()  # so that the others join in one step
-    monkeypatch.setattr(CodesDecoder, "feed", feed)
-    requests = [first, *(rig.engine.submit(params(seed=seed)) for seed in range(1, num_requests))]
-    rig.runner.gate.set()
+    gated = make_engine(codec=RecordingCodec())
+    first = gated.submit_and_pause()  # so that the others join in one step
+    feeds.clear()
+    requests = [first, *(gated.submit(params(seed=seed)) for seed in range(1, num_requests))]
+    gated.backend.gate.set()
     for request in requests:
         request.result(SECONDS)
-    # A few frames are left for the next time.
+    # A few frames may remain for the next feed.
     assert num_frames <= max(feeds) < num_frames + FEW_FRAMES
 
 
-def test_a_result_that_cannot_be_joined_ends_its_request_alone(
-    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+def test_a_result_that_cannot_be_joined_ends_only_its_request(
+    make_engine: Callable[..., GatedEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig = make_rig()
+    gated = make_engine()
     with monkeypatch.context() as patch:
         patch.setattr(EngineRequest, "finish", lambda _: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(OutOfMemory):
-            rig.engine.submit(params(duration_seconds=1.0)).result(SECONDS)
-    assert codes_of(rig.engine.submit(params())).shape == (4, 100)
+            gated.submit(params(duration_seconds=1.0)).result(SECONDS)
+    assert wait_for_codes(gated.submit(params())).shape == (4, 100)
 
 
-def test_a_model_that_does_not_load_ends_its_requests_and_is_tried_again(cache: OneModelEach) -> None:
+def test_a_model_that_does_not_load_ends_its_requests_and_is_loaded_again_later(cache: LoadedModels) -> None:
     fail = threading.Event()
     fail.set()
 
-    class Unsteady(OneModelEach):
+    class FailingCache(LoadedModels):
         def lease(self, name: str) -> Any:
             if fail.is_set():
                 raise ModelUnavailable("The model does not load.")
             return cache.lease(name)
 
-    engine = BatchingEngine(Unsteady(lambda _: None), Config(precision="exact"))
+    engine = codes_engine(FailingCache(lambda _: None))
     with pytest.raises(ModelUnavailable):
         engine.submit(params()).result(SECONDS)
     fail.clear()
-    assert codes_of(engine.submit(params())).shape == (4, 100)
+    assert wait_for_codes(engine.submit(params())).shape == (4, 100)
     engine.close()
 
 
-# --- bounds, idling, closing
+# --- bounds, idle engines, closing
 
 
-def test_the_line_is_bounded_whoever_submits_at_once(make_rig: Callable[..., Rig]) -> None:
-    rig = make_rig(max_batch_requests=2, max_waiting=3)
-    taken, refused = [rig.hold()], []
+def test_the_queue_is_bounded_under_concurrent_submits(make_engine: Callable[..., GatedEngine]) -> None:
+    gated = make_engine(max_batch_requests=2, max_waiting=3)
+    taken, refused = [gated.submit_and_pause()], []
     start = threading.Barrier(16)
 
     def submit(seed: int) -> None:
         start.wait()
         try:
-            taken.append(rig.engine.submit(params(seed=seed, duration_seconds=1.0)))
+            taken.append(gated.submit(params(seed=seed, duration_seconds=1.0)))
         except QueueFull as error:
             refused.append(error)
 
@@ -416,54 +416,52 @@ def test_the_line_is_bounded_whoever_submits_at_once(make_rig: Callable[..., Rig
     assert len(taken) == 2 + 3
     assert len(refused) == 12
     assert all(1.0 <= error.retry_after_seconds <= 600.0 for error in refused)
-    rig.runner.gate.set()
+    gated.backend.gate.set()
     for request in taken:
-        codes_of(request)
+        wait_for_codes(request)
 
 
-def test_an_idle_engine_holds_no_thread_and_no_lease(make_rig: Callable[..., Rig], cache: OneModelEach) -> None:
-    rig = make_rig()
-    codes_of(rig.engine.submit(params(duration_seconds=1.0)))
-    for thread in threading.enumerate():
-        if thread.name.startswith("engine-"):
-            thread.join(SECONDS)
+def test_an_idle_engine_has_no_thread_and_no_lease(
+    make_engine: Callable[..., GatedEngine], cache: LoadedModels
+) -> None:
+    gated = make_engine()
+    wait_for_codes(gated.submit(params(duration_seconds=1.0)))
+    join_engine_threads()
 
     assert cache.num_leases == 0
-    status = rig.engine.status()
+    status = gated.engine.status()
     assert (status.num_running, status.num_waiting) == (0, 0)
-    codes_of(rig.engine.submit(params(duration_seconds=1.0)))
-    assert len(rig.runners) == 1  # the prepared weights were kept
+    wait_for_codes(gated.submit(params(duration_seconds=1.0)))
+    assert len(gated.backends) == 1  # the packed weights were kept
 
 
-def test_an_unloaded_model_leaves_nothing_behind(make_rig: Callable[..., Rig], cache: OneModelEach) -> None:
-    rig = make_rig()
-    codes_of(rig.engine.submit(params(duration_seconds=1.0)))
-    for thread in threading.enumerate():
-        if thread.name.startswith("engine-"):
-            thread.join(SECONDS)
-    runner = weakref.ref(rig.runners.pop())
+def test_an_unloaded_model_leaves_nothing_behind(make_engine: Callable[..., GatedEngine], cache: LoadedModels) -> None:
+    gated = make_engine()
+    wait_for_codes(gated.submit(params(duration_seconds=1.0)))
+    join_engine_threads()
+    runner = weakref.ref(gated.backends.pop())
 
     cache.unload("demo")
     gc.collect()
 
     assert runner() is None
-    codes_of(rig.engine.submit(params(duration_seconds=1.0)))
+    wait_for_codes(gated.submit(params(duration_seconds=1.0)))
 
 
 def test_a_model_unloaded_as_its_last_request_ends_leaves_nothing_behind(demo_checkpoints: Path) -> None:
-    config = Config(checkpoints_dir=demo_checkpoints, device="cpu", precision="exact", model_memory_bytes=1)
+    config = Config(checkpoints_dir=demo_checkpoints, device="cpu", model_memory_bytes=1)
     cache = ModelCache(Catalog(config), config)
-    engine = BatchingEngine(cache, config)
-    codes_of(engine.submit(params(duration_seconds=1.0)))
-    loop = engine._loops["demo"]
-    assert loop.join(SECONDS)
+    engine = codes_engine(cache)
+    wait_for_codes(engine.submit(params(duration_seconds=1.0)))
+    join_engine_threads()
     assert cache.loaded_names() == []
-    assert loop._prepared is None
+    (status,) = engine.status().models
+    assert status.kv_cache_bytes == 0
     engine.close()
     cache.close()
 
 
-def test_closing_tells_who_waits_while_the_model_loads(cache: OneModelEach) -> None:
+def test_closing_ends_waiting_requests_while_the_model_loads(cache: LoadedModels) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def slow(inner: Any) -> Any:
@@ -471,7 +469,7 @@ def test_closing_tells_who_waits_while_the_model_loads(cache: OneModelEach) -> N
         assert leave.wait(SECONDS)
         return inner
 
-    engine = BatchingEngine(cache, Config(precision="exact"), stepper_over(slow))
+    engine = codes_engine(cache, model_runner_factory=runner_over(slow))
     request = engine.submit(params())
     assert entered.wait(SECONDS)
     closing = threading.Thread(target=engine.close)
@@ -483,30 +481,30 @@ def test_closing_tells_who_waits_while_the_model_loads(cache: OneModelEach) -> N
     closing.join(SECONDS)
 
 
-def test_closing_ends_what_runs_and_what_waits(make_rig: Callable[..., Rig]) -> None:
-    rig = make_rig(max_batch_requests=1)
-    requests = [rig.hold(), rig.engine.submit(params())]
-    closing = threading.Thread(target=rig.engine.close)
+def test_closing_ends_running_and_waiting_requests(make_engine: Callable[..., GatedEngine]) -> None:
+    gated = make_engine(max_batch_requests=1)
+    requests = [gated.submit_and_pause(), gated.submit(params())]
+    closing = threading.Thread(target=gated.engine.close)
     closing.start()
-    rig.runner.gate.set()
+    gated.backend.gate.set()
 
     for request in requests:
         with pytest.raises(ShuttingDown):
             request.result(SECONDS)
     closing.join(SECONDS)
     with pytest.raises(ShuttingDown):
-        rig.engine.submit(params())
+        gated.submit(params())
 
 
-def test_closing_with_grace_lets_requests_finish(make_rig: Callable[..., Rig]) -> None:
-    rig = make_rig()
-    request = rig.hold()
-    rig.runner.gate.set()
-    rig.engine.close(SECONDS)
+def test_closing_with_grace_lets_requests_finish(make_engine: Callable[..., GatedEngine]) -> None:
+    gated = make_engine()
+    request = gated.submit_and_pause()
+    gated.backend.gate.set()
+    gated.engine.close(SECONDS)
     assert request.state == "finished"
 
 
-def test_submitting_does_not_wait_for_a_model_that_is_being_prepared(cache: OneModelEach) -> None:
+def test_submitting_does_not_wait_for_a_model_that_is_being_prepared(cache: LoadedModels) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def slow(inner: Any) -> Any:
@@ -514,28 +512,28 @@ def test_submitting_does_not_wait_for_a_model_that_is_being_prepared(cache: OneM
         assert leave.wait(SECONDS)
         return inner
 
-    engine = BatchingEngine(cache, Config(precision="exact"), stepper_over(slow))
+    engine = codes_engine(cache, model_runner_factory=runner_over(slow))
     first = engine.submit(params())
     assert entered.wait(SECONDS)
     second = engine.submit(params(seed=1))
     assert engine.status().num_waiting == 2
     leave.set()
-    assert codes_of(first).shape == codes_of(second).shape
+    assert wait_for_codes(first).shape == wait_for_codes(second).shape
     engine.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_dies_shows_in_the_status(make_rig: Callable[..., Rig]) -> None:
-    rig = make_rig()
-    assert rig.engine.status().is_alive
-    request = rig.hold()
-    assert rig.engine.status().is_alive
-    rig.runner.fail[0] = rig.runner.fail[1] = sys.exit  # ends a thread without a word
+def test_a_thread_that_dies_shows_in_the_status(make_engine: Callable[..., GatedEngine]) -> None:
+    gated = make_engine()
+    assert gated.engine.status().is_alive
+    request = gated.submit_and_pause()
+    assert gated.engine.status().is_alive
+    gated.backend.failures[0] = gated.backend.failures[1] = sys.exit  # ends the thread silently
 
-    rig.runner.gate.set()
+    gated.backend.gate.set()
 
-    assert rig.engine._loops["demo"].join(SECONDS)
-    assert not rig.engine.status().is_alive
+    join_engine_threads()
+    assert not gated.engine.status().is_alive
     assert not request.wait(0)
 
 
@@ -547,13 +545,13 @@ def real_cache(demo_checkpoints: Path) -> Iterator[ModelCache]:
     cache.close()
 
 
-def test_packed_weights_take_the_place_of_the_models_own(real_cache: ModelCache, cache: OneModelEach) -> None:
-    engine = BatchingEngine(real_cache, Config(precision="exact"))
+def test_packed_weights_replace_the_models_own(real_cache: ModelCache, cache: LoadedModels) -> None:
+    engine = codes_engine(real_cache)
     with real_cache.lease("demo") as model:
         stored_bytes = model.weight_bytes
         weight = weakref.ref(model.lm.transformer.layers[0].linear1.weight)
         for case in (params(), params(description="slow strings", seed=8)):
-            assert np.array_equal(codes_of(engine.submit(case)), alone(cache, case))
+            assert np.array_equal(wait_for_codes(engine.submit(case)), alone(cache, case))
 
         assert model.has_released_decoder_weights
         assert weight() is None
@@ -565,37 +563,39 @@ def test_packed_weights_take_the_place_of_the_models_own(real_cache: ModelCache,
     assert real_cache.loaded_names() == []
 
 
-def test_packed_weights_take_that_place_even_when_the_first_request_never_comes_to_a_step(
+def test_packed_weights_replace_the_models_own_even_if_the_first_request_makes_no_step(
     real_cache: ModelCache,
 ) -> None:
-    engine = BatchingEngine(real_cache, Config(precision="exact"))
+    engine = codes_engine(real_cache)
     with real_cache.lease("demo") as model:
         with pytest.raises(InvalidRequest):
             engine.submit(params(audio_prompt=noise(3.0))).result(SECONDS)
-        assert engine._loops["demo"].join(SECONDS)
+        join_engine_threads()
         assert model.has_released_decoder_weights
     engine.close()
 
 
-def test_a_model_without_its_weights_is_loaded_anew(
-    real_cache: ModelCache, cache: OneModelEach, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = BatchingEngine(real_cache, Config(precision="exact"))
+def test_a_model_without_its_weights_is_loaded_again(demo_checkpoints: Path, cache: LoadedModels) -> None:
+    class FailingOnce(ModelCache):
+        has_failed = False
+
+        def release_decoder_weights(self, *args: Any) -> None:
+            super().release_decoder_weights(*args)
+            if not self.has_failed:
+                self.has_failed = True
+                raise RuntimeError("failed after the weights were released")
+
+    config = Config(checkpoints_dir=demo_checkpoints, device="cpu")
+    failing_cache = FailingOnce(Catalog(config), config)
+    engine = codes_engine(failing_cache)
     case = params()
-    release_decoder_weights = real_cache.release_decoder_weights
+    with pytest.raises(GenerationFailed):
+        engine.submit(case).result(SECONDS)
+    join_engine_threads()
+    assert failing_cache.loaded_names() == []
 
-    def release_and_fail(model: Any, num_bytes: int) -> None:
-        release_decoder_weights(model, num_bytes)
-        raise RuntimeError
+    assert np.array_equal(wait_for_codes(engine.submit(case)), alone(cache, case))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(real_cache, "release_decoder_weights", release_and_fail)
-        with pytest.raises(GenerationFailed):
-            engine.submit(case).result(SECONDS)
-        assert engine._loops["demo"].join(SECONDS)
-    assert real_cache.loaded_names() == []
-
-    assert np.array_equal(codes_of(engine.submit(case)), alone(cache, case))
-
-    assert real_cache.loaded_names() == ["demo"]
+    assert failing_cache.loaded_names() == ["demo"]
     engine.close()
+    failing_cache.close()

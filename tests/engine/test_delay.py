@@ -33,11 +33,11 @@ def test_the_sequence_is_audiocrafts(delays: tuple[int, ...], num_frames: int, n
 
     assert torch.equal(sequence, expected[0])
     assert sequence.shape[1] == ours.num_columns(num_frames)
-    # The first column to predict is the one behind the prompt's last frame of the codebook without delay.
+    # The first column to predict follows the prompt's last frame in the codebook without delay.
     assert pattern.get_first_step_with_timesteps(num_prompt_frames) == num_prompt_frames + 1
 
 
-def test_codes_come_back_out_of_a_sequence(delays: tuple[int, ...]) -> None:
+def test_codes_can_be_read_from_a_sequence(delays: tuple[int, ...]) -> None:
     codes = torch.randint(SPECIAL, (len(delays), 30))
     pattern = DelayPattern(delays, SPECIAL)
     sequence = pattern.sequence(codes, 30)

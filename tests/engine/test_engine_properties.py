@@ -1,11 +1,10 @@
-"""A request's codes are its own, whoever comes, leaves and fails beside it: seeded random histories on every runner."""
+"""A request's codes do not depend on the requests around it: seeded random histories on every backend."""
 
 from __future__ import annotations
 
 import functools
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,24 +12,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiocraft_api.config import Config
 from audiocraft_api.core.errors import Canceled, GenerationFailed
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.engine.cpu.native_backend import NativeBackend
 from audiocraft_api.engine.torch_backend import TorchBackend, packed_linear
 from audiocraft_api.engine.weights import converted
-from support.engines import CodesDecoder, OneModelEach, WrappedRunner, codes_of, demo_model, noise, params, stepper_over
+from support.engines import LoadedModels, WrappedBackend, codes_engine, noise, params, runner_over, wait_for_codes
 
 NUM_REQUESTS = 12
 LAST_STEP = 120
 
-RUNNERS: dict[str, Callable[..., Any]] = {
+BACKENDS: dict[str, Callable[..., Any]] = {
     "torch": lambda weights, _, **sizes: TorchBackend(weights, **sizes),
-    # Few processors pack half precision: in float32, as the engine has it.
+    # In float32, as the engine uses it: few processors pack half precision.
     "torch-packed": lambda weights, _, **sizes: TorchBackend(
-        converted(weights, torch.float32, torch.device("cpu")), **sizes, prepare=packed_linear
+        converted(weights, torch.float32, torch.device("cpu")), **sizes, make_linear=packed_linear
     ),
     "native-float32": lambda weights, _, **sizes: NativeBackend(weights, **sizes, weight_format="float32"),
     "native-bfloat16": lambda weights, _, **sizes: NativeBackend(weights, **sizes, weight_format="bfloat16"),
@@ -39,8 +36,8 @@ RUNNERS: dict[str, Callable[..., Any]] = {
 }
 
 
-class ScriptedRunner(WrappedRunner):
-    """Does what a script says before its n-th decode, in the engine's thread; fails for slots that are marked."""
+class ScriptedBackend(WrappedBackend):
+    """Runs a script's actions before its n-th decode, in the engine's thread, and fails for marked slots."""
 
     def __init__(self, inner: Any, script: dict[int, list[Callable[[], None]]]) -> None:
         super().__init__(inner)
@@ -74,22 +71,16 @@ def random_params(draw: random.Random) -> GenerationParams:
     )
 
 
-@pytest.fixture
-def cache(demo_checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> OneModelEach:
-    monkeypatch.setattr("audiocraft_api.engine.executor.make_decoder", lambda _: CodesDecoder())
-    return OneModelEach(lambda name: demo_model(demo_checkpoints, name))
-
-
-@pytest.mark.parametrize("runner", RUNNERS)
-def test_a_request_gives_the_same_codes_alone_and_in_any_company(cache: OneModelEach, runner: str) -> None:
-    draw = random.Random(runner)
-    make_backend = functools.partial(RUNNERS[runner])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_request_gives_the_same_codes_alone_and_in_any_batch(cache: LoadedModels, backend: str) -> None:
+    draw = random.Random(backend)
+    make_backend = BACKENDS[backend]
     requests: list[EngineRequest] = []
     script: dict[int, list[Callable[[], None]]] = {}
-    scripted: list[ScriptedRunner] = []
+    scripted: list[ScriptedBackend] = []
 
-    def wrap(inner: Any) -> ScriptedRunner:
-        scripted.append(ScriptedRunner(inner, script))
+    def wrap(inner: Any) -> ScriptedBackend:
+        scripted.append(ScriptedBackend(inner, script))
         return scripted[0]
 
     def submit(case: GenerationParams) -> None:
@@ -107,29 +98,27 @@ def test_a_request_gives_the_same_codes_alone_and_in_any_company(cache: OneModel
     for action in (cancel, cancel, mark):
         script.setdefault(draw.randrange(LAST_STEP), []).append(action)
 
-    engine = BatchingEngine(cache, Config(max_batch_requests=4, precision="exact"), stepper_over(wrap, make_backend))
+    engine = codes_engine(cache, max_batch_requests=4, model_runner_factory=runner_over(wrap, make_backend))
     first = engine.submit(params(duration_seconds=5.0))
     codes_of_or_none(first)
     for _ in range(LAST_STEP):
-        if script:  # the first one was canceled, or the line ran dry, before the script's end
+        if script:  # the first request was canceled, or the queue ran empty, before the end of the script
             codes_of_or_none(engine.submit(params(duration_seconds=3.0)))
     assert not script
-    in_company = [codes_of_or_none(request) for request in requests]
+    in_batch = [codes_of_or_none(request) for request in requests]
     engine.close()
 
-    single = BatchingEngine(
-        cache, Config(max_batch_requests=1, precision="exact"), stepper_over(lambda r: r, make_backend)
-    )
-    assert sum(codes is not None for codes in in_company) >= NUM_REQUESTS // 2
-    for request, codes in zip(requests, in_company, strict=True):
+    single = codes_engine(cache, max_batch_requests=1, model_runner_factory=runner_over(lambda b: b, make_backend))
+    assert sum(codes is not None for codes in in_batch) >= NUM_REQUESTS // 2
+    for request, codes in zip(requests, in_batch, strict=True):
         if codes is not None:
-            np.testing.assert_array_equal(codes, codes_of(single.submit(request.params)))
+            np.testing.assert_array_equal(codes, wait_for_codes(single.submit(request.params)))
     single.close()
 
 
 def codes_of_or_none(request: EngineRequest) -> Any:
     """Return the codes, or None when the history ended the request."""
     try:
-        return codes_of(request)
+        return wait_for_codes(request)
     except (Canceled, GenerationFailed):
         return None

@@ -12,55 +12,45 @@ import torch
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.precision import default_backend
-from audiocraft_api.engine.sampling import generator_noise, guide, sample
+from audiocraft_api.engine.sampling import TorchSampler, apply_cfg, generator_noise
+from audiocraft_api.engine.sequence import Conditioning, Sequence
 from audiocraft_api.engine.torch_backend import TorchBackend, packed_linear, plain_linear
 from audiocraft_api.engine.weights import decoder_weights
 from support.engines import (
     SECONDS,
-    CodesDecoder,
-    OneModelEach,
-    codes_of,
-    demo_model,
+    LoadedModels,
+    codes_engine,
     noise,
     params,
     reference_codes,
     short_window_model,
+    wait_for_codes,
 )
 from support.tiny_lm import build_lm, conditions, generate
 
 
 @pytest.fixture
-def cache(demo_checkpoints: Path) -> OneModelEach:
-    return OneModelEach(lambda name: demo_model(demo_checkpoints, name))
-
-
-@pytest.fixture
-def engine(cache: OneModelEach) -> Iterator[BatchingEngine]:
-    engine = BatchingEngine(cache, Config(precision="exact"))
+def engine(cache: LoadedModels) -> Iterator[BatchingEngine]:
+    engine = codes_engine(cache)
     yield engine
     engine.close()
 
 
-@pytest.fixture
-def _codes_as_sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audiocraft_api.engine.executor.make_decoder", lambda _: CodesDecoder())
-
-
-def assert_same_codes(engine: BatchingEngine, cache: OneModelEach, cases: list[GenerationParams]) -> None:
+def assert_same_codes(engine: BatchingEngine, cache: LoadedModels, cases: list[GenerationParams]) -> None:
     requests = [engine.submit(case) for case in cases]
     for case, request in zip(cases, requests, strict=True):
-        codes = codes_of(request)
+        codes = wait_for_codes(request)
         with cache.lease(case.model) as model:
             expected = reference_codes(model, case)
         assert codes.shape == expected.shape
         assert np.array_equal(codes, expected), f"first different frame: {np.argmax((codes != expected).any(0))}"
 
 
-@pytest.mark.usefixtures("_codes_as_sound")
-def test_thirty_seconds_are_audiocrafts(engine: BatchingEngine, cache: OneModelEach) -> None:
+def test_thirty_seconds_are_audiocrafts(engine: BatchingEngine, cache: LoadedModels) -> None:
     cases = [
         params(duration_seconds=30.0),
         params(duration_seconds=30.0, top_p=0.9, temperature=0.8, cfg_coef=6.0, description="slow epic choir"),
@@ -68,8 +58,7 @@ def test_thirty_seconds_are_audiocrafts(engine: BatchingEngine, cache: OneModelE
     assert_same_codes(engine, cache, cases)
 
 
-@pytest.mark.usefixtures("_codes_as_sound")
-def test_every_kind_of_sampling_is_audiocrafts(engine: BatchingEngine, cache: OneModelEach) -> None:
+def test_every_kind_of_sampling_is_audiocrafts(engine: BatchingEngine, cache: LoadedModels) -> None:
     cases = [
         params(duration_seconds=5.0, use_sampling=False),
         params(duration_seconds=5.0, cfg_coef=6.0, seed=6),
@@ -79,8 +68,9 @@ def test_every_kind_of_sampling_is_audiocrafts(engine: BatchingEngine, cache: On
     assert_same_codes(engine, cache, cases)
 
 
-@pytest.mark.usefixtures("_codes_as_sound")
-def test_short_ones_are_audiocrafts_at_the_edges_of_the_parameters(engine: BatchingEngine, cache: OneModelEach) -> None:
+def test_short_requests_are_audiocrafts_at_the_limits_of_the_parameters(
+    engine: BatchingEngine, cache: LoadedModels
+) -> None:
     cases = [
         params(cfg_coef=1.0),
         params(description=""),
@@ -94,10 +84,9 @@ def test_short_ones_are_audiocrafts_at_the_edges_of_the_parameters(engine: Batch
     assert_same_codes(engine, cache, cases)
 
 
-@pytest.mark.usefixtures("_codes_as_sound")
 def test_windows_past_the_longest_are_audiocrafts(demo_checkpoints: Path) -> None:
-    cache = OneModelEach(lambda name: short_window_model(demo_checkpoints, name))
-    engine = BatchingEngine(cache, Config(precision="exact"))
+    cache = LoadedModels(lambda name: short_window_model(demo_checkpoints, name))
+    engine = codes_engine(cache)
     cases = [
         params(duration_seconds=20.1, extend_stride_seconds=17.5),
         params(duration_seconds=20.0, extend_stride_seconds=18.0, audio_prompt=noise(15.0), description=""),
@@ -113,8 +102,7 @@ def test_windows_past_the_longest_are_audiocrafts(demo_checkpoints: Path) -> Non
     engine.close()
 
 
-@pytest.mark.usefixtures("_codes_as_sound")
-def test_melody_models_are_audiocrafts_with_and_without_a_tune(engine: BatchingEngine, cache: OneModelEach) -> None:
+def test_melody_models_are_audiocrafts_with_and_without_a_melody(engine: BatchingEngine, cache: LoadedModels) -> None:
     cases = [
         params("demo-melody", melody=noise(3.0)),
         params("demo-melody", melody=noise(1.0), description=""),
@@ -124,8 +112,7 @@ def test_melody_models_are_audiocrafts_with_and_without_a_tune(engine: BatchingE
     assert_same_codes(engine, cache, cases)
 
 
-@pytest.mark.usefixtures("_codes_as_sound")
-def test_stereo_is_audiocrafts(engine: BatchingEngine, cache: OneModelEach) -> None:
+def test_stereo_is_audiocrafts(engine: BatchingEngine, cache: LoadedModels) -> None:
     cases = [
         params("demo-stereo", duration_seconds=5.0),
         params("demo-stereo", audio_prompt=noise(1.0), use_sampling=False),
@@ -133,7 +120,8 @@ def test_stereo_is_audiocrafts(engine: BatchingEngine, cache: OneModelEach) -> N
     assert_same_codes(engine, cache, cases)
 
 
-def test_the_waveform_is_that_of_audiocrafts_codes(engine: BatchingEngine, cache: OneModelEach) -> None:
+def test_the_waveform_is_that_of_audiocrafts_codes(cache: LoadedModels) -> None:
+    engine = BatchingEngine(cache, Config(precision="exact").engine)  # type: ignore[arg-type]
     case = params(duration_seconds=3.0)
     request = engine.submit(case)
     result = request.result(SECONDS)
@@ -145,27 +133,29 @@ def test_the_waveform_is_that_of_audiocrafts_codes(engine: BatchingEngine, cache
     assert result.sample_rate == 32_000
     np.testing.assert_allclose(result.waveform, expected, atol=1e-5)
     np.testing.assert_array_equal(np.concatenate(list(request.chunks()), axis=1), result.waveform)
+    engine.close()
 
 
-def decode_alone(runner: Any, lm: Any, case: GenerationParams, num_frames: int) -> torch.Tensor:
-    """Decode one guided request on a bare runner."""
+def decode_alone(backend: Any, lm: Any, case: GenerationParams, num_frames: int) -> torch.Tensor:
+    """Decode one guided request on a backend, without an engine."""
     cond, _ = conditions(lm, case.description)
     pattern = DelayPattern(lm.pattern_provider.delays, lm.special_token_id)
     sequence = pattern.sequence(torch.zeros(lm.num_codebooks, 0, dtype=torch.long), num_frames)
-    runner.begin(0, cond["description"][0][0])
-    runner.begin(1, None)
-    generator = torch.Generator().manual_seed(case.seed)
+    backend.begin(0, cond["description"][0][0])
+    backend.begin(1, None)
+    seq = Sequence(EngineRequest(case), [0, 1], pattern)
+    seq.rows = [Conditioning(None, None)] * 2
+    sampler = TorchSampler(generator_noise)
     for column in range(1, sequence.shape[1]):
         tokens = sequence[:, column - 1].expand(2, -1)
-        cond_logits, null_logits = runner.decode([0, 1], tokens, [column - 1] * 2)
-        sampled = sample(guide(cond_logits, null_logits, case.cfg_coef), case, generator_noise(generator))
+        (sampled,) = sampler.sample([seq], backend.decode([0, 1], tokens, [column - 1] * 2))
         sequence[:, column] = torch.where(sequence[:, column] < 0, sampled, sequence[:, column])
     return pattern.codes(sequence, 0, num_frames)
 
 
 @pytest.fixture(scope="module")
 def released_shape() -> Any:
-    """A language model of the released small one's shape, initialised as audiocraft does (lm.py, depthwise "current")."""
+    """A language model of the released small one's shape, initialized as audiocraft does (lm.py, depthwise "current")."""
     lm = build_lm(dim=1024, num_heads=16, num_layers=24, codebook_size=2048, gain=1.0)
     for index, layer in enumerate(lm.transformer.layers):
         for parameter in layer.parameters():
@@ -176,27 +166,27 @@ def released_shape() -> Any:
 
 def test_the_shape_of_the_released_small_model_gives_audiocrafts_tokens(released_shape: Any) -> None:
     num_frames = 10
-    runner = default_backend(decoder_weights(released_shape), "exact", num_slots=2, capacity=num_frames + 4)
+    backend = default_backend(decoder_weights(released_shape), "exact", num_slots=2, capacity=num_frames + 4)
     case = params()
 
-    codes = decode_alone(runner, released_shape, case, num_frames)
+    codes = decode_alone(backend, released_shape, case, num_frames)
 
     expected = generate(released_shape, case.description, case.seed, num_frames, cfg_coef=case.cfg_coef)
     assert torch.equal(codes, expected)
 
 
-def test_auto_keeps_to_the_accuracy_rule(released_shape: Any) -> None:
+def test_auto_meets_the_accuracy_rule(released_shape: Any) -> None:
     num_steps = 12
     cond, _ = conditions(released_shape, params().description)
     guided = []
     tokens = torch.randint(2048, (num_steps, 4), generator=torch.Generator().manual_seed(1))
     for precision in ("exact", "auto"):
-        runner = default_backend(decoder_weights(released_shape), precision, num_slots=2, capacity=num_steps)
-        runner.begin(0, cond["description"][0][0])
-        runner.begin(1, None)
-        steps = [runner.decode([0, 1], row.expand(2, -1), [index] * 2).clone() for index, row in enumerate(tokens)]
-        guided.append(torch.stack([guide(cond_row, null_row, 3.0) for cond_row, null_row in steps]).double())
-        runner.close()
+        backend = default_backend(decoder_weights(released_shape), precision, num_slots=2, capacity=num_steps)
+        backend.begin(0, cond["description"][0][0])
+        backend.begin(1, None)
+        steps = [backend.decode([0, 1], row.expand(2, -1), [index] * 2).clone() for index, row in enumerate(tokens)]
+        guided.append(torch.stack([apply_cfg(cond_row, uncond_row, 3.0) for cond_row, uncond_row in steps]).double())
+        backend.close()
     exact, auto = guided
     log_p, log_q = exact.log_softmax(-1), auto.log_softmax(-1)
 
@@ -204,12 +194,12 @@ def test_auto_keeps_to_the_accuracy_rule(released_shape: Any) -> None:
     assert (auto - exact).norm() <= 0.06 * exact.norm()
 
 
-@pytest.mark.parametrize("prepare", [plain_linear, packed_linear])
-def test_the_plain_runner_gives_audiocrafts_tokens(prepare: Any) -> None:
+@pytest.mark.parametrize("make_linear", [plain_linear, packed_linear])
+def test_the_torch_backend_gives_audiocrafts_tokens(make_linear: Any) -> None:
     lm = build_lm()
     case = params(top_k=50)
-    runner = TorchBackend(decoder_weights(lm), num_slots=2, capacity=204, prepare=prepare)
+    backend = TorchBackend(decoder_weights(lm), num_slots=2, capacity=204, make_linear=make_linear)
 
-    codes = decode_alone(runner, lm, case, 200)
+    codes = decode_alone(backend, lm, case, 200)
 
     assert torch.equal(codes, generate(lm, case.description, case.seed, 200, cfg_coef=case.cfg_coef, top_k=50))

@@ -1,4 +1,4 @@
-"""Which runner a precision gets, and how far the rounded formats are from exact."""
+"""Which backend a precision uses, and how far the rounded formats are from exact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ SIZES = {"num_slots": 2, "capacity": 64}
 CFG_COEF = 3.0
 
 
-def test_exact_is_float32_and_auto_is_six_bits_where_bytes_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_is_float32_and_auto_is_six_bits_on_processors_that_multiply_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(precision, "has_fast_integers", lambda: True)
     assert precision.native_format("exact") == "float32"
     assert precision.native_format("auto") == "int6"
@@ -30,11 +32,11 @@ def test_exact_is_float32_and_auto_is_six_bits_where_bytes_are_multiplied(monkey
     assert precision.native_format("auto") == "float16"
 
 
-def test_the_native_runner_is_taken_where_it_is_built() -> None:
+def test_the_native_backend_is_used_if_it_is_built() -> None:
     assert isinstance(precision.default_backend(random_weights(), "auto", **SIZES), NativeBackend)
 
 
-def test_without_the_library_pytorch_computes_and_a_rounded_precision_warns(
+def test_without_the_library_pytorch_is_used_and_a_rounded_precision_warns(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(native_backend, "load_library", lambda: None)
@@ -46,12 +48,12 @@ def test_without_the_library_pytorch_computes_and_a_rounded_precision_warns(
 
 
 @pytest.mark.parametrize("setting", ["exact", "fp16", "bf16", "int8", "int6", "auto"])
-def test_a_result_names_the_precision_that_it_was_computed_in(
+def test_a_result_reports_the_precision_it_was_computed_in(
     demo_checkpoints: Path, setting: precision.Precision
 ) -> None:
     config = Config(checkpoints_dir=demo_checkpoints, device="cpu", offline=True, precision=setting)
     cache = ModelCache(Catalog(config), config)
-    engine = BatchingEngine(cache, config)
+    engine = BatchingEngine(cache, config.engine)
     result = engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=1)).result(60)
     engine.close()
     cache.close()
@@ -59,28 +61,28 @@ def test_a_result_names_the_precision_that_it_was_computed_in(
     assert result.precision == (resolved if setting == "auto" else setting)
 
 
-def test_pytorch_in_place_of_the_kernels_is_named_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytorch_in_place_of_the_kernels_is_reported_as_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_backend, "load_library", lambda: None)
     assert precision.default_backend(random_weights(), "auto", **SIZES).precision == "fp32"
 
 
-# Mean divergence in nats and relative error after guidance: half of the rule's bounds where weights keep eight bits.
+# Mean divergence in nats and relative error after guidance; with weights of 8 bits, half of the rule's limits.
 @pytest.mark.parametrize(
     ("weight_format", "largest_kl", "largest_error"),
     [("float16", 0.0005, 0.02), ("bfloat16", 0.0005, 0.02), ("int8", 0.0025, 0.03), ("int6", 0.005, 0.06)],
 )
-def test_guided_logits_stay_near_exact(weight_format: Format, largest_kl: float, largest_error: float) -> None:
+def test_guided_logits_are_close_to_exact(weight_format: Format, largest_kl: float, largest_error: float) -> None:
     weights = random_weights(dim=512, num_heads=8, num_layers=6)
-    for index, layer in enumerate(weights.layers):  # deeper layers smaller, as audiocraft initialises them
+    for index, layer in enumerate(weights.layers):  # deeper layers smaller, as audiocraft initializes them
         assert layer.cross is not None
         for matrix in (layer.qkv, layer.self_out, layer.linear1, layer.linear2, *list(vars(layer.cross).values())[2:]):
             matrix.div_((2 * (index + 1)) ** 0.5)
     context, tokens = some_context(weights.dim, 10), some_tokens(40)
 
     def guided(some_format: Format) -> torch.Tensor:
-        runner = NativeBackend(weights, **SIZES, weight_format=some_format)
-        cond, null = row_logits(runner, context, tokens, slot=0), row_logits(runner, None, tokens, slot=1)
-        return null + (cond - null) * CFG_COEF
+        backend = NativeBackend(weights, **SIZES, weight_format=some_format)
+        cond, uncond = row_logits(backend, context, tokens, slot=0), row_logits(backend, None, tokens, slot=1)
+        return uncond + (cond - uncond) * CFG_COEF
 
     exact, rounded = guided("float32"), guided(weight_format)
     logs, exact_logs = rounded.log_softmax(-1), exact.log_softmax(-1)

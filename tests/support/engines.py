@@ -1,9 +1,10 @@
-"""Parts for tests of the batching engine: real models, a lease without a cache, and codes in place of sound."""
+"""Parts for tests of the batching engine: real models, a lease without a cache, and codes in place of audio."""
 
 from __future__ import annotations
 
 import copy
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,33 +14,33 @@ import numpy as np
 from torch import Tensor
 
 from audiocraft_api.config import Config
+from audiocraft_api.config.engine import EngineSettings
 from audiocraft_api.core.params import AudioInput, GenerationParams, Waveform
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine import precision
+from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.engine.model_runner import ModelRunner
 from audiocraft_api.model import demo
 from audiocraft_api.model.catalog import Catalog
 
-SECONDS = 120.0  # deadline of every wait
+SECONDS = 120.0  # limit of every wait
 
 
-class CodesDecoder:
-    """A codec that leaves codes as they are: the engine's waveform is then [K, T] of codes."""
+class CodesCodec:
+    """A codec that returns codes unchanged: the engine's waveform is then the codes [K, T]."""
 
-    num_frames_wanted = 1
-
-    def open(self) -> CodesDecoder:
+    def new_decoder(self) -> CodesCodec:
         return self
 
     def feed(self, codes: Tensor, final: bool = False) -> Waveform:  # noqa: ARG002
         return codes.numpy().astype(np.float32)
 
-    def feed_many(self, feeds: Sequence[tuple[CodesDecoder, Tensor, bool]]) -> list[Waveform]:
-        return [decoder.feed(codes, final) for decoder, codes, final in feeds]
+    def feed_many(self, feeds: Sequence[tuple[Any, Tensor, bool]]) -> list[Waveform]:
+        return [self.feed(codes, final) for _, codes, final in feeds]
 
 
-class OneModelEach:
-    """Leases models that stay loaded; `loads` is called once for each name."""
+class LoadedModels:
+    """Leases models that stay loaded. Calls `load` once for each name."""
 
     def __init__(self, load: Callable[[str], Any]) -> None:
         self._load = functools.cache(load)
@@ -56,13 +57,28 @@ class OneModelEach:
             self.num_leases -= 1
 
     def release_decoder_weights(self, model: Any, num_bytes: int) -> None:
-        """Keep the model whole, for its twin."""
+        """Keep all weights, because the reference implementation needs them."""
 
     def evict(self, model: Any) -> None:
         pass
 
     def on_unload(self, listener: Callable[[str], None]) -> None:
         self.unload = listener
+
+
+def codes_engine(cache: Any, **settings: Any) -> BatchingEngine:
+    """Return an engine in precision `exact`, or as `settings` say, whose waveforms are codes."""
+    factory = settings.pop("model_runner_factory", None)
+    config = Config(**({"precision": "exact"} | settings)).engine
+    return BatchingEngine(cache, config, model_runner_factory=factory, codec_factory=lambda _: CodesCodec())
+
+
+def join_engine_threads() -> None:
+    """Wait until the threads of all engines have ended."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("engine-"):
+            thread.join(SECONDS)
+            assert not thread.is_alive()
 
 
 @functools.cache
@@ -78,7 +94,7 @@ def demo_model(directory: Path, name: str) -> Any:
 
 @functools.cache
 def short_window_model(directory: Path, name: str) -> Any:
-    """Return a demo checkpoint whose longest window is 19 s; with less, audiocraft does not build it."""
+    """Return a demo checkpoint whose longest window is 19 s. audiocraft does not build a model with less."""
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
 
     model = demo_model(directory, name)
@@ -105,17 +121,18 @@ def noise(seconds: float, seed: int = 0) -> AudioInput:
     return AudioInput((0.1 * generator.standard_normal((1, int(32_000 * seconds)))).astype(np.float32), 32_000)
 
 
-def codes_of(request: EngineRequest) -> np.ndarray[Any, Any]:
-    """Wait for a request of an engine with `CodesDecoder` and return its codes [K, T]."""
+def wait_for_codes(request: EngineRequest) -> np.ndarray[Any, Any]:
+    """Wait for a request of a `codes_engine` and return its codes [K, T]."""
     return request.result(SECONDS).waveform.astype(np.int64)
 
 
-class WrappedRunner:
-    """A runner that does what another does; tests override a method or two."""
+class WrappedBackend:
+    """A backend that delegates to another. Tests override a method or two."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
         self.num_slots, self.capacity = inner.num_slots, inner.capacity
+        self.precision = inner.precision
         self.own_weight_bytes = inner.own_weight_bytes
 
     def begin(self, slot: int, context: Tensor | None) -> None:
@@ -134,10 +151,10 @@ class WrappedRunner:
         self.inner.close()
 
 
-def stepper_over(wrap: Callable[[Any], Any], make_backend: Callable[..., Any] = precision.default_backend) -> Any:
-    """Return a `make_model_runner` whose runner is `wrap(runner)`."""
+def runner_over(wrap: Callable[[Any], Any], make_backend: Callable[..., Any] = precision.default_backend) -> Any:
+    """Return a `model_runner_factory` whose backend is `wrap(backend)`."""
 
-    def make_model_runner(model: Any, config: Config) -> ModelRunner:
+    def make_model_runner(model: Any, config: EngineSettings) -> ModelRunner:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             return wrap(make_backend(*args, **kwargs))
 

@@ -1,4 +1,4 @@
-"""Reads how much memory a process has held at most."""
+"""Reads the peak memory of a process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 class PeakMemory(ExitStack):
-    """Opened beforehand, so that it can be read by a process that may open nothing any more."""
+    """Opens its file in advance, because a process under test may be unable to open files later."""
 
     def __enter__(self) -> Self:
-        # On Linux `ru_maxrss` begins with what the process held that started this one; the status file does not.
+        # On Linux, `ru_maxrss` starts at the value of the parent process; the status file does not.
         self._status = self.enter_context(open("/proc/self/status")) if sys.platform == "linux" else None
         return self
 

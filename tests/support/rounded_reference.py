@@ -71,7 +71,7 @@ class RoundedReference(TorchBackend):
         def linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
             return lambda x: F.linear(rounded_inputs(x, bits), weight)
 
-        super().__init__(rounded_weights(weights, bits), num_slots=1, capacity=capacity, prepare=linear)
+        super().__init__(rounded_weights(weights, bits), num_slots=1, capacity=capacity, make_linear=linear)
         self._bits, write = bits, self._cache.write
         self._cache.write = lambda layer, slot, position, k, v: write(  # type: ignore[method-assign]
             layer, slot, position, *self._rounded_pair(k, v)

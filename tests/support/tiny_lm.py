@@ -18,14 +18,15 @@ def build_lm(
     dim: int = 64,
     num_heads: int = 2,
     num_layers: int = 3,
-    card: int = 512,
+    codebook_size: int = 512,
     fuse: str = "cross",
     seed: int = 0,
     gain: float = 1.5,
 ) -> Any:
-    """Build an `LMModel` of the MusicGen family; `fuse` "prepend" makes the description a prefix, as melody models do.
+    """Build an `LMModel` of the MusicGen family; `fuse` "prepend" makes the description a prefix, as in melody models.
 
-    Weights are noise of `gain` over the root of the fan-in; over 1 gives logits a spread, so that sampling has a choice.
+    Weights are noise of `gain` over the root of the fan-in. A gain over 1 spreads the logits, so that sampling has a
+    choice.
     """
     xformers_stub.install()
     from audiocraft.models.lm import LMModel
@@ -33,13 +34,13 @@ def build_lm(
     from audiocraft.modules.conditioners import ConditionFuser, ConditioningProvider
 
     fuse2cond = {"cross": [], "prepend": [], "sum": [], "input_interpolate": []} | {fuse: ["description"]}
-    with torch.device("meta"):  # initialising what is overwritten below takes seconds at the released sizes
+    with torch.device("meta"):  # at the released sizes, initializing weights that are overwritten below takes seconds
         lm = LMModel(
             DelayedPatternProvider(len(delays), list(delays)),
             ConditioningProvider({"description": _word_conditioner(dim)}),
             ConditionFuser(fuse2cond),
             n_q=len(delays),
-            card=card,
+            card=codebook_size,
             dim=dim,
             num_heads=num_heads,
             num_layers=num_layers,
@@ -65,7 +66,7 @@ def build_lm(
 
 
 def _word_conditioner(dim: int) -> Any:
-    """Stand in for T5: a table of words, then audiocraft's projection and mask (`conditioners.py::T5Conditioner`)."""
+    """Replace T5 by a table of words, followed by audiocraft's projection and mask (`conditioners.py::T5Conditioner`)."""
     from audiocraft.modules.conditioners import TextConditioner
 
     class WordConditioner(TextConditioner):
@@ -90,7 +91,7 @@ def _word_conditioner(dim: int) -> Any:
 
 
 def conditions(lm: Any, description: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the condition tensors of one request and of its null row, computed together as audiocraft does."""
+    """Return a request's conditional and unconditional tensors, computed together as audiocraft does."""
     from audiocraft.modules.conditioners import ClassifierFreeGuidanceDropout, ConditioningAttributes
 
     attributes = [ConditioningAttributes(text={"description": description})]

@@ -591,7 +591,7 @@ class TestRealModel:
 
         config = Config(checkpoints_dir=demo_checkpoints, device="cpu", offline=True, precision="exact")
         cache = ModelCache(Catalog(config), config)
-        house = House(tmp_path, BatchingEngine(cache, config))
+        house = House(tmp_path, BatchingEngine(cache, config.engine))
         commands = [replace(COMMAND, model="demo", seed=seed) for seed in (1, 2, 3)]
         request.addfinalizer(cache.close)
         request.addfinalizer(house.close)

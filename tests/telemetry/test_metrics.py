@@ -206,7 +206,7 @@ def test_an_engine_is_read_at_each_scrape(
 ) -> None:
     config = Config(checkpoints_dir=demo_checkpoints, device="cpu", offline=True)
     cache = ModelCache(Catalog(config), config)
-    engine, metrics = kind(cache, config), Metrics("workers")
+    engine, metrics = kind(cache, config.engine), Metrics("workers")
     metrics.read_from(engine_metrics(engine, cache, config.engine.max_waiting))
     assert Scrape(metrics.render().decode()).total("models_loaded") == 0
     try:
@@ -231,7 +231,7 @@ def test_an_engine_is_read_at_each_scrape(
 def test_the_memory_of_running_requests_is_shown_and_given_back(demo_checkpoints: Path) -> None:
     config = Config(checkpoints_dir=demo_checkpoints, device="cpu", offline=True)
     cache = ModelCache(Catalog(config), config)
-    engine = BatchingEngine(cache, config)
+    engine = BatchingEngine(cache, config.engine)
 
     def used() -> int:
         return sum(model.kv_cache_used_bytes for model in engine.status().models)

@@ -13,7 +13,7 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.engine import Engine, EngineStatus, ModelStatus
 from audiocraft_api.core.errors import Unavailable
 from audiocraft_api.core.params import GenerationParams
-from audiocraft_api.engine import loop
+from audiocraft_api.engine import batch
 from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.engine.plain import PlainEngine
 from audiocraft_api.factory import create_app
@@ -148,7 +148,7 @@ def test_a_step_that_hangs_is_a_stall_until_it_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cache = ModelCache(Catalog(config), config)
-    engine = kind(cache, config)
+    engine = kind(cache, config.engine)
     engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=1)).result(SECONDS)
     hung = threading.Event()
 
@@ -157,8 +157,8 @@ def test_a_step_that_hangs_is_a_stall_until_it_goes_on(
         assert stopped.wait(SECONDS)
 
     if kind is BatchingEngine:
-        step = loop.DecodeLoop.step
-        monkeypatch.setattr(loop.DecodeLoop, "step", lambda self: (hang(), step(self))[1])
+        step = batch.Batch.step
+        monkeypatch.setattr(batch.Batch, "step", lambda self: (hang(), step(self))[1])
     else:
         with cache.lease("demo") as model:
             generate_codes = model.generate_codes
@@ -181,7 +181,7 @@ def test_work_that_comes_and_goes_never_takes_readiness_away(
     config: Config, kind: type[BatchingEngine] | type[PlainEngine]
 ) -> None:
     cache = ModelCache(Catalog(config), config)
-    engine = kind(cache, config)
+    engine = kind(cache, config.engine)
     reasons: set[str | None] = set()
     done = threading.Event()
 

@@ -1,8 +1,9 @@
-"""The recurrent layer of an EnCodec decoder, carried from block to block and stepped for several waveforms at once.
+"""The recurrent layer of an EnCodec decoder: its state is kept between blocks, and several waveforms advance together.
 
-On a CPU a step reads all recurrent weights (34 MB in the released codec) for one row of arithmetic, so it costs the
-same for four rows: half of a decoder's time. Rows are therefore grouped, always in a matrix of `NUM_ROWS` rows, where
-a row's bits do not depend on the others. That is a property of the kernel and is checked on the machine itself.
+On a CPU, a step reads all recurrent weights (34 MB in the released codec) for one row of arithmetic, so it takes the
+same time for four rows; it is half of a decoder's time. Rows are therefore grouped, always into a matrix of `NUM_ROWS`
+rows, in which a row's bits do not depend on the other rows. That is a property of the kernel, and is checked on the
+machine.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ NUM_ROWS = 4
 
 
 class LstmState:
-    """What one waveform carries: hidden and cell state of each layer."""
+    """The hidden and cell state of each layer for one waveform."""
 
     def __init__(self, module: nn.LSTM) -> None:
         shape = (module.num_layers, module.hidden_size)
@@ -27,7 +28,7 @@ class LstmState:
 
 
 class _Layer:
-    """One layer with its gates in the order input, forget, output, candidate, so that one sigmoid serves three."""
+    """One layer, its gates reordered to input, forget, output, candidate, so that one sigmoid covers three of them."""
 
     def __init__(self, module: nn.LSTM, index: int) -> None:
         def gates(name: str) -> Tensor:
@@ -39,7 +40,7 @@ class _Layer:
         self.recurrent = Linear(gates("weight_hh"))
 
     def step(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the next hidden and cell state [R, H]; `x` [R, 4H] is the input's share of the gates."""
+        """Return the next hidden and cell state [R, H]; `x` [R, 4H] is the input's part of the gates."""
         gates = self.recurrent(hidden, addend=x)
         i, f, o = gates[:, : 3 * self.size].sigmoid().chunk(3, dim=1)
         cell = torch.addcmul(f * cell, i, gates[:, 3 * self.size :].tanh())
@@ -50,17 +51,17 @@ class Lstm:
     """`lstm(x) + x` (transformers `modeling_encodec.py::EncodecLSTM`) for blocks of several waveforms."""
 
     def __init__(self, module: nn.LSTM) -> None:
-        """On a device other than the CPU `module` itself is used, one waveform at a time."""
+        """On other devices than the CPU, `module` itself is used, one waveform at a time."""
         self._module = module
         self._on_cpu = next(module.parameters()).device.type == "cpu"
         self._layers = [_Layer(module, index) for index in range(module.num_layers)] if self._on_cpu else []
         self._group_size = NUM_ROWS if self._on_cpu and self._rows_are_independent() else 1
 
-    def open(self) -> LstmState:
+    def new_state(self) -> LstmState:
         return LstmState(self._module)
 
     def feed(self, states: Sequence[LstmState], blocks: Sequence[Tensor]) -> list[Tensor]:
-        """Advance each state by its block [n, H] and return the outputs [n, H]; lengths may differ, 0 included."""
+        """Advance each state by its block [n, H] and return the outputs [n, H]. Lengths may differ or be 0."""
         outputs = list(blocks)
         due = [index for index, block in enumerate(blocks) if block.shape[0]]
         for start in range(0, len(due), self._group_size):
@@ -89,14 +90,14 @@ class Lstm:
             for t in range(length):
                 hidden, cell = layer.step(gates[t], hidden, cell)
                 hiddens[t], cells[t] = hidden, cell
-            # A row that is shorter than its mates ran on over zeros; its state is the one of its own last sample.
+            # A row shorter than the others continued over zeros; its state is that of its own last sample.
             for row, (state, x) in enumerate(zip(states, xs, strict=True)):
                 state.hidden[index], state.cell[index] = hiddens[x.shape[0] - 1, row], cells[x.shape[0] - 1, row]
             xs = [hiddens[: x.shape[0], row].contiguous() for row, x in enumerate(xs)]
         return xs
 
     def _rows_are_independent(self) -> bool:
-        """Say whether a row of a step has the same bits in each place and beside any other rows."""
+        """Return whether a row of a step has the same bits in each place and next to any other rows."""
         generator = torch.Generator().manual_seed(0)
         for layer in self._layers:
             row = [torch.randn(1, size * layer.size, generator=generator) for size in (4, 1, 1)]

@@ -1,10 +1,10 @@
-"""Layers of an EnCodec decoder as stages that take any number of samples and give each output sample once.
+"""Layers of an EnCodec decoder as stages that accept any number of samples and return each output sample once.
 
-A stage holds weights and is shared; `open` gives a stream that holds what one waveform needs between blocks: the tail
-of its input that later outputs still look at. Nothing is computed twice, and how far a layer looks ahead follows from
-its kernel, stride and dilation alone. Everything is time-major, `[T, C]`: a convolution is then one matrix product per
-tap and a transposed convolution writes its output in place, which on a CPU is more than twice as fast as the
-channel-major kernels. Knows nothing of codes, requests or the recurrent layer.
+A stage has the weights and is shared. Its `new_state` returns what one waveform needs between blocks: the tail of the
+input that later outputs still depend on. Nothing is computed twice, and a layer's lookahead follows from its kernel,
+stride and dilation. Everything is time-major, `[T, C]`: a convolution is then one matrix product per tap, and a
+transposed convolution writes its output in place. On a CPU that is more than twice as fast as the channel-major
+kernels. Knows nothing of codes, requests or the recurrent layer.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Stream(Protocol):
-    """One waveform's way through a stage."""
+class StageState(Protocol):
+    """The state of one waveform in a stage."""
 
     def feed(self, x: Tensor, final: bool) -> Tensor:
-        """Take the next samples [t, C] and return the outputs that are complete now, all of them when `final`."""
+        """Process the next samples [t, C]; return the outputs that are complete now, or all the rest if `final`."""
 
 
 class Stage(Protocol):
-    """Weights of a layer, shared by all streams."""
+    """The weights of a layer, shared by all waveforms."""
 
-    def open(self) -> Stream: ...
+    def new_state(self) -> StageState: ...
 
 
 class Linear:
-    """`x W^T + b`, the weights laid out once for the CPU's kernel where there is one (oneDNN)."""
+    """`x W^T + b`, with the weights packed for oneDNN's kernel on CPUs that have it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """`weight` [out, in] is copied, `bias` [out] is not."""
@@ -59,14 +59,14 @@ def _elu(x: Tensor, out: Tensor) -> None:
     if x.device.type != "cpu":
         torch._C._nn.elu(x, out=out)  # type: ignore[call-arg]
         return
-    # A third of the time of torch's own, whose expm1 is slow there. exp(x) - 1 is never under x, so the maximum picks
-    # the right branch; its error is at most half a unit in the last place of 1.
+    # Takes a third of the time of torch's ELU, whose expm1 is slow on CPUs. exp(x) - 1 is never below x, so the maximum
+    # selects the right branch; its error is at most half a unit in the last place of 1.
     torch.exp(x, out=out).sub_(1.0).clamp_(max=0.0)
     torch.maximum(x, out, out=out)
 
 
 def _join(held: Tensor | None, x: Tensor, activated: bool) -> Tensor:
-    """Return the held input followed by the new one, which passes the activation on its way where there is one."""
+    """Return the held input followed by the new one, to which the activation is applied if there is one."""
     if not activated:
         return x.contiguous() if held is None else torch.cat((held, x))
     start = 0 if held is None else held.shape[0]
@@ -78,7 +78,7 @@ def _join(held: Tensor | None, x: Tensor, activated: bool) -> Tensor:
 
 
 class _Taps:
-    """Correlation over time without padding: `y[t] = sum_j W_j x[t + j * dilation] + b`."""
+    """A correlation over time without padding: `y[t] = sum_j W_j x[t + j * dilation] + b`."""
 
     def __init__(self, weights: Sequence[Tensor], bias: Tensor | None, dilation: int = 1) -> None:
         """`weights` [out, in] per tap."""
@@ -86,7 +86,8 @@ class _Taps:
         self._dilation = dilation
         self._num_taps = len(weights)
         self.num_outputs, num_inputs = weights[0].shape
-        # With few outputs (the last layer has one) all taps are the columns of a single product, summed afterwards.
+        # With few outputs (the last layer has one), all taps are columns of a single product, which are summed after
+        # it.
         self._joint = 1 < self._num_taps * self.num_outputs <= num_inputs
         self._bias = bias
         if self._joint:
@@ -114,27 +115,27 @@ class _Taps:
 
 
 class Conv:
-    """A convolution of stride 1 that keeps the length, padded at the waveform's true ends only."""
+    """A convolution of stride 1 that keeps the length. Only the true ends of the waveform are padded."""
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, dilation: int, left: int, right: int, mode: str, activated: bool
     ) -> None:
         """`weight` [out, in, kernel]; `left` and `right` are the padding, `mode` torch's name for it.
 
-        `activated`: the input passes ELU first.
+        `activated`: ELU is applied to the input first.
         """
         self.activated = activated
         self.taps = _Taps(list(weight.unbind(2)), bias, dilation)
         self.left, self.right, self._mode = left, right, mode
 
-    def open(self) -> ConvStream:
-        return ConvStream(self)
+    def new_state(self) -> ConvState:
+        return ConvState(self)
 
     def pad(self, x: Tensor, left: int, right: int) -> Tensor:
         """Pad `x` [n, C] in time as EnCodec does.
 
-        A reflection needs more samples than it adds; shorter inputs are first lengthened by zeros at their end, which
-        are cut off again (transformers `modeling_encodec.py::EncodecConv1d._pad1d`).
+        A reflection needs more samples than it adds. Shorter inputs are first extended by zeros at their end, which are
+        removed again (transformers `modeling_encodec.py::EncodecConv1d._pad1d`).
         """
         if not left and not right:
             return x
@@ -143,10 +144,10 @@ class Conv:
         return padded[:, : padded.shape[1] - extra].T.contiguous()
 
 
-class ConvStream:
+class ConvState:
     def __init__(self, conv: Conv) -> None:
         self._conv = conv
-        self._held: Tensor | None = None  # [span, C], or what came so far while the start is too short to reflect
+        self._held: Tensor | None = None  # [span, C], or all input so far while it is too short to reflect
         self._started = False
 
     def feed(self, x: Tensor, final: bool) -> Tensor:
@@ -167,27 +168,27 @@ class ConvStream:
 
 
 class Upsample:
-    """A transposed convolution: each input gives `stride` outputs, from itself and the inputs just before it."""
+    """A transposed convolution: each input yields `stride` outputs, computed from it and the inputs just before it."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, left: int, activated: bool) -> None:
-        """`weight` [in, out, kernel]; `left` outputs are trimmed at the start and the length becomes n * stride.
+        """`weight` [in, out, kernel]; `left` outputs are trimmed at the start, and the length becomes n * stride.
 
-        `activated`: the input passes ELU first.
+        `activated`: ELU is applied to the input first.
         """
         self.activated = activated
         num_inputs, self.num_outputs, _ = weight.shape
         taps = [
             F.pad(piece, (0, stride - piece.shape[2])).permute(2, 1, 0).reshape(-1, num_inputs)
             for piece in reversed(torch.split(weight, stride, dim=2))
-        ]  # each [stride * out, in]; the last is the input's own
+        ]  # each [stride * out, in]; the last belongs to the current input
         self.taps = _Taps(taps, None if bias is None else bias.repeat(stride))
         self.stride, self.left = stride, left
 
-    def open(self) -> UpsampleStream:
-        return UpsampleStream(self)
+    def new_state(self) -> UpsampleState:
+        return UpsampleState(self)
 
 
-class UpsampleStream:
+class UpsampleState:
     def __init__(self, upsample: Upsample) -> None:
         self._upsample = upsample
         self._held: Tensor | None = None  # [span, C] inputs, zeros before the first
@@ -209,31 +210,31 @@ class UpsampleStream:
 
 
 class Residual:
-    """`shortcut(x) + branch(x)`; the shortcut waits for the branch, which looks ahead."""
+    """`shortcut(x) + branch(x)`. The branch has lookahead, so the shortcut's output is held back."""
 
     def __init__(self, branch: Sequence[Stage], shortcut: Conv | None) -> None:
         """`shortcut` is a convolution of kernel 1, or None for the input itself."""
         self.branch, self.shortcut = branch, shortcut
 
-    def open(self) -> ResidualStream:
-        return ResidualStream(self)
+    def new_state(self) -> ResidualState:
+        return ResidualState(self)
 
 
-class ResidualStream:
+class ResidualState:
     def __init__(self, residual: Residual) -> None:
         self._shortcut = residual.shortcut
-        self._branch = [stage.open() for stage in residual.branch]
-        self._held: Tensor | None = None  # [n, C] what of the shortcut the branch has not reached
+        self._branch = [stage.new_state() for stage in residual.branch]
+        self._held: Tensor | None = None  # [n, C] outputs of the shortcut that the branch has not reached
 
     def feed(self, x: Tensor, final: bool) -> Tensor:
-        y = run(self._branch, x, final)
+        y = feed_through(self._branch, x, final)
         short = _join(self._held, x if self._shortcut is None else self._shortcut.taps(x), activated=False)
         self._held = short[y.shape[0] :].clone()
         return y.add_(short[: y.shape[0]])
 
 
-def run(streams: Sequence[Stream], x: Tensor, final: bool) -> Tensor:
-    """Feed `x` [t, C] through one stream after the other."""
-    for stream in streams:
-        x = stream.feed(x, final)
+def feed_through(states: Sequence[StageState], x: Tensor, final: bool) -> Tensor:
+    """Feed `x` [t, C] through one stage after the other."""
+    for state in states:
+        x = state.feed(x, final)
     return x

@@ -1,80 +1,81 @@
-"""The codec's thread of one model: codes of running requests in, waveform blocks to their callers out, beside decoding."""
+"""The codec's thread of one model: decodes the codes of running requests to audio blocks, in parallel to the loop."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from audiocraft_api.core.errors import AudioCraftError
-from audiocraft_api.engine.codec.decoder import ChunkDecoderFactory
+from audiocraft_api.engine.codec.decoder import ChunkCodec
 from audiocraft_api.engine.failures import as_request_error
-from audiocraft_api.engine.sequence import RunningRequest
+from audiocraft_api.engine.sequence import Sequence
 
-Job = tuple[RunningRequest, Tensor, bool]  # codes [K, t]; whether they are the last
+Job = tuple[Sequence, Tensor, bool]  # codes [K, t]; whether they are the last
 
 
 class CodecWorker:
-    """Decodes what waits, together. The queue holds at most the codes of the requests that the loop has admitted."""
+    """Decodes all queued codes together. The number of requests that the loop admits bounds the queue."""
 
     def __init__(
         self,
-        make_factory: Callable[[], ChunkDecoderFactory],
+        get_codec: Callable[[], ChunkCodec],
         device: torch.device,
-        on_last: Callable[[RunningRequest], None],
+        on_last: Callable[[Sequence], None],
     ) -> None:
-        """`make_factory` prepares the codec, and does so once; it is called in this thread.
+        """`get_codec` builds the codec with its first call. It and `on_last` are called in the codec's thread.
 
-        `on_last(request)` is called, in this thread, after a request's last codes, when it has ended."""
-        self._make_factory = make_factory
+        `on_last(seq)` follows the last codes of a sequence, after its request has ended.
+        """
+        self._get_codec = get_codec
         self._device = device
         self._on_last = on_last
         self._jobs: deque[Job] = deque()
         self._condition = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._work, name="engine-codec", daemon=True)
-        self._has_begun = False
+        self._thread = threading.Thread(target=self._main, name="engine-codec", daemon=True)
+        self._is_started = False
 
-    def begin(self) -> None:
-        """Prepare the codec, if that has not begun."""
-        if not self._has_begun:
-            self._has_begun = True
+    def ensure_started(self) -> None:
+        """Start the thread, which builds the codec, unless it was started before."""
+        if not self._is_started:
+            self._is_started = True
             self._thread.start()
 
-    def put(self, run: RunningRequest, codes: Tensor, last: bool) -> None:
-        """Have codes decoded."""
+    def put(self, seq: Sequence, codes: Tensor, is_last: bool) -> None:
+        """Queue codes for decoding."""
         with self._condition:
-            self._jobs.append((run, codes, last))
+            self._jobs.append((seq, codes, is_last))
             self._condition.notify()
-        self.begin()
+        self.ensure_started()
 
     def close(self) -> None:
-        """Finish what is queued and stop, if it has begun."""
+        """Decode what is queued, and stop the thread."""
         with self._condition:
             self._closing = True
             self._condition.notify()
-        if self._has_begun:
+        if self._is_started:
             self._thread.join()
 
-    def _work(self) -> None:
-        # A stream of its own: the codec must not wait for steps, nor they for it.
+    def _main(self) -> None:
+        # A CUDA stream of its own, so that the codec and the steps do not wait for each other.
         stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
-            self._decode([])  # prepares the codec; should that fail, the first request is told
-            while jobs := self._next():
+            self._decode([])  # builds the codec; if that fails, the first request reports it
+            while jobs := self._next_jobs():
                 self._decode(jobs)
-                for run, _, last in jobs:
-                    if last:
-                        self._on_last(run)
+                for seq, _, is_last in jobs:
+                    if is_last:
+                        self._on_last(seq)
 
-    def _next(self) -> list[Job]:
-        """Wait for jobs and take the first of every request that has one; none when closed."""
+    def _next_jobs(self) -> list[Job]:
+        """Wait for jobs, and take the first job of each sequence; return none when closed."""
         with self._condition:
             self._condition.wait_for(lambda: self._jobs or self._closing)
-            taken: dict[RunningRequest, Job] = {}
+            taken: dict[Sequence, Job] = {}
             later: deque[Job] = deque()
             for job in self._jobs:
                 if job[0] in taken:
@@ -84,27 +85,27 @@ class CodecWorker:
             self._jobs = later
             return list(taken.values())
 
-    def _decode(self, jobs: Sequence[Job]) -> None:
-        jobs = [job for job in jobs if not _stopped(job[0])]
+    def _decode(self, jobs: list[Job]) -> None:
+        jobs = [job for job in jobs if not _has_ended(job[0])]
         try:
-            factory = self._make_factory()
-            for run, _, _ in jobs:
-                run.decoder = run.decoder or factory.open()
-            blocks = factory.feed_many([(run.decoder, codes, last) for run, codes, last in jobs])
-            for (run, _, last), block in zip(jobs, blocks, strict=True):
+            codec = self._get_codec()
+            for seq, _, _ in jobs:
+                seq.decoder = seq.decoder or codec.new_decoder()
+            blocks = codec.feed_many([(seq.decoder, codes, is_last) for seq, codes, is_last in jobs])
+            for (seq, _, is_last), block in zip(jobs, blocks, strict=True):
                 if block.shape[1]:
-                    run.request.push(block)
-                if last:
-                    run.request.finish()
-        except Exception as error:  # noqa: BLE001
-            for run, _, _ in jobs:
-                run.request.fail(as_request_error(error))
+                    seq.request.push(block)
+                if is_last:
+                    seq.request.finish()
+        except Exception as error:  # noqa: BLE001 - every caller gets an error
+            for seq, _, _ in jobs:
+                seq.request.fail(as_request_error(error))
 
 
-def _stopped(run: RunningRequest) -> bool:
-    """Say whether nobody wants more of a request, and end it when it was canceled."""
+def _has_ended(seq: Sequence) -> bool:
+    """Return whether a request has ended, and end it first if it was canceled or is past its deadline."""
     try:
-        run.request.raise_if_stopped()
+        seq.request.raise_if_stopped()
     except AudioCraftError as error:
-        run.request.fail(error)
-    return run.request.has_ended
+        seq.request.fail(error)
+    return seq.request.has_ended

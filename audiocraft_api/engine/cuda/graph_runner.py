@@ -1,15 +1,17 @@
-"""Steps that never leave the device: model, sampling and the sequence's bookkeeping in one captured CUDA graph.
+"""Steps that stay on the device: the model, the sampling and the bookkeeping of tokens in one captured CUDA graph.
 
-A graph is captured for each bucket: how many places are stepped, how many positions are attended, and whether any
-request is guided. Products always have all places' rows, filled or not: at these sizes the time goes into reading weights,
-and a product of one shape gives a row the same bits in every batch. Attention goes row by row over the bucket, and
-masked positions add exact zeros. Without capture the same step runs eagerly, on any device.
+A graph is captured for each bucket: the batch size, the number of positions attended, and whether any request is
+guided. Products always have the rows of the largest batch, used or not. At these sizes the time goes into reading
+weights, and a product of one shape gives a row the same bits in every batch. Attention runs row by row over the bucket,
+and masked positions add exact zeros. Without capture, the same step runs eagerly on any device.
+
+Each running request has a batch index, which stands for two slots: its conditional and its unconditional row.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,36 +24,37 @@ from audiocraft_api.engine.cuda.device_state import DeviceState
 from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.failures import not_finite
 from audiocraft_api.engine.model_runner import PREFILL_POSITIONS, Failures
-from audiocraft_api.engine.sequence import Row, RunningRequest
+from audiocraft_api.engine.sequence import Conditioning, Sequence
 from audiocraft_api.engine.slot_pool import SlotPool
 from audiocraft_api.engine.torch_backend import embed, plain_linear
 from audiocraft_api.engine.transformer import PRECISIONS, TransformerBody
 from audiocraft_api.engine.weights import DecoderWeights, position_table
 
-# Steps between two looks at the results, at which requests join and leave.
+# Steps before the host reads the results and requests can join and leave.
 STEPS_PER_CALL = 8
-# Positions attended are rounded up to this.
+# The number of attended positions is rounded up to a multiple of this.
 LENGTH_BUCKET = 256
-# Positions of cross-attention that there is room for.
+# The most positions of a context for cross-attention.
 MAX_CONTEXT = 512
 WARMUP_STEPS = 2
 
-COND, NULL = 0, 1
+COND, UNCOND = 0, 1
 
-# The choice of attention is the process's, and a capture must not meet the synchronisation that begins another one.
+# The choice of attention kernels applies to the whole process, and a capture must not overlap with the synchronization
+# at the start of another one.
 _capturing = threading.Lock()
 
 
 class Bucket(NamedTuple):
-    """What a graph is captured for."""
+    """The properties that a graph is captured for."""
 
-    num_places: int
+    batch_size: int
     length: int
     is_guided: bool
 
 
 class CudaGraphRunner:
-    """A `ModelRunner` whose state lies on the device."""
+    """A `ModelRunner` that keeps its state on the device."""
 
     is_exact = False
 
@@ -60,124 +63,125 @@ class CudaGraphRunner:
         weights: DecoderWeights,
         pattern: DelayPattern,
         *,
-        num_places: int,
+        max_batch_size: int,
         max_prefix: int,
         num_columns: int,
         slot_bytes: int = 0,
         capture: bool,
     ) -> None:
-        """`weights` lie on the device in the type to compute in; `capture` needs CUDA."""
+        """`weights` are on the device and in the type to compute with; `capture` needs CUDA."""
         self.pattern, self.max_prefix = pattern, max_prefix
-        self.num_slots = 2 * num_places
+        self.num_slots = 2 * max_batch_size
         self.own_weight_bytes, self.slot_bytes = 0, slot_bytes
         self._capture = capture
         self._weights, self._body = weights, TransformerBody(weights, plain_linear)
         self._device, self._dtype = weights.heads[0].device, weights.heads[0].dtype
         self.precision = PRECISIONS[self._dtype]
-        capacity = -(-(max_prefix + num_columns - 1) // 8) * 8  # attention wants masks of a multiple of 8
+        capacity = -(-(max_prefix + num_columns - 1) // 8) * 8  # attention kernels need masks of a multiple of 8
         table = weights.positional_scale * position_table(capacity, weights.dim, weights.max_period)
         self._positions = table.to(self._device)
-        self._state = DeviceState(num_places, weights.num_codebooks, num_columns, self._device)
-        self._num_places, self._capacity = num_places, capacity
-        # Conditional rows and null rows apart: only the former have a context, and each half is one run of memory.
-        self._keys, self._values = self._cache((2, num_places), capacity), self._cache((2, num_places), capacity)
+        self._state = DeviceState(max_batch_size, weights.num_codebooks, num_columns, self._device)
+        self._max_batch_size, self._capacity = max_batch_size, capacity
+        # Conditional and unconditional rows are separate halves, each contiguous; only the former have a context.
+        self._keys, self._values = (self._new_cache((2, max_batch_size), capacity) for _ in range(2))
         has_context = weights.layers[0].cross is not None
         room = MAX_CONTEXT if has_context else 0
-        self._context = self._cache((num_places,), room), self._cache((num_places,), room)
+        self._context = tuple(self._new_cache((max_batch_size,), room) for _ in range(2))  # keys, values
         self._has_context = has_context
-        self._context_length = torch.zeros(num_places, dtype=torch.long, device=self._device)
-        self._places = SlotPool(num_places)
-        self._place_of: dict[RunningRequest, int] = {}
+        self._context_length = torch.zeros(max_batch_size, dtype=torch.long, device=self._device)
+        self._free_indices = SlotPool(max_batch_size)
+        self._batch_index: dict[Sequence, int] = {}
         self._graphs: dict[Bucket, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle() if capture else None
-        # StreamSlots are given out in turn from a few for each priority; the codec's, of the other one, is never this one.
+        # PyTorch assigns streams round-robin from a small pool for each priority. The codec's has the other priority,
+        # so it is never this one.
         self._side = torch.cuda.Stream(self._device, priority=-1) if capture else None  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
-    def begin(self, run: RunningRequest) -> None:
-        is_new = run not in self._place_of
+    def start_window(self, seq: Sequence) -> None:
+        is_new = seq not in self._batch_index
         if is_new:
-            self._place_of[run] = self._places.take()
-            # What is masked is multiplied by zero, which does not undo what an overflow has left.
+            self._batch_index[seq] = self._free_indices.allocate()
+            # Masked positions are multiplied by zero, which does not remove an infinity left by an overflow.
             for cache in (self._keys, self._values):
-                cache[:, :, self._place_of[run]].zero_()
+                cache[:, :, self._batch_index[seq]].zero_()
             for cache in self._context:
-                cache[:, self._place_of[run]].zero_()
-        place = self._place_of[run]
-        self._state.load(place, run, is_new)
-        context = run.rows[COND].context
-        self._context_length[place] = 0 if context is None else len(context)
+                cache[:, self._batch_index[seq]].zero_()
+        index = self._batch_index[seq]
+        self._state.load(index, seq, is_new)
+        context = seq.rows[COND].context
+        self._context_length[index] = 0 if context is None else len(context)
         if context is None:
             return
         if len(context) > MAX_CONTEXT:
-            raise InvalidRequest("The prompt is too long for this model; shorten it.")
+            raise InvalidRequest("The prompt is too long for this model. Use a shorter one.")
         context = context.to(self._device, self._dtype)
-        for index, layer in enumerate(self._weights.layers):
+        for layer_index, layer in enumerate(self._weights.layers):
             assert layer.cross is not None
             for cache, weight in zip(self._context, (layer.cross.key, layer.cross.value), strict=True):
-                cache[index, place, :, : len(context)] = self._heads(F.linear(context, weight)).transpose(0, 1)
+                cache[layer_index, index, :, : len(context)] = self._heads(F.linear(context, weight)).transpose(0, 1)
 
     @torch.inference_mode()
-    def prefill(self, run: RunningRequest) -> None:
-        """Run all but the last given column; that one is an ordinary step."""
-        end = min(run.num_filled - 1, run.num_fed + max(0, PREFILL_POSITIONS - run.num_prefix_left))
-        tokens = run.sequence[:, run.num_fed : end].T.to(self._device)
-        for half, row in enumerate(run.rows):
+    def prefill(self, seq: Sequence) -> None:
+        """Process one chunk of all known columns but the last, which is fed by an ordinary step."""
+        end = min(seq.num_filled - 1, seq.num_fed + max(0, PREFILL_POSITIONS - seq.num_prefix_left))
+        tokens = seq.tokens[:, seq.num_fed : end].T.to(self._device)
+        for half, row in enumerate(seq.rows):
             x = embed(self._weights, tokens)
-            if not run.is_prefix_run and row.prefix is not None:
+            if not seq.is_prefix_done and row.prefix is not None:
                 x = torch.cat([row.prefix.to(x), x])
-            self._prefill_row(self._place_of[run], half, row, x, run.position)
-        run.is_prefix_run = True
-        run.num_fed = end
+            self._prefill_row(self._batch_index[seq], half, row, x, seq.position)
+        seq.is_prefix_done = True
+        seq.num_fed = end
 
     @torch.inference_mode()
-    def decode(self, runs: Sequence[RunningRequest]) -> Failures:
-        state, places = self._state, [self._place_of[run] for run in runs]
-        num_steps = min(STEPS_PER_CALL, *(run.num_open for run in runs))
-        longest = max(run.position for run in runs) + num_steps
+    def decode(self, seqs: list[Sequence]) -> Failures:
+        state, indices = self._state, [self._batch_index[seq] for seq in seqs]
+        num_steps = min(STEPS_PER_CALL, *(seq.num_columns_left for seq in seqs))
+        longest = max(seq.position for seq in seqs) + num_steps
         bucket = Bucket(
-            num_places=min(self._num_places, 1 << (max(places)).bit_length()),
+            batch_size=min(self._max_batch_size, 1 << max(indices).bit_length()),
             length=min(self._capacity, -(-longest // LENGTH_BUCKET) * LENGTH_BUCKET),
-            is_guided=any(len(run.rows) > 1 for run in runs),
+            is_guided=any(len(seq.rows) > 1 for seq in seqs),
         )
-        step = self._prepared(bucket)
-        active = torch.zeros(self._num_places, dtype=torch.bool)
-        active[places] = True
+        step = self._graph_for(bucket)
+        active = torch.zeros(self._max_batch_size, dtype=torch.bool)
+        active[indices] = True
         state.is_active.copy_(active)
         for _ in range(num_steps):
             step()
-        # One look at the results for all steps; nothing above waits for the device.
-        broken, columns = state.is_broken.tolist(), state.last_columns(bucket.num_places, num_steps).cpu()
+        # Reads the results of all steps at once; nothing above waits for the device.
+        broken, columns = state.is_broken.tolist(), state.last_columns(bucket.batch_size, num_steps).cpu()
         failures: Failures = {}
-        for run, place in zip(runs, places, strict=True):
-            if broken[place]:
-                failures[run] = not_finite()
+        for seq, index in zip(seqs, indices, strict=True):
+            if broken[index]:
+                failures[seq] = not_finite()
             else:
-                run.fill(columns[place])
+                seq.append_columns(columns[index])
         return failures
 
-    def release(self, run: RunningRequest) -> None:
-        place = self._place_of.pop(run, None)
-        if place is not None:
-            self._places.give_back(place)
+    def release(self, seq: Sequence) -> None:
+        index = self._batch_index.pop(seq, None)
+        if index is not None:
+            self._free_indices.free(index)
 
     def close(self) -> None:
         self._graphs.clear()
         del self._body, self._weights, self._keys, self._values, self._context, self._state
 
-    def _prepared(self, bucket: Bucket) -> Callable[[], None]:
-        """Return what makes one step in a bucket, capturing it the first time."""
+    def _graph_for(self, bucket: Bucket) -> Callable[[], None]:
+        """Return the function that makes one step in a bucket; captures its graph the first time."""
         if not self._capture:
             return lambda: self._step(bucket)
         if bucket not in self._graphs:
-            # No request is active meanwhile: what is computed goes nowhere.
+            # No request is active during the capture, so its steps change no tokens.
             self._state.is_active.zero_()
-            self._graphs[bucket] = self._captured(bucket)
+            self._graphs[bucket] = self._capture_graph(bucket)
         return self._graphs[bucket].replay
 
-    def _captured(self, bucket: Bucket) -> torch.cuda.CUDAGraph:
+    def _capture_graph(self, bucket: Bucket) -> torch.cuda.CUDAGraph:
         graph, main = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-        # The other kinds of attention choose by the batch how to split the sums.
+        # Other attention kernels split their sums depending on the batch.
         with _capturing, sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
             assert self._side is not None
             self._side.wait_stream(main)
@@ -185,32 +189,34 @@ class CudaGraphRunner:
                 for _ in range(WARMUP_STEPS):
                     self._step(bucket)
             main.wait_stream(self._side)
-            # The codec's thread goes on using the device meanwhile.
+            # The codec's thread keeps using the device during the capture.
             with torch.cuda.graph(graph, self._pool, self._side, capture_error_mode="thread_local"):
                 self._step(bucket)
         return graph
 
     def _step(self, bucket: Bucket) -> None:
-        size, halves = bucket.num_places, (COND, NULL) if bucket.is_guided else (COND,)
+        size, halves = bucket.batch_size, (COND, UNCOND) if bucket.is_guided else (COND,)
         tokens, position = self._state.next_inputs(size)
-        position = position.clamp(max=self._capacity - 1)  # of places whose window is done
+        position = position.clamp(max=self._capacity - 1)  # of entries whose window is done
         inputs = embed(self._weights, tokens) + self._positions[position]
-        x = inputs.new_zeros(2, self._num_places, inputs.shape[1])
+        x = inputs.new_zeros(2, self._max_batch_size, inputs.shape[1])
         for half in halves:
             x[half, :size] = inputs
-        place = torch.arange(size, device=self._device)
+        index = torch.arange(size, device=self._device)
         mask = self._mask(bucket.length, position + 1)
-        # A row of zeros keys would give no number; it attends to one, and its result is dropped.
+        # Attention over no keys would be NaN, so a row without a context attends to one key and its result is dropped.
         context_length = self._context_length[:size]
         context_mask = self._mask(MAX_CONTEXT, context_length.clamp(min=1))
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            out = torch.zeros_like(q).view(2, self._num_places, -1)
-            q, k, v = (self._heads(part).view(2, self._num_places, self._weights.num_heads, -1) for part in (q, k, v))
+            out = torch.zeros_like(q).view(2, self._max_batch_size, -1)
+            q, k, v = (
+                self._heads(part).view(2, self._max_batch_size, self._weights.num_heads, -1) for part in (q, k, v)
+            )
             for half in halves:
                 keys, values = self._keys[layer, half], self._values[layer, half]
-                keys[place, :, position] = k[half, :size]
-                values[place, :, position] = v[half, :size]
+                keys[index, :, position] = k[half, :size]
+                values[index, :, position] = v[half, :size]
                 found = F.scaled_dot_product_attention(
                     q[half, :size].unsqueeze(2),
                     keys[:size, :, : bucket.length],
@@ -218,7 +224,7 @@ class CudaGraphRunner:
                     attn_mask=mask,
                 )
                 out[half, :size] = found.flatten(1)
-            return out.view(2 * self._num_places, -1)
+            return out.view(2 * self._max_batch_size, -1)
 
         def attend_cross(layer: int, q: Tensor) -> Tensor:
             out = torch.zeros_like(q)
@@ -228,11 +234,11 @@ class CudaGraphRunner:
             out[:size] = found.masked_fill(context_length.view(-1, 1) == 0, 0)
             return out
 
-        x = self._body(x.view(2 * self._num_places, -1), attend, attend_cross if self._has_context else None)
-        logits = self._body.logits(x).float().view(2, self._num_places, self._weights.num_codebooks, -1)
-        self._state.advance(logits[COND, :size], logits[NULL, :size] if bucket.is_guided else None)
+        x = self._body(x.view(2 * self._max_batch_size, -1), attend, attend_cross if self._has_context else None)
+        logits = self._body.logits(x).float().view(2, self._max_batch_size, self._weights.num_codebooks, -1)
+        self._state.advance(logits[COND, :size], logits[UNCOND, :size] if bucket.is_guided else None)
 
-    def _prefill_row(self, place: int, half: int, row: Row, x: Tensor, start: int) -> None:
+    def _prefill_row(self, index: int, half: int, row: Conditioning, x: Tensor, start: int) -> None:
         size = len(x)
         if not size:
             return
@@ -240,7 +246,7 @@ class CudaGraphRunner:
         mask = torch.ones(size, start + size, dtype=torch.bool, device=self._device).tril(start)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self._keys[layer, half, place], self._values[layer, half, place]
+            keys, values = self._keys[layer, half, index], self._values[layer, half, index]
             keys[:, start : start + size] = self._heads(k).transpose(0, 1)
             values[:, start : start + size] = self._heads(v).transpose(0, 1)
             past = keys[None, :, : start + size], values[None, :, : start + size]
@@ -249,22 +255,22 @@ class CudaGraphRunner:
 
         def attend_cross(layer: int, q: Tensor) -> Tensor:
             assert row.context is not None
-            keys, values = (cache[layer, place : place + 1, :, : len(row.context)] for cache in self._context)
+            keys, values = (cache[layer, index : index + 1, :, : len(row.context)] for cache in self._context)
             query = self._heads(q).transpose(0, 1)[None]
             return F.scaled_dot_product_attention(query, keys, values)[0].transpose(0, 1).flatten(1)
 
         self._body(x, attend, attend_cross if row.context is not None else None)
 
     def _mask(self, length: int, lengths: Tensor) -> Tensor:
-        """Say which of the first positions each row attends to, [size, 1, 1, length]."""
+        """Return the mask [size, 1, 1, length] of the positions that each row attends to."""
         return (torch.arange(length, device=self._device) < lengths.view(-1, 1))[:, None, None]
 
     def _heads(self, x: Tensor) -> Tensor:
         """[N, D] -> [N, H, d]"""
         return x.reshape(*x.shape[:-1], self._weights.num_heads, -1)
 
-    def _cache(self, places: tuple[int, ...], length: int) -> Tensor:
+    def _new_cache(self, rows: tuple[int, ...], length: int) -> Tensor:
         weights = self._weights
-        shape = (len(weights.layers), *places, weights.num_heads, length, weights.dim // weights.num_heads)
-        # Zeros: what is masked is multiplied by zero, and garbage may be infinite.
+        shape = (len(weights.layers), *rows, weights.num_heads, length, weights.dim // weights.num_heads)
+        # Zeros, because masked positions are multiplied by zero, and uninitialized memory may be infinite.
         return torch.zeros(shape, dtype=self._dtype, device=self._device)

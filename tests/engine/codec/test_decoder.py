@@ -1,4 +1,4 @@
-"""The codec in pieces against the codec's own decoding of the whole, on the CPU."""
+"""Decoding in blocks against the codec's own decoding of all codes at once, on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiocraft_api.engine.codec.decoder import BLOCK_FRAMES, StreamingDecoderFactory, WholeDecoderFactory, make_decoder
+from audiocraft_api.engine.codec.decoder import BLOCK_FRAMES, StreamingCodec, WholeCodec, make_codec
 from audiocraft_api.engine.codec.lstm import NUM_ROWS, Lstm
 from audiocraft_api.model import demo_parts, xformers_stub
 
@@ -48,8 +48,8 @@ def whole(codec: Any, codes: torch.Tensor) -> np.ndarray:
         return codec.decode(codes[None], None)[0].numpy()  # type: ignore[no-any-return]
 
 
-def in_pieces(factory: Any, codes: torch.Tensor, lengths: Sequence[int]) -> np.ndarray:
-    decoder = factory.open()
+def in_pieces(chunk_codec: Any, codes: torch.Tensor, lengths: Sequence[int]) -> np.ndarray:
+    decoder = chunk_codec.new_decoder()
     pieces = [decoder.feed(part) for part in codes[:, : sum(lengths)].split(list(lengths), dim=1)]
     pieces.append(decoder.feed(codes[:, sum(lengths) :], final=True))
     return np.concatenate(pieces, axis=1)
@@ -59,12 +59,12 @@ def assert_equal_to_whole(codec: Any, codes: torch.Tensor, waveform: np.ndarray)
     expected = whole(codec, codes)
     assert waveform.shape == expected.shape
     assert waveform.dtype == np.float32
-    assert np.abs(expected).max() > 1e-2, "the codec is silent: the comparison would show nothing"
+    assert np.abs(expected).max() > 1e-2, "the codec is silent, so the comparison would prove nothing"
     assert np.abs(waveform - expected).max() <= 1e-6 * max(1.0, np.abs(expected).max())
 
 
 def encodec(wrappers: Any, **changes: Any) -> Any:
-    """A small codec of the released structure, but for `changes`; weights are seeded noise, weight norms are not 1."""
+    """Build a small codec of the released structure, except for `changes`. Weights are seeded noise, weight norms not 1."""
     from transformers import EncodecConfig, EncodecModel
 
     options: dict[str, Any] = {
@@ -84,22 +84,22 @@ def encodec(wrappers: Any, **changes: Any) -> Any:
 @pytest.mark.parametrize("block", [*range(1, 13), 16, 25, 33, 50])
 def test_blocks_of_any_length_join_to_the_whole(mono: Any, block: int) -> None:
     codes = random_codes(mono)
-    factory = make_decoder(mono, block_frames=(block,))
-    assert isinstance(factory, StreamingDecoderFactory)
-    assert_equal_to_whole(mono, codes, factory.open().feed(codes, final=True))
+    chunk_codec = make_codec(mono, block_frames=(block,))
+    assert isinstance(chunk_codec, StreamingCodec)
+    assert_equal_to_whole(mono, codes, chunk_codec.new_decoder().feed(codes, final=True))
 
 
 @pytest.mark.parametrize("num_frames", range(1, 12))
 def test_the_shortest_waveforms_are_reflected_like_the_whole(mono: Any, num_frames: int) -> None:
     codes = random_codes(mono, num_frames)
     for schedule in (BLOCK_FRAMES, (1,), (2,), (4,)):
-        factory = make_decoder(mono, block_frames=schedule)
-        assert_equal_to_whole(mono, codes, factory.open().feed(codes, final=True))
+        chunk_codec = make_codec(mono, block_frames=schedule)
+        assert_equal_to_whole(mono, codes, chunk_codec.new_decoder().feed(codes, final=True))
 
 
-def test_left_and_right_are_decoded_in_step(stereo: Any) -> None:
+def test_left_and_right_are_decoded_together(stereo: Any) -> None:
     codes = random_codes(stereo)
-    waveform = in_pieces(make_decoder(stereo), codes, [30, 1, 50])
+    waveform = in_pieces(make_codec(stereo), codes, [30, 1, 50])
     assert waveform.shape[0] == 2
     assert_equal_to_whole(stereo, codes, waveform)
 
@@ -107,20 +107,20 @@ def test_left_and_right_are_decoded_in_step(stereo: Any) -> None:
 @settings(max_examples=15, deadline=None)
 @given(lengths=st.lists(st.integers(0, 40), max_size=6), num_frames=st.integers(1, 90))
 def test_the_bits_do_not_depend_on_how_codes_are_fed(stereo: Any, lengths: list[int], num_frames: int) -> None:
-    factory = make_decoder(stereo)
+    chunk_codec = make_codec(stereo)
     codes = random_codes(stereo, num_frames)
     fed: list[int] = []
     for length in lengths:
         fed.append(min(length, num_frames - sum(fed)))
-    assert np.array_equal(in_pieces(factory, codes, fed), factory.open().feed(codes, final=True))
+    assert np.array_equal(in_pieces(chunk_codec, codes, fed), chunk_codec.new_decoder().feed(codes, final=True))
 
 
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_the_bits_do_not_depend_on_other_requests(mono: Any, data: st.DataObject) -> None:
-    factory = make_decoder(mono)
+    chunk_codec = make_codec(mono)
     sources = [random_codes(mono, data.draw(st.integers(1, 70)), seed) for seed in range(data.draw(st.integers(2, 6)))]
-    decoders = [factory.open() for _ in sources]
+    decoders = [chunk_codec.new_decoder() for _ in sources]
     pieces: list[list[np.ndarray]] = [[] for _ in sources]
     open_places = set(range(len(sources)))
     while open_places:
@@ -130,29 +130,26 @@ def test_the_bits_do_not_depend_on_other_requests(mono: Any, data: st.DataObject
             length = data.draw(st.integers(1, 40))
             part, sources[place] = sources[place][:, :length], sources[place][:, length:]
             feeds.append((decoders[place], part, sources[place].shape[1] == 0))
-        for place, samples, (_, _, final) in zip(places, factory.feed_many(feeds), feeds, strict=True):
+        for place, samples, (_, _, final) in zip(places, chunk_codec.feed_many(feeds), feeds, strict=True):
             pieces[place].append(samples)
             open_places -= {place} if final else set()
     for seed, parts in enumerate(pieces):
         waveform = np.concatenate(parts, axis=1)
         codes = random_codes(mono, waveform.shape[1] // 640, seed)
-        assert np.array_equal(waveform, factory.open().feed(codes, final=True))
+        assert np.array_equal(waveform, chunk_codec.new_decoder().feed(codes, final=True))
 
 
-def test_the_first_sound_needs_the_first_block_only(mono: Any) -> None:
-    decoder = make_decoder(mono).open()
+def test_the_first_audio_needs_only_the_first_block(mono: Any) -> None:
+    decoder = make_codec(mono).new_decoder()
     codes = random_codes(mono)
-    assert decoder.num_frames_wanted == BLOCK_FRAMES[0]
-    assert decoder.feed(codes[:, :7]).shape == (1, 0)
-    assert decoder.num_frames_wanted == 1
-    # Four of the frames are context: less than one of the samples of the fourth is still open.
-    assert 4 * 640 < decoder.feed(codes[:, 7:8]).shape[1] < 5 * 640
-    assert decoder.num_frames_wanted == BLOCK_FRAMES[1]
+    assert decoder.feed(codes[:, : BLOCK_FRAMES[0] - 1]).shape == (1, 0)
+    # Less than four of the eight frames are context.
+    assert 4 * 640 < decoder.feed(codes[:, BLOCK_FRAMES[0] - 1 : BLOCK_FRAMES[0]]).shape[1] < 5 * 640
 
 
-def test_a_decoder_is_spent_after_its_last_codes(mono: Any) -> None:
-    for factory in (make_decoder(mono), WholeDecoderFactory(mono)):
-        decoder = factory.open()
+def test_a_decoder_accepts_nothing_after_its_last_codes(mono: Any) -> None:
+    for chunk_codec in (make_codec(mono), WholeCodec(mono)):
+        decoder = chunk_codec.new_decoder()
         decoder.feed(random_codes(mono, 5), final=True)
         with pytest.raises(ValueError, match="last codes"):
             decoder.feed(random_codes(mono, 5))
@@ -168,50 +165,52 @@ def test_a_decoder_is_spent_after_its_last_codes(mono: Any) -> None:
         {"num_lstm_layers": 1, "pad_mode": "replicate"},
     ],
 )
-def test_context_follows_from_the_layers_themselves(wrappers: Any, changes: dict[str, Any]) -> None:
+def test_context_follows_from_the_layers(wrappers: Any, changes: dict[str, Any]) -> None:
     codec = encodec(wrappers, **changes)
     codes = random_codes(codec, 23)
-    factory = make_decoder(codec, block_frames=(1, 2, 6))
-    assert isinstance(factory, StreamingDecoderFactory)
-    assert_equal_to_whole(codec, codes, factory.open().feed(codes, final=True))
+    chunk_codec = make_codec(codec, block_frames=(1, 2, 6))
+    assert isinstance(chunk_codec, StreamingCodec)
+    assert_equal_to_whole(codec, codes, chunk_codec.new_decoder().feed(codes, final=True))
 
 
 def test_the_released_shape_joins_to_the_whole(wrappers: Any) -> None:
     codec = encodec(wrappers, num_filters=64, hidden_size=128, codebook_dim=128)
     codes = random_codes(codec, 40)
-    factory = make_decoder(codec)
-    assert_equal_to_whole(codec, codes, in_pieces(factory, codes, [9, 20]))
-    alone = factory.open().feed(codes, final=True)
-    beside = factory.feed_many([(factory.open(), codes[:, 10:], True), (factory.open(), codes, True)])
+    chunk_codec = make_codec(codec)
+    assert_equal_to_whole(codec, codes, in_pieces(chunk_codec, codes, [9, 20]))
+    alone = chunk_codec.new_decoder().feed(codes, final=True)
+    beside = chunk_codec.feed_many(
+        [(chunk_codec.new_decoder(), codes[:, 10:], True), (chunk_codec.new_decoder(), codes, True)]
+    )
     assert np.array_equal(beside[1], alone)
     own = whole(codec, codes)
     exact = whole(codec.double(), codes)
     assert np.abs(alone - exact).std() <= 1.2 * np.abs(own - exact).std()
 
 
-def test_preparing_and_decoding_leave_the_loaded_codec_as_it_was(mono: Any) -> None:
+def test_preparing_and_decoding_leave_the_loaded_codec_unchanged(mono: Any) -> None:
     before = {name: value.clone() for name, value in mono.state_dict().items()}
     codes = random_codes(mono, 20)
     expected = whole(mono, codes)
-    factory = make_decoder(mono)
-    factory.open().feed(codes, final=True)
+    chunk_codec = make_codec(mono)
+    chunk_codec.new_decoder().feed(codes, final=True)
     assert mono.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in mono.state_dict().items())
     assert np.array_equal(whole(mono, codes), expected)
-    assert isinstance(factory, StreamingDecoderFactory)
-    assert factory.codebooks[0].data_ptr() == mono.model.quantizer.layers[0].codebook.embed.data_ptr()
+    assert isinstance(chunk_codec, StreamingCodec)
+    assert chunk_codec.codebooks[0].data_ptr() == mono.model.quantizer.layers[0].codebook.embed.data_ptr()
 
 
-def test_rows_that_a_kernel_mixes_are_stepped_alone(mono: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_stepped_alone_if_the_kernel_mixes_them(mono: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lstm, "_rows_are_independent", lambda _: False)
-    factory = make_decoder(mono)
+    chunk_codec = make_codec(mono)
     codes = [random_codes(mono, 15, seed) for seed in range(NUM_ROWS)]
-    waveforms = factory.feed_many([(factory.open(), each, True) for each in codes])
+    waveforms = chunk_codec.feed_many([(chunk_codec.new_decoder(), each, True) for each in codes])
     for each, waveform in zip(codes, waveforms, strict=True):
         assert_equal_to_whole(mono, each, waveform)
 
 
-def test_a_codec_that_is_not_understood_is_decoded_as_a_whole(wrappers: Any) -> None:
+def test_an_unsupported_codec_decodes_everything_at_once(wrappers: Any) -> None:
     from audiocraft.modules.seanet import SEANetDecoder, SEANetEncoder
     from audiocraft.quantization import ResidualVectorQuantizer
 
@@ -227,18 +226,17 @@ def test_a_codec_that_is_not_understood_is_decoded_as_a_whole(wrappers: Any) -> 
     ).eval()
     for layer in codec.quantizer.vq.layers:
         layer._codebook.embed.normal_()
-    factory = make_decoder(codec)
-    assert isinstance(factory, WholeDecoderFactory)
+    chunk_codec = make_codec(codec)
+    assert isinstance(chunk_codec, WholeCodec)
     codes = random_codes(codec, 30)
-    decoder = factory.open()
+    decoder = chunk_codec.new_decoder()
     assert decoder.feed(codes[:, :20]).shape == (1, 0)
-    assert decoder.num_frames_wanted > 1_000_000
     assert np.array_equal(decoder.feed(codes[:, 20:], final=True), whole(codec, codes))
 
 
-def test_channels_interleaved_in_time_are_decoded_as_a_whole(mono: Any, wrappers: Any) -> None:
+def test_channels_interleaved_in_time_are_decoded_at_once(mono: Any, wrappers: Any) -> None:
     codec = wrappers.InterleaveStereoCompressionModel(mono, per_timestep=True)
-    factory = make_decoder(codec)
+    chunk_codec = make_codec(codec)
     codes = random_codes(codec, 10)
-    assert np.array_equal(factory.open().feed(codes, final=True), whole(codec, codes))
-    assert factory.feed_many([(factory.open(), codes, True)])[0].shape[0] == 2
+    assert np.array_equal(chunk_codec.new_decoder().feed(codes, final=True), whole(codec, codes))
+    assert chunk_codec.feed_many([(chunk_codec.new_decoder(), codes, True)])[0].shape[0] == 2

@@ -1,0 +1,199 @@
+"""The sequences of one model that decode together, and their steps: schedule, run, postprocess.
+
+Belongs to the loop's thread; other threads read only the counts. Each step admits requests, advances every sequence by
+one chunk or column, and queues complete frames for the codec's thread. A failing request ends without affecting others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+from audiocraft_api.core.errors import AudioCraftError, ShuttingDown
+from audiocraft_api.core.request import EngineRequest
+from audiocraft_api.engine.codec.batching import CodecBatching
+from audiocraft_api.engine.codec.worker import CodecWorker
+from audiocraft_api.engine.executor import ModelExecutor
+from audiocraft_api.engine.failures import as_request_error
+from audiocraft_api.engine.loop_stats import LoopStats
+from audiocraft_api.engine.scheduler import Scheduler
+from audiocraft_api.engine.sequence import Sequence, WindowInputs
+
+
+class Batch:
+    """The running sequences of one leased model."""
+
+    def __init__(
+        self,
+        executor: ModelExecutor,
+        scheduler: Scheduler,
+        stats: LoopStats,
+        *,
+        max_draining: int,
+        wake: threading.Event,
+        aborting: threading.Event,
+    ) -> None:
+        """`max_draining` limits the requests that wait for the codec only.
+
+        The batch sets `wake` when another thread has made progress possible. While `aborting` is set, every request
+        ends with ShuttingDown.
+        """
+        self._executor, self._model_runner = executor, executor.model_runner
+        self._scheduler, self._stats = scheduler, stats
+        self._max_draining = max_draining
+        self._wake, self._aborting = wake, aborting
+        self._running: list[Sequence] = []
+        self._draining: set[Sequence] = set()  # decoded; the codec has not finished them yet
+        self._input_thread = ThreadPoolExecutor(1, "engine-inputs")
+        device = executor.model.device
+        self._codec = CodecWorker(executor.codec, device, self._on_drained)
+        self._codec_batching = CodecBatching(is_shared=device.type == "cpu")
+
+    # --- any thread
+
+    @property
+    def num_draining(self) -> int:
+        """Requests that are decoded and wait for the codec's last block."""
+        return len(self._draining)
+
+    @property
+    def num_slots_used(self) -> int:
+        return sum(len(seq.slots) for seq in list(self._running))
+
+    @property
+    def min_frames_left(self) -> int:
+        """Frames that the running request closest to its end still has to decode."""
+        return min((total - done for done, total in (seq.request.progress for seq in list(self._running))), default=0)
+
+    # --- the loop's thread
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._running or self._draining)
+
+    def step(self) -> bool:
+        """Advance all sequences once; return whether any could advance."""
+        self._schedule()
+        has_advanced = self._run()
+        self._postprocess()
+        if has_advanced:
+            self._executor.finish_startup()
+            self._codec.ensure_started()
+        return has_advanced
+
+    def fail_all(self, error: AudioCraftError) -> None:
+        """End every request of a closed batch."""
+        for seq in [*self._running, *self._draining]:
+            seq.request.fail(error)
+        self._running.clear()
+        self._draining.clear()
+
+    def close(self) -> None:
+        """Wait for the codec to finish what it has, and stop the threads."""
+        self._codec.close()
+        self._input_thread.shutdown()
+
+    def _schedule(self) -> None:
+        """Remove the requests that should stop, and admit new ones."""
+        if self._aborting.is_set():
+            self._scheduler.fail_waiting(ShuttingDown())
+        for request in self._scheduler.remove_stopped():
+            _fail_if_stopped(request)
+        for seq in list(self._running):
+            if self._aborting.is_set():
+                seq.request.fail(ShuttingDown())
+            _fail_if_stopped(seq.request)
+            if seq.request.has_ended:
+                self._remove(seq)
+        # Bounds the codec's backlog: where the codec is slower than decoding, decoding waits for it.
+        if len(self._draining) >= self._max_draining:
+            return
+        for request, slots in self._scheduler.admit():
+            seq = Sequence(request, slots, self._model_runner.pattern)
+            self._await_inputs(seq, self._input_thread.submit(self._executor.input_processor.first_window, seq.params))
+            self._running.append(seq)
+
+    def _run(self) -> bool:
+        """Advance every sequence that can advance; return whether there was one."""
+        for seq in list(self._running):
+            if seq.pending_inputs is not None and seq.pending_inputs.done():
+                with self._failing_alone(seq):
+                    self._start_window(seq, seq.pending_inputs.result())
+        prefilling = [seq for seq in self._running if seq.pending_inputs is None and not seq.is_decoding]
+        for seq in prefilling:
+            with self._failing_alone(seq):
+                self._model_runner.prefill(seq)
+        decoding = [seq for seq in self._running if seq.is_decoding and seq not in prefilling]
+        if decoding:
+            self._decode(decoding)
+        return bool(decoding or prefilling)
+
+    def _decode(self, seqs: list[Sequence]) -> None:
+        begin, num_filled = time.monotonic(), seqs[0].num_filled
+        num_rows = sum(len(seq.rows) for seq in seqs)
+        for seq, error in self._model_runner.decode(seqs).items():
+            seq.request.fail(error)
+            self._remove(seq)
+        num_steps = max(1, seqs[0].num_filled - num_filled)
+        self._codec_batching.count_steps(len(seqs), num_steps)
+        self._stats.add_steps(num_rows, num_steps, time.monotonic() - begin)
+
+    def _postprocess(self) -> None:
+        """Queue complete frames for the codec; end windows and requests."""
+        for seq in list(self._running):
+            if seq.pending_inputs is not None:
+                continue
+            is_done, next_window = seq.is_window_done, seq.next_window
+            is_last = is_done and next_window is None
+            codes = seq.take_codes(0 if is_done else self._codec_batching.min_frames(seq.num_delivered))
+            if is_last:
+                self._draining.add(seq)
+                self._remove(seq)
+            if codes is not None:
+                self._codec.put(seq, codes, is_last)
+            if is_done and next_window is not None:
+                later_window = self._executor.input_processor.later_window
+                self._await_inputs(seq, self._input_thread.submit(later_window, seq.params, next_window))
+
+    def _await_inputs(self, seq: Sequence, inputs: Future[WindowInputs]) -> None:
+        seq.pending_inputs = inputs
+        inputs.add_done_callback(lambda _: self._wake.set())
+
+    def _start_window(self, seq: Sequence, inputs: WindowInputs) -> None:
+        seq.start_window(inputs)
+        self._executor.start_request(seq.request, seq.num_output_frames)
+        while len(seq.slots) > len(seq.rows):  # without guidance, one row is enough
+            self._scheduler.free(seq.slots.pop())
+        self._model_runner.start_window(seq)
+
+    def _on_drained(self, seq: Sequence) -> None:
+        """Called in the codec's thread when a request is over."""
+        self._draining.discard(seq)
+        self._wake.set()
+
+    def _remove(self, seq: Sequence) -> None:
+        self._running.remove(seq)
+        if seq.pending_inputs is not None:
+            seq.pending_inputs.cancel()  # succeeds unless it runs, so that the next request need not wait for it
+        self._model_runner.release(seq)
+        self._scheduler.finish(seq.slots)
+
+    @contextmanager
+    def _failing_alone(self, seq: Sequence) -> Iterator[None]:
+        """End only this request if its own part of a step fails."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            seq.request.fail(as_request_error(error))
+            self._remove(seq)
+
+
+def _fail_if_stopped(request: EngineRequest) -> None:
+    """End a request that was canceled or is past its deadline."""
+    try:
+        request.raise_if_stopped()
+    except AudioCraftError as error:
+        request.fail(error)
