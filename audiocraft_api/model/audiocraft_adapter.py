@@ -1,15 +1,14 @@
 """A loaded model as the engines see it: audiocraft's own modules, and what audiocraft computes around them.
 
-Nothing of one request is kept: audiocraft's shared generation parameters live in a wrapper made for each call.
+Keeps nothing of a request: audiocraft's generation parameters belong to a wrapper object, which is new in each call.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from audiocraft_api.model import xformers_stub
 
@@ -34,13 +33,13 @@ if TYPE_CHECKING:
 
 ConditionTensors = dict[str, tuple[Tensor, Tensor]]  # name → condition [1, S, D], mask [1, S]
 
-# Added to durations that audiocraft cuts to whole frames, against 4.1 * 50 = 204.99…; far under one frame.
+# Added to durations, which audiocraft truncates to whole frames: 4.1 * 50 is 204.99…. Far less than one frame.
 _EPSILON_SECONDS = 1e-6
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of frames that is decoded at once: `num_frames` from `start`, the first `num_prompt_frames` given."""
+    """Frames that are decoded together: `num_frames` from `start`, of which the first `num_prompt_frames` are given."""
 
     start: int
     num_prompt_frames: int
@@ -68,32 +67,32 @@ class LoadedModel:
         self.special_token_id: int = lm.special_token_id
         self.max_window_frames = int(wrapper.max_duration * self.frame_rate)
         self.has_melody = "self_wav" in lm.condition_provider.conditioners
-        self._handed_over_bytes = 0
+        self._released_bytes = 0
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights, those of a decoder that was handed over included."""
-        return self._handed_over_bytes + sum(tensor.nbytes for tensor in self._tensors() if not tensor.is_meta)
+        """Bytes of all weights, including a copy that replaced the decoder's."""
+        return self._released_bytes + sum(tensor.nbytes for tensor in self._tensors() if not tensor.is_meta)
 
     @property
     def has_released_decoder_weights(self) -> bool:
-        """Whether this model can only make conditions and run its codec, because something else decodes for it."""
-        return bool(self._handed_over_bytes)
+        """Whether the decoder's weights are gone: the model can then only compute conditions and run its codec."""
+        return bool(self._released_bytes)
 
     def to_float32(self) -> None:
-        """Turn the decoder's weights into what audiocraft itself computes in; runners take them as they are stored."""
+        """Convert the decoder's weights to what audiocraft computes in; model runners use them as they are stored."""
         if self.device.type == "cpu":
             for part in self._decoder():
                 part.float()
 
     def release_decoder_weights(self, num_bytes: int) -> None:
-        """Let go of the decoder's weights: a runner has its own copy, of `num_bytes`."""
+        """Free the decoder's weights, of which a model runner has its own copy of `num_bytes`."""
         for part in self._decoder():
             part.to("meta")
-        self._handed_over_bytes = num_bytes
+        self._released_bytes = num_bytes
 
     def num_frames(self, duration_seconds: float) -> int:
-        """Return how many frames a duration is, to the nearest."""
+        """Return a duration in frames, rounded to the nearest."""
         return max(1, round(duration_seconds * self.frame_rate))
 
     def windows(self, params: GenerationParams, num_prompt_frames: int = 0) -> list[Window]:
@@ -101,7 +100,7 @@ class LoadedModel:
         total = self.num_frames(params.duration_seconds)
         if num_prompt_frames >= min(total, self.max_window_frames):
             raise InvalidRequest(
-                "The audio to continue must be shorter than the asked duration and than the model's longest window."
+                "The audio to continue must be shorter than the requested duration and than the model's longest window."
             )
         if total <= self.max_window_frames:
             return [Window(0, num_prompt_frames, total)]
@@ -119,18 +118,18 @@ class LoadedModel:
     def condition_tensors(
         self, description: str, melody: AudioInput | None = None, window_start_seconds: float | None = None
     ) -> tuple[ConditionTensors, ConditionTensors]:
-        """Return the conditions of one request and its null conditions, as audiocraft's `lm.generate` makes them for B=1.
+        """Return one request's conditional and unconditional conditions, as audiocraft's `lm.generate` does for B=1.
 
-        "" as `description` is unconditional. `window_start_seconds` is None for a request of one window; for one of
-        several it is where the window begins, and the melody is turned to there (`musicgen.py::_generate_tokens`).
+        "" as `description` is unconditional. `window_start_seconds` is None for a request of one window. With several
+        windows it is where the window starts, and the melody is shifted to there (`musicgen.py::_generate_tokens`).
         """
         wrapper = self._wrapper()
         attributes = self._attributes(wrapper, description, melody)
         if window_start_seconds is not None:
-            self._turn_melody(wrapper, attributes[0], window_start_seconds)
+            self._shift_melody(wrapper, attributes[0], window_start_seconds)
         null = ClassifierFreeGuidanceDropout(p=1.0)(attributes)
         provider = self.lm.condition_provider
-        with wrapper.autocast, self._repeatable_separation():
+        with wrapper.autocast:
             both = provider(provider.tokenize(attributes + null))
         return (
             {name: (condition[:1], mask[:1]) for name, (condition, mask) in both.items()},
@@ -139,10 +138,10 @@ class LoadedModel:
 
     @torch.no_grad()
     def encode(self, audio: AudioInput) -> Tensor:
-        """Return the codes [1, K, T] of a waveform, converted to the model's rate and channels, on the model's device."""
+        """Return the codes [1, K, T] of audio, converted to the model's rate and channels, on the model's device."""
         waveform = self._converted(audio)[None].to(self._codec_device)  # [1, C, T]
         codes, scale = self.codec.encode(waveform)
-        assert scale is None, "MusicGen's codecs do not renormalise"
+        assert scale is None, "MusicGen's codecs do not renormalize"
         return codes.to(self.device)
 
     @torch.no_grad()
@@ -200,8 +199,8 @@ class LoadedModel:
         waveform = torch.tensor(audio.waveform)  # a copy: the array may be read-only
         return convert_audio(waveform, audio.sample_rate, self.sample_rate, self.channels)  # [C, T]
 
-    def _turn_melody(self, wrapper: MusicGen, attributes: ConditioningAttributes, start_seconds: float) -> None:
-        """Extend the tune periodically to a whole window that begins at `start_seconds` (musicgen.py:309-324)."""
+    def _shift_melody(self, wrapper: MusicGen, attributes: ConditioningAttributes, start_seconds: float) -> None:
+        """Repeat the melody to fill a whole window that starts at `start_seconds` (musicgen.py:309-324)."""
         wav, length, *_ = attributes.wav["self_wav"]
         if not (wav_length := int(length.item())):
             return
@@ -212,15 +211,8 @@ class LoadedModel:
             wav[..., positions % wav_length], torch.full_like(length, target), [self.sample_rate], [None], [0.0]
         )
 
-    def _repeatable_separation(self) -> Any:
-        if not self.has_melody:
-            return nullcontext()
-        from audiocraft_api.model import separator
-
-        return separator.repeatable()
-
     def _progress(self, windows: list[Window], on_step: Callable[[int, int], None]) -> Callable[[int, int], None]:
-        """Turn audiocraft's count of steps, which starts anew in each window, into frames of the whole."""
+        """Convert audiocraft's step count, which restarts in each window, to frames of the whole generation."""
         total = windows[-1].start + windows[-1].num_frames
         frames = self._frames_after_each_step(windows)
 

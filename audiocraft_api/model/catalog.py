@@ -66,7 +66,9 @@ _DEFAULT_SPECS = (
     _released("medium", "MusicGen medium: text to music, 1.5 billion parameters."),
     _released("large", "MusicGen large: text to music, 3.3 billion parameters."),
     _released("melody", "MusicGen melody: text and a melody to music, 1.5 billion parameters.", melody=True),
-    _released("melody-large", "MusicGen melody large: text and a melody to music, 3.3 billion parameters.", melody=True),
+    _released(
+        "melody-large", "MusicGen melody large: text and a melody to music, 3.3 billion parameters.", melody=True
+    ),
     _demo("demo", "Tiny text-to-music model."),
     _demo("demo-melody", "Tiny text-and-melody-to-music model.", melody=True),
     _demo("demo-stereo", "Tiny stereo text-to-music model.", channels=2, num_codebooks=8),

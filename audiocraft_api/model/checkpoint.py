@@ -1,7 +1,7 @@
-"""Build audiocraft's own classes around a checkpoint's files, quickly and safely.
+"""Builds audiocraft's own classes from a checkpoint's files, quickly and safely.
 
-Classes are built on the meta device and given the file's tensors, so nothing is initialised only to be overwritten.
-audiocraft gets local directories only.
+The language model is built on the meta device and gets the file's tensors, so that no weight is initialized only to be
+overwritten. audiocraft receives local directories only, never ids that it would download.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from audiocraft.models import builders
 from audiocraft.models.encodec import CompressionModel, HFEncodecCompressionModel, HFEncodecModel
 from audiocraft.models.lm import LMModel
-from audiocraft.modules.conditioners import ConditioningProvider, T5Conditioner
+from audiocraft.modules.conditioners import ChromaStemConditioner, ConditioningProvider, T5Conditioner
 from omegaconf import DictConfig, OmegaConf
 from transformers import T5EncoderModel
 from transformers.initialization import no_init_weights
@@ -29,24 +29,24 @@ from audiocraft_api.model import hub
 from audiocraft_api.model.checkpoint_file import Package
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
-# transformers patches torch's initialisers for the whole process while it builds a model: two at once end up with
-# weights on the meta device. Whoever builds holds this.
+# Hold this while building a model. transformers replaces torch's initializers for the whole process meanwhile: two
+# builds at once would leave them replaced. What it guards belongs to the process, and so does the lock.
 BUILDING = threading.RLock()
 
-# The parts of audiocraft's `LMModel` that decode; the rest makes conditions.
+# The parts of audiocraft's `LMModel` that decode; the others compute conditions.
 DECODER_PARTS = ("emb", "transformer", "out_norm", "linears")
 
 
 def load_language_model(package: Package, files: Hub, device: torch.device) -> LMModel:
     """Build the language model of `state_dict.bin` with its conditioners, as audiocraft's `load_lm_model` does.
 
-    On the CPU the decoder's weights stay in the file's type, half the size of float32: runners pack them from there.
+    On the CPU the decoder's weights keep the file's dtype, half the size of float32: model runners pack them from it.
     """
     if not isinstance(package.get("xp.cfg"), str) or not isinstance(package.get("best_state"), dict):
         raise WrongCheckpoint("state_dict.bin is not a language model exported by audiocraft")
     config = OmegaConf.create(package["xp.cfg"])
     if config.get("lm_model") != "transformer_lm":
-        raise WrongCheckpoint(f"state_dict.bin holds a {config.get('lm_model')!r}, not a MusicGen language model")
+        raise WrongCheckpoint(f"state_dict.bin contains a {config.get('lm_model')!r}, not a MusicGen language model")
     model = build_language_model(config, files, device)
     assign(
         model, package["best_state"], device, "state_dict.bin", as_stored=DECODER_PARTS if device.type == "cpu" else ()
@@ -55,7 +55,7 @@ def load_language_model(package: Package, files: Hub, device: torch.device) -> L
 
 
 def build_language_model(config: DictConfig, files: Hub, device: torch.device) -> LMModel:
-    """Build the language model of a training configuration: itself on the meta device, its conditioners for real."""
+    """Build the language model of a training configuration on the meta device, with real conditioners."""
     config = config.copy()
     OmegaConf.set_struct(config, False)
     # audiocraft's dtypes (loaders.load_lm_model): half for the transformer on a GPU; MPS computes in float32.
@@ -92,14 +92,18 @@ def _conditioners(config: DictConfig, files: Hub, device: torch.device) -> Condi
     from audiocraft_api.model import separator  # demucs: only melody models need it
 
     with separator.provided_by(files, separator.RELEASED_ID if source == "released" else source):
-        return builders.get_conditioner_provider(config.transformer_lm.dim, config)
+        provider = builders.get_conditioner_provider(config.transformer_lm.dim, config)
+    for conditioner in provider.conditioners.values():
+        if isinstance(conditioner, ChromaStemConditioner):
+            separator.make_repeatable(conditioner)
+    return provider
 
 
 def _text_encoder(name: str, files: Hub) -> str:
-    """Return a directory that audiocraft's T5Conditioner takes in the place of a name."""
+    """Return a directory that audiocraft's T5Conditioner accepts in place of a name."""
     path = files.snapshot(name, hub.TEXT_ENCODER)
     directory = str(path)
-    # audiocraft does not ask whether all weights were there.
+    # audiocraft does not check for missing weights.
     encoder = _complete(T5EncoderModel, path)
     if directory not in T5Conditioner.MODELS_DIMS:
         T5Conditioner.MODELS.append(directory)
@@ -108,24 +112,26 @@ def _text_encoder(name: str, files: Hub) -> str:
 
 
 def _complete(kind: Any, directory: Path) -> Any:
-    """Return a model of transformers from a directory; it would make weights up that are not there."""
+    """Load a transformers model. Raises WrongCheckpoint for a missing weight, which transformers would initialize."""
     model, report = kind.from_pretrained(directory, output_loading_info=True)
     if report["missing_keys"]:
-        raise WrongCheckpoint(f"{directory.parent.parent.name} lacks weights, such as {min(report['missing_keys'])}")
+        raise WrongCheckpoint(
+            f"{directory.parent.parent.name} is missing weights, such as {min(report['missing_keys'])}"
+        )
     return model
 
 
 class _CompleteEncodec(HFEncodecModel):
-    """A codec whose weights must all be in the file: making some up first takes most of the time to load it."""
+    """A codec whose weights must all be in the file: initializing them would take most of the loading time."""
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Initialise only what no file holds, such as the strides of convolutions."""
+        """Initialize only what no file contains, such as the strides of convolutions."""
         if not isinstance(module, (torch.nn.Conv1d, torch.nn.ConvTranspose1d, torch.nn.LSTM)):
             super()._init_weights(module)
 
 
 def load_codec(package: Package, files: Hub, device: torch.device) -> CompressionModel:
-    """Build the codec of `compression_state_dict.bin`: audiocraft's own, or the hub's that it names."""
+    """Build the codec of `compression_state_dict.bin`: audiocraft's own, or the hub's codec that it names."""
     if "pretrained" in package:
         directory = files.snapshot(str(package["pretrained"]), hub.CODEC)
         model: CompressionModel = HFEncodecCompressionModel(_complete(_CompleteEncodec, directory))
@@ -142,9 +148,9 @@ def load_codec(package: Package, files: Hub, device: torch.device) -> Compressio
 def assign(
     model: torch.nn.Module, state: dict[str, Any], device: torch.device, name: str, as_stored: Sequence[str] = ()
 ) -> None:
-    """Give a module the tensors of a file, in the module's dtypes, the parts `as_stored` in the file's.
+    """Assign the tensors of a file to a module, in the module's dtypes; the parts `as_stored` keep the file's.
 
-    `state` is emptied, so that each tensor has one owner, who can let it go. Raises WrongCheckpoint.
+    Empties `state`, so that the module alone owns each tensor and can free it. Raises WrongCheckpoint.
     """
     with torch.no_grad():
         expected = model.state_dict()
@@ -159,5 +165,5 @@ def assign(
             model.load_state_dict(own, assign=True)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
-            raise WrongCheckpoint(f"{name} does not hold this model's weights ({reason})") from None
+            raise WrongCheckpoint(f"{name} does not contain this model's weights ({reason})") from None
         model.to(device).requires_grad_(False)

@@ -78,7 +78,7 @@ def _save(path: Path, config: DictConfig, state: dict[str, Any]) -> None:
 
 
 def add_repository(hub: Path, repository: str, *saves: Any) -> None:
-    """Store files in the layout of the hub's cache: `models--<org>--<name>`, with the snapshot's name in `refs/main`."""
+    """Store files as the hub's cache does: `models--<org>--<name>`, with the snapshot's name in `refs/main`."""
     root = hub / f"models--{repository.replace('/', '--')}"
     files = root / "files"
     files.mkdir(parents=True)

@@ -23,7 +23,7 @@ SEPARATOR_ID = "audiocraft-api/demo-separator"
 
 _TEXT_DIM = 32
 _LM_DIM = 64
-# Measured so that decoded noise has a standard deviation near 0.15 and stays well inside -1 … 1, and so that the encoder
+# Chosen so that decoded noise has a standard deviation near 0.15 and stays well inside -1 … 1, and so that the encoder
 # spreads sound over the codebooks.
 _CODEC_GAINS = {"encoder.layers.15": 4.0, "decoder.layers.15": 0.4}
 _CODEBOOK_SCALE = 0.8

@@ -67,7 +67,7 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
         raise ModelUnavailable(
             f"The checkpoint of {spec.name!r} cannot be used: {error}. Fetch or export it again.", _RETRY_SECONDS
         ) from None
-    # Third-party code reads files of any content here: its errors cannot be foreseen, and each request needs a response.
+    # Third-party code reads files of any content here: its errors are unforeseeable, and each request needs a response.
     except Exception as error:
         logger.exception("Loading %s failed.", spec.name)
         raise ModelUnavailable(_sentence(spec, error), _RETRY_SECONDS) from None
@@ -106,7 +106,9 @@ def choose_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = next(name for name, is_present in present.items() if is_present)
     if not present[wanted]:
-        raise ModelUnavailable(f"The server is configured to use {wanted}, which this machine does not have.", _RETRY_SECONDS)
+        raise ModelUnavailable(
+            f"The server is configured to use {wanted}, which this machine does not have.", _RETRY_SECONDS
+        )
     return torch.device(wanted)
 
 

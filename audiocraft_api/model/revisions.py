@@ -1,7 +1,7 @@
-"""Which files a model is made of and which revision they are, before anything is loaded. Never imports torch.
+"""Finds the files of a model and their revision, without loading them. Imports torch only to build a demo checkpoint.
 
-A revision is the hub's commit, or 40 digits that follow the content of local files. It speaks of the checkpoint's own
-two files; text encoder, codec and separator are those that they name.
+A revision is the hub's commit, or 40 hex digits that depend on the content of local files. It covers the checkpoint's
+two files, which name the text encoder, the codec and the separator.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LANGUAGE_MODEL, CODEC = (name for (name,) in hub.CHECKPOINT.groups)
 
 
 def locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, str]:
-    """Return a checkpoint's directory and revision, downloaded or built if need be.
+    """Return a checkpoint's directory and revision; download or build it if necessary.
 
     Raises WrongCheckpoint, ModelUnavailable.
     """
@@ -34,21 +34,21 @@ def locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, str
 
 
 def known_revision(spec: ModelSpec, catalog: Catalog) -> str | None:
-    """Return the revision that a load would find now, or None where it cannot be told without a download.
+    """Return the revision that a load would find now, or None if only a download could tell.
 
-    Quick: files that have not changed are not read again.
+    Fast: unchanged files are not read again.
     """
     try:
         directory = present(spec, catalog)
         if directory is None:
             return None
         return directory.name if directory != catalog.local_directory(spec) else _fingerprint(directory)
-    except (WrongCheckpoint, ModelUnavailable, OSError):  # whoever loads it is told what is wrong
+    except (WrongCheckpoint, ModelUnavailable, OSError):  # loading it reports the error
         return None
 
 
 def present(spec: ModelSpec, catalog: Catalog) -> Path | None:
-    """Return a checkpoint's directory where it is on this machine. Raises ModelUnavailable."""
+    """Return a checkpoint's directory if it is on this machine, else None. Raises ModelUnavailable."""
     directory = catalog.local_directory(spec)
     if directory is not None or spec.is_built_in:
         return directory
@@ -56,17 +56,14 @@ def present(spec: ModelSpec, catalog: Catalog) -> Path | None:
 
 
 def check_sum(spec: ModelSpec, directory: Path, name: str) -> None:
-    """Compare a checkpoint's file with the SHA-256 that the models file pins, if any. Raises WrongCheckpoint.
-
-    An unchanged file is read once for it.
-    """
+    """Compare a checkpoint's file with the SHA-256 that the models file pins, if any. Raises WrongCheckpoint."""
     pinned = {LANGUAGE_MODEL: spec.sha256, CODEC: spec.codec_sha256}[name]
     if pinned is not None and (found := checkpoint_file.sha256(directory / name)) != pinned:
-        raise WrongCheckpoint(f"{name} has the SHA-256 {found}, and the models file pins {pinned}")
+        raise WrongCheckpoint(f"{name} has the SHA-256 {found}, but the models file pins {pinned}")
 
 
 def _fingerprint(directory: Path) -> str:
     for name in (LANGUAGE_MODEL, CODEC):
         if not (directory / name).is_file():
-            raise WrongCheckpoint(f"{directory.name} holds no {name}")
+            raise WrongCheckpoint(f"{directory.name} contains no {name}")
     return checkpoint_file.fingerprint(directory / LANGUAGE_MODEL, directory / CODEC)

@@ -1,13 +1,13 @@
-"""Give audiocraft's chroma conditioner its source separator from where the other files come from, safely.
+"""Loads the source separator of audiocraft's chroma conditioner from local files, and makes separation repeatable.
 
-The conditioner asks demucs for `htdemucs`, which downloads it, as a pickle if need be. Here it gets the same demucs
-classes with weights that were looked up like all others.
+The conditioner itself requests `htdemucs` from demucs, which downloads it, possibly as a pickle. Here it gets the same
+demucs classes, with weights that `hub` finds like all others.
 """
 
 from __future__ import annotations
 
+import functools
 import random
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,22 +15,25 @@ from typing import Any
 
 import demucs.apply
 import demucs.pretrained
+import torch
 import yaml
+from demucs.audio import convert_audio
 from demucs.hf import load_safetensors_model
 from safetensors import safe_open
+from torch import Tensor
 
 from audiocraft_api.model import hub
 from audiocraft_api.model.hub import Hub
 
-RELEASED_ID = "adefossez/HTDemucs"  # demucs.hf: where demucs itself takes `htdemucs` from
+RELEASED_ID = "adefossez/HTDemucs"  # where demucs itself gets `htdemucs` from (demucs.hf)
 
-# A weights file names the class to build; only these are taken.
+# A weights file names the class to build; no other class is accepted.
 _CLASSES = frozenset({"demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs"})
-_lock = threading.RLock()
+_MAX_SHIFT_SECONDS = 0.5  # demucs.apply.apply_model
 
 
 def load(directory: Path) -> Any:
-    """Return the bag of separators of a repository in demucs' hub layout. Raises ValueError for any other files."""
+    """Return the separators in a directory of demucs' hub layout. Raises ValueError for any other files."""
     bag = yaml.safe_load((directory / "htdemucs.yaml").read_text())
     models = []
     for signature in bag["models"]:
@@ -45,35 +48,40 @@ def load(directory: Path) -> Any:
 
 @contextmanager
 def provided_by(files: Hub, repository: str) -> Iterator[None]:
-    """Let demucs' `get_model`, which the conditioner calls, return the separator of `repository`."""
+    """Make demucs' `get_model`, which the conditioner's constructor calls, return the separator of `repository`.
 
-    def get_model(_name: str) -> Any:
-        return load(files.snapshot(repository, hub.SEPARATOR))
-
-    with _replaced(demucs.pretrained, "get_model", get_model):
+    This replaces a function for the whole process: the caller must hold `checkpoint.BUILDING`.
+    """
+    original = demucs.pretrained.get_model
+    demucs.pretrained.get_model = lambda _name: load(files.snapshot(repository, hub.SEPARATOR))
+    try:
         yield
+    finally:
+        demucs.pretrained.get_model = original
 
 
-@contextmanager
-def repeatable() -> Iterator[None]:
-    """Let a separation shift its input always by the same time: demucs draws it from Python's global generator."""
-    with _replaced(demucs.apply, "random", _SameEachTime()):
-        yield
+def make_repeatable(conditioner: Any) -> None:
+    """Make a `ChromaStemConditioner` return the same stems for the same waveform each time."""
+    conditioner._get_stemmed_wav = functools.partial(_melody_stems, conditioner)
 
 
-class _SameEachTime:
-    """Stands in for the module `random`: its state does not go on from one window's separation to the next."""
+@torch.no_grad()
+def _melody_stems(conditioner: Any, wav: Tensor, sample_rate: int) -> Tensor:
+    """Return what `ChromaStemConditioner._get_stemmed_wav` does, with a fixed time shift of demucs' input."""
+    separator = conditioner.demucs
+    with conditioner.autocast:
+        wav = convert_audio(wav, sample_rate, separator.samplerate, separator.audio_channels)
+        stems = _separate(separator, wav, conditioner.device)[:, conditioner.stem_indices]
+        mixed: Tensor = convert_audio(stems.sum(1), separator.samplerate, conditioner.sample_rate, 1)
+        return mixed
 
-    def randint(self, least: int, most: int) -> int:
-        return random.Random(0).randint(least, most)
 
-
-@contextmanager
-def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    with _lock:
-        original = getattr(module, name)
-        setattr(module, name, value)
-        try:
-            yield
-        finally:
-            setattr(module, name, original)
+def _separate(separator: Any, mix: Tensor, device: Any) -> Tensor:
+    """Separate as `apply_model(…, shifts=1)` does, which draws the shift from Python's global random generator."""
+    max_shift = int(_MAX_SHIFT_SECONDS * separator.samplerate)
+    shift = random.Random(0).randint(0, max_shift)
+    length = mix.shape[-1]
+    padded = demucs.apply.tensor_chunk(mix).padded(length + 2 * max_shift)
+    shifted = demucs.apply.TensorChunk(padded, shift, length + max_shift - shift)
+    stems: Tensor = demucs.apply.apply_model(separator, shifted, shifts=0, device=device)
+    return stems[..., max_shift - shift :]
