@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its log line, the headers of every answer."""
+"""Gives every request an ID and a log line, and every response its common headers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from werkzeug.http import parse_date
 
 from audiocraft_api.core.log_context import request_id_var
 
-# Headers with a date, as WSGI names them. One that is none is to be ignored (RFC 9110, 13.1).
+# Headers that hold a date, by their WSGI names. An invalid date must be ignored (RFC 9110, 13.1).
 DATES = ("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_RANGE")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -22,20 +22,20 @@ logger = logging.getLogger("audiocraft_api.access")
 
 
 def request_id() -> str:
-    """Return the id of the current request."""
+    """Return the ID of the current request."""
     return cast(str, g.request_id)
 
 
 def init_app(app: Flask) -> None:
-    """Give every request an id and a log line, and every answer its common headers."""
-    app.before_request(_begin)
-    app.after_request(_finish)
-    app.teardown_request(_forget)
+    """Register the hooks."""
+    app.before_request(_start_request)
+    app.after_request(_log_response)
+    app.teardown_request(_clear_log_context)
 
 
-def _begin() -> None:
+def _start_request() -> None:
     for name in DATES:
-        if not _can_be_read(request.environ.get(name, "")):
+        if not _is_parsable(request.environ.get(name, "")):
             del request.environ[name]
     incoming = request.headers.get("X-Request-ID", "")
     g.request_id = incoming if _SANE_ID.fullmatch(incoming) else secrets.token_hex(8)
@@ -43,8 +43,8 @@ def _begin() -> None:
     request_id_var.set(g.request_id)
 
 
-def _can_be_read(date: str) -> bool:
-    """Say whether Werkzeug can read a date, or know that it is none; what it takes for one may be out of range."""
+def _is_parsable(date: str) -> bool:
+    """Return whether Werkzeug can parse a date or recognize it as invalid; it raises OverflowError for some."""
     try:
         parse_date(date)
     except OverflowError:
@@ -52,7 +52,7 @@ def _can_be_read(date: str) -> bool:
     return True
 
 
-def _finish(response: Response) -> Response:
+def _log_response(response: Response) -> Response:
     response.headers["X-Request-ID"] = request_id()
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     fields = {
@@ -69,5 +69,5 @@ def _finish(response: Response) -> Response:
     return response
 
 
-def _forget(_error: BaseException | None) -> None:
-    request_id_var.set("-")  # threads are used again: nothing is logged under a request that is over
+def _clear_log_context(_error: BaseException | None) -> None:
+    request_id_var.set("-")  # the thread is reused: later log lines must not carry this ID

@@ -1,4 +1,4 @@
-"""Notices a client that has left, by looking at its socket. Knows no framework beyond the WSGI environment's keys."""
+"""Detects that a client disconnected by peeking at its socket. Knows of WSGI servers only the environment keys."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# Where gunicorn and Werkzeug's development server put a request's socket.
+# Environment keys under which gunicorn and Werkzeug's development server provide a request's socket.
 SOCKET_KEYS = ("gunicorn.socket", "werkzeug.socket")
 
 
 def connection_of(environ: Mapping[str, Any]) -> Any:
-    """Return the socket of a request, None where the server does not tell."""
+    """Return the socket of a request; None if the server does not provide it."""
     return next((environ[key] for key in SOCKET_KEYS if key in environ), None)
 
 
 def client_gone(environ: Mapping[str, Any]) -> Callable[[], bool]:
-    """Return a function that says whether the client of this request has closed its connection.
+    """Return a function that returns whether the client of this request has closed its connection.
 
-    Without a socket nobody can tell, and the answer is always no. A client that shuts down its sending side alone
-    counts as gone: no HTTP client does.
+    Always False if the server does not provide the socket. A client that shuts down only its sending side counts as
+    disconnected; HTTP clients do not do that.
     """
     connection = connection_of(environ)
     if connection is None:
@@ -29,9 +29,9 @@ def client_gone(environ: Mapping[str, Any]) -> Callable[[], bool]:
         try:
             return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"")
         except BlockingIOError:
-            return False  # open, and nothing to read: the client waits
+            return False  # open with nothing to read: the client is waiting
         except ValueError:
-            return False  # a TLS socket cannot be peeked at
+            return False  # TLS sockets do not support peeking
         except OSError:
             return True
 

@@ -1,4 +1,4 @@
-"""The one place where errors become answers: `{"error": sentence, "code", "request_id", "errors"?}`."""
+"""The one place where errors become responses: `{"error": sentence, "code", "request_id", "errors"?}`."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from audiocraft_api.web.schemas import ErrorResponse
 SENTENCES = {
     400: "The request is malformed.",
     401: "Invalid or missing API key",
-    403: "This is not allowed.",
-    404: "There is nothing at this address; /docs lists the routes.",
-    405: "This address does not take that method.",
-    410: "The audio was made and is not kept any more.",
-    411: "Send the body with a Content-Length header; chunked bodies are not taken.",
+    403: "You do not have permission to do this.",
+    404: "There is nothing at this address; see /docs for the list of routes.",
+    405: "This address does not support that method; the Allow header lists the supported methods.",
+    410: "The audio was generated but is no longer stored.",
+    411: "Send a Content-Length header; chunked request bodies are not supported.",
     413: "The request body is too large.",
-    415: "The request body has the wrong content type.",
-    416: "The requested range is not inside the file.",
-    422: "The prompt is not allowed here, or the Idempotency-Key came before with another request.",
-    429: "You are over your limit; try again after `Retry-After`.",
-    500: "The server met an unexpected problem; its log has the cause under this request id.",
-    501: "Audio is made on other machines and cannot be heard while it is made.",
+    415: "The content type of the request body is not supported.",
+    416: "The requested range is outside the file.",
+    422: "The prompt is not allowed on this server, or the Idempotency-Key was already used with a different request.",
+    429: "You exceeded a limit; try again after the time in `Retry-After`.",
+    500: "An unexpected error occurred; the server's log has the cause under this request ID.",
+    501: "The audio is generated on other machines and cannot be streamed.",
 }
 CODES = {400: "invalid_request", 404: "not_found", 413: "payload_too_large", 416: "range_not_satisfiable"}
 
@@ -44,20 +44,20 @@ logger = logging.getLogger(__name__)
 
 
 def init_app(app: Flask) -> None:
-    app.register_error_handler(AudioCraftError, _answer_own)
-    app.register_error_handler(HTTPException, _answer_http)
-    app.register_error_handler(Exception, _answer_unexpected)
+    app.register_error_handler(AudioCraftError, _handle_own_error)
+    app.register_error_handler(HTTPException, _handle_http_error)
+    app.register_error_handler(Exception, _handle_unexpected_error)
 
 
 def error_response(status: int, code: str, message: str, **details: Any) -> Response:
-    """Render an error answer; `details` are the fields of `ErrorResponse` that only some have."""
-    answer = ErrorResponse(error=message, code=code, request_id=request_id(), **details)
-    response = jsonify(answer.model_dump(exclude_none=True))
+    """Return an error response; `details` are the optional fields of `ErrorResponse`."""
+    body = ErrorResponse(error=message, code=code, request_id=request_id(), **details)
+    response = jsonify(body.model_dump(exclude_none=True))
     response.status_code = status
     return response
 
 
-def _answer_own(error: AudioCraftError) -> Response:
+def _handle_own_error(error: AudioCraftError) -> Response:
     if error.status >= 500 and not isinstance(error, Unavailable):
         logger.error("%s: %s", error.code, error.message, exc_info=error.__cause__)
     count_error(error.code, error)
@@ -70,7 +70,7 @@ def _answer_own(error: AudioCraftError) -> Response:
 
 
 def details_of(error: AudioCraftError) -> dict[str, Any]:
-    """Return the fields of an error's answer beyond its sentence, its code and the request's id."""
+    """Return the fields of an error response beyond its sentence, its code and the request ID."""
     if isinstance(error, InvalidRequest):
         return {"errors": error.errors or None}
     if isinstance(error, PromptRefused):
@@ -79,12 +79,12 @@ def details_of(error: AudioCraftError) -> dict[str, Any]:
 
 
 def whole_seconds(seconds: float) -> int:
-    """Return what `Retry-After` says of a time."""
+    """Return a time as `Retry-After` needs it: whole seconds, at least 1."""
     return max(1, math.ceil(seconds))
 
 
-def _answer_http(error: HTTPException) -> Response | HTTPException:
-    """Answer what Flask and Werkzeug raise, with the headers that belong to it (Allow, Content-Range)."""
+def _handle_http_error(error: HTTPException) -> Response | HTTPException:
+    """Render what Flask and Werkzeug raise, with its own headers (Allow, Content-Range)."""
     status = error.code or 500
     if status < 400:
         return error  # a redirect
@@ -97,7 +97,7 @@ def _answer_http(error: HTTPException) -> Response | HTTPException:
     return response
 
 
-def _answer_unexpected(error: Exception) -> Response:
+def _handle_unexpected_error(error: Exception) -> Response:
     logger.error("Unexpected error.", exc_info=error)
     count_error(AudioCraftError.code)
     return error_response(500, AudioCraftError.code, SENTENCES[500])

@@ -1,6 +1,6 @@
-"""Makes the OpenAPI document from the routes, their operations and the schemas that validate.
+"""Generates the OpenAPI document from the routes, their operations and the schemas that validate.
 
-Written out here because it must say what the strict parser does: closed objects, one error shape, files in forms.
+No library does it, because the document must match the strict parser: closed objects, one error shape, file fields.
 """
 
 from __future__ import annotations
@@ -24,25 +24,29 @@ JSON = "application/json"
 REF = "#/components/schemas/{model}"
 ERROR_SENTENCES = SENTENCES | {
     400: "A field is missing, unknown or out of range.",
-    503: "The service is full, or not ready; try again after `Retry-After`.",
+    503: "The server is at capacity or not ready; try again after the time in `Retry-After`.",
     504: "The audio was not ready in time.",
 }
-REQUEST_ID = {"X-Request-ID": {"description": "The id of this request in the log.", "schema": {"type": "string"}}}
-RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
-CHALLENGE = {"WWW-Authenticate": {"description": "How to show who calls.", "schema": {"type": "string"}}}
+REQUEST_ID = {"X-Request-ID": {"description": "ID of this request in the server's log.", "schema": {"type": "string"}}}
+RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}}}
+CHALLENGE = {"WWW-Authenticate": {"description": "Authentication scheme to use.", "schema": {"type": "string"}}}
 ERROR_HEADERS = {401: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}
 SECURITY_SCHEMES = {
     "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key of this service."},
-    "Bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token where tokens are taken."},
+    "Bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, or a JSON Web Token on servers that accept them.",
+    },
 }
 
 
 def build_openapi(
-    app: Flask, model_sizes: Mapping[type[BaseModel], Sequence[str]], asks_for_key: Callable[[Access], bool]
+    app: Flask, model_sizes: Mapping[type[BaseModel], Sequence[str]], needs_key: Callable[[Access], bool]
 ) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of an app.
 
-    `model_sizes` says what each request schema may name as a model, `asks_for_key` which routes need a key now.
+    `model_sizes` lists the model names that each request schema accepts; `needs_key` says which routes need a key.
     """
     documented = [(rule, found) for rule in app.url_map.iter_rules() if (found := _operation_of(app, rule))]
     paths: dict[str, dict[str, Any]] = {}
@@ -50,7 +54,7 @@ def build_openapi(
         for method in sorted((rule.methods or set()) & {"GET", "POST", "PUT", "PATCH", "DELETE"}):
             path = re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule.rule)
             paths.setdefault(path, {})[method.lower()] = _path_item(rule, found) | {
-                "security": [{name: []} for name in SECURITY_SCHEMES] if asks_for_key(found.access) else []
+                "security": [{name: []} for name in SECURITY_SCHEMES] if needs_key(found.access) else []
             }
     schemas = _component_schemas([found for _, found in documented])
     for schema, names in model_sizes.items():
@@ -60,7 +64,7 @@ def build_openapi(
         "info": {
             "title": "AudioCraft API",
             "version": __version__,
-            "description": "Text, and a tune, to music with Meta's AudioCraft.",
+            "description": "Generates music from text, and from melodies, with Meta's MusicGen.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "paths": dict(sorted(paths.items())),
@@ -76,20 +80,21 @@ def _component_schemas(operations: Sequence[Operation]) -> dict[str, Any]:
     wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {(ErrorResponse, "serialization"): None}
     for found in operations:
         wanted |= {(schema, "validation"): None for schema in (found.json, found.form) if schema}
-        answers = [body for bodies in found.answers.values() for body in bodies if not isinstance(body, str)]
-        wanted |= {(schema, "serialization"): None for schema in answers}
+        schemas = [body for bodies in found.responses.values() for body in bodies if not isinstance(body, str)]
+        wanted |= {(schema, "serialization"): None for schema in schemas}
     _, document = models_json_schema(list(wanted), ref_template=REF)
     return dict(document["$defs"])
 
 
 def _path_item(rule: Rule, found: Operation) -> dict[str, Any]:
-    refusals = () if found.access is Access.OPEN else (401, 403, 429, 503)
     item: dict[str, Any] = {
         "operationId": rule.endpoint.rsplit(".", 1)[-1],
         "summary": found.summary,
         "tags": [found.tag],
-        "responses": {str(status): _answer(status, bodies, found.headers) for status, bodies in found.answers.items()}
-        | {str(status): _error(status) for status in sorted({*found.errors, *refusals})}
+        "responses": {
+            str(status): _response(status, bodies, found.headers) for status, bodies in found.responses.items()
+        }
+        | {str(status): _error(status) for status in sorted(_error_statuses(found))}
         | {"default": _error(500)},
     }
     if found.description:
@@ -99,6 +104,20 @@ def _path_item(rule: Rule, found: Operation) -> dict[str, Any]:
     if body := _request_body(found):
         item["requestBody"] = body
     return item
+
+
+def _error_statuses(found: Operation) -> set[int]:
+    """Return the declared errors and those that every operation of this kind can have."""
+    statuses = set(found.errors)
+    if found.access is not Access.OPEN:
+        statuses |= {401, 403, 429, 503}
+    if found.json or found.form:
+        statuses |= {400, 411, 413, 415}
+    if found.query:
+        statuses.add(400)
+    if found.parameters:
+        statuses.add(404)
+    return statuses
 
 
 def _parameters(found: Operation) -> list[dict[str, Any]]:
@@ -117,20 +136,20 @@ def _request_body(found: Operation) -> dict[str, Any] | None:
     for schema, media_type in ((found.json, JSON), (found.form, "multipart/form-data")):
         if schema:
             content: dict[str, Any] = {"schema": _ref(schema)}
-            if found.examples:
-                content["examples"] = {name: {"value": dict(value)} for name, value in found.examples.items()}
+            if schema.EXAMPLES:
+                content["examples"] = {name: {"value": dict(value)} for name, value in schema.EXAMPLES.items()}
             return {"required": True, "content": {media_type: content}}
     return None
 
 
-def _answer(status: int, bodies: Sequence[type[BaseModel] | str], headers: Mapping[str, str]) -> dict[str, Any]:
+def _response(status: int, bodies: Sequence[type[BaseModel] | str], headers: Mapping[str, str]) -> dict[str, Any]:
     schemas = [_ref(body) for body in bodies if not isinstance(body, str)]
     content: dict[str, Any] = {body: {} for body in bodies if isinstance(body, str)}
     if schemas:
         content[JSON] = {"schema": schemas[0] if len(schemas) == 1 else {"oneOf": schemas}}
     described = {name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()}
-    answer: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": REQUEST_ID | described}
-    return answer | ({"content": content} if content else {})
+    response: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": REQUEST_ID | described}
+    return response | ({"content": content} if content else {})
 
 
 def _error(status: int) -> dict[str, Any]:

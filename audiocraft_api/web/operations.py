@@ -1,61 +1,73 @@
-"""What a route says about itself beside its URL rule: who may call it, and what OpenAPI is made from."""
+"""Declares a route: who may call it, what it accepts and what it responds with.
+
+One decorator validates the request and feeds OpenAPI, so that the two cannot disagree.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
+
+from audiocraft_api.web.parsing import parse_form, parse_json, parse_query
+from audiocraft_api.web.schemas import MelodyFields, StreamRequest
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Access(Enum):
-    """Who may call a route, where keys are configured."""
+    """Who may call a route where API keys are configured."""
 
-    OPEN = "open"  # everybody
-    LINK = "link"  # who has the scope `read`; everybody where the settings leave audio links open
-    READ = "read"  # who has this scope, and so on
+    OPEN = "open"  # everyone
+    LINK = "link"  # callers with the scope `read`, or everyone if the settings leave audio links open
+    READ = "read"  # callers with the scope of this name, as with the ones below
     GENERATE = "generate"
     ADMIN = "admin"
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One documented route. `answers` maps a status to the schemas, or the media types, of its bodies.
+    """Decorates a view. A view with `json`, `form` or `query` gets the validated model as its first argument.
 
-    `headers` are those of the answers, beside the ones of every answer; `request_headers` maps a name to its schema.
+    `responses` maps a status to the schemas or media types of its bodies. `errors` lists statuses beyond those that
+    follow from the body, the path parameters and the access. `request_headers` maps a name to its JSON schema.
     """
 
     summary: str
     tag: str
     access: Access
-    answers: Mapping[int, tuple[type[BaseModel] | str, ...]]
+    responses: Mapping[int, tuple[type[BaseModel] | str, ...]]
     description: str = ""
-    json: type[BaseModel] | None = None
-    form: type[BaseModel] | None = None
-    examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    json: type[StreamRequest] | None = None
+    form: type[MelodyFields] | None = None
+    query: type[BaseModel] | None = None
     errors: tuple[int, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     request_headers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    query: type[BaseModel] | None = None
 
+    def __call__(self, view: View) -> View:
+        @functools.wraps(view)
+        def validated(*args: Any, **kwargs: Any) -> Any:
+            return view(*self._parse(), *args, **kwargs)
 
-def operation(documented: Operation) -> Callable[[View], View]:
-    """Attach an operation to a view."""
+        validated.operation = self  # type: ignore[attr-defined]
+        return access(self.access)(cast(View, validated))
 
-    def attach(view: View) -> View:
-        view.operation = documented  # type: ignore[attr-defined]
-        return access(documented.access)(view)
-
-    return attach
+    def _parse(self) -> tuple[BaseModel, ...]:
+        if self.json:
+            return (parse_json(self.json),)
+        if self.form:
+            return (parse_form(self.form, self.form.FILE_FIELD, self.form.MISSING_FILE),)
+        return (parse_query(self.query),) if self.query else ()
 
 
 def access(decision: Access) -> Callable[[View], View]:
-    """Attach to a view who may call it; for routes that OpenAPI does not name."""
+    """Declare who may call a view; on its own, for routes that are not part of OpenAPI."""
 
     def attach(view: View) -> View:
         view.access = decision  # type: ignore[attr-defined]

@@ -1,11 +1,12 @@
-"""The one source of what requests and answers look like: it validates, and OpenAPI is made from it."""
+"""The schemas of all requests and responses. They validate, and the OpenAPI document is generated from them."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from werkzeug.datastructures import FileStorage
 
 from audiocraft_api.audio.convert import FORMATS
@@ -21,16 +22,26 @@ from audiocraft_api.core.constants import (
     MIN_DURATION_SECONDS,
     MIN_TEMPERATURE,
 )
-from audiocraft_api.tasks.view import RecipeResponse
+from audiocraft_api.net.outbound import MAX_URL_CHARACTERS
+from audiocraft_api.tasks.view import (
+    RecipeResponse,
+    TaskCanceledResponse,
+    TaskCompletedResponse,
+    TaskFailedResponse,
+    TaskResponse,
+    TaskWorkingResponse,
+)
+
+MAX_PAGE = 200
+
+# A character that is neither white space nor an invisible control character, both in JavaScript's regular expressions
+# and in Python's.
+_VISIBLE = r"[^\s\x1c-\x1f\x85\ufeff]"
 
 
 def _whole(value: Any) -> Any:
-    """JSON knows one kind of number: 250.0 is an integer (JSON Schema, 6.1.1)."""
+    """Convert 250.0 to 250: JSON has one number type, and such a value is an integer (JSON Schema, 6.1.1)."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-# Something that is neither white space nor an invisible control, in JavaScript's regular expressions and Python's alike.
-_VISIBLE = r"[^\s\x1c-\x1f\x85\ufeff]"
 
 
 def _not_blank(text: str) -> str:
@@ -49,64 +60,148 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED), BeforeValidator(_whole)]
 Prompt = Annotated[
     str,
-    Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, description="What the music should be like; not blank."),
+    Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, description="Description of the music; must not be blank."),
     AfterValidator(_not_blank),
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_PROMPT_CHARACTERS, "pattern": _VISIBLE}),
 ]
 OutputFormat = Annotated[str, AfterValidator(_known_format), WithJsonSchema({"type": "string", "enum": list(FORMATS)})]
 
+DEMO_EXAMPLE = {"prompt": "warm analog synth arpeggio, 100 bpm", "model_size": "demo", "duration": 2, "seed": 7}
+MP3_EXAMPLE = {"prompt": "solo cello", "model_size": "demo", "duration": 1, "output_format": "mp3"}
+
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
+    EXAMPLES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # by title, for OpenAPI
+
 
 class StreamRequest(_Request):
-    """A text-to-music request whose audio is sent while it is made."""
+    """A text-to-music request whose audio is sent while it is generated."""
+
+    EXAMPLES = {"demo": DEMO_EXAMPLE, "MP3": MP3_EXAMPLE}
 
     prompt: Prompt
-    model_size: str = Field("small", max_length=64, description="A text-to-music model of `GET /models`.")
+    model_size: str = Field("small", max_length=64, description="Name of a text-to-music model from `GET /models`.")
     duration: float = Field(
-        5.0, ge=MIN_DURATION_SECONDS, le=MAX_DURATION_SECONDS, description="Seconds of audio to make."
+        5.0, ge=MIN_DURATION_SECONDS, le=MAX_DURATION_SECONDS, description="Duration of the audio in seconds."
     )
     temperature: float = Field(
-        1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE, description="Higher is more varied, lower more predictable."
+        1.0,
+        ge=MIN_TEMPERATURE,
+        le=MAX_TEMPERATURE,
+        description="Sampling temperature; higher values are more varied, lower values more predictable.",
     )
     top_k: Whole = Field(
-        DEFAULT_TOP_K, ge=0, le=CODEBOOK_SIZE, description="Sample from so many most likely tokens; 0 is off."
+        DEFAULT_TOP_K,
+        ge=0,
+        le=CODEBOOK_SIZE,
+        description="Sample from the `top_k` most likely tokens; 0 turns this off.",
     )
     top_p: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Sample from the likely tokens of this total probability, instead of `top_k`; 0 is off.",
+        description="Sample from the most likely tokens with this total probability, instead of `top_k`; "
+        "0 turns this off.",
     )
-    cfg_coef: float = Field(DEFAULT_CFG_COEF, ge=0, le=MAX_CFG_COEF, description="How closely to follow the prompt.")
-    seed: Seed | None = Field(None, description="The same seed and fields make the same audio; drawn when left out.")
-    output_format: OutputFormat = Field("wav", description="Format of the audio.")
+    cfg_coef: float = Field(
+        DEFAULT_CFG_COEF,
+        ge=0,
+        le=MAX_CFG_COEF,
+        description="Classifier-free guidance: how closely the audio follows the prompt.",
+    )
+    seed: Seed | None = Field(
+        None, description="The same seed with the same fields generates the same audio; random when omitted."
+    )
+    output_format: OutputFormat = Field("wav", description="Audio format.")
 
 
 class GenerateRequest(StreamRequest):
     """A text-to-music request."""
 
-    return_type: Literal["url", "base64"] = Field("url", description="A link to the file, or the file in the answer.")
+    EXAMPLES = {
+        "demo": DEMO_EXAMPLE,
+        "audio in the response": {
+            "prompt": "solo cello, slow",
+            "model_size": "demo",
+            "duration": 1,
+            "output_format": "mp3",
+            "return_type": "base64",
+        },
+        "every field": {
+            "prompt": "bossa nova guitar",
+            "model_size": "small",
+            "duration": 5.0,
+            "temperature": 1.0,
+            "top_k": 250,
+            "top_p": 0.0,
+            "cfg_coef": 3.0,
+            "seed": 1,
+            "output_format": "wav",
+            "return_type": "url",
+        },
+    }
+
+    return_type: Literal["url", "base64"] = Field(
+        "url", description="`url` returns a link to the audio file, `base64` the file itself."
+    )
 
 
 class MelodyFields(StreamRequest):
-    """What a request that follows an uploaded tune has beside, or other than, one that does not."""
+    """Fields of requests with an uploaded melody that differ from requests without one."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    model_size: str = Field("medium", max_length=64, description="A model of `GET /models` that follows a tune.")
+    EXAMPLES = {}
+    FILE_FIELD: ClassVar[str] = "melody"
+    MISSING_FILE: ClassVar[str] = "No melody file provided"
+
+    model_size: str = Field(
+        "medium", max_length=64, description="Name of a model from `GET /models` that follows a melody."
+    )
     duration: float = Field(
-        10.0, ge=MIN_DURATION_SECONDS, le=MAX_DURATION_SECONDS, description="Seconds of audio to make."
+        10.0, ge=MIN_DURATION_SECONDS, le=MAX_DURATION_SECONDS, description="Duration of the audio in seconds."
     )
     melody: Annotated[FileStorage, WithJsonSchema({"type": "string", "format": "binary"})] = Field(
-        description="The tune: a WAV, MP3, OGG or FLAC file."
+        description="The melody to follow: a WAV, MP3, OGG or FLAC file."
     )
+
+    @property
+    def melody_file(self) -> BinaryIO:
+        """The uploaded file, opened for reading."""
+        return cast(BinaryIO, self.melody.stream)
 
 
 class MelodyRequest(MelodyFields, GenerateRequest):
-    """A request that follows an uploaded tune; a form, numbers as text."""
+    """A request with an uploaded melody: a form, with numbers as text."""
+
+
+class TaskRequest(StreamRequest):
+    """A text-to-music request that creates a task."""
+
+    webhook_url: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_URL_CHARACTERS,
+        description="HTTP or HTTPS URL that receives the task's final state in a signed request, "
+        "on servers with webhooks enabled.",
+    )
+
+
+class MelodyTaskRequest(MelodyFields, TaskRequest):
+    """A request with an uploaded melody that creates a task: a form, with numbers as text."""
+
+
+class PageQuery(BaseModel):
+    """One page of a list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int = Field(50, ge=1, le=MAX_PAGE, description="Maximum number of tasks per page.")
+    cursor: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,17}$")] | None = Field(
+        None, description="`next_cursor` of the previous page; omit it to start with the newest task."
+    )
 
 
 class _Response(BaseModel):
@@ -115,32 +210,56 @@ class _Response(BaseModel):
 
 class _GenerateResponse(_Response):
     success: Literal[True] = True
-    generation_time: float = Field(description="Seconds that the generation took.")
+    generation_time: float = Field(description="Seconds the generation took.")
     format: str
-    sample_rate: int = Field(description="Hz.")
-    duration: float = Field(description="Seconds of audio in the file.")
-    seed: int = Field(description="Send it again for the same audio.")
+    sample_rate: int = Field(description="Sample rate in Hz.")
+    duration: float = Field(description="Duration of the audio file in seconds.")
+    seed: int = Field(description="Send this seed to generate the same audio again.")
     model: str = Field(description="Public name of the checkpoint.")
     revision: str = Field(description="Revision of the checkpoint.")
-    cached: bool = Field(False, description="Whether the audio was there already, made for an equal request.")
-    recipe: RecipeResponse | None = Field(None, description="How it was made; null only for tasks of an older release.")
+    cached: bool = Field(False, description="Whether the audio was reused from an earlier, identical request.")
+    recipe: RecipeResponse | None = Field(
+        None, description="How the audio was made; null only for tasks of an older release."
+    )
     request_id: str
 
 
 class GenerateUrlResponse(_GenerateResponse):
-    """The answer for `return_type` `url`."""
+    """The response for `return_type` `url`."""
 
-    audio_url: str = Field(description="Path of the file on this server.")
+    audio_url: str = Field(description="Path of the audio file on this server.")
 
 
 class GenerateBase64Response(_GenerateResponse):
-    """The answer for `return_type` `base64`."""
+    """The response for `return_type` `base64`."""
 
-    audio: str = Field(description="The file in standard base64.")
+    audio: str = Field(description="The audio file in standard base64.")
+
+
+class TaskAcceptedResponse(_Response):
+    """A task was accepted."""
+
+    task_id: str
+    status: str = Field(
+        description="`processing`; for a repeated `Idempotency-Key`, the current status of the existing task."
+    )
+    seed: int = Field(description="Send this seed to generate the same audio again.")
+    events_url: str = Field(description="Path of the task's server-sent events.")
+    request_id: str
+
+
+TASK_RESPONSES = (TaskWorkingResponse, TaskCompletedResponse, TaskFailedResponse, TaskCanceledResponse)
+
+
+class TasksResponse(_Response):
+    """A page of tasks, newest first."""
+
+    tasks: list[TaskResponse]
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last page.")
 
 
 class QueueResponse(_Response):
-    waiting: int = Field(description="Requests that wait for the engine, and tasks that are queued.")
+    waiting: int = Field(description="Requests waiting for the engine, plus queued tasks.")
     running: int
 
 
@@ -148,7 +267,7 @@ class HealthResponse(_Response):
     status: Literal["healthy"] = "healthy"
     version: str
     models_loaded: list[str] = Field(description="Public names of the models in memory.")
-    device: str = Field(description="Where models run; `auto` until the first one is loaded.")
+    device: str = Field(description="Device that models run on; `auto` until the first model is loaded.")
     queue: QueueResponse
 
 
@@ -157,22 +276,22 @@ class ReadyResponse(_Response):
 
 
 class ModelResponse(_Response):
-    name: str = Field(description="What `model_size` takes.")
+    name: str = Field(description="Value for `model_size`.")
     description: str
-    checkpoint: str = Field(description="Hub id or directory; `built-in` is made on this machine.")
-    revision: str | None = Field(description="Pinned revision of the hub, if any.")
-    loaded_revision: str | None = Field(description="Revision of the checkpoint in memory, which answers name, if any.")
-    sha256: str | None = Field(description="Pinned SHA-256 of its `state_dict.bin`, if any.")
-    codec_sha256: str | None = Field(description="Pinned SHA-256 of its `compression_state_dict.bin`, if any.")
-    text: bool = Field(description="Makes music from text alone.")
-    melody: bool = Field(description="Follows a tune.")
+    checkpoint: str = Field(description="Hugging Face Hub ID or directory; `built-in` models are made by the server.")
+    revision: str | None = Field(description="Pinned revision on the Hub, if any.")
+    loaded_revision: str | None = Field(description="Revision of the checkpoint in memory, if the model is loaded.")
+    sha256: str | None = Field(description="Pinned SHA-256 of `state_dict.bin`, if any.")
+    codec_sha256: str | None = Field(description="Pinned SHA-256 of `compression_state_dict.bin`, if any.")
+    text: bool = Field(description="Whether the model generates music from text alone.")
+    melody: bool = Field(description="Whether the model follows a melody.")
     channels: int
-    sample_rate: int = Field(description="Hz.")
-    max_duration: float = Field(description="Longest audio in seconds.")
-    loaded: bool = Field(description="In memory now.")
-    licence: str = Field(description="Licence of the weights.")
-    commercial_use: bool = Field(description="Whether that licence allows commercial use.")
-    allowed: bool = Field(description="Whether this server lets the model be used.")
+    sample_rate: int = Field(description="Sample rate in Hz.")
+    max_duration: float = Field(description="Longest duration in seconds.")
+    loaded: bool = Field(description="Whether the model is in memory.")
+    licence: str = Field(description="License of the weights.")
+    commercial_use: bool = Field(description="Whether the license allows commercial use.")
+    allowed: bool = Field(description="Whether this server allows the model.")
 
 
 class ModelsResponse(_Response):
@@ -180,9 +299,9 @@ class ModelsResponse(_Response):
 
 
 class ErrorResponse(_Response):
-    error: str = Field(description="One sentence to act on.")
-    code: str = Field(description="The kind of error, for programs.")
+    error: str = Field(description="A sentence that says what is wrong and what to do.")
+    code: str = Field(description="Machine-readable kind of error.")
     request_id: str
-    errors: dict[str, list[str]] | None = Field(None, description="Sentences by field, where fields are wrong.")
-    category: str | None = Field(None, description="Why a prompt is refused, for programs.")
-    suggestion: str | None = Field(None, description="What may be asked for in place of a refused prompt.")
+    errors: dict[str, list[str]] | None = Field(None, description="Sentences by field name, for invalid fields.")
+    category: str | None = Field(None, description="Why the prompt was refused, machine-readable.")
+    suggestion: str | None = Field(None, description="What to request instead of a refused prompt.")

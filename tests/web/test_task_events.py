@@ -15,7 +15,6 @@ from werkzeug.test import TestResponse
 
 from audiocraft_api.core.errors import GenerationFailed
 from audiocraft_api.tasks import runner, worker
-from audiocraft_api.web.blueprints import task_events
 from audiocraft_api.web.services import services_of
 from support.fakes import FakeEngine
 from support.http import assert_error, fake_app
@@ -33,7 +32,6 @@ def engine() -> FakeEngine:
 def open_client(tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenClient]:
     monkeypatch.setattr(runner, "HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr(worker, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(task_events, "TICK_SECONDS", 0.05)
     apps = []
 
     def open_client(**settings: Any) -> FlaskClient:

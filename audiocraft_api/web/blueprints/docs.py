@@ -1,4 +1,4 @@
-"""The OpenAPI document, and pages for people. Every asset is served from here: the pages work without a network."""
+"""The OpenAPI document and the HTML pages. Every asset is served locally, so that the pages work without Internet."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.web.auth import needs_key
 from audiocraft_api.web.openapi import build_openapi
 from audiocraft_api.web.operations import Access, access
-from audiocraft_api.web.schemas import GenerateRequest, MelodyRequest, StreamRequest
+from audiocraft_api.web.schemas import GenerateRequest, MelodyRequest, MelodyTaskRequest, StreamRequest, TaskRequest
 from audiocraft_api.web.services import services
-from audiocraft_api.web.task_schemas import MelodyTaskRequest, TaskRequest
 
 PAGES = Path(__file__).parent.parent / "pages"
-# Swagger UI's style sheet holds its icons as data: images.
+# Swagger UI's style sheet embeds its icons as data: images.
 CONTENT_SECURITY_POLICY = "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; frame-ancestors 'none'"
 
 blueprint = Blueprint("docs", __name__)
@@ -43,7 +42,7 @@ def openapi() -> dict[str, Any]:
         MelodyRequest: melody_sizes,
         MelodyTaskRequest: melody_sizes,
     }
-    return build_openapi(current_app, sizes, _asks_for_key)
+    return build_openapi(current_app, sizes, _needs_key)
 
 
 @blueprint.get("/")
@@ -58,12 +57,12 @@ def docs() -> Response:
     return _page("docs.html")
 
 
-def _asks_for_key(access: Access) -> bool:
+def _needs_key(access: Access) -> bool:
     try:
-        guarded = services().access.requires_key()
+        keys_required = services().access.requires_key()
     except StorageUnavailable:
-        guarded = True
-    return guarded and needs_key(access, services().config.access.audio_requires_key)
+        keys_required = True
+    return keys_required and needs_key(access, services().config.access.audio_requires_key)
 
 
 def _page(name: str) -> Response:

@@ -1,4 +1,4 @@
-"""Is the process alive, and does it take work? Neither answer ever waits on a model, a queue or a store."""
+"""Liveness and readiness of the server. Neither route ever waits for a model, a queue or a store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint
 
-from audiocraft_api.web.operations import Access, Operation, operation
+from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.schemas import HealthResponse, ReadyResponse
 from audiocraft_api.web.services import services
 
@@ -14,22 +14,22 @@ blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/health")
-@operation(Operation("Whether the server is alive", "health", Access.OPEN, {200: (HealthResponse,)}))
+@Operation(
+    summary="Check that the server is alive", tag="health", access=Access.OPEN, responses={200: (HealthResponse,)}
+)
 def health() -> dict[str, Any]:
     return HealthResponse(**services().health.report()).model_dump()
 
 
 @blueprint.get("/ready")
-@operation(
-    Operation(
-        "Whether the server takes work",
-        "health",
-        Access.OPEN,
-        {200: (ReadyResponse,)},
-        description="503 while it stops, while models are loaded that it needs first, or when its engine has died or stalled; `code` "
-        "tells which. A busy server is ready.",
-        errors=(503,),
-    )
+@Operation(
+    summary="Check that the server accepts work",
+    tag="health",
+    access=Access.OPEN,
+    responses={200: (ReadyResponse,)},
+    description="Status 503 while the server shuts down, while it preloads models, or when its engine has died or "
+    "stalled; `code` says which. A busy server is ready.",
+    errors=(503,),
 )
 def ready() -> dict[str, Any]:
     services().health.check_ready()

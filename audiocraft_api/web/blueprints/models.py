@@ -1,4 +1,4 @@
-"""Which models can be asked for, what each can do and under which licence."""
+"""The models of this server: what each can do, and its license."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint
 
 from audiocraft_api.model.catalog import ModelSpec
-from audiocraft_api.web.operations import Access, Operation, operation
+from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.schemas import ModelResponse, ModelsResponse
 from audiocraft_api.web.services import services
 
@@ -15,11 +15,11 @@ blueprint = Blueprint("models", __name__)
 
 
 @blueprint.get("/models")
-@operation(Operation("List the models", "models", Access.READ, {200: (ModelsResponse,)}))
+@Operation(summary="List the models", tag="models", access=Access.READ, responses={200: (ModelsResponse,)})
 def models() -> dict[str, Any]:
     loaded = set(services().cache.loaded_names())
-    answers = [_describe(spec, spec.name in loaded) for spec in services().catalog]
-    return ModelsResponse(models=answers).model_dump()
+    described = [_describe(spec, spec.name in loaded) for spec in services().catalog]
+    return ModelsResponse(models=described).model_dump()
 
 
 def _describe(spec: ModelSpec, loaded: bool) -> ModelResponse:

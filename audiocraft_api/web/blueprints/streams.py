@@ -1,4 +1,4 @@
-"""Text to music, heard while it is made: the answer begins with the first audio and goes on as more is there."""
+"""Text to music as a stream: the response starts with the first audio and continues as more is generated."""
 
 from __future__ import annotations
 
@@ -15,48 +15,39 @@ from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.streaming import AudioStream
 from audiocraft_api.web.admission import admitted, reserve_stream_slot
-from audiocraft_api.web.blueprints.generate import GENERATION_ERRORS
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.disconnect import client_gone
 from audiocraft_api.web.lifetime import at_response_end
-from audiocraft_api.web.operations import Access, Operation, operation
-from audiocraft_api.web.parsing import parse_json
+from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.schemas import StreamRequest
 from audiocraft_api.web.services import services
 
 HEADERS = {
-    "X-Audio-Seed": "Send it again for the same audio.",
+    "X-Audio-Seed": "Send this seed to generate the same audio again.",
     "X-Audio-Model": "Public name of the checkpoint.",
     "X-Audio-Revision": "Revision of the checkpoint.",
-    "X-Audio-Sample-Rate": "Hz.",
-    "X-Audio-Duration": "Seconds of audio in the whole stream.",
+    "X-Audio-Sample-Rate": "Sample rate in Hz.",
+    "X-Audio-Duration": "Duration of the whole stream in seconds.",
 }
 
-blueprint = Blueprint("stream", __name__)
+blueprint = Blueprint("streams", __name__)
 logger = logging.getLogger(__name__)
 
 
 @blueprint.post("/generate-stream")
-@operation(
-    Operation(
-        "Make music from text and hear it while it is made",
-        "generation",
-        Access.GENERATE,
-        {200: tuple(sorted(set(MEDIA_TYPES.values())))},
-        description="The answer begins with the first audio. When the generation fails later, the connection is "
-        "closed before the last chunk of the body. A client that closes its connection stops the generation. "
-        "WAV headers say that the length is unknown (0xFFFFFFFF).",
-        json=StreamRequest,
-        errors=(*GENERATION_ERRORS, 501),
-        headers=HEADERS,
-        examples={
-            "demo": {"prompt": "warm analog synth arpeggio, 100 bpm", "model_size": "demo", "duration": 2, "seed": 7},
-            "MP3": {"prompt": "solo cello", "model_size": "demo", "duration": 1, "output_format": "mp3"},
-        },
-    )
+@Operation(
+    summary="Generate music from text and stream it",
+    tag="generation",
+    access=Access.GENERATE,
+    responses={200: tuple(sorted(set(MEDIA_TYPES.values())))},
+    description="The response starts with the first audio. If the generation fails later, the server closes the "
+    "connection before the last chunk of the body. Closing the connection stops the generation. WAV headers declare "
+    "an unknown length (0xFFFFFFFF).",
+    json=StreamRequest,
+    headers=HEADERS,
+    errors=(422, 501, 504),
 )
-def generate_stream() -> Response:
-    fields = parse_json(StreamRequest, services().config.audio.max_json_bytes)
+def generate_stream(fields: StreamRequest) -> Response:
     with admitted(fields, services().catalog.get(fields.model_size)) as command:
         return _respond(command)
 
@@ -92,7 +83,7 @@ def _headers(stream: AudioStream) -> dict[str, str]:
         "X-Audio-Sample-Rate": str(stream.sample_rate),
         "X-Audio-Duration": f"{outline.num_samples / outline.sample_rate:g}",
         "Cache-Control": "no-store",
-        "X-Accel-Buffering": "no",  # nginx would keep it all until the end
+        "X-Accel-Buffering": "no",  # otherwise nginx buffers the whole stream
     }
 
 

@@ -1,7 +1,7 @@
-"""What happens to a task, as server-sent events (HTML Living Standard, 9.2).
+"""The progress of a task as server-sent events (HTML Living Standard, 9.2).
 
-Each event is the task as `GET /tasks/<id>` shows it, with its version as the id. Events tell the latest state and not
-every one in between: a client that comes back with `Last-Event-ID` misses progress, never the final state.
+Each event is the task as `GET /tasks/<id>` returns it, with its version as the event ID. Events carry the latest state
+and may skip states in between: a client that reconnects with `Last-Event-ID` may miss progress, never the final state.
 """
 
 from __future__ import annotations
@@ -19,42 +19,41 @@ from audiocraft_api.tasks.view import task_json
 from audiocraft_api.web.admission import reserve_stream_slot
 from audiocraft_api.web.auth import caller
 from audiocraft_api.web.disconnect import client_gone
-from audiocraft_api.web.operations import Access, Operation, operation
+from audiocraft_api.web.operations import Access, Operation
+from audiocraft_api.web.responses import check_audio_kept
 from audiocraft_api.web.services import services
-from audiocraft_api.web.task_responses import check_audio
 
 MEDIA_TYPE = "text/event-stream"
-TICK_SECONDS = 0.5  # how late a client that left, a stopping server and a new place in the queue are noticed
+POLL_SECONDS = 0.5  # interval of the checks for a disconnect, a shutdown and a new queue position
 RECONNECT_MILLISECONDS = 1000
 
 blueprint = Blueprint("task_events", __name__)
 
 
 @blueprint.get("/tasks/<task_id>/events")
-@operation(
-    Operation(
-        "Follow a task by server-sent events",
-        "tasks",
-        Access.READ,
-        {200: (MEDIA_TYPE,), 204: ()},
-        description="Each event's data is what `GET /tasks/{task_id}` answers; the stream ends after the final state. "
-        "With the header `Last-Event-ID` it goes on from there; 204 when nothing comes any more.",
-        parameters={"task_id": "Id of the task, from `task_id`."},
-        request_headers={
-            "Last-Event-ID": {"type": "string", "description": "Id of the last event that the client has seen."}
-        },
-        errors=(404, 410, 503),
-    )
+@Operation(
+    summary="Follow a task with server-sent events",
+    tag="tasks",
+    access=Access.READ,
+    responses={200: (MEDIA_TYPE,), 204: ()},
+    description="The data of each event is the response of `GET /tasks/{task_id}`; the stream ends after the final "
+    "state. With the header `Last-Event-ID` the stream resumes after that event; status 204 means that no more events "
+    "will follow.",
+    parameters={"task_id": "ID of the task: `task_id` of the response that accepted it."},
+    request_headers={
+        "Last-Event-ID": {"type": "string", "description": "ID of the last event that the client received."}
+    },
+    errors=(410,),
 )
 def task_events(task_id: str) -> Response:
     task = services().tasks.service.get(task_id, caller().owner)
-    check_audio(task)
-    seen = _last_event_id()
-    if task.is_final and seen == task.version:
-        return Response(status=204)  # tells an EventSource to stay away
+    check_audio_kept(task)
+    last_event_id = _last_event_id()
+    if task.is_final and last_event_id == task.version:
+        return Response(status=204)  # an EventSource does not reconnect after 204
     reserve_stream_slot()
-    stream = _events(services(), task, seen, client_gone(request.environ))
-    response = Response(stream, mimetype=MEDIA_TYPE)
+    events = _events(services(), task, last_event_id, client_gone(request.environ))
+    response = Response(events, mimetype=MEDIA_TYPE)
     response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
     return response
 
@@ -64,25 +63,24 @@ def _last_event_id() -> int | None:
     return int(given) if given.isascii() and given.isdigit() and len(given) < 19 else None
 
 
-def _events(house: Services, task: Task, seen: int | None, gone: Callable[[], bool]) -> Iterator[str]:
-    """Yield the events after version `seen`, to the final one, or until the client leaves or the server stops."""
-    tasks, beat_seconds = house.tasks.service, house.config.tasks.event_heartbeat_seconds
+def _events(services: Services, task: Task, sent: int | None, client_gone: Callable[[], bool]) -> Iterator[str]:
+    """Yield the events after version `sent` until the final state, a disconnect or a shutdown."""
+    tasks, heartbeat_seconds = services.tasks.service, services.config.tasks.event_heartbeat_seconds
     position: int | None = None
     yield f"retry: {RECONNECT_MILLISECONDS}\n\n"
-    next_beat = time.monotonic() + beat_seconds
+    next_heartbeat = time.monotonic() + heartbeat_seconds
     try:
-        while not (gone() or house.draining.is_set()):
-            outlook = tasks.estimate(task)
-            if seen != task.version or (position is not None and outlook.position != position):
-                data = json.dumps(task_json(task, house.store, outlook))
-                yield f"id: {task.version}\ndata: {data}\n\n"
-                next_beat = time.monotonic() + beat_seconds
-            elif time.monotonic() >= next_beat:
-                yield ": still here\n\n"
-                next_beat = time.monotonic() + beat_seconds
+        while not (client_gone() or services.draining.is_set()):
+            estimate = tasks.estimate(task)
+            if sent != task.version or (position is not None and estimate.position != position):
+                yield f"id: {task.version}\ndata: {json.dumps(task_json(task, services.store, estimate))}\n\n"
+                next_heartbeat = time.monotonic() + heartbeat_seconds
+            elif time.monotonic() >= next_heartbeat:
+                yield ": heartbeat\n\n"
+                next_heartbeat = time.monotonic() + heartbeat_seconds
             if task.is_final:
                 return
-            seen, position = task.version, outlook.position
-            task = tasks.wait_for_change(task, min(TICK_SECONDS, beat_seconds))
+            sent, position = task.version, estimate.position
+            task = tasks.wait_for_change(task, min(POLL_SECONDS, heartbeat_seconds))
     except (NotFound, StorageUnavailable):
-        return  # without a final state: the client comes back and is told by the status
+        return  # without a final state: the client reconnects and sees the reason in the status

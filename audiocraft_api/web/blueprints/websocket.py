@@ -27,7 +27,7 @@ from audiocraft_api.web.admission import admitted, reserve_stream_slot, settle_c
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.errors import details_of, whole_seconds
 from audiocraft_api.web.observing import count_error
-from audiocraft_api.web.operations import Access, Operation, operation
+from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.parsing import parse_json_text
 from audiocraft_api.web.schemas import StreamRequest
 from audiocraft_api.web.services import services
@@ -65,15 +65,13 @@ def accept_handshake() -> None:
 
 
 @sock.route("/ws/generate", bp=blueprint)  # type: ignore[untyped-decorator]
-@operation(
-    Operation(
-        "Generate music from text over a WebSocket",
-        "generation",
-        Access.GENERATE,
-        {101: ()},
-        description=PROTOCOL,
-        errors=(400, 503),
-    )
+@Operation(
+    summary="Generate music from text over a WebSocket",
+    tag="generation",
+    access=Access.GENERATE,
+    responses={101: ()},
+    description=PROTOCOL,
+    errors=(400,),
 )
 def generate_live(ws: Server) -> None:
     code = INTERNAL_ERROR

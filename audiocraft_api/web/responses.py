@@ -1,0 +1,89 @@
+"""Renders what several routes respond with: generated audio, accepted tasks, and tasks as they are."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Response, jsonify, request, url_for
+from pydantic import BaseModel
+
+from audiocraft_api.core.errors import AudioGone, NotFound
+from audiocraft_api.core.waiting import Waiter
+from audiocraft_api.generation.command import GenerateCommand
+from audiocraft_api.tasks.task import Task
+from audiocraft_api.tasks.view import task_json
+from audiocraft_api.web.context import request_id
+from audiocraft_api.web.disconnect import client_gone
+from audiocraft_api.web.schemas import GenerateBase64Response, GenerateUrlResponse, TaskAcceptedResponse
+from audiocraft_api.web.services import services
+
+# What every synchronous route responds with, for OpenAPI.
+AUDIO_RESPONSES: Mapping[int, tuple[type[BaseModel], ...]] = {
+    200: (GenerateUrlResponse, GenerateBase64Response),
+    202: (TaskAcceptedResponse,),
+}
+AUDIO_DESCRIPTION = (
+    "Responds when the audio is ready. Closing the connection stops the generation. "
+    "With the header `Prefer: respond-async`, the server responds with a task at once; with `Prefer: wait=N`, it "
+    "responds with a task if the audio is not ready within N seconds. `Idempotency-Key` takes effect together with "
+    "`Prefer`."
+)
+AUDIO_GONE = "The audio of this task is no longer stored; submit the request again to generate it again."
+
+
+def generate_audio_json(command: GenerateCommand, return_type: str) -> dict[str, Any]:
+    """Run a command while its client waits, and return the body of the response."""
+    waiter = Waiter(client_gone(request.environ), services().config.engine.request_deadline_seconds)
+    if return_type == "base64":
+        generated = services().generation.generate_bytes(command, waiter)
+        audio = base64.b64encode(generated.audio).decode()
+        return GenerateBase64Response(audio=audio, request_id=request_id(), **generated.recipe.to_dict()).model_dump()
+    stored = services().generation.generate_file(command, waiter)
+    return GenerateUrlResponse(audio_url=stored.url, request_id=request_id(), **stored.recipe.to_dict()).model_dump()
+
+
+def completed_task_json(task: Task, return_type: str) -> dict[str, Any]:
+    """Return the body of a synchronous response from a completed task. Raises AudioGone."""
+    result = dict(task.result or {})
+    filename = result.pop("filename")
+    fields = result | {"request_id": request_id()}
+    if return_type == "url":
+        return GenerateUrlResponse(audio_url=services().store.url_for(filename), **fields).model_dump()
+    try:
+        with services().store.open(filename).file as file:
+            audio = file.read()
+    except NotFound as error:
+        raise AudioGone(AUDIO_GONE) from error
+    return GenerateBase64Response(audio=base64.b64encode(audio).decode(), **fields).model_dump()
+
+
+def task_accepted_response(task: Task) -> Response:
+    """Return a response with status 202 and a Location header."""
+    body = TaskAcceptedResponse(
+        task_id=task.id,
+        status="processing" if task.state == "queued" else task.state,  # the contract has no status for queued
+        seed=task.command["seed"],
+        events_url=url_for("task_events.task_events", task_id=task.id),
+        request_id=request_id(),
+    )
+    response = jsonify(body.model_dump())
+    response.status_code = 202
+    response.headers["Location"] = url_for("tasks.task", task_id=task.id)
+    return response
+
+
+def current_task_json(task: Task) -> dict[str, Any]:
+    """Return the body that shows a task, with its queue position and remaining time."""
+    return task_json(task, services().store, services().tasks.service.estimate(task))
+
+
+def check_audio_kept(task: Task) -> None:
+    """Raise AudioGone when a completed task's audio file no longer exists."""
+    if task.state != "completed" or task.result is None:
+        return
+    try:
+        services().store.open(task.result["filename"]).file.close()
+    except NotFound as error:
+        raise AudioGone(AUDIO_GONE) from error
