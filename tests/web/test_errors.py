@@ -14,7 +14,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from audiocraft_api.core import errors
-from audiocraft_api.core.errors import AudioCraftError, LimitExceeded, Unavailable
+from audiocraft_api.core.errors import AudioCraftError, ClientDisconnected, LimitExceeded, Unavailable
 from support.fakes import FakeEngine
 from support.http import assert_error, fake_app, generate
 
@@ -159,10 +159,11 @@ def all_errors(base: type[AudioCraftError] = AudioCraftError) -> list[type[Audio
 def test_every_error_of_the_tree_has_the_one_shape(
     client: FlaskClient, engine: FakeEngine, kind: type[AudioCraftError]
 ) -> None:
-    engine.failure = kind("The sentence.")
+    error = kind() if kind is ClientDisconnected else kind("The sentence.")
+    engine.failure = error
     response = generate(client)
-    body = assert_error(response, kind.status, kind.code, *getattr(engine.failure, "errors", {}))
-    assert body["error"] == "The sentence."
+    body = assert_error(response, kind.status, kind.code, *getattr(error, "errors", {}))
+    assert body["error"] == error.message
     assert ("Retry-After" in response.headers) == issubclass(kind, Unavailable | LimitExceeded)
 
 
