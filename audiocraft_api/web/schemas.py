@@ -122,25 +122,10 @@ class GenerateRequest(StreamRequest):
 
     EXAMPLES = {
         "demo": DEMO_EXAMPLE,
-        "audio in the response": {
-            "prompt": "solo cello, slow",
-            "model_size": "demo",
-            "duration": 1,
-            "output_format": "mp3",
-            "return_type": "base64",
-        },
-        "every field": {
-            "prompt": "bossa nova guitar",
-            "model_size": "small",
-            "duration": 5.0,
-            "temperature": 1.0,
-            "top_k": 250,
-            "top_p": 0.0,
-            "cfg_coef": 3.0,
-            "seed": 1,
-            "output_format": "wav",
-            "return_type": "url",
-        },
+        "audio in the response": MP3_EXAMPLE | {"return_type": "base64"},
+        "every field": {"prompt": "bossa nova guitar", "model_size": "small", "duration": 5.0, "seed": 1}
+        | {"temperature": 1.0, "top_k": 250, "top_p": 0.0, "cfg_coef": 3.0}
+        | {"output_format": "wav", "return_type": "url"},
     }
 
     return_type: Literal["url", "base64"] = Field(
