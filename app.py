@@ -1,4 +1,4 @@
-"""The entry: `gunicorn app:app` for service, `python app.py` for development."""
+"""The entry point of the server: `gunicorn app:app` in production, `python app.py` in development."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from audiocraft_api.web.services import services_of
 
 
 def __getattr__(name: str) -> Any:
-    """Make `app` when it is first asked for: importing this module reads no settings and starts nothing."""
+    """Create `app` on first access: importing this module reads no settings and starts nothing."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()["app"] = create_app()

@@ -1,4 +1,4 @@
-"""How gunicorn serves: one process that owns the device, many threads. The settings are those of `Config`."""
+"""gunicorn's configuration: one process, which owns the device, and many threads. Values come from the settings."""
 
 import gc
 import sys
@@ -16,7 +16,7 @@ openmp.limit_spinning()  # workers inherit the environment
 try:
     settings = load_config()
     configure_logging(settings)
-    # What they name may be wrong too: say so here, once, and not in every worker that starts.
+    # Check here, once, what the settings refer to, and not in every worker that starts.
     Catalog(settings)
     PromptPolicy(settings)
     check_store(settings)
@@ -29,7 +29,7 @@ workers = 1  # one process owns the device, with one engine
 threads = settings.server.threads
 worker_connections = 1000 + settings.server.threads
 graceful_timeout = settings.server.graceful_timeout_seconds
-timeout = 120  # of the worker's heartbeat, not of requests: loading a model can hold it up
+timeout = 120  # of the worker's heartbeat, not of requests: loading a model can delay it
 keepalive = 5
 preload_app = False  # threads and CUDA do not survive a fork
 control_socket_disable = True
@@ -37,7 +37,7 @@ logger_class = ServerLog
 
 
 def on_starting(server):
-    """Open the port of the admin listener once, for every worker that comes."""
+    """Open the port of the admin listener once, for all workers."""
     try:
         server.admin_socket = listen(settings.telemetry.admin_bind) if settings.telemetry.admin_bind else None
     except ConfigError as error:
@@ -49,7 +49,7 @@ def post_fork(server, worker):
 
 
 def worker_exit(_server, worker):
-    """Close what a graceful stop has not closed yet."""
+    """Close the services unless a graceful stop has closed them."""
     if hasattr(worker, "wsgi"):
         worker.services.close()
-    gc.freeze()  # else the interpreter collects torch's whole heap before it ends, which takes seconds
+    gc.freeze()  # otherwise the interpreter's last collection goes through torch's objects, for seconds

@@ -1,4 +1,4 @@
-"""Log lines carry the request's id, one line each, and no prompt unless asked."""
+"""A request is one log line with its id, and without its prompt unless a setting says so."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.served import wait_until
 
 @pytest.fixture(autouse=True)
 def _restored_logging() -> Any:
-    """Logging is the process's, not the app's: give it back as it was."""
+    """Logging is configured for the whole process: restore it after each test."""
     loggers = [logging.getLogger(name) for name in ("", "audiocraft_api", "gunicorn.error", "gunicorn.access")]
     before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     yield

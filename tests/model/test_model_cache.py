@@ -73,9 +73,7 @@ def eventually(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def test_a_model_is_loaded_once_however_many_ask_at_the_same_moment(
-    make_cache: Callable[..., ModelCache], loader: Loader
-) -> None:
+def test_concurrent_leases_load_a_model_once(make_cache: Callable[..., ModelCache], loader: Loader) -> None:
     cache = make_cache()
     loader.gate.clear()
     models: list[Any] = []
@@ -91,9 +89,7 @@ def test_a_model_is_loaded_once_however_many_ask_at_the_same_moment(
     assert all(model is models[0] for model in models)
 
 
-def test_what_is_loaded_is_told_while_another_model_loads(
-    make_cache: Callable[..., ModelCache], loader: Loader
-) -> None:
+def test_states_can_be_read_while_a_model_loads(make_cache: Callable[..., ModelCache], loader: Loader) -> None:
     cache = make_cache()
     assert cache.device == "auto"
     use(cache, "demo")
@@ -112,7 +108,7 @@ def test_what_is_loaded_is_told_while_another_model_loads(
     assert set(cache.loaded_names()) == {"demo", "small"}
 
 
-def test_a_load_that_fails_fails_all_who_waited_and_the_next_request_tries_again(
+def test_a_failed_load_fails_every_waiter_and_the_next_lease_tries_again(
     make_cache: Callable[..., ModelCache], loader: Loader
 ) -> None:
     cache = make_cache()
@@ -141,7 +137,9 @@ def test_a_load_that_fails_fails_all_who_waited_and_the_next_request_tries_again
     assert cache.states()["demo"] == "loaded"
 
 
-def test_a_load_that_breaks_off_leaves_nobody_waiting(make_cache: Callable[..., ModelCache], loader: Loader) -> None:
+def test_a_load_that_raises_an_unexpected_error_can_be_repeated(
+    make_cache: Callable[..., ModelCache], loader: Loader
+) -> None:
     cache = make_cache()
     loader.error = RuntimeError("unforeseen")
     with pytest.raises(RuntimeError):
@@ -160,7 +158,7 @@ def test_an_unknown_or_refused_model_is_refused_before_any_load(
     assert loader.loads == []
 
 
-def test_the_least_recently_used_model_leaves_over_the_budget(
+def test_the_least_recently_used_model_is_unloaded_over_the_budget(
     make_cache: Callable[..., ModelCache], loader: Loader
 ) -> None:
     cache = make_cache(model_memory_bytes=250)
@@ -207,8 +205,10 @@ def test_close_ends_the_thread_and_unloads(make_cache: Callable[..., ModelCache]
         use(cache, "demo")
 
 
-def test_models_come_and_go_under_load(make_cache: Callable[..., ModelCache], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many threads, three models, room for one: nobody ever holds a model that was unloaded."""
+def test_no_lease_ever_gets_an_unloaded_model_under_load(
+    make_cache: Callable[..., ModelCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many threads, three models, memory for one."""
     monkeypatch.setattr(model_cache, "_free_memory", lambda: None)  # a fifth of a second each time
     cache = make_cache(model_memory_bytes=100)
     faults: list[str] = []
