@@ -1,4 +1,4 @@
-"""`python -m bench [--quick]`: print the table of figures; the last line of standard output is one JSON object."""
+"""`python -m bench [--quick]`: measure and print a table; the last line of standard output is a JSON object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from audiocraft_api.core import openmp
 
-# What each figure must reach, and what we aim for: (must, aim), with the sense of the comparison in the name's row.
+# The required value of each figure and, after "aim", the desired one.
 TARGETS = {
     "exact_speedup": "≥ 5.5, aim 7",
     "auto_speedup": "≥ 11, aim 16",
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def machine() -> dict[str, object]:
-    """Describe what the figures were measured on."""
+    """Describe the machine and the versions that were measured."""
     import torch
 
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
@@ -83,7 +83,7 @@ def machine() -> dict[str, object]:
 
 
 def engine_section(quick: bool) -> dict[str, object]:
-    """Compare single requests with audiocraft's own loop, on `small`'s and `medium`'s real shapes."""
+    """Compare single requests with audiocraft's own loop, on the shapes of `small` and `medium`."""
     from bench import engine
 
     seconds = 3.0 if quick else 10.0
@@ -116,7 +116,7 @@ def engine_section(quick: bool) -> dict[str, object]:
 
 
 def accuracy_section(_quick: bool) -> dict[str, object]:
-    """Hold `auto` to the accuracy rule: guided logits over 40 steps of `small`'s shape, against `exact`."""
+    """Compare `auto`'s guided logits with those of `exact` over 40 steps of `small`'s shape."""
     from bench import accuracy, engine
 
     return accuracy.compare(engine.load("small"), "auto", num_steps=40)

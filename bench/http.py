@@ -1,4 +1,4 @@
-"""The engine through the front door: one request of 10 s, eight at once, and a cold start."""
+"""The engine over HTTP: one request of 10 s, eight at once, and a cold start."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ COLD = """
 import json, sys, time
 from audiocraft_api.config import Config
 from audiocraft_api.factory import create_app
-from audiocraft_api.engine.params import GenerationParams
-from audiocraft_api.http.services import services_of
+from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.web.services import services_of
 app = create_app(Config(models_file=sys.argv[2], offline=True, log_level="WARNING"))
 services = services_of(app)
 began = time.perf_counter()
@@ -33,7 +33,7 @@ services.close()
 
 
 def single_and_eight(scale: str, *, num_at_once: int = 8) -> dict[str, float]:
-    """Time `POST /generate` of 10 s as MP3, alone and `num_at_once` at once; and the server's peak memory."""
+    """Time `POST /generate` of 10 s as MP3, alone and `num_at_once` concurrently, and read the server's peak memory."""
     name = shapes.checkpoint(scale)
     with serve(models_file=shapes.models_file(), offline=True, precision="auto") as (address, worker):
         fields = {**FIELDS, "model_size": name, "output_format": "mp3"}
@@ -55,7 +55,7 @@ def single_and_eight(scale: str, *, num_at_once: int = 8) -> dict[str, float]:
 
 
 def cold_start(scale: str) -> dict[str, float]:
-    """Time from a request to its first token in a fresh process, the checkpoint in the page cache."""
+    """Time a request to its first token in a new process, with the checkpoint in the page cache."""
     name = shapes.checkpoint(scale)
     for path in (shapes.DIRECTORY / name).rglob("*"):
         if path.is_file():
@@ -69,11 +69,11 @@ def cold_start(scale: str) -> dict[str, float]:
 def _post(address: tuple[str, int], fields: dict[str, object]) -> float:
     connection = Connection(address)
     began = time.perf_counter()
-    status, answer = connection.post("/generate", fields)
+    status, response = connection.post("/generate", fields)
     seconds = time.perf_counter() - began
     connection.close()
     if status != 200:
-        raise RuntimeError(f"{status}: {answer}")
+        raise RuntimeError(f"{status}: {response}")
     return seconds
 
 

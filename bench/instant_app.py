@@ -1,4 +1,4 @@
-"""The service over an engine that answers at once with silence: all that remains is what the service itself costs."""
+"""The service with an engine that returns silence immediately, to measure the cost of the service alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAMPLE_RATE, FRAME_RATE = 32_000, 50
 
 
 class InstantEngine:
-    """An `Engine` whose generations have ended when they are submitted."""
+    """An `Engine` that completes each generation on submission."""
 
     def import_libraries(self) -> None:
         """Do nothing: this engine needs no libraries."""
@@ -36,7 +36,7 @@ class InstantEngine:
 
 
 class PausedEngine(InstantEngine):
-    """An `Engine` whose generations begin and go on until it is closed."""
+    """An `Engine` whose generations start and run until it is closed."""
 
     def __init__(self) -> None:
         self._requests: list[EngineRequest] = []
@@ -50,7 +50,7 @@ class PausedEngine(InstantEngine):
     def status(self) -> EngineStatus:
         return EngineStatus(0, len(self._requests))
 
-    def close(self, grace_seconds: float = 0.0) -> None:  # noqa: ARG002 nothing ends by itself
+    def close(self, grace_seconds: float = 0.0) -> None:  # noqa: ARG002
         for request in self._requests:
             request.fail(ShuttingDown())
 

@@ -1,4 +1,4 @@
-"""Limits under load: how exact they are, in one process and in three, what they cost, and how soon they refuse."""
+"""Rate limits under load: exactness in one process and in three, overhead, and the latency of refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BODY = {"prompt": "limits", "model_size": "demo", "duration": 1, "output_format"
 LIMIT, NUM_POSTS = 50, 400
 NUM_CONNECTIONS = 20  # to each server
 NUM_SERVERS = 3
-NUM_CLIENTS, CLIENT_SECONDS = 500, 2.0  # each client asks again so often, as `Retry-After` lets it
+NUM_CLIENTS, CLIENT_SECONDS = 500, 2.0  # each client retries at this interval, as `Retry-After` permits
 MANY = 10_000
 ALL_LIMITS = {
     "requests_per_minute": MANY,
@@ -34,7 +34,7 @@ ALL_LIMITS = {
 
 
 def exact_in_memory() -> dict[str, object]:
-    """Race `NUM_POSTS` requests of one caller for `LIMIT` places in one process."""
+    """Send `NUM_POSTS` concurrent requests of one caller to one process that permits `LIMIT`."""
     with serve(INSTANT, requests_per_minute=LIMIT, max_synchronous_requests=NUM_CONNECTIONS) as (address, _):
         statuses = run_load(address, _post, num_connections=NUM_CONNECTIONS, num_requests=NUM_POSTS).statuses
     assert set(statuses) == {200, 429}, statuses
@@ -42,7 +42,7 @@ def exact_in_memory() -> dict[str, object]:
 
 
 def exact_in_redis() -> dict[str, object]:
-    """Race them in three processes that share a Redis; then again while it is killed in the middle."""
+    """Send them to three processes that share a Redis; then again, killing Redis halfway."""
     with _redis() as redis, _servers(redis.url, LIMIT) as addresses:
         statuses = _race(addresses)
     assert set(statuses) == {200, 429}, statuses
@@ -50,15 +50,14 @@ def exact_in_redis() -> dict[str, object]:
         killed = _race(addresses, after_each=Countdown(LIMIT // 2, redis.kill))
     return {
         "limit_redis_accepted": statuses[200],
-        "limit_redis_killed_accepted": killed[
-            200
-        ],  # each process then goes by its own count: no more than its limit each
+        # Without Redis each process counts for itself: at most the limit per process.
+        "limit_redis_killed_accepted": killed[200],
         "limit_redis_killed_errors": sum(num for status, num in killed.items() if status not in (200, 429)),
     }
 
 
 def overhead(num_requests: int) -> dict[str, object]:
-    """Time the same request with all limits on and with none, in turn, so that both see the same machine."""
+    """Time the same request with all limits and without any, alternating, so that conditions are the same."""
     with ExitStack() as stack:
         redis = stack.enter_context(_redis())
         shared = {"state_backend": "redis", "redis_url": redis.url}
@@ -82,43 +81,43 @@ def overhead(num_requests: int) -> dict[str, object]:
 
 
 def refusals(seconds: float) -> dict[str, object]:
-    """Let 500 clients ask again and again when the one place of the minute is taken."""
+    """Let 500 clients retry after the only request permitted per minute has been made."""
     rate = NUM_CLIENTS / CLIENT_SECONDS
     with serve(INSTANT, **ALL_LIMITS | {"requests_per_minute": 1}) as (address, _):
         assert _post(Connection(address), 0) == 200
         latencies: list[float] = []
         start = time.perf_counter() + 1.0
 
-        def ask(connection: Connection, index: int) -> int:
+        def send(connection: Connection, index: int) -> int:
             time.sleep(max(start + index / rate - time.perf_counter(), 0))
             began = time.perf_counter()
             status = _post(connection, index)
             latencies.append(time.perf_counter() - began)
             return status
 
-        statuses = run_load(address, ask, num_connections=NUM_CLIENTS, num_requests=round(seconds * rate)).statuses
+        statuses = run_load(address, send, num_connections=NUM_CLIENTS, num_requests=round(seconds * rate)).statuses
     assert set(statuses) == {429}, statuses
     return {"limit_refusal_p99_ms": 1e3 * sorted(latencies)[int(0.99 * len(latencies))]}
 
 
 class Countdown:
-    """Calls `end` once, after `number` calls."""
+    """Calls `callback` once, at the `number`-th call."""
 
-    def __init__(self, number: int, end: Callable[[], None]) -> None:
+    def __init__(self, number: int, callback: Callable[[], None]) -> None:
         self._lock = threading.Lock()
         self._left = number
-        self._end = end
+        self._callback = callback
 
     def __call__(self) -> None:
         with self._lock:
             self._left -= 1
             is_over = self._left == 0
         if is_over:
-            self._end()
+            self._callback()
 
 
 class Redis:
-    """A Redis of the measurement's own."""
+    """A Redis server for one measurement."""
 
     def __init__(self, directory: str) -> None:
         with socket.socket() as free:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LoadResult:
-    """What a run saw; latencies in seconds."""
+    """The result of a run; latencies in seconds."""
 
     seconds: float
     latencies: list[float] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Connection:
         self._buffer = b""
 
     def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
-        """Send one request and return its status and body; once more on a new connection when the kept one was closed."""
+        """Send one request; return its status and body. Retries once if the server had closed the idle connection."""
         is_kept = self._socket is not None
         try:
             return self._request(method, path, body, headers)
@@ -60,14 +60,14 @@ class Connection:
         size = int(fields.get(b"content-length", b"0"))
         while len(self._buffer) < size:
             self._fill()
-        answer, self._buffer = self._buffer[:size], self._buffer[size:]
+        response, self._buffer = self._buffer[:size], self._buffer[size:]
         if fields.get(b"connection", b"").lower() == b"close":
             self.close()
-        return int(lines[0].split()[1]), answer
+        return int(lines[0].split()[1]), response
 
     def post(self, path: str, fields: object) -> tuple[int, dict[str, object]]:
-        status, answer = self.request("POST", path, json.dumps(fields).encode())
-        return status, json.loads(answer)
+        status, response = self.request("POST", path, json.dumps(fields).encode())
+        return status, json.loads(response)
 
     def close(self) -> None:
         if self._socket is not None:
@@ -96,7 +96,10 @@ def run_load(
     seconds: float | None = None,
     num_requests: int | None = None,
 ) -> LoadResult:
-    """Call `send(connection, index)`, which returns the status, on every connection for `seconds` or `num_requests` in all."""
+    """Call `send(connection, index)`, which returns a status, on every connection.
+
+    Ends after `seconds` or, over all connections, `num_requests`.
+    """
     result = LoadResult(0.0)
     lock = threading.Lock()
     remaining = iter(range(num_requests if num_requests is not None else 1 << 62))

@@ -1,4 +1,4 @@
-"""What the service costs beside the model: its own share of a generation, and `/health` while the engine works."""
+"""The service's own share of a generation, cached results, and `/health` while the engine is busy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.server import serve
 
 
 def overhead(num_requests: int) -> dict[str, float]:
-    """Time `POST /generate` of 5 s with an engine that answers at once: HTTP, validation, conversion, storing."""
+    """Time `POST /generate` of 5 s with an instant engine: HTTP, validation, conversion and storage."""
     figures = {}
     with serve("bench.instant_app:create_app()") as (address, _):
         for output_format in ("wav", "mp3"):
@@ -27,15 +27,15 @@ def overhead(num_requests: int) -> dict[str, float]:
 
 
 def cached_answer(num_requests: int) -> dict[str, float]:
-    """Time `POST /generate` of 5 s as MP3 that was asked for before, each answered with a file of its own."""
+    """Time `POST /generate` of 5 s as MP3 for a cached result; each response has a file of its own."""
     body = {"prompt": "known", "model_size": "demo", "duration": 5, "seed": 7, "output_format": "mp3"}
     with serve(result_cache_entries=10) as (address, _):
         first = Connection(address).post("/generate", body)
         assert first[0] == 200, first
 
         def send(connection: Connection, _: int) -> int:
-            status, answer = connection.post("/generate", body)
-            assert answer["cached"], answer
+            status, response = connection.post("/generate", body)
+            assert response["cached"], response
             return status
 
         result = run_load(address, send, num_connections=1, num_requests=num_requests)
@@ -44,11 +44,11 @@ def cached_answer(num_requests: int) -> dict[str, float]:
 
 
 def health_under_load(seconds: float) -> dict[str, float]:
-    """Load `GET /health` over 32 connections while generations run without a break."""
+    """Load `GET /health` over 32 connections while generations run continuously."""
     with serve() as (address, _):
         body = {"prompt": "busy", "model_size": "demo", "duration": 30}
         connection = Connection(address)
-        status, _answer = connection.post("/generate", {**body, "duration": 1})  # loads the model
+        status, _ = connection.post("/generate", {**body, "duration": 1})  # loads the model
         assert status == 200, status
         stop = threading.Event()
 

@@ -1,5 +1,6 @@
-"""Checkpoints of the released models' real shapes with random weights: the same work as the released ones, without
-their download. What they make is noise; what they cost is real.
+"""Checkpoints with the shapes of the released models and random weights.
+
+They need the same computation as the released checkpoints, without the download. Their audio is noise.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SCALES = {"small": (1024, 16, 24), "medium": (1536, 24, 48), "large": (2048, 32,
 
 
 def checkpoint(scale: str) -> str:
-    """Make the checkpoint of a scale unless it is there; return its public name, for `models_file`."""
+    """Create the checkpoint of a scale unless it exists; return its public name, which `models_file` lists."""
     name = f"bench-{scale}"
     target = DIRECTORY / name
     if not (target / "state_dict.bin").is_file():
@@ -28,7 +29,7 @@ def checkpoint(scale: str) -> str:
 
 
 def models_file() -> Path:
-    """Write a models file that names every scale's checkpoint."""
+    """Write a models file that lists every scale's checkpoint."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     path = DIRECTORY / "models.json"
     entries = {f"bench-{scale}": {"checkpoint": str((DIRECTORY / f"bench-{scale}").absolute())} for scale in SCALES}
@@ -63,7 +64,7 @@ def _write(scale: str, directory: Path) -> None:
 
 
 def _language_model_state(lm: Any) -> dict[str, Any]:
-    """Draw weights as audiocraft initialises them: 1/sqrt(fan-in), deeper layers smaller (lm.py, depthwise "current")."""
+    """Draw weights like audiocraft's initialization: 1/sqrt(fan-in), smaller in deeper layers (lm.py, depthwise "current")."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -80,7 +81,7 @@ def _language_model_state(lm: Any) -> dict[str, Any]:
 
 
 def _text_encoder() -> Any:
-    """T5-base's encoder."""
+    """Return an encoder with the shape of T5-base."""
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(vocab_size=32_128, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
@@ -88,7 +89,7 @@ def _text_encoder() -> Any:
 
 
 def _codec() -> Any:
-    """EnCodec at 32 kHz as released: 56.9 million parameters."""
+    """Return an EnCodec model with the released 32 kHz configuration: 56.9 million parameters."""
     import torch
     from transformers import EncodecConfig, EncodecModel
 

@@ -1,4 +1,4 @@
-"""Tasks under load: durable accepts, polls while the engine works, a full queue, idle connections, a long soak."""
+"""Tasks under load: durable submission, polling while the engine is busy, a full queue, idle connections, a long soak."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from bench.server import serve
 INSTANT, PAUSED = "bench.instant_app:create_app()", "bench.instant_app:create_paused_app()"
 BODY = {"prompt": "load", "model_size": "demo", "duration": 1, "output_format": "flac"}
 NUM_CONNECTIONS = 32
-MAX_QUEUED = 50  # of the queue that is overrun
+MAX_QUEUED = 50  # in the measurement of a full queue
 NUM_IDLE, NUM_STALLED = 100, 50
 STALLED = (
     b"POST /generate-async HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
 )
 DEADLINE_SECONDS = 300.0
-WARM_UP_SHARE = 0.3  # of a soak, after which memory is first read: every thread has worked by then
+WARM_UP_SHARE = 0.3  # of a soak before memory is first read: every thread has run by then
 MIB = 2**20
 
 
 def accepts(num_tasks: int) -> dict[str, object]:
-    """Submit tasks, which are on disk when they are answered, and none of which ends."""
+    """Submit tasks that never end; each is on disk when its response arrives."""
     with serve(PAUSED, max_queued_tasks=num_tasks) as (address, _):
         result = run_load(address, _submit, num_connections=NUM_CONNECTIONS, num_requests=num_tasks)
     assert set(result.statuses) == {202}, result.statuses
@@ -35,11 +35,11 @@ def accepts(num_tasks: int) -> dict[str, object]:
 
 
 def polls(seconds: float) -> dict[str, object]:
-    """Look at a task that the `demo` model works, again and again."""
+    """Poll a task that the `demo` model is running."""
     with serve() as (address, _):
         body = {"prompt": "busy", "model_size": "demo", "duration": 30}
         connection = Connection(address)
-        status, _answer = connection.post("/generate", {**body, "duration": 1})  # loads the model
+        status, _ = connection.post("/generate", {**body, "duration": 1})  # loads the model
         assert status == 200, status
         task_ids = [str(connection.post("/generate-async", body)[1]["task_id"])]
         stop = threading.Event()
@@ -65,7 +65,7 @@ def polls(seconds: float) -> dict[str, object]:
 
 
 def full_queue(num_posts: int) -> dict[str, object]:
-    """Post more than the queue takes while nothing leaves it."""
+    """Submit more tasks than the queue accepts while none of them ends."""
     with serve(PAUSED, max_queued_tasks=MAX_QUEUED, task_concurrency=1) as (address, pid):
         connection = Connection(address)
         _submit(connection, 0)
@@ -84,26 +84,26 @@ def full_queue(num_posts: int) -> dict[str, object]:
 
 
 def idle_connections(num_requests: int) -> dict[str, object]:
-    """Ask for `/health` beside connections that say nothing, or stop in the middle of a request."""
+    """Request `/health` while other connections are idle or stalled in the middle of a request."""
     with serve(INSTANT) as (address, _), ExitStack() as opened:
         for number in range(NUM_IDLE + NUM_STALLED):
             connection = opened.enter_context(socket.create_connection(address))
             if number >= NUM_IDLE:
                 connection.sendall(STALLED)
 
-        def ask(_connection: Connection, _: int) -> int:
-            fresh = Connection(address)  # a client that comes now
+        def send(_connection: Connection, _: int) -> int:
+            fresh = Connection(address)  # a new client
             status = fresh.request("GET", "/health")[0]
             fresh.close()
             return status
 
-        result = run_load(address, ask, num_connections=1, num_requests=num_requests)
+        result = run_load(address, send, num_connections=1, num_requests=num_requests)
     assert set(result.statuses) == {200}, result.statuses
     return {"idle_connections_health_max_ms": 1e3 * result.percentile(1.0)}
 
 
 def soak(num_tasks: int) -> dict[str, object]:
-    """Work tasks to their ends, and count what has grown since the first of them."""
+    """Run tasks to completion and measure what has grown since the first of them."""
     with serve(INSTANT, max_queued_tasks=num_tasks) as (address, pid):
         connection = Connection(address)
 
@@ -111,7 +111,7 @@ def soak(num_tasks: int) -> dict[str, object]:
             result = run_load(address, _submit, num_connections=NUM_CONNECTIONS, num_requests=num)
             assert set(result.statuses) == {202}, result.statuses
             _await_queue(connection, waiting=0, running=0)
-            return _held(pid)
+            return _resource_usage(pid)
 
         began = time.perf_counter()
         num_first = int(num_tasks * WARM_UP_SHARE)
@@ -133,16 +133,16 @@ def _submit(connection: Connection, _: int) -> int:
 
 
 def _await_queue(connection: Connection, *, waiting: int, running: int) -> None:
-    """Return once that many tasks wait and run, twice in a row, since `/health` is up to a second late."""
+    """Return once `/health` reports these counts twice in a row; its figures are up to a second old."""
     num_seen, until = 0, time.monotonic() + DEADLINE_SECONDS
     while num_seen < 2:
-        assert time.monotonic() < until, "the tasks did not get there in time"
+        assert time.monotonic() < until, "the queue did not reach the expected state in time"
         time.sleep(1.1)
         queue = json.loads(connection.request("GET", "/health")[1])["queue"]
         num_seen = num_seen + 1 if queue == {"waiting": waiting, "running": running} else 0
 
 
-def _held(pid: int) -> dict[str, int]:
+def _resource_usage(pid: int) -> dict[str, int]:
     return {
         "memory": _memory_bytes(pid),
         "threads": len(os.listdir(f"/proc/{pid}/task")),
