@@ -21,6 +21,7 @@ from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.services import WorkerServices, build_worker_services
 from audiocraft_api.storage.create import check_store
 from audiocraft_api.tasks.celery.transport import DRAIN_SHARE, RUN_NEXT, RUN_TASK, create_celery
+from audiocraft_api.tasks.intervals import DEFAULT_INTERVALS, TaskIntervals
 from audiocraft_api.telemetry.logs import configure_logging
 
 POOLS = ("threads", "solo")
@@ -32,7 +33,9 @@ WRONG_POOL = (
 logger = logging.getLogger(__name__)
 
 
-def create_celery_app(config: Config | None = None, *, engine: Engine | None = None) -> Celery:
+def create_celery_app(
+    config: Config | None = None, *, engine: Engine | None = None, intervals: TaskIntervals = DEFAULT_INTERVALS
+) -> Celery:
     """Create a Celery app with the tasks of this service; its workers use `engine` in place of their own.
 
     Builds and loads nothing until a worker starts. Raises ConfigError.
@@ -45,11 +48,11 @@ def create_celery_app(config: Config | None = None, *, engine: Engine | None = N
 
     @celery.task(name=RUN_NEXT, shared=False)  # type: ignore[untyped-decorator]
     def run_next() -> None:
-        started[0].tasks.run()
+        started[0].tasks.run_task()
 
     @celery.task(name=RUN_TASK, shared=False)  # type: ignore[untyped-decorator]
     def run_task(task_id: str) -> None:
-        started[0].tasks.run(task_id)
+        started[0].tasks.run_task(task_id)
 
     def start(sender: Any, **_: Any) -> None:
         if sender.app is not celery:  # signals reach the handlers of every app in the process
@@ -59,7 +62,7 @@ def create_celery_app(config: Config | None = None, *, engine: Engine | None = N
         openmp.limit_spinning()
         # As the options of the command line do: workers need not know each other.
         sender.options.update(without_gossip=True, without_mingle=True)
-        started.append(build_worker_services(config, celery, engine=engine))
+        started.append(build_worker_services(config, celery, engine=engine, intervals=intervals))
         try:
             started[0].start()
         except ConfigError as error:

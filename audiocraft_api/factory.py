@@ -12,6 +12,7 @@ from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.services import build_services
 from audiocraft_api.storage.base import AudioStore
+from audiocraft_api.tasks.intervals import DEFAULT_INTERVALS, TaskIntervals
 from audiocraft_api.telemetry.logs import configure_logging
 from audiocraft_api.web import auth, context, errors, lifetime, observing, parsing, rate_limit_headers
 from audiocraft_api.web import websocket as websocket_support
@@ -50,6 +51,7 @@ def create_app(
     cache: ModelCache | None = None,
     engine: Engine | None = None,
     store: AudioStore | None = None,
+    intervals: TaskIntervals = DEFAULT_INTERVALS,
 ) -> Flask:
     """Create an app from `config` (default: from the environment); services that are passed in replace its own.
 
@@ -68,7 +70,9 @@ def create_app(
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=num_proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # otherwise `//` redirects to the host that the client named
-    app.extensions[EXTENSION] = build_services(config, catalog=catalog, cache=cache, engine=engine, store=store)
+    app.extensions[EXTENSION] = build_services(
+        config, catalog=catalog, cache=cache, engine=engine, store=store, intervals=intervals
+    )
 
     for module in (context, observing, lifetime, rate_limit_headers, errors, auth):
         module.init_app(app)

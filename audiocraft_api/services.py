@@ -31,6 +31,8 @@ from audiocraft_api.state.create import StateDatabase, create_state
 from audiocraft_api.storage.base import AudioStore
 from audiocraft_api.storage.create import create_store
 from audiocraft_api.tasks.backend import EmbeddedBackend, TaskBackend
+from audiocraft_api.tasks.expiry import TaskExpiry
+from audiocraft_api.tasks.intervals import DEFAULT_INTERVALS, TaskIntervals
 from audiocraft_api.tasks.monitor import QueueMonitor
 from audiocraft_api.tasks.runner import TaskRunner
 from audiocraft_api.tasks.store.create import create_task_store
@@ -165,21 +167,23 @@ def build_services(
     cache: ModelCache | None = None,
     engine: Engine | None = None,
     store: AudioStore | None = None,
+    intervals: TaskIntervals = DEFAULT_INTERVALS,
 ) -> Services:
     """Build a server; parts that are passed in replace its own. Starts nothing. Raises ConfigError."""
     base = _build_foundation("servers", config, catalog, cache, store)
     task_store = base.telemetry.counting_errors(create_task_store(config), "tasks")
+    render = _render_task(base.store)
     tasks: TaskBackend
     generation: Generation
     if config.tasks.backend == "celery":
         from audiocraft_api.tasks.celery.backend import CeleryBackend
 
-        tasks = remote = CeleryBackend(task_store, base.store, config, _render_task(base.store), base.telemetry)
+        tasks = remote = CeleryBackend(task_store, base.store, config, render, base.telemetry, intervals)
         generation, engine = remote.generation, None
     else:
         engine = engine or create_engine(base.cache, config)
         generation = local = _build_generation(base, engine)
-        tasks = EmbeddedBackend(task_store, local, base.store, config, _render_task(base.store), base.telemetry)
+        tasks = EmbeddedBackend(task_store, local, base.store, config, render, base.telemetry, intervals)
 
     preloader = _build_preloader(engine, config)
     health = _build_health(base, engine, preloader, tasks.monitor)
@@ -204,7 +208,9 @@ def build_services(
     return services
 
 
-def build_worker_services(config: Config, celery: Celery, *, engine: Engine | None = None) -> WorkerServices:
+def build_worker_services(
+    config: Config, celery: Celery, *, engine: Engine | None = None, intervals: TaskIntervals = DEFAULT_INTERVALS
+) -> WorkerServices:
     """Build a Celery worker; `engine` replaces its own. Starts nothing. Raises ConfigError."""
     from audiocraft_api.tasks.celery.transport import CeleryTransport
     from audiocraft_api.tasks.celery.worker import CeleryWorker
@@ -214,14 +220,22 @@ def build_worker_services(config: Config, celery: Celery, *, engine: Engine | No
     engine = engine or create_engine(base.cache, config)
     task_store = RedisTaskStore(config.state.redis_url, max_attempts=config.tasks.attempts)
     task_store = base.telemetry.counting_errors(task_store, "tasks")
-    runner = TaskRunner(task_store, _build_generation(base, engine), base.store, config, base.telemetry)
+    generation = _build_generation(base, engine)
+    tasks = CeleryWorker(
+        task_store,
+        TaskRunner(task_store, generation, base.store, config.tasks, base.telemetry, intervals),
+        TaskExpiry(task_store, base.store, config.tasks, intervals),
+        CeleryTransport(celery),
+        lease_seconds=config.tasks.lease_seconds,
+        intervals=intervals,
+    )
     preloader = _build_preloader(engine, config)
     health = _build_health(base, engine, preloader)
     return WorkerServices(
         **vars(base),
         engine=engine,
         preloader=preloader,
-        tasks=CeleryWorker(task_store, runner, base.store, CeleryTransport(celery), config),
+        tasks=tasks,
         health=health,
         admin=AdminListener(admin_answers(health, base.telemetry.metrics)),
     )

@@ -28,7 +28,7 @@ class Observer:
         """A task has reached its final state in this process."""
 
     def webhook_called(self, outcome: str) -> None:
-        """A webhook was called: `told` (delivered), `failed` (to be retried) or `given_up`."""
+        """A webhook was called: `delivered`, `failed` (it is repeated) or `given_up`."""
 
     def trace(self) -> str | None:
         """Return the W3C `traceparent` of this thread's current span, for another process to continue."""

@@ -1,8 +1,10 @@
-"""One webhook call: which addresses may be called, how the call is signed, and the call itself, within its time.
+"""HTTP calls to a URL that someone else chose: which addresses are allowed, the call itself, and its signature.
 
-The target is a stranger's choice. So: http and https alone, no redirects, no proxies of the environment, nothing of
-the answer but its status; every address that the name stands for must be public; and the connection goes to the very
-address that was checked, so that a name server cannot say another one in between. Knows no task.
+Clients choose the targets of webhooks, so a call must not reach what only this server can reach (SSRF). Only http and
+https are allowed, redirects and the environment's proxies are ignored, and nothing of the response but its status is
+used. Every address that the host name resolves to must be public, and the connection goes to the address that was
+checked, so that a name server cannot return another one in between (DNS rebinding). Every call has one deadline for
+all of it. Knows no task.
 """
 
 from __future__ import annotations
@@ -22,27 +24,27 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 MAX_URL_CHARACTERS = 2000
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: holds an IPv4 address
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: contains an IPv4 address
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class ForbiddenTarget(Exception):
-    """The target is one that must not be called; the message says why."""
+    """The target must not be called. The message says why, and completes a sentence that begins with its subject."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A webhook's parsed address."""
+    """A parsed URL."""
 
     scheme: str
     host: str
     port: int
-    path: str  # with the query
+    path: str  # including the query
 
 
 def parse_target(url: str, *, allow_private: bool) -> Target:
-    """Take an address apart, resolving no name. Raises ForbiddenTarget."""
+    """Parse a URL without resolving its host name. Raises ForbiddenTarget."""
     if len(url) > MAX_URL_CHARACTERS or not url.isascii() or not url.isprintable() or " " in url:
         raise ForbiddenTarget(f"must be a URL of at most {MAX_URL_CHARACTERS:,} printable ASCII characters")
     try:
@@ -53,7 +55,7 @@ def parse_target(url: str, *, allow_private: bool) -> Target:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ForbiddenTarget("must be an http or https URL with a host")
     if parts.username is not None or parts.password is not None:
-        raise ForbiddenTarget("must not hold a user name or a password")
+        raise ForbiddenTarget("must not contain a user name or a password")
     target = Target(
         parts.scheme,
         parts.hostname,
@@ -66,15 +68,15 @@ def parse_target(url: str, *, allow_private: bool) -> Target:
 
 
 def check_address(address: Address, *, allow_private: bool) -> None:
-    """Raise ForbiddenTarget for an address that is not public, or that hides one which is not."""
+    """Raise ForbiddenTarget for an address that is not public, or that embeds an IPv4 address that is not."""
     if allow_private:
         return
-    if not address.is_global or address.is_multicast or any(not inner.is_global for inner in _inner(address)):
-        raise ForbiddenTarget("must not lead to a private address")
+    if not address.is_global or address.is_multicast or any(not embedded.is_global for embedded in _embedded(address)):
+        raise ForbiddenTarget("must not point to a private address")
 
 
 def resolve(target: Target, *, allow_private: bool) -> str:
-    """Return an address of the target after checking them all. Raises ForbiddenTarget, OSError."""
+    """Resolve the host name, check every address, and return the first. Raises ForbiddenTarget, OSError."""
     found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     addresses = [str(sockaddr[0]) for *_, sockaddr in found]
     for address in addresses:
@@ -82,11 +84,11 @@ def resolve(target: Target, *, allow_private: bool) -> str:
     return addresses[0]
 
 
-def call(target: Target, body: bytes, headers: dict[str, str], *, allow_private: bool, timeout_seconds: float) -> int:
-    """POST to the target and return the status of the answer.
+def post(target: Target, body: bytes, headers: dict[str, str], *, allow_private: bool, timeout_seconds: float) -> int:
+    """Send a POST request and return the status of the response.
 
-    The whole takes at most `timeout_seconds` once the name is resolved. Raises ForbiddenTarget, OSError (which covers
-    time-outs and TLS), http.client.HTTPException.
+    Takes at most `timeout_seconds` after the name is resolved. Raises ForbiddenTarget, OSError (which includes
+    timeouts and TLS errors), http.client.HTTPException.
     """
     address = resolve(target, allow_private=allow_private)
     with connected(target, address, timeout_seconds) as client:
@@ -97,12 +99,13 @@ def call(target: Target, body: bytes, headers: dict[str, str], *, allow_private:
 
 @contextmanager
 def connected(target: Target, address: str, timeout_seconds: float) -> Iterator[http.client.HTTPConnection]:
-    """Connect to the target at an address of it, or at its host; then the block has `timeout_seconds` in all.
+    """Connect to the target's `address` (an IP address or its host name) and close the connection after the block.
 
-    Raises OSError; so, or with http.client.HTTPException, does what the block does when its time is over.
+    The block has `timeout_seconds` in total; after that, its calls on the connection raise OSError or
+    http.client.HTTPException. Connecting raises OSError.
     """
     connection = socket.create_connection((address, target.port), timeout_seconds)
-    # The socket's own time-out begins anew with every byte: a drip of them must end too.
+    # A socket's own timeout restarts with every byte, so a server that sends one byte at a time would never hit it.
     with connection.dup() as handle:
         alarm = threading.Timer(timeout_seconds, _shut, (handle,))
         alarm.daemon = True
@@ -121,7 +124,7 @@ def connected(target: Target, address: str, timeout_seconds: float) -> Iterator[
 
 
 def signed_headers(key: bytes, message_id: str, body: bytes) -> dict[str, str]:
-    """Return the headers of a call as Standard Webhooks 1.0 has them (standardwebhooks.com)."""
+    """Return the signature headers of Standard Webhooks 1.0 (standardwebhooks.com)."""
     timestamp = str(int(time.time()))
     signature = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
     return {
@@ -136,11 +139,11 @@ def _shut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def _inner(address: Address) -> list[Address]:
-    """Return the IPv4 addresses that an IPv6 address stands for."""
+def _embedded(address: Address) -> list[Address]:
+    """Return the IPv4 addresses that an IPv6 address embeds."""
     if isinstance(address, ipaddress.IPv4Address):
         return []
-    inner = [address.ipv4_mapped, address.sixtofour, address.teredo[1] if address.teredo else None]
+    embedded = [address.ipv4_mapped, address.sixtofour, address.teredo[1] if address.teredo else None]
     if address in NAT64:
-        inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [found for found in inner if found is not None]
+        embedded.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [found for found in embedded if found is not None]

@@ -1,1 +1,1 @@
-"""Database helpers for SQLite and Redis. Know nothing of what is stored."""
+"""Database helpers for SQLite and Redis. They know nothing of the data that is stored."""

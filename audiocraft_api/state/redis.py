@@ -1,9 +1,9 @@
-"""One connection to the Redis that several hosts share: its scripts, and its errors as StorageUnavailable.
+"""A client of the Redis that several hosts share: runs Lua scripts and raises StorageUnavailable for Redis errors.
 
-Each change is one Lua script, so one atomic step. What survives is what Redis keeps: it needs `appendonly yes`, with
-`appendfsync always` where the last second counts, and `maxmemory-policy noeviction`; a warning is logged when they are
-off. Nothing is tried twice behind the caller's back: a command whose answer was lost may have been carried out, and
-only the caller knows whether that matters. Knows nothing of what is kept.
+Each change is one Lua script and therefore atomic. Durability depends on the configuration of Redis: it needs
+`appendonly yes`, `appendfsync always` if losing the last second is not acceptable, and `maxmemory-policy noeviction`.
+A warning is logged when the first or the last is missing. Commands are never retried here: a command whose reply was
+lost may have been executed, and only the caller knows whether that matters. Knows nothing of the data that is stored.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from redis.retry import Retry
 
 from audiocraft_api.core.errors import StorageUnavailable
 
-TIMEOUT_SECONDS = 5.0  # to connect, and for each answer
-PREFIX = "{audiocraft-api}:"  # of all keys; a hash tag, so that a cluster keeps them together
+TIMEOUT_SECONDS = 5.0  # to connect, and for each reply
+PREFIX = "{audiocraft-api}:"  # of all keys; a hash tag, so that a cluster keeps them in one slot
 
 logger = logging.getLogger(__name__)
 
 
 class RedisClient:
-    """Commands and scripts for one store, called `name` where people read of it. Thread-safe; connects when used."""
+    """Commands and scripts for one store. Thread-safe; connects on first use. Messages call the store `name`."""
 
     def __init__(self, url: str, name: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        self._client: Any = redis.Redis.from_url(  # its own types speak of all decodings at once
+        self._client: Any = redis.Redis.from_url(  # redis-py types replies as a union over all decodings
             url,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
@@ -42,18 +42,18 @@ class RedisClient:
 
     @contextmanager
     def commands(self) -> Iterator[Any]:
-        """Lend redis-py's client. Raises StorageUnavailable for what goes wrong in the block."""
+        """Yield redis-py's client. Raises StorageUnavailable for Redis errors in the block."""
         try:
             yield self._client
             self._failing = False
         except redis.RedisError as error:
-            if not self._failing:  # once, not for each of a thousand requests
+            if not self._failing:  # log once per outage, not once per request
                 self._failing = True
                 logger.error("The %s in Redis cannot be used: %s", self._name, error)
-            raise StorageUnavailable(f"The {self._name} cannot be reached now; try again later.") from error
+            raise StorageUnavailable(f"The {self._name} cannot be reached; try again later.") from error
 
     def run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        """Run a Lua script as one atomic step. Raises StorageUnavailable."""
+        """Run a Lua script atomically. Raises StorageUnavailable."""
         with self.commands() as client:
             self._check_persistence()
             if script not in self._scripts:
@@ -61,7 +61,7 @@ class RedisClient:
             return self._scripts[script](keys=keys, args=arguments)
 
     def close(self) -> None:
-        """Close what is idle: requests that are still answered while the server stops use their connections on."""
+        """Close idle connections. Requests that are still running while the server stops keep theirs."""
         self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _check_persistence(self) -> None:
@@ -70,7 +70,7 @@ class RedisClient:
         try:
             info = self._client.info()
         except redis.ResponseError:
-            info = {}  # a hosted Redis that does not say
+            info = {}  # some hosted services forbid INFO
         self._is_checked = True
         if not info.get("aof_enabled", True):
             logger.warning("Redis runs without `appendonly yes`: accepted tasks are lost when it stops.")

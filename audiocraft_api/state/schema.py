@@ -1,8 +1,8 @@
-"""The tables of the state that outlasts a request and is no task: one file for all of its stores. Nothing runs here."""
+"""The tables of API keys, cached results and quotas, which share one SQLite file. Executes nothing."""
 
 from audiocraft_api.state.sqlite import Layout
 
-# Rows of `api_keys` are never deleted: what has been created, and revoked, tells whether anything has changed.
+# Rows of `api_keys` are never deleted, so that their creation and revocation times show whether anything changed.
 API_KEYS = """
 CREATE TABLE api_keys (
     id TEXT PRIMARY KEY,

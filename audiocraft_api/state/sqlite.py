@@ -1,9 +1,9 @@
-"""One SQLite file: its two connections, its one write transaction at a time, and its errors as StorageUnavailable.
+"""One SQLite file: two connections, one write transaction at a time, and StorageUnavailable for SQLite errors.
 
-WAL with `synchronous=FULL`: what has been committed survives a power cut. One lock per process lets its threads write
-in the order of their coming, since SQLite's own waiting is unfair: of 32 writing threads some waited for a second. A
-damaged file is neither moved nor replaced: accepted tasks are in it, and an operator decides. Until then every use
-raises StorageUnavailable and the rest of the service goes on. Knows nothing of what is kept.
+The file uses WAL with `synchronous=FULL`, so that committed data survives a power cut. One lock per process lets its
+threads write in order of arrival, because SQLite's own waiting is unfair: of 32 writing threads, some waited for a
+second. A damaged file is neither moved nor replaced: it contains accepted tasks, and an operator must decide. Until
+then every use raises StorageUnavailable, while the rest of the service works. Knows nothing of the data that is stored.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from pathlib import Path
 
 from audiocraft_api.core.errors import StorageUnavailable
 
-WAL_BYTES = 64 * 2**20  # what the write-ahead log is cut back to after a burst of large tunes
+WAL_BYTES = 64 * 2**20  # size to which the write-ahead log is truncated after a burst of large writes
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 MESSAGES = {
     sqlite3.SQLITE_BUSY: "The {name} is busy; try again later.",
     sqlite3.SQLITE_LOCKED: "The {name} is busy; try again later.",
-    sqlite3.SQLITE_FULL: "There is no room left in the {name}; try again later.",
+    sqlite3.SQLITE_FULL: "The disk of the {name} is full; try again later.",
 }
-DAMAGED_MESSAGE = "The {name} is damaged and waits for an operator; it cannot be used until then."
-DEFAULT_MESSAGE = "The {name} cannot be used now; try again later."
+DAMAGED_MESSAGE = "The {name} is damaged and cannot be used until an operator has repaired it."
+DEFAULT_MESSAGE = "The {name} is unavailable; try again later."
 DAMAGED_REMEDY = (
-    " The file is damaged and left as it is. Stop the server, keep a copy of it and its -wal, then restore a backup,"
-    " rescue its rows with `sqlite3 FILE .recover`, or move it away to begin with an empty one."
+    " The file is damaged and was left unchanged. Stop the server, copy the file and its -wal, then restore a backup,"
+    " recover the rows with `sqlite3 FILE .recover`, or move the file away to start with an empty one."
 )
 
 logger = logging.getLogger(__name__)
 
 
 class FairLock:
-    """A lock that goes to whoever has waited longest; `threading.Lock` goes to anyone, and lets some wait for long."""
+    """A first-in, first-out lock. `threading.Lock` has no order, so that some threads wait very long."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._turns: deque[threading.Lock] = deque()
+        self._waiters: deque[threading.Lock] = deque()
         self._held = False
 
     def acquire(self, timeout: float = -1) -> bool:
@@ -51,28 +51,28 @@ class FairLock:
             if not self._held:
                 self._held = True
                 return True
-            turn = threading.Lock()
-            turn.acquire()
-            self._turns.append(turn)
-        if turn.acquire(timeout=timeout):
+            waiter = threading.Lock()  # locked until the lock is passed to this thread
+            waiter.acquire()
+            self._waiters.append(waiter)
+        if waiter.acquire(timeout=timeout):
             return True
         with self._mutex:
-            if turn in self._turns:
-                self._turns.remove(turn)
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
                 return False
-        return True  # it was handed over just now
+        return True  # the lock was passed to this thread just after the timeout
 
     def release(self) -> None:
         with self._mutex:
-            if self._turns:
-                self._turns.popleft().release()  # still held, by the next
+            if self._waiters:
+                self._waiters.popleft().release()  # stays held, by the next thread
             else:
                 self._held = False
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What is in a file: its `name` for people, its tables, and what brings those of older versions up to date."""
+    """The content of a file: its `name` in messages, its tables, and the migrations from older versions."""
 
     name: str
     version: int
@@ -81,7 +81,7 @@ class Layout:
 
 
 class SqliteFile:
-    """Opens with its first use, so that no connection crosses a fork."""
+    """Opens the file on first use, so that no connection crosses a fork. Thread-safe."""
 
     def __init__(self, path: Path, layout: Layout, busy_seconds: float = 5.0) -> None:
         self._path = path
@@ -97,7 +97,10 @@ class SqliteFile:
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """Hold this process's one write transaction; any error rolls it back. Raises StorageUnavailable."""
+        """Run the block in a write transaction, one at a time per process; errors roll back. Raises StorageUnavailable.
+
+        A transaction that is not `durable` may be lost in a power cut, but never corrupts the file.
+        """
         if not self._write_lock.acquire(timeout=self._busy_seconds):
             raise self._unavailable(MESSAGES[sqlite3.SQLITE_BUSY])
         try:
@@ -111,7 +114,7 @@ class SqliteFile:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """Read what is committed; waits for no writer. Raises StorageUnavailable."""
+        """Read committed data without waiting for writers. Raises StorageUnavailable."""
         with self._read_lock, self._translated_errors():
             yield self._open()[1]
 
@@ -130,9 +133,9 @@ class SqliteFile:
             yield
             self._failing = False
         except (sqlite3.Error, OSError) as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extension bits
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended code
             self._damaged = self._damaged or code in DAMAGED
-            if not self._failing:  # once, not for each of a thousand requests
+            if not self._failing:  # log once per outage, not once per request
                 self._failing = True
                 remedy = DAMAGED_REMEDY if self._damaged else ""
                 logger.error("The %s %s cannot be used: %s.%s", self._layout.name, self._path, error, remedy)
@@ -147,7 +150,7 @@ class SqliteFile:
                 raise self._unavailable(DAMAGED_MESSAGE)
             if self._connections is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts are nobody else's to read
+                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts are private
                 writer = self._connect()
                 try:
                     _prepare(writer, self._layout, self._busy_seconds)
@@ -178,7 +181,7 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _prepare(db: sqlite3.Connection, layout: Layout, busy_seconds: float) -> None:
-    """Check the file and make the tables where they are missing. Raises sqlite3.Error."""
+    """Check the file, and create or migrate its tables. Raises sqlite3.Error."""
     for (finding,) in db.execute("PRAGMA quick_check(1)"):
         if finding != "ok":
             error = sqlite3.DatabaseError(finding)
@@ -197,12 +200,12 @@ def _prepare(db: sqlite3.Connection, layout: Layout, busy_seconds: float) -> Non
                 db.execute(statement)
             version += 1
         if version != layout.version:
-            raise sqlite3.DatabaseError(f"its layout is {version}, of another release; this one knows {layout.version}")
+            raise sqlite3.DatabaseError(f"its layout version is {version}, but this release needs {layout.version}")
         db.execute(f"PRAGMA user_version = {layout.version}")
 
 
 def _switch_to_wal(db: sqlite3.Connection, busy_seconds: float) -> None:
-    """Write ahead. When several open a new file at once, SQLite refuses all but one without waiting: so wait here."""
+    """Switch to WAL. If processes open a new file at the same time, SQLite fails all but one at once, so retry."""
     until = time.monotonic() + busy_seconds
     while True:
         try:

@@ -1,6 +1,6 @@
-"""Puts the parts of tasks together for one process: who accepts, works, watches and tells them.
+"""The parts of tasks that one server process owns: accepting, running, counting, and delivering webhooks.
 
-Everything is made at once and starts later: threads do not survive a fork.
+They are built at once and started later, because threads do not survive a fork.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.generation.service import GenerationService
 from audiocraft_api.storage.base import AudioStore
+from audiocraft_api.tasks.expiry import TaskExpiry
+from audiocraft_api.tasks.intervals import DEFAULT_INTERVALS, TaskIntervals
 from audiocraft_api.tasks.monitor import QueueMonitor
 from audiocraft_api.tasks.runner import TaskRunner
 from audiocraft_api.tasks.service import TaskService
@@ -22,21 +24,21 @@ from audiocraft_api.tasks.worker import TaskWorker
 
 
 class TaskBackend(Protocol):
-    """What the server knows of tasks, whoever works them."""
+    """What a server knows of tasks, whether it runs them itself or Celery workers do."""
 
     service: TaskService
     webhooks: WebhookSender
     monitor: QueueMonitor
 
     def start(self) -> None:
-        """Start what runs in this process. Called again, or after `close`, do nothing."""
+        """Start the threads of this process. Does nothing when called again or after `close`."""
 
     def close(self, grace_seconds: float = 0.0) -> None:
-        """Let tasks that run here go on for `grace_seconds`, give back the rest, and end everything."""
+        """Let tasks that run in this process finish for `grace_seconds`, release the rest, and close everything."""
 
 
 class EmbeddedBackend:
-    """Tasks that the server works itself. `render` says what a webhook is told of a task."""
+    """Tasks that the server runs itself. `render` returns the body of a task's webhook."""
 
     def __init__(
         self,
@@ -46,12 +48,20 @@ class EmbeddedBackend:
         config: Config,
         render: Callable[[Task], dict[str, Any]],
         observer: Observer = NULL_OBSERVER,
+        intervals: TaskIntervals = DEFAULT_INTERVALS,
     ) -> None:
         self._store = store
-        self._worker = TaskWorker(store, TaskRunner(store, generation, files, config, observer), files, config)
-        self.service = TaskService(store, config, self._announce, observer)
-        self.webhooks = WebhookSender(store, render, config, observer)
-        self.monitor = QueueMonitor(store)
+        self._worker = TaskWorker(
+            store,
+            TaskRunner(store, generation, files, config.tasks, observer, intervals),
+            TaskExpiry(store, files, config.tasks, intervals),
+            concurrency=config.tasks.concurrency or config.engine.max_batch_requests,
+            lease_seconds=config.tasks.lease_seconds,
+            intervals=intervals,
+        )
+        self.service = TaskService(store, config.tasks, self._announce, observer)
+        self.webhooks = WebhookSender(store, render, config.webhooks, observer, intervals)
+        self.monitor = QueueMonitor(store, intervals)
 
     def start(self) -> None:
         self._worker.start()
@@ -65,5 +75,5 @@ class EmbeddedBackend:
         self._store.close()
 
     def _announce(self, _task: Task) -> None:
-        self.start()  # under a server that has not called it
+        self.start()  # in case the server that runs this app did not
         self._worker.wake()

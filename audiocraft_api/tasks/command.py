@@ -1,4 +1,4 @@
-"""Packs a `GenerateCommand` as the JSON and the audio of a task's row, and unpacks it. Knows no store."""
+"""Encodes a `GenerateCommand` as the JSON and the audio of a stored task, and decodes it again. Knows no store."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from audiocraft_api.core.errors import GenerationFailed
 from audiocraft_api.core.params import AudioInput
 from audiocraft_api.generation.command import GenerateCommand
 
-TRACE = "traceparent"  # beside a command's fields: what its submission is traced under
+TRACE = "traceparent"  # stored with a command's fields: the trace of the request that submitted the task
 
 
-def pack(command: GenerateCommand) -> tuple[dict[str, Any], bytes | None]:
-    """Return a command's plain fields as JSON, and its audio inputs, exact to the bit, as one block of bytes."""
+def encode_command(command: GenerateCommand) -> tuple[dict[str, Any], bytes | None]:
+    """Return a command's plain fields, ready for JSON, and its audio inputs, bit for bit, as an npz file."""
     plain: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
     for field in fields(command):
@@ -35,8 +35,8 @@ def pack(command: GenerateCommand) -> tuple[dict[str, Any], bytes | None]:
     return plain, file.getvalue()
 
 
-def unpack(plain: dict[str, Any], audio: bytes | None) -> GenerateCommand:
-    """Return the command that was packed. Raises GenerationFailed when another release packed it differently."""
+def decode_command(plain: dict[str, Any], audio: bytes | None) -> GenerateCommand:
+    """Return the command that was encoded. Raises GenerationFailed when another release encoded it differently."""
     values = {name: value for name, value in plain.items() if name != TRACE}
     if audio is not None:
         with np.load(io.BytesIO(audio), allow_pickle=False) as arrays:
@@ -46,11 +46,13 @@ def unpack(plain: dict[str, Any], audio: bytes | None) -> GenerateCommand:
     try:
         return GenerateCommand(**values)
     except TypeError as error:
-        raise GenerationFailed("The task was accepted by another release and cannot be worked by this one.") from error
+        raise GenerationFailed(
+            "Another release of this server accepted the task, and this release cannot run it; submit it again."
+        ) from error
 
 
 def fingerprint(plain: dict[str, Any], audio: bytes | None, webhook_url: str | None) -> str:
-    """Return what two requests share exactly when they ask for the same."""
+    """Return a digest that is equal for two requests exactly when they request the same."""
     digest = hashlib.sha256(json.dumps([plain, webhook_url], sort_keys=True).encode())
     digest.update(audio or b"")
     return digest.hexdigest()

@@ -1,8 +1,9 @@
-"""Runs one claimed task to its end: generate, store, write the outcome. Knows no queue and starts no worker.
+"""Runs one claimed task: generate, store the audio, write the outcome. Knows no queue and starts no worker.
 
-A lack that may pass (no model, no memory, no storage) uses up an attempt and the task comes again after a pause; a
-full or closing engine uses up none; every other error ends the task at its first attempt. An outcome that cannot be
-written is tried again until the worker stops: the work is not thrown away because the store has an outage.
+Errors fall into three groups. Temporary ones (the model, memory or storage is unavailable) use up an attempt, and the
+task is tried again after a pause. A full or closing engine uses up no attempt. Every other error fails the task at
+once. An outcome that cannot be written is retried until the worker stops, so that an outage of the store does not
+waste finished work.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from audiocraft_api.config import Config
+from audiocraft_api.config.tasks import TaskSettings
 from audiocraft_api.core.errors import (
     AudioCraftError,
     Canceled,
@@ -28,13 +29,10 @@ from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.command import GeneratedFile, Progress
 from audiocraft_api.generation.service import GenerationService
 from audiocraft_api.storage.base import AudioStore
-from audiocraft_api.tasks.command import TRACE, unpack
-from audiocraft_api.tasks.store.base import HeartbeatResponse, TaskStore
+from audiocraft_api.tasks.command import TRACE, decode_command
+from audiocraft_api.tasks.intervals import DEFAULT_INTERVALS, TaskIntervals
+from audiocraft_api.tasks.store.base import HeartbeatStatus, TaskStore
 from audiocraft_api.tasks.task import FINAL_STATES, State, Task
-
-HEARTBEAT_SECONDS = 0.5  # at most; bounds how late a cancel and the progress are seen
-ENGINE_PAUSE_SECONDS = 1.0  # before a task is brought again to an engine that is full or closed
-STORE_RETRY_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -47,53 +45,55 @@ class TaskRunner:
         tasks: TaskStore,
         generation: GenerationService,
         files: AudioStore,
-        config: Config,
+        config: TaskSettings,
         observer: Observer = NULL_OBSERVER,
+        intervals: TaskIntervals = DEFAULT_INTERVALS,
     ) -> None:
         self._tasks = tasks
         self._observer = observer
         self._generation = generation
         self._files = files
-        self._deadline_seconds = config.tasks.deadline_seconds
-        self._max_attempts = config.tasks.attempts
-        self._beat_seconds = min(HEARTBEAT_SECONDS, config.tasks.lease_seconds / 4)
+        self._deadline_seconds = config.deadline_seconds
+        self._max_attempts = config.attempts
+        self._heartbeat_seconds = min(intervals.heartbeat, config.lease_seconds / 4)
+        self._intervals = intervals
 
     def run(self, task: Task, stopping: threading.Event) -> None:
-        """Bring a claimed task to its end; give it back when `stopping` is set. Raises nothing."""
+        """Run a claimed task to its end, or release it when `stopping` is set. Raises no error of the generation."""
         with log_lines_of(task.id), self._observer.task(task.id, task.attempts, task.command.get(TRACE)):
             self._run(task, stopping)
 
     def _run(self, task: Task, stopping: threading.Event) -> None:
         file: GeneratedFile | None = None
-        with Heartbeat(self._tasks, task, self._beat_seconds, stopping) as heartbeat:
+        with Heartbeat(self._tasks, task, self._heartbeat_seconds, stopping) as heartbeat:
             try:
                 file = self._generate(task, heartbeat)
                 result = result_of(file)
-                is_kept = self._end("completed", lambda: self._tasks.complete(task, result), stopping)
-            except Exception as error:  # noqa: BLE001 a task's worker answers for every error
-                state, write = self._ending(task, error, heartbeat, stopping)
-                is_kept = False
-                self._end(state, write, stopping)
-        if file is not None and not is_kept:
-            self._settle(task, file.filename)
+                is_stored = self._finish("completed", lambda: self._tasks.complete(task, result), stopping)
+            except Exception as error:  # noqa: BLE001 every error must end the task
+                state, write = self._outcome_of(error, task, heartbeat, stopping)
+                is_stored = False
+                self._finish(state, write, stopping)
+        if file is not None and not is_stored:
+            self._discard_late_result(task, file.filename)
 
     def _generate(self, task: Task, heartbeat: Heartbeat) -> GeneratedFile:
-        command = unpack(task.command, self._tasks.audio(task.id))
+        command = decode_command(task.command, self._tasks.audio(task.id))
         waiter = Waiter(heartbeat.should_stop, self._deadline_seconds)
         return self._generation.generate_file(command, waiter, heartbeat.progress)
 
-    def _ending(
-        self, task: Task, error: Exception, heartbeat: Heartbeat, stopping: threading.Event
+    def _outcome_of(
+        self, error: Exception, task: Task, heartbeat: Heartbeat, stopping: threading.Event
     ) -> tuple[State, Callable[[], bool]]:
-        """Return the state that an error leads to, and what writes it; it changes nothing once the task is lost."""
-        if isinstance(error, Canceled) and heartbeat.answer == "canceled":
+        """Return the state that an error leads to, and the store's method that writes it."""
+        if isinstance(error, Canceled) and heartbeat.status == "canceled":
             return "canceled", lambda: self._tasks.cancel(task)
         if isinstance(error, Canceled):
             return "queued", lambda: self._tasks.release(task, count_attempt=not stopping.is_set())
         if isinstance(error, (QueueFull, ShuttingDown)):
-            return "queued", lambda: self._tasks.release(task, pause_seconds=ENGINE_PAUSE_SECONDS)
+            return "queued", lambda: self._tasks.release(task, pause_seconds=self._intervals.engine_pause)
         if isinstance(error, Unavailable) and task.attempts < self._max_attempts:
-            logger.warning("Task %s could not be worked and will be tried again: %s", task.id, error)
+            logger.warning("Task %s cannot run now and will be tried again: %s", task.id, error)
             pause_seconds = error.retry_after_seconds
             return "queued", lambda: self._tasks.release(task, pause_seconds=pause_seconds, count_attempt=True)
         if isinstance(error, AudioCraftError):
@@ -101,18 +101,18 @@ class TaskRunner:
             message, code = error.message, error.code
         else:
             logger.error("Task %s failed.", task.id, exc_info=error)
-            message, code = "The task failed because of an error in the server.", AudioCraftError.code
+            message, code = "The task failed because of an internal server error.", AudioCraftError.code
         return "failed", lambda: self._tasks.fail(task, message, code)
 
-    def _end(self, state: State, write: Callable[[], bool], stopping: threading.Event) -> bool:
-        """Write an outcome, and tell of a final one that counts."""
-        is_kept = self._write(write, stopping)
-        if is_kept and state in FINAL_STATES:
+    def _finish(self, state: State, write: Callable[[], bool], stopping: threading.Event) -> bool:
+        """Write an outcome; return whether it was stored. Report a final state to the observer."""
+        is_stored = self._write(write, stopping)
+        if is_stored and state in FINAL_STATES:
             self._observer.task_ended(state)
-        return is_kept
+        return is_stored
 
     def _write(self, write: Callable[[], bool], stopping: threading.Event) -> bool:
-        """Write the outcome; while the store has an outage, again and again until `stopping` is set."""
+        """Write an outcome. During an outage of the store, retry until `stopping` is set."""
         while True:
             is_last = stopping.is_set()
             try:
@@ -120,26 +120,29 @@ class TaskRunner:
             except StorageUnavailable:
                 if is_last:
                     return False
-            stopping.wait(STORE_RETRY_SECONDS)
+            stopping.wait(self._intervals.store_retry)
 
-    def _settle(self, task: Task, filename: str) -> None:
-        """Delete a result that came too late. It counts, though, when only the answer that said so was lost."""
+    def _discard_late_result(self, task: Task, filename: str) -> None:
+        """Delete the audio of a task that another worker took or that was canceled.
+
+        Keep it if the result was stored after all: only the store's response was lost.
+        """
         try:
             found = self._tasks.get(task.id)
-            if found is not None and found.result is not None and found.result["filename"] == filename:
+            if found is not None and found.filename == filename:
                 self._observer.task_ended(found.state)
                 return
             logger.info("The result of task %s came too late and is deleted.", task.id)
             self._files.delete(filename)
         except StorageUnavailable:
-            logger.warning("%s is left to the store's sweep, unless it is a result.", filename)
+            logger.warning("%s could not be deleted; if no task uses it, the audio store's sweep will.", filename)
 
 
 class Heartbeat:
-    """Keeps a claim alive from a thread of its own, writes the progress, and learns whether to go on."""
+    """Renews a lease from its own thread, writes the progress, and learns whether the task should stop."""
 
     def __init__(self, tasks: TaskStore, task: Task, seconds: float, stopping: threading.Event) -> None:
-        self.answer: HeartbeatResponse = "held"
+        self.status: HeartbeatStatus = "leased"
         self.progress = Progress()
         self._tasks = tasks
         self._task = task
@@ -149,8 +152,8 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{task.id}", daemon=True)
 
     def should_stop(self) -> bool:
-        """Say whether the task was canceled or lost, or the worker stops."""
-        return self.answer != "held" or self._stopping.is_set()
+        """Return whether the task was canceled or lost, or the worker is stopping."""
+        return self.status != "leased" or self._stopping.is_set()
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()
@@ -163,13 +166,13 @@ class Heartbeat:
         self._thread.join()
 
     def _beat(self) -> None:
-        while self.answer == "held" and not self._ended.wait(self._seconds):
+        while self.status == "leased" and not self._ended.wait(self._seconds):
             try:
-                self.answer = self._tasks.heartbeat(self._task, *self.progress.frames)
+                self.status = self._tasks.heartbeat(self._task, *self.progress.frames)
             except StorageUnavailable:
-                continue  # logged where it was raised; the lease may outlive the outage
+                continue  # the store logged it; the lease may outlast the outage
 
 
 def result_of(file: GeneratedFile) -> dict[str, Any]:
-    """Return what a completed task answers as its `result`."""
+    """Return the `result` of a completed task as clients see it."""
     return {"success": True, "filename": file.filename, **file.recipe.to_dict()}

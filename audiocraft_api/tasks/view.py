@@ -115,16 +115,16 @@ def view_task(task: Task, files: AudioStore, estimate: TaskEstimate | None = Non
     fields: dict[str, Any] = {
         "task_id": task.id,
         "state": task.state,
-        "model": task.command["model"],
-        "seed": task.command["seed"],
+        "model": task.model,
+        "seed": task.seed,
         "attempts": task.attempts,
         "created_at": _timestamp(task.created),
         "started_at": _timestamp(task.started),
         "finished_at": _timestamp(task.finished),
     }
-    if task.state == "completed" and task.result is not None:
-        audio_url = files.url_for(task.result["filename"])
-        result = task.result | {"filename": link_of(task.result["filename"])}
+    if task.state == "completed" and task.result is not None and task.filename is not None:
+        audio_url = files.url_for(task.filename)
+        result = task.result | {"filename": link_of(task.filename)}
         return TaskCompletedResponse.model_validate(fields | {"result": result, "audio_url": audio_url})
     if task.state == "failed":
         return TaskFailedResponse(**fields, error=task.error or "", code=task.error_code or "")

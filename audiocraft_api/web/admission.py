@@ -42,7 +42,7 @@ def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None
     services().policy.require_allowed(fields.prompt)
 
     def is_repeat() -> bool:
-        return idempotency_key is not None and services().tasks.service.has_made(caller().owner, idempotency_key)
+        return idempotency_key is not None and services().tasks.service.is_repeat(caller().owner, idempotency_key)
 
     g.admission = services().limits.admit(caller(), client_address(), fields.duration, is_repeat=is_repeat)
     at_response_end(g.admission.release)

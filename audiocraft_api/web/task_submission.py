@@ -31,7 +31,7 @@ def submit_task(command: GenerateCommand, webhook_url: str | None = None) -> Tas
     Raises as `TaskService.submit`, and InvalidRequest. Only a new task is charged to the daily quota.
     """
     if webhook_url is not None:
-        services().tasks.webhooks.check(webhook_url)
+        services().tasks.webhooks.check_url(webhook_url)
     max_unfinished = caller().limits.concurrent_tasks
     if max_unfinished is None:
         max_unfinished = services().config.limits.concurrent_tasks

@@ -136,5 +136,5 @@ def test_what_cannot_be_done_is_one_sentence(tmp_path: Path, command: Any) -> No
     assert command("revoke", "nobody00")[0] == "There is no key nobody00."
     (tmp_path / "file").touch()
     away = command("list", state_db=tmp_path / "file" / "state.sqlite3")
-    assert away[0] == "The state store cannot be used now; try again later."
+    assert away[0] == "The state store is unavailable; try again later."
     assert "AUDIOCRAFT_API_THREADS=0 is not valid" in command("list", threads=0)[0]

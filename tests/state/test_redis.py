@@ -1,4 +1,4 @@
-"""The connections to the Redis that several hosts share."""
+"""The client of the Redis that several hosts share."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def client(tmp_path: Path) -> Iterator[RedisClient]:
     server.kill()
 
 
-def test_a_command_that_runs_while_the_client_is_closed_goes_on(client: RedisClient) -> None:
-    def take() -> Any:
+def test_a_command_that_is_running_survives_close(client: RedisClient) -> None:
+    def pop_letter() -> Any:
         with client.commands() as commands:
             return commands.blpop("letters", timeout=4)
 
     with ThreadPoolExecutor(1) as pool, client.commands() as commands:
-        taken = pool.submit(take)
+        taken = pool.submit(pop_letter)
         wait_until(lambda: any(other["cmd"] == "blpop" for other in commands.client_list()))
         client.close()
         commands.rpush("letters", "a")
-        assert taken.result(10) == (b"letters", b"a")  # and what is asked for later is answered too
+        assert taken.result(10) == (b"letters", b"a")  # and later commands still work

@@ -1,7 +1,7 @@
-"""Real Celery workers of the tests' own, killed at will. As a module it is an app over a fake engine.
+"""Celery worker processes for tests, which can kill them. The module is also an app with a fake engine.
 
-`celery -A support.celery_worker worker` makes tones; each takes `AUDIOCRAFT_TEST_SECONDS`, and goes on while the file
-that `AUDIOCRAFT_TEST_HOLD` names is there.
+`celery -A support.celery_worker worker` generates tones; each takes `AUDIOCRAFT_TEST_SECONDS`, and does not finish
+while the file `AUDIOCRAFT_TEST_HOLD` exists.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FAKE = "support.celery_worker"
 
 
 class CeleryProcess:
-    """A worker in a process of its own; `settings` are those of the server."""
+    """A worker process; `settings` are those of the server."""
 
     def __init__(self, log: Path, hold: Path, app: str = FAKE, *, seconds: float = 0.0, **settings: Any) -> None:
         self._command = [Path(sys.executable).parent / "celery", "-A", app, "worker", "-P", "threads"]
@@ -42,14 +42,14 @@ class CeleryProcess:
         return self._log.read_text()
 
     def start(self) -> None:
-        """Start; it takes tasks some seconds later."""
+        """Start the process; it runs tasks some seconds later."""
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 self._command, cwd=ROOT, env=self._environ, stdout=output, stderr=output, start_new_session=True
             )
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the process, as a power cut would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -63,7 +63,7 @@ class CeleryProcess:
 
 
 class SlowGate:
-    """Lets each generation take its time."""
+    """A gate that delays each generation by `seconds`."""
 
     def __init__(self, gate: FileGate, seconds: float) -> None:
         self._gate = gate

@@ -1,4 +1,4 @@
-"""A real Redis and a real Celery worker inside the tests' own process, so that they share its fake engines."""
+"""A real Redis, and a Celery worker inside the tests' process so that it can use their fake engines."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from audiocraft_api.core.engine import EngineStatus
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
 from support.fakes import FakeEngine
+from support.intervals import FAST_INTERVALS
 from support.redis_server import RedisServer
 
 
 class RelayEngine:
-    """Hands on to the engine of the test that runs."""
+    """Forwards requests to the engine of the current test."""
 
     def __init__(self) -> None:
         self.target = FakeEngine()
@@ -39,7 +40,7 @@ class RelayEngine:
 
 
 class CeleryWorkplace:
-    """Where servers of several tests, one after the other, find a worker."""
+    """A Redis and a worker that the servers of several tests use, one after the other."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
         self._redis = RedisServer(directory)
@@ -58,7 +59,7 @@ class CeleryWorkplace:
         self._redis.start()
         try:
             config = Config(**self._settings)
-            celery = create_celery_app(config, engine=self._engine)
+            celery = create_celery_app(config, engine=self._engine, intervals=FAST_INTERVALS)
             options = {"pool": "threads", "concurrency": config.tasks.concurrency}
             with start_worker(celery, perform_ping_check=False, **options):
                 yield self
@@ -66,7 +67,7 @@ class CeleryWorkplace:
             self._redis.kill()
 
     def prepared_for(self, engine: FakeEngine) -> dict[str, Any]:
-        """Forget all tasks, let the worker use this engine, and return the settings of a server."""
+        """Delete all tasks, make the worker use this engine, and return the settings of a server."""
         with redis.Redis.from_url(self._redis.url) as client:
             client.flushdb()
         self._engine.target = engine

@@ -1,6 +1,6 @@
-"""An app whose engine meets the faults that prompts name, for a real gunicorn: `support.faulty:app`.
+"""An app for gunicorn whose engine fails as the prompt says: `support.faulty:app`.
 
-`poison` kills the process, `no model`, `out of memory once` (for each seed) and `out of memory` raise, `not a number`
+`poison` kills the process; `no model`, `out of memory once` (for each seed) and `out of memory` raise; `not a number`
 makes audio of NaN. Every other request takes a moment.
 """
 
@@ -26,7 +26,7 @@ RETRY_SECONDS = 0.1
 
 
 class FaultyEngine(FakeEngine):
-    """A fake engine with a model that fails on demand."""
+    """A fake engine that fails on demand."""
 
     def __init__(self) -> None:
         super().__init__(FileGate(Path(os.environ["AUDIOCRAFT_TEST_HOLD"])))

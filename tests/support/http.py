@@ -12,15 +12,19 @@ from werkzeug.test import TestResponse
 
 from audiocraft_api.config import Config
 from audiocraft_api.factory import create_app
+from audiocraft_api.tasks.intervals import TaskIntervals
 from support.fakes import FakeCache, FakeEngine
+from support.intervals import FAST_INTERVALS
 
 
-def fake_app(directory: Path, engine: FakeEngine | None = None, **settings: Any) -> Flask:
+def fake_app(
+    directory: Path, engine: FakeEngine | None = None, intervals: TaskIntervals = FAST_INTERVALS, **settings: Any
+) -> Flask:
     """Return a new app over a fake engine, with everything else real."""
     directories = {"audio_dir": "audio", "checkpoints_dir": "checkpoints"}
     directories |= {"task_db": "tasks.sqlite3", "state_db": "state.sqlite3"}
     config = Config(**{name: directory / part for name, part in directories.items()} | settings)
-    return create_app(config, engine=engine or FakeEngine(), cache=FakeCache())
+    return create_app(config, engine=engine or FakeEngine(), cache=FakeCache(), intervals=intervals)
 
 
 def generate(client: FlaskClient, **fields: Any) -> TestResponse:

@@ -1,4 +1,4 @@
-"""A real RabbitMQ server of the tests' own: its own ports, its own directory. Debian's package is needed."""
+"""A private RabbitMQ server for tests, on its own ports and directory. Needs Debian's package."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from support.served import free_port
 
-PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # the one in the path insists on the system's user and directories
+PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # the one on the PATH requires the system's user and directories
 
 
 class RabbitServer:
-    """`start` returns once the server answers, some seconds later."""
+    """A server that `start` starts; it returns when the server accepts connections, after some seconds."""
 
     def __init__(self, directory: Path) -> None:
         port = free_port()
@@ -44,7 +44,7 @@ class RabbitServer:
         raise AssertionError(f"RabbitMQ did not start: {''.join(log)}")
 
     def stop(self) -> None:
-        """End it, and the name server that it started."""
+        """Stop the server, and the name server that it started."""
         if self._process is not None:
             self._process.terminate()
             self._process.communicate()

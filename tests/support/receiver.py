@@ -1,4 +1,4 @@
-"""A target for webhooks: an HTTP server on loopback that keeps what it is sent and answers as it is told."""
+"""A target for webhooks: an HTTP server on loopback that records requests and responds with given statuses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Received:
         return found
 
     def verify(self) -> None:
-        """Check the signature as Standard Webhooks says, written out here on its own."""
+        """Check the signature against an independent implementation of Standard Webhooks."""
         signed = f"{self.headers['webhook-id']}.{self.headers['webhook-timestamp']}.".encode() + self.body
         wanted = "v1," + base64.b64encode(hmac.new(KEY, signed, hashlib.sha256).digest()).decode()
         assert hmac.compare_digest(wanted, self.headers["webhook-signature"])
@@ -39,7 +39,7 @@ class Received:
 
 
 class Receiver:
-    """Answers call number n with `statuses[n]`, or 200 when there are no more; `before` is called first."""
+    """Responds to call number n with `statuses[n]`, then with 200. Calls `before` before each response."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Receiver:
                 pass
 
             def handle(self) -> None:
-                with suppress(OSError):  # the sender has hung up
+                with suppress(OSError):  # the sender closed the connection
                     super().handle()
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
@@ -81,6 +81,10 @@ class Receiver:
         self.port = int(self._server.server_address[1])
         self.url = f"http://127.0.0.1:{self.port}/hook?a=b"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def recover(self) -> None:
+        """Respond with 200 from now on."""
+        self._statuses.clear()
 
     def close(self) -> None:
         self._server.shutdown()

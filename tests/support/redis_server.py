@@ -1,4 +1,4 @@
-"""A real Redis server of the tests' own: its own port, its own directory, killed and restarted at will."""
+"""A private Redis server for tests, on its own port and directory, which tests can kill and restart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class RedisServer:
-    """Keeps an append-only file in `directory`; `start` returns once the server answers."""
+    """Writes an append-only file to `directory`. `start` returns when the server accepts connections."""
 
     def __init__(self, directory: Path, *, appendonly: bool = True) -> None:
         self._directory = directory
@@ -32,7 +32,7 @@ class RedisServer:
         raise AssertionError(f"Redis did not start: {''.join(log)}")
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the server, as a power cut would."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()

@@ -1,6 +1,6 @@
-"""A process that submits or works tasks until it is killed: `task_process.py submit|work <store> <lease seconds>`.
+"""A process that submits or runs tasks until it is killed: `task_process.py submit|work <store> <lease seconds>`.
 
-It prints a line after each step that the store has confirmed. A worker ends by itself when nothing is left.
+It prints a line after each step that the store has confirmed. A worker exits when no task is left.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from audiocraft_api.tasks.store.sqlite import SqliteTaskStore
 from audiocraft_api.tasks.task import NewTask
 
 MAX_QUEUED = 60
-MANY_ATTEMPTS = 100  # killed workers shall not fail the tasks here
+MANY_ATTEMPTS = 100  # so that kills do not fail the tasks
 
 
 def open_store(address: str) -> TaskStore:
     if address.startswith("redis://"):
-        from audiocraft_api.tasks.store.redis import RedisTaskStore  # slow to import, and often not needed
+        from audiocraft_api.tasks.store.redis import RedisTaskStore  # slow to import and rarely needed
 
         url, _, prefix = address.partition("#")
         return RedisTaskStore(url, max_attempts=MANY_ATTEMPTS, prefix=prefix)
@@ -30,7 +30,7 @@ def open_store(address: str) -> TaskStore:
 
 def submit(store: TaskStore) -> None:
     while True:
-        new = NewTask(str(uuid.uuid4()), {"prompt": "killed"}, audio=b"tune" * 1000)
+        new = NewTask(str(uuid.uuid4()), {"prompt": "killed"}, audio=b"audio" * 1000)
         try:
             print("accepted", store.submit(new, max_queued=MAX_QUEUED, max_audio_bytes=10**9).id, flush=True)
         except QueueFull:

@@ -190,11 +190,11 @@ def test_the_queue_and_the_ends_of_tasks_are_shown(client: FlaskClient, monkeypa
     wait_until(lambda: scrape(client).total("queued_tasks") == 0)
 
 
-def test_told_and_failed_webhooks_are_counted(open_app: Callable[..., Flask]) -> None:
+def test_delivered_and_failed_webhooks_are_counted(open_app: Callable[..., Flask]) -> None:
     receiver = Receiver(500)
     client = open_app(webhook_secret=SECRET, webhook_allow_private=True).test_client()
     client.post("/generate-async", json={"prompt": "solo cello", "duration": 1, "webhook_url": receiver.url})
-    wait_until(lambda: scrape(client).total("webhook_calls_total", outcome="told") == 1)
+    wait_until(lambda: scrape(client).total("webhook_calls_total", outcome="delivered") == 1)
     receiver.close()
     assert scrape(client).total("webhook_calls_total", outcome="failed") == 1
     assert scrape(client).total("task_ends_total", state="completed") == 1

@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from test_tasks_http import REQUEST, submit, wait_for
 from werkzeug.test import TestResponse
 
 from audiocraft_api.core.errors import GenerationFailed
-from audiocraft_api.tasks import runner, worker
 from audiocraft_api.web.services import services_of
 from support.fakes import FakeEngine
 from support.http import assert_error, fake_app
 from support.served import serve, wait_until
+from support.tasks import REQUEST, submit, wait_for
 
 OpenClient = Callable[..., FlaskClient]
 
@@ -29,9 +28,7 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def open_client(tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenClient]:
-    monkeypatch.setattr(runner, "HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr(worker, "POLL_SECONDS", 0.1)
+def open_client(tmp_path: Path, engine: FakeEngine) -> Iterator[OpenClient]:
     apps = []
 
     def open_client(**settings: Any) -> FlaskClient:

@@ -25,25 +25,15 @@ from audiocraft_api.core.errors import AudioCraftError, ModelUnavailable, Storag
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.factory import create_app
 from audiocraft_api.services import Services
-from audiocraft_api.tasks import monitor, runner, worker
-from audiocraft_api.tasks.celery import worker as celery_worker
 from audiocraft_api.web.services import services_of
 from support.celery_workplace import CeleryWorkplace
 from support.fakes import FakeEngine
 from support.http import assert_error, fake_app
 from support.served import wait_until
+from support.tasks import REQUEST, get_task, submit, wait_for
 
-REQUEST = {"prompt": "solo cello", "duration": 1}
 UNKNOWN_IDS = ["00000000-0000-4000-8000-000000000000", "nothing", "a" * 5000, "%00", "%ff", "0", "' OR 1=1--"]
 EVERY_TASK = {"task_id", "state", "status", "model", "seed", "attempts", "created_at", "started_at", "finished_at"}
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr(worker, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(celery_worker, "SWEEP_SECONDS", 0.1)
-    monkeypatch.setattr(monitor, "REFRESH_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -87,26 +77,6 @@ def client(open_client: Callable[..., FlaskClient]) -> FlaskClient:
     return open_client()
 
 
-def submit(client: FlaskClient, headers: dict[str, str] | None = None, **fields: Any) -> str:
-    response = client.post("/generate-async", json=REQUEST | fields, headers=headers)
-    assert response.status_code == 202, response.get_data()
-    return str(response.json["task_id"])
-
-
-def look(client: FlaskClient, task_id: str) -> dict[str, Any]:
-    response = client.get(f"/tasks/{task_id}")
-    assert response.status_code == 200, response.get_data()
-    found: dict[str, Any] = response.json
-    return found
-
-
-def wait_for(client: FlaskClient, task_id: str, *states: str) -> dict[str, Any]:
-    """Poll as clients do, until the task is in one of `states`, by default a final one."""
-    wanted = states or ("completed", "failed", "canceled")
-    wait_until(lambda: look(client, task_id)["state"] in wanted)
-    return look(client, task_id)
-
-
 def run(client: FlaskClient, **fields: Any) -> dict[str, Any]:
     return wait_for(client, submit(client, **fields))
 
@@ -133,8 +103,8 @@ class TestFoundingClients:
     ) -> None:
         engine.open_gate.clear()
         task_id = submit(client, output_format="mp3")
-        wait_until(lambda: look(client, task_id)["total"] > 0)
-        working = look(client, task_id)
+        wait_until(lambda: get_task(client, task_id)["total"] > 0)
+        working = get_task(client, task_id)
         assert (working["status"], working["state"], working["current"], working["total"]) == (
             "processing",
             "processing",
@@ -203,11 +173,11 @@ class TestQueue:
         task_ids = [submit(client) for _ in range(4)]
         for task_id in task_ids[:2]:
             wait_for(client, task_id, "processing")
-        third, fourth = (look(client, task_id) for task_id in task_ids[2:])
+        third, fourth = (get_task(client, task_id) for task_id in task_ids[2:])
         assert [third["status"], third["state"]] == ["processing", "queued"]
         assert [third["queue_position"], fourth["queue_position"]] == [1, 2]
         assert 0 <= third["eta_seconds"] <= fourth["eta_seconds"]
-        assert look(client, task_ids[0])["queue_position"] is None
+        assert get_task(client, task_ids[0])["queue_position"] is None
         wait_until(lambda: client.get("/health").json["queue"] == {"waiting": 2, "running": 2})
         engine.open_gate.set()
         assert {wait_for(client, task_id)["status"] for task_id in task_ids} == {"completed"}
@@ -527,11 +497,11 @@ def test_a_real_model_makes_the_same_audio_by_every_door(tmp_path: Path, demo_ch
     melody_id = client.post("/generate-with-melody-async", data=melody).json["task_id"]
     plain = client.post("/generate", json=REQUEST | fields).json
     waited = client.post("/generate", json=REQUEST | fields, headers={"Prefer": "wait=60"}).json
-    wait_until(lambda: look(client, task_id)["state"] == "completed", 60)
-    done = look(client, task_id)
+    wait_until(lambda: get_task(client, task_id)["state"] == "completed", 60)
+    done = get_task(client, task_id)
     urls = [done["audio_url"], plain["audio_url"], waited["audio_url"]]
     audio = [client.get(url, buffered=True).get_data() for url in urls]
     assert audio[0] == audio[1] == audio[2]
-    wait_until(lambda: look(client, melody_id)["state"] == "completed", 60)
-    assert json.loads(json.dumps(look(client, melody_id)))["model"] == "demo-melody"
+    wait_until(lambda: get_task(client, melody_id)["state"] == "completed", 60)
+    assert json.loads(json.dumps(get_task(client, melody_id)))["model"] == "demo-melody"
     services_of(app).close()

@@ -1,1 +1,1 @@
-"""Tasks that Celery workers run on other machines. The task store stays the source of truth; Celery only wakes workers."""
+"""Tasks that Celery workers run on other machines. The store is the source of truth; messages only wake workers."""

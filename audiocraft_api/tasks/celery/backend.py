@@ -1,4 +1,4 @@
-"""Tasks that Celery workers run: the parts of a server that accepts and watches them, and works none."""
+"""Tasks that Celery workers run: the parts of a server that accepts and watches tasks, but runs none."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.storage.base import AudioStore
 from audiocraft_api.tasks.celery.remote import RemoteGeneration
 from audiocraft_api.tasks.celery.transport import CeleryTransport, create_celery
+from audiocraft_api.tasks.intervals import DEFAULT_INTERVALS, TaskIntervals
 from audiocraft_api.tasks.monitor import QueueMonitor
 from audiocraft_api.tasks.service import TaskService
 from audiocraft_api.tasks.store.base import TaskStore
@@ -18,7 +19,7 @@ from audiocraft_api.tasks.webhooks import WebhookSender
 
 
 class CeleryBackend:
-    """A `TaskBackend` over a store that the workers share; and what stands for their engines here."""
+    """A `TaskBackend` over the store that the workers share, with `engine` and `generation` in place of local ones."""
 
     def __init__(
         self,
@@ -27,14 +28,15 @@ class CeleryBackend:
         config: Config,
         render: Callable[[Task], dict[str, Any]],
         observer: Observer = NULL_OBSERVER,
+        intervals: TaskIntervals = DEFAULT_INTERVALS,
     ) -> None:
         self._store = store
         self._transport = CeleryTransport(create_celery(config))
-        self.service = TaskService(store, config, self._announce, observer)
-        self.webhooks = WebhookSender(store, render, config, observer)
-        self.monitor = QueueMonitor(store)
-        waited_for = TaskService(store, config, self._announce_waited_for, observer)
-        self.generation = RemoteGeneration(waited_for, files)
+        self.service = TaskService(store, config.tasks, self._announce, observer)
+        self.webhooks = WebhookSender(store, render, config.webhooks, observer, intervals)
+        self.monitor = QueueMonitor(store, intervals)
+        interactive = TaskService(store, config.tasks, self._announce_interactive, observer)
+        self.generation = RemoteGeneration(interactive, files)
 
     def start(self) -> None:
         self.monitor.start()
@@ -48,9 +50,9 @@ class CeleryBackend:
         self._store.close()
 
     def _announce(self, task: Task) -> None:
-        self.start()  # under a server that has not called it
+        self.start()  # in case the server that runs this app did not
         self._transport.announce(task)
 
-    def _announce_waited_for(self, task: Task) -> None:
+    def _announce_interactive(self, task: Task) -> None:
         self.start()
         self._transport.enqueue_interactive(task)

@@ -1,6 +1,7 @@
-"""Synchronous generations made on other machines: a task, waited for. What the server has in an engine's place.
+"""Synchronous generation by workers on other machines: submits a task and waits for its end.
 
-A server that works no tasks loads no model. Knows the task service and the store of audio; no transport, no HTTP.
+It takes the place of an engine in a server that runs no tasks itself and therefore loads no model. Knows the task
+service and the audio store, but no message transport and no HTTP.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from audiocraft_api.core.errors import (
     StorageUnavailable,
     error_of,
 )
-from audiocraft_api.core.waiting import POLL_SECONDS, Waiter
+from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.command import GenerateCommand, GeneratedBytes, GeneratedFile
 from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.generation.streaming import AudioStream
@@ -29,13 +30,14 @@ from audiocraft_api.storage.base import AudioStore
 from audiocraft_api.tasks.service import TaskService
 from audiocraft_api.tasks.task import Task
 
-# The owner of tasks that a route waits for: no key's id, so that nobody sees them but the route.
+# The owner of tasks that a synchronous route waits for. It is no key's id, so that no client can list or read them.
+# The value is stored with the tasks and must not change.
 INTERACTIVE_OWNER = "(waited for)"
-NOT_STREAMABLE = "This server makes its audio on other machines and cannot stream it; use /generate or /generate-async."
+NOT_STREAMABLE = "This server generates audio on other machines and cannot stream it; use /generate or /generate-async."
 
 
 class RemoteGeneration:
-    """Fills `Generation` with tasks that workers elsewhere run, and whose audio they put into the shared store."""
+    """Implements `Generation` by tasks that remote workers run; they save the audio to the shared store."""
 
     def __init__(self, tasks: TaskService, files: AudioStore) -> None:
         self._tasks = tasks
@@ -45,20 +47,26 @@ class RemoteGeneration:
         self._num_waiting = 0
 
     def generate_file(self, command: GenerateCommand, waiter: Waiter) -> GeneratedFile:
-        """Have a file made. Raises what ended the task, QueueFull, Canceled, DeadlineExceeded, StorageUnavailable."""
+        """Generate audio and return its file.
+
+        Raises the error that ended the task, QueueFull, Canceled, DeadlineExceeded, ShuttingDown, StorageUnavailable.
+        """
         result = self._run(command, waiter)
         filename = result["filename"]
         return GeneratedFile(filename, self._files.url_for(filename), Recipe.from_dict(result))
 
     def generate_bytes(self, command: GenerateCommand, waiter: Waiter) -> GeneratedBytes:
-        """Have audio made that is kept nowhere. Raises as `generate_file`."""
+        """Generate audio and return its bytes without keeping a file. Raises the same errors as `generate_file`."""
         result = self._run(command, waiter)
         try:
             with self._files.open(result["filename"]).file as file:
                 audio = file.read()
         except NotFound as error:
-            raise AudioGone("The audio was made and is not there; do the workers share the server's store?") from error
-        with suppress(StorageUnavailable):  # the expiry of its task will
+            raise AudioGone(
+                "The audio was generated but its file is missing; check that the workers and the server use the same "
+                "audio store."
+            ) from error
+        with suppress(StorageUnavailable):  # otherwise it is deleted when its task expires
             self._files.delete(result["filename"])
         return GeneratedBytes(audio, Recipe.from_dict(result))
 
@@ -67,7 +75,7 @@ class RemoteGeneration:
         raise NotStreamable(NOT_STREAMABLE)
 
     def close(self, grace_seconds: float) -> None:
-        """Let clients wait on for `grace_seconds`, then end their waiting with ShuttingDown."""
+        """Let clients wait for up to `grace_seconds` more, then end their requests with ShuttingDown."""
         with self._condition:
             self._condition.wait_for(lambda: not self._num_waiting, grace_seconds)
         self._stopping.set()
@@ -87,16 +95,19 @@ class RemoteGeneration:
         raise Canceled
 
     def _await_end(self, task: Task, waiter: Waiter) -> Task:
-        while not task.is_final:
-            waiter.raise_if_stopped()
+        def is_final(poll_seconds: float) -> bool:
+            nonlocal task
             try:
-                task = self._tasks.wait_for_change(task, POLL_SECONDS)
-            except StorageUnavailable:  # the task goes on: outlast the outage
-                self._stopping.wait(POLL_SECONDS)
+                task = self._tasks.wait_for_change(task, poll_seconds)
+            except StorageUnavailable:  # the task continues: wait until the outage is over
+                self._stopping.wait(poll_seconds)
+            return task.is_final
+
+        waiter.wait_for(is_final)
         return task
 
     def _cancel(self, task: Task) -> None:
-        with suppress(StorageUnavailable, NotFound):  # then it runs to its end, and its audio expires
+        with suppress(StorageUnavailable, NotFound):  # then the task finishes, and its audio expires
             self._tasks.cancel(task.id, task.owner)
 
     @contextmanager

@@ -1,7 +1,8 @@
-"""Celery as the transport of tasks: its settings, and the messages that bring workers to the task store.
+"""Celery as the transport of tasks: its configuration, and the messages that wake workers.
 
-The row is the truth. A message only says that there is work, and may be lost, late or doubled: whoever gets one asks
-the store for a task, and a sweep (`CeleryWorker`) sends again what was lost. Knows neither store nor engine.
+The task store is the source of truth. A message only says that there is work; it may be lost, late or duplicated. A
+worker that receives one claims a task from the store, and a sweep (`CeleryWorker`) replaces lost messages. Knows
+neither store nor engine.
 """
 
 from __future__ import annotations
@@ -15,110 +16,114 @@ from typing import Any
 from celery import Celery, bootsteps
 from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
-from kombu.transport import redis as redis_transport
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import Unavailable
 from audiocraft_api.tasks.task import Task
 
-RUN_NEXT = "audiocraft_api.run_next"  # () the oldest task that nobody holds
-RUN_TASK = "audiocraft_api.run_task"  # (task id) a certain task, whose client waits for the answer
+# Names of messages and queues are shared with other releases and must not change.
+RUN_NEXT = "audiocraft_api.run_next"  # (): run the next claimable task
+RUN_TASK = "audiocraft_api.run_task"  # (task id): run this task, because a client waits for its result
 TASKS_QUEUE = "audiocraft-api.tasks"
-# A queue of their own: workers take from both in turn, so a client does not wait behind tasks that nobody waits for.
+# Workers consume both queues in turn, so that a waiting client does not queue behind tasks that no client waits for.
 INTERACTIVE_QUEUE = "audiocraft-api.waited-for"
 QUEUES = (TASKS_QUEUE, INTERACTIVE_QUEUE)
-DRAIN_SHARE = 0.8  # of the graceful time-out; in the rest, what did not finish is given back
+DRAIN_SHARE = 0.8  # of the graceful timeout; the rest of it is for releasing the tasks that did not finish
 MAX_UNSENT = 10_000
 CONNECT_SECONDS = 2.0
 CLOSE_SECONDS = 2.0
-LOOK_SECONDS = 0.05
+FREE_THREAD_POLL_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
 
 
-class PromptFetch(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Has a worker's event loop look often whether a thread of its pool is free to take the next message.
+class FreeThreadPoll(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Makes a worker notice within 50 ms that a thread of its pool is free for the next message.
 
-    Without prefetching, Celery 5.7 asks a Redis broker for messages only while a thread is free, and nothing wakes its
-    loop when one becomes free: left alone, it looks when a timer ends, which is once a second.
+    With `worker_disable_prefetch`, a worker fetches messages from Redis only while a thread is free, and nothing wakes
+    its event loop when a thread becomes free: by itself it looks about once a second. Written for Celery 5.7; without
+    it, `test_a_worker_starts_the_next_task_as_soon_as_a_thread_is_free` fails. A bootstep is a public extension
+    point. A setting for it, which Celery does not have, would be preferable.
     """
 
     def register_with_event_loop(self, _consumer: Any, hub: Any) -> None:
-        """Wake the loop from now on; Celery cancels it with the connection's other timers."""
-        hub.call_repeatedly(LOOK_SECONDS, lambda: None)
+        """Add a timer that wakes the loop; Celery cancels it with the connection's other timers."""
+        hub.call_repeatedly(FREE_THREAD_POLL_SECONDS, lambda: None)
 
 
 def create_celery(config: Config) -> Celery:
-    """Return Celery with our settings and without tasks. Connects to nothing yet."""
-    # Else a worker that holds a message when Redis goes away dies (kombu 5.7 gives it back over the connection that it
-    # has just closed). The sweep sends it again.
-    redis_transport.Channel.do_restore = False
+    """Return a Celery app with our configuration and without tasks. Does not connect yet."""
     broker_url = config.tasks.broker_url or config.state.redis_url.replace("unix://", "redis+socket://", 1)
+    is_redis = not broker_url.startswith("amqp")
     celery = Celery("audiocraft_api", set_as_current=False)
     celery.conf.update(
         broker_url=broker_url,
+        # With its own acknowledgement keys, kombu 5.7 returns unfinished messages over the connection that Redis just
+        # closed, and the error ends the worker. We acknowledge early and replace lost messages, so we need no keys.
+        broker_transport_options={"ack_emulation": False} if is_redis else {},
         broker_connection_timeout=CONNECT_SECONDS,
         broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,  # an outage of any length
+        broker_connection_max_retries=None,  # survive an outage of any length
         accept_content=["json"],
         task_ignore_result=True,
         task_default_queue=TASKS_QUEUE,
         task_queues=[Queue(name, routing_key=name) for name in QUEUES],
-        # Acknowledged when begun, not when done: the lease in the row says that a worker is gone, in seconds. Late
-        # acknowledgements say so after a time-out longer than any task, and one after an outage ends the worker.
+        # Acknowledge when a task starts. The lease in the store shows within seconds that a worker died; a late
+        # acknowledgement would need a timeout longer than any task, and one after an outage ends the worker.
         task_acks_late=False,
-        # A worker fetches what it can begin and leaves the rest to others; RabbitMQ does it by the multiplier, roughly.
-        worker_disable_prefetch=not broker_url.startswith("amqp"),
+        # A worker fetches only what it can start and leaves the rest to others. RabbitMQ approximates this by the
+        # multiplier.
+        worker_disable_prefetch=is_redis,
         worker_prefetch_multiplier=1,
-        worker_enable_prefetch_count_reduction=False,  # else a worker takes fewer tasks after each outage
+        worker_enable_prefetch_count_reduction=False,  # otherwise a worker runs fewer tasks after each outage
         worker_pool="threads",
         worker_concurrency=config.tasks.concurrency or config.engine.max_batch_requests,
         worker_soft_shutdown_timeout=config.server.graceful_timeout_seconds * DRAIN_SHARE,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
     )
-    celery.steps["consumer"].add(PromptFetch)
+    celery.steps["consumer"].add(FreeThreadPoll)
     return celery
 
 
 class CeleryTransport:
-    """Sends messages. Thread-safe; starts a thread with the first announcement, which holds up no client."""
+    """Sends messages. Thread-safe. The first announcement starts a thread, so that no client waits for the broker."""
 
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
         self._lock = threading.Lock()
-        self._unsent: queue.Queue[str | None] = queue.Queue(MAX_UNSENT)
+        self._unsent: queue.Queue[str | None] = queue.Queue(MAX_UNSENT)  # task id, "" for the next task, None to end
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._failing = False
 
     def announce(self, _task: Task) -> None:
-        """Tell the workers soon that there is a new task. Raises nothing: what gets lost, the sweep sends again."""
-        self._send_soon("")
+        """Send a message for a new task in the background. Raises nothing: the sweep replaces lost messages."""
+        self._enqueue("")
 
     def enqueue_interactive(self, task: Task) -> None:
-        """Tell the workers soon of a task whose client waits for the answer. Raises nothing."""
-        self._send_soon(task.id)
+        """Send a message for a task whose client waits for the result, in the background. Raises nothing."""
+        self._enqueue(task.id)
 
-    def announce_some(self, num_tasks: int) -> None:
-        """Tell the workers now of tasks that nobody holds. Raises Unavailable."""
+    def announce_claimable(self, num_tasks: int) -> None:
+        """Send messages for claimable tasks and wait until they are sent. Raises Unavailable."""
         try:
             for _ in range(num_tasks):
                 self._send("")
         except OperationalError as error:
-            raise Unavailable("The broker cannot be reached now.") from error
+            raise Unavailable("The message broker cannot be reached.") from error
 
     def num_waiting(self) -> int:
-        """Return how many messages no worker has taken yet. Raises Unavailable."""
+        """Return how many messages no worker has received yet. Raises Unavailable."""
         with self._celery.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
             try:
                 connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_SECONDS)
                 return sum(_num_messages(connection, name) for name in QUEUES)
             except (*connection.connection_errors, OperationalError) as error:
-                raise Unavailable("The broker cannot be reached now.") from error
+                raise Unavailable("The message broker cannot be reached.") from error
 
     def close(self) -> None:
-        """Send what is left, as far as that is quick."""
+        """Send the remaining messages, for at most `CLOSE_SECONDS`."""
         with self._lock:
             self._closing.set()
             thread = self._thread
@@ -127,7 +132,7 @@ class CeleryTransport:
                 self._unsent.put_nowait(None)
             thread.join(CLOSE_SECONDS)
 
-    def _send_soon(self, task_id: str) -> None:
+    def _enqueue(self, task_id: str) -> None:
         with self._lock:
             if self._closing.is_set():
                 return
@@ -142,10 +147,10 @@ class CeleryTransport:
             try:
                 self._send(task_id)
                 self._failing = False
-            except Exception as error:  # noqa: BLE001 a broker fails in many ways, and none may end the thread
+            except Exception as error:  # noqa: BLE001 brokers fail in many ways, and none may end this thread
                 if not self._failing:
                     self._failing = True
-                    logger.error("The broker cannot be used; tasks wait until it can: %s", error)
+                    logger.error("The message broker cannot be used; tasks wait until it can: %s", error)
 
     def _send(self, task_id: str) -> None:
         if task_id:
@@ -155,7 +160,7 @@ class CeleryTransport:
 
 
 def _num_messages(connection: Connection, name: str) -> int:
-    """Return the length of a queue of the broker; a queue that is not there yet, or not any more, has none."""
+    """Return the number of messages in a queue; 0 if the broker has no such queue."""
     with connection.channel() as channel:
         try:
             return int(channel.queue_declare(queue=name, passive=True).message_count)

@@ -1,9 +1,16 @@
-"""The interface that every task store fills, and what they share. Knows neither engine nor HTTP.
+"""The interface that every task store implements, and the helpers that the stores share. Knows no engine and no HTTP.
 
-A task that is not final is *held* while a worker's lease runs, or for a pause before its next attempt; else it may be
-claimed. Holds are measured by a clock that is the same for all processes of a store and may jump: a hold is over when
-it has passed, and also when it ends further ahead than it was ever long, so that no jump and no reboot holds a task
-for longer than one lease.
+**Leases.** `claim` gives a task to a worker for `lease_seconds`; each heartbeat renews the lease. `release` with a
+pause delays the next attempt in the same way. Until either ends (`held_until`), the task is not claimable. A webhook
+that is being delivered, or that waits for its next attempt, is leased and delayed like a task.
+
+**Clocks.** One clock, common to all processes of a store, times the leases. That clock may jump. A lease therefore
+also ends when `held_until` lies further in the future than the lease ever was long: neither a jump nor a reboot can
+block a task for longer than one lease.
+
+**Attempts.** Each claim counts as one attempt, and a task fails after `max_attempts` of them. If a worker dies while
+it runs several tasks, the store cannot know which task killed the worker. A task whose last attempt was lost
+alongside other tasks (`ran_with_others`) therefore gets one extra attempt, alone on its worker.
 """
 
 from __future__ import annotations
@@ -14,108 +21,124 @@ from collections.abc import Collection, Iterable
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from audiocraft_api.core.errors import IdempotencyConflict
+from audiocraft_api.core.errors import IdempotencyConflict, QueueFull, TooManyTasks
 from audiocraft_api.tasks.task import NewTask, QueueStatus, Task
 
-HeartbeatResponse = Literal["held", "canceled", "lost"]  # go on; stop and `cancel`; stop, the task is somebody else's
-TOO_MANY_MESSAGE = "{num_tasks} of your tasks are not finished; wait for one of them, or cancel it."
-NUM_RECENT_RUNS = 20  # completed tasks that `mean_run_seconds` is taken over
+# `leased`: keep running. `canceled`: stop, then call `cancel`. `lost`: stop; the lease ended and the task is not ours.
+HeartbeatStatus = Literal["leased", "canceled", "lost"]
+NUM_RECENT_RUNS = 20  # completed tasks that `mean_run_seconds` averages
 
 
 class TaskStore(Protocol):
-    """Keeps tasks durably. Thread-safe; opens with its first use. Every method may raise StorageUnavailable.
+    """Stores tasks durably. Thread-safe; connects on first use. Every method may raise StorageUnavailable.
 
-    A worker shows the `Task` that it claimed. Once that claim has ended, by a final state or a takeover, `complete`,
-    `fail`, `cancel` and `release` change nothing and return False: a task gets exactly one final state.
+    A worker passes the `Task` that `claim` returned. Once the lease of that claim has ended, because the task is final
+    or because another worker claimed it, `complete`, `fail`, `cancel` and `release` change nothing and return False.
+    A task reaches exactly one final state.
     """
 
     def submit(self, new: NewTask, *, max_queued: int, max_audio_bytes: int, max_unfinished: int = 0) -> Task:
-        """Accept a task; it is on disk when this returns.
+        """Accept a task. The task is on disk when this method returns.
 
-        A task of the same owner and idempotency key is returned in its place, even when the queue is full. Raises
-        IdempotencyConflict when that one has another fingerprint, and QueueFull when `max_queued` tasks wait or the
-        audio of all unfinished tasks would pass `max_audio_bytes`, and TooManyTasks when `max_unfinished` tasks of its
-        owner are not finished; 0 is no bound, and no owner has none.
+        If the owner already has a task with this idempotency key, return that task, even when the queue is full.
+
+        Raises:
+            IdempotencyConflict: That task was made from a different request.
+            QueueFull: `max_queued` tasks are queued, or the audio of all unfinished tasks would exceed
+                `max_audio_bytes`.
+            TooManyTasks: The owner has `max_unfinished` unfinished tasks. 0 means no limit; tasks without an owner
+                have none.
         """
 
-    def get(self, task_id: str) -> Task | None: ...
+    def get(self, task_id: str) -> Task | None:
+        """Return a task; None if it is unknown or expired."""
 
-    def made_by(self, owner: str | None, idempotency_key: str) -> Task | None:
-        """Return the task that this key of an owner has made, while it is known."""
+    def find_by_key(self, owner: str | None, idempotency_key: str) -> Task | None:
+        """Return the task that an owner submitted with this idempotency key; None if there is none."""
 
     def audio(self, task_id: str) -> bytes | None:
-        """Return the packed audio inputs; None when there are none, or not any more."""
+        """Return the packed audio inputs of an unfinished task; None if it has none or has finished."""
 
     def page(self, owner: str | None, *, before: int | None = None, limit: int = 50) -> list[Task]:
-        """Return an owner's tasks, newest first, from under the `number` of the last page's last task."""
+        """Return up to `limit` of an owner's tasks, newest first, with a `number` below `before`."""
 
     def position(self, task_id: str) -> int | None:
-        """Return how many queued tasks were accepted up to and including this one; None when it is not queued.
+        """Return the place of a queued task by order of acceptance, from 1; None if the task is not queued.
 
-        With several owners that is an estimate of its place, since `claim` serves them in turn.
+        With several owners this only estimates when the task runs, because `claim` alternates between owners.
         """
 
-    def status(self) -> QueueStatus: ...
+    def status(self) -> QueueStatus:
+        """Return how many tasks are queued and running, and how long recent ones took."""
 
     def claim(self, worker_id: str, lease_seconds: float, task_id: str | None = None) -> Task | None:
-        """Begin the next task that nobody holds, or this one if nobody holds it; None when there is none.
+        """Lease the next claimable task to a worker and count the attempt; None if there is none.
 
-        Next is the oldest of the owner that has the fewest held by workers, among several of the one whose last claim
-        is longest ago, so that no owner waits for another's whole queue. All tasks without owner share one turn.
-        The attempt is counted. Tasks found on the way that have no attempt left become failed; those whose cancel
-        nobody has carried out become canceled. A task whose last attempt was lost while its worker held others too
-        may not be what ended it: it has one attempt more, for which a worker holds nothing else. None while a worker
-        would have to, or holds such a task.
+        With `task_id`, lease this task if it is claimable. Otherwise use fair queueing: choose the owner with the
+        fewest leased tasks (ties: the owner whose last claim is the oldest), then that owner's oldest claimable task.
+        Tasks without an owner count as one owner's.
+
+        Claimable tasks that have no attempt left become failed, and those whose cancellation was requested become
+        canceled, before the search continues. While a worker runs a task that must run alone, it gets no other; while
+        it runs any task, a task that must run alone is not leased to it, and the result is None.
         """
 
-    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatResponse:
-        """Begin the lease anew and write the progress."""
+    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatStatus:
+        """Renew the lease and store the progress."""
 
     def complete(self, task: Task, result: dict[str, Any]) -> bool:
-        """End with a result; say whether it counts. A task whose cancel was requested becomes canceled instead."""
+        """Finish a task with a result; return whether it was stored.
+
+        A task whose cancellation was requested becomes canceled instead; the result is dropped and False returned.
+        """
 
     def fail(self, task: Task, message: str, code: str) -> bool:
-        """End with an error; a task whose cancel was requested becomes canceled instead."""
+        """Finish a task with an error. A task whose cancellation was requested becomes canceled instead."""
 
     def cancel(self, task: Task) -> bool:
-        """End a claimed task as canceled."""
+        """Finish a leased task as canceled."""
 
     def release(self, task: Task, *, pause_seconds: float = 0.0, count_attempt: bool = False) -> bool:
-        """Put a claimed task back into its place in the queue, claimable after a pause.
+        """Return a leased task to its place in the queue; it is claimable again after `pause_seconds`.
 
-        The attempt is given back unless `count_attempt`. A task whose cancel was requested becomes canceled instead.
+        The attempt does not count unless `count_attempt` is set. A task whose cancellation was requested becomes
+        canceled instead.
         """
 
     def request_cancel(self, task_id: str) -> Task | None:
-        """Cancel at once what no worker holds, else ask its worker to; a final task stays as it is. None if unknown."""
+        """Cancel a queued or abandoned task at once; ask the worker of a leased task to stop. None if unknown.
+
+        A final task stays as it is.
+        """
 
     def wait_for_change(self, task_id: str, version: int, timeout_seconds: float) -> Task | None:
-        """Return the task once its version is over `version`, or as it is after the time-out; None if unknown."""
+        """Block until the task's version exceeds `version` or the timeout ends; return the task, None if unknown."""
 
-    def claim_webhook(self, hold_seconds: float, busy_hosts: Collection[str] = ()) -> Task | None:
-        """Begin to tell the webhook of a final task that nobody holds, and hold it; None when there is none.
+    def claim_webhook(self, lease_seconds: float, busy_hosts: Collection[str] = ()) -> Task | None:
+        """Lease a final task whose webhook is due and count the delivery attempt; None if there is none.
 
-        The attempt is counted. A task with a webhook waits here from its final state until `end_webhook`; those for
-        `busy_hosts` are passed over.
+        A webhook is pending from the task's final state until `end_webhook`. Webhooks to `busy_hosts` are skipped.
         """
 
     def pause_webhook(self, task: Task, seconds: float) -> None:
-        """Let a claimed webhook come again after a pause."""
+        """Delay the next delivery attempt of a leased webhook."""
 
     def end_webhook(self, task: Task) -> None:
-        """Let a webhook come no more: it was told, or given up."""
+        """Stop delivering a webhook: it was delivered, or its attempts are used up."""
 
     def expire(self, finished_before: float) -> list[str]:
-        """Forget tasks that finished before a time (seconds since the epoch), and return their audio files' names.
+        """Delete tasks that finished before a time (seconds since the epoch) and return the names of their audio files.
 
-        Names are never lost: a failure after some were forgotten is raised by the next call.
+        No name is lost: if the store fails after some tasks were deleted, this call returns their files, and the next
+        call raises.
         """
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the connections. Later calls may raise StorageUnavailable."""
 
 
 class ChangeSignal:
-    """Wakes the waiters of this process when a task changes; changes by other processes are found by polling."""
+    """Wakes this process's waiters when it changes a task. Changes by other processes are found by polling."""
 
     def __init__(self, poll_seconds: float) -> None:
         self._poll_seconds = poll_seconds
@@ -128,7 +151,7 @@ class ChangeSignal:
             self._condition.notify_all()
 
     def wait_for_change(self, store: TaskStore, task_id: str, version: int, timeout_seconds: float) -> Task | None:
-        """Fill `TaskStore.wait_for_change`."""
+        """Implement `TaskStore.wait_for_change`."""
         deadline = time.monotonic() + timeout_seconds
         while True:
             num_changes = self._num_changes
@@ -142,17 +165,34 @@ class ChangeSignal:
 
 
 def audio_filenames(results: Iterable[dict[str, Any] | None]) -> list[str]:
-    """Return the names of the audio files that results speak of."""
+    """Return the names of the audio files in task results."""
     return [result["filename"] for result in results if result and "filename" in result]
 
 
 def host_of(url: str | None) -> str | None:
-    """Return the host that a webhook's address names."""
+    """Return the host of a webhook URL."""
     return urlsplit(url).hostname if url else None
 
 
 def check_fingerprint(task: Task, new: NewTask) -> Task:
-    """Return the task that holds the idempotency key; raise IdempotencyConflict when it is of another request."""
+    """Return the task that already has the idempotency key. Raises IdempotencyConflict if the request differs."""
     if task.fingerprint != new.fingerprint:
-        raise IdempotencyConflict("This Idempotency-Key came before with another request; use a new one.")
+        raise IdempotencyConflict(
+            "This Idempotency-Key was already used with a different request; use a new key for a new request."
+        )
     return task
+
+
+def queue_full(num_queued: int) -> QueueFull:
+    """Return the error for a full queue."""
+    return QueueFull(f"The queue is full: {num_queued} tasks are waiting; try again later.")
+
+
+def audio_full() -> QueueFull:
+    """Return the error for a task whose audio inputs exceed the space for them."""
+    return QueueFull("The melodies of the waiting tasks use all of the space for them; try again later.")
+
+
+def too_many_tasks(num_unfinished: int) -> TooManyTasks:
+    """Return the error for an owner who has as many unfinished tasks as allowed."""
+    return TooManyTasks(f"You already have {num_unfinished} unfinished tasks; wait for one to finish, or cancel one.")

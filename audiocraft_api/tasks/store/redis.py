@@ -1,6 +1,7 @@
-"""The task store that several hosts share: a Redis server. Each change is one Lua script, so one atomic step.
+"""The task store that several hosts share: a Redis server. Each change is one Lua script and therefore atomic.
 
-The promise that an accepted task is on disk is Redis's (`state.redis_client`). Holds are measured by its clock.
+Whether an accepted task is on disk depends on the Redis configuration (see `state.redis`). The server's clock times
+the leases.
 """
 
 from __future__ import annotations
@@ -8,28 +9,33 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, cast
 
-from audiocraft_api.core.errors import QueueFull, StorageUnavailable, TooManyTasks
+from audiocraft_api.core.errors import StorageUnavailable
 from audiocraft_api.state.redis import PREFIX, RedisClient
 from audiocraft_api.tasks.store import redis_scripts as scripts
 from audiocraft_api.tasks.store.base import (
     NUM_RECENT_RUNS,
-    TOO_MANY_MESSAGE,
     ChangeSignal,
-    HeartbeatResponse,
+    HeartbeatStatus,
     audio_filenames,
+    audio_full,
     check_fingerprint,
     host_of,
+    queue_full,
+    too_many_tasks,
 )
+from audiocraft_api.tasks.store.redis_claim import CLAIM
 from audiocraft_api.tasks.task import INTERRUPTED_CODE, INTERRUPTED_MESSAGE, NewTask, QueueStatus, State, Task
-
-POLL_SECONDS = 0.25  # for changes by other processes; those of this one wake their waiters at once
-EXPIRE_BATCH = 500  # tasks forgotten by one script, since Redis serves nobody else meanwhile
 
 
 class RedisTaskStore:
-    """A `TaskStore` in Redis, under keys that begin with `prefix`. `clock` stands in for the server's in tests."""
+    """A `TaskStore` in Redis, under keys that begin with `prefix`.
+
+    `clock` replaces the server's clock in tests. `poll_seconds` bounds how late a waiter notices a change by another
+    process. `expire_batch` is the number of tasks deleted by one script; small, because Redis executes nothing else
+    during a script.
+    """
 
     def __init__(
         self,
@@ -38,12 +44,15 @@ class RedisTaskStore:
         max_attempts: int,
         prefix: str = PREFIX,
         clock: Callable[[], float] | None = None,
+        poll_seconds: float = 0.25,
+        expire_batch: int = 500,
     ) -> None:
         self._client = RedisClient(url, "task store")
         self._max_attempts = max_attempts
         self._prefix = prefix
         self._clock = clock
-        self._signal = ChangeSignal(POLL_SECONDS)
+        self._signal = ChangeSignal(poll_seconds)
+        self._expire_batch = expire_batch
 
     # --- clients
 
@@ -55,10 +64,10 @@ class RedisTaskStore:
             "webhook_url": new.webhook_url,
             "webhook_host": host_of(new.webhook_url),
         }
-        row: list[Any] = ["command", json.dumps(new.command)]
+        fields: list[Any] = ["command", json.dumps(new.command)]
         for name, value in optional.items():
-            row += [name, value] if value is not None else []
-        outcome, answer = self._run(
+            fields += [name, value] if value is not None else []
+        outcome, details = self._run(
             scripts.SUBMIT,
             new.id,
             max_queued,
@@ -67,23 +76,23 @@ class RedisTaskStore:
             new.audio or b"",
             new.owner or "",
             new.idempotency_key or "",
-            *row,
+            *fields,
         )
         if outcome == b"too many":
-            raise TooManyTasks(TOO_MANY_MESSAGE.format(num_tasks=answer))
+            raise too_many_tasks(details)
         if outcome == b"full":
-            raise QueueFull(f"{answer} tasks are waiting already; try again later.")
+            raise queue_full(details)
         if outcome == b"full of audio":
-            raise QueueFull("The waiting tasks hold as many tunes as there is room for; try again later.")
-        task = _task(_pairs(answer))
-        return check_fingerprint(task, new) if outcome == b"twin" else task
+            raise audio_full()
+        task = _task(_pairs(details))
+        return check_fingerprint(task, new) if outcome == b"duplicate" else task
 
     def get(self, task_id: str) -> Task | None:
         with self._client.commands() as client:
-            return _found(client.hgetall(self._prefix + "task:" + task_id))
+            return _task_or_none(client.hgetall(self._prefix + "task:" + task_id))
 
-    def made_by(self, owner: str | None, idempotency_key: str) -> Task | None:
-        return _found(_pairs(self._run(scripts.MADE_BY, owner or "", idempotency_key)))
+    def find_by_key(self, owner: str | None, idempotency_key: str) -> Task | None:
+        return _task_or_none(_pairs(self._run(scripts.FIND_BY_KEY, owner or "", idempotency_key)))
 
     def audio(self, task_id: str) -> bytes | None:
         with self._client.commands() as client:
@@ -116,7 +125,7 @@ class RedisTaskStore:
         return QueueStatus(num_queued, num_unfinished - num_queued, mean)
 
     def request_cancel(self, task_id: str) -> Task | None:
-        return _found(_pairs(self._run(scripts.REQUEST_CANCEL, task_id)))
+        return _task_or_none(_pairs(self._run(scripts.REQUEST_CANCEL, task_id)))
 
     def wait_for_change(self, task_id: str, version: int, timeout_seconds: float) -> Task | None:
         return self._signal.wait_for_change(self, task_id, version, timeout_seconds)
@@ -126,17 +135,15 @@ class RedisTaskStore:
     def claim(self, worker_id: str, lease_seconds: float, task_id: str | None = None) -> Task | None:
         lease = f"{worker_id}/{secrets.token_hex(8)}"
         limits = (self._max_attempts, INTERRUPTED_CODE, INTERRUPTED_MESSAGE)
-        return _found(_pairs(self._run(scripts.CLAIM, lease, lease_seconds, task_id or "", *limits)))
+        return _task_or_none(_pairs(self._run(CLAIM, lease, lease_seconds, task_id or "", *limits)))
 
-    def num_unheld(self, limit: int) -> int:
-        """Return how many of the oldest `limit` unfinished tasks could be claimed now."""
-        return int(self._run(scripts.NUM_UNHELD, limit))
+    def num_claimable(self, limit: int) -> int:
+        """Return how many of the oldest `limit` unfinished tasks are claimable now."""
+        return int(self._run(scripts.NUM_CLAIMABLE, limit))
 
-    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatResponse:
-        answer: HeartbeatResponse = self._run(
-            scripts.HEARTBEAT, task.id, task.lease, num_frames_done, num_frames_total
-        ).decode()
-        return answer
+    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatStatus:
+        status: bytes = self._run(scripts.HEARTBEAT, task.id, task.lease, num_frames_done, num_frames_total)
+        return cast(HeartbeatStatus, status.decode())
 
     def complete(self, task: Task, result: dict[str, Any]) -> bool:
         return self._finish(task, "completed", "result", json.dumps(result)) == "completed"
@@ -152,8 +159,8 @@ class RedisTaskStore:
 
     # --- webhooks
 
-    def claim_webhook(self, hold_seconds: float, busy_hosts: Collection[str] = ()) -> Task | None:
-        return _found(_pairs(self._run(scripts.CLAIM_WEBHOOK, hold_seconds, *busy_hosts)))
+    def claim_webhook(self, lease_seconds: float, busy_hosts: Collection[str] = ()) -> Task | None:
+        return _task_or_none(_pairs(self._run(scripts.CLAIM_WEBHOOK, lease_seconds, *busy_hosts)))
 
     def pause_webhook(self, task: Task, seconds: float) -> None:
         self._run(scripts.PAUSE_WEBHOOK, task.id, seconds)
@@ -162,46 +169,46 @@ class RedisTaskStore:
         with self._client.commands() as client:
             client.zrem(self._prefix + "webhooks", task.id)
 
-    # --- upkeep
+    # --- maintenance
 
     def expire(self, finished_before: float) -> list[str]:
         filenames: list[str] = []
         while True:
             try:
-                results = self._run(scripts.EXPIRE, finished_before, EXPIRE_BATCH)
+                results = self._run(scripts.EXPIRE, finished_before, self._expire_batch)
             except StorageUnavailable:
                 if filenames:
                     return filenames
                 raise
             filenames += audio_filenames(json.loads(result) for result in results if result)
-            if len(results) < EXPIRE_BATCH:
+            if len(results) < self._expire_batch:
                 return filenames
 
     def close(self) -> None:
         self._client.close()
 
-    # --- inside
+    # --- internals
 
     def _finish(self, task: Task, state: State, *outcome: str) -> str:
-        """End a claimed task; return the state that it got, "" when the claim has ended."""
-        answer: bytes = self._run(scripts.FINISH, task.id, task.lease, state, NUM_RECENT_RUNS, *outcome)
-        return answer.decode()
+        """Finish a leased task; return its final state, "" if the lease has ended."""
+        final_state: bytes = self._run(scripts.FINISH, task.id, task.lease, state, NUM_RECENT_RUNS, *outcome)
+        return final_state.decode()
 
     def _run(self, script: str, *arguments: Any) -> Any:
         """Run a script after the prelude. Raises StorageUnavailable."""
         now = "" if self._clock is None else repr(self._clock())
-        answer = self._client.run(scripts.PRELUDE + script, [self._prefix], [now, *arguments])
-        if script != scripts.SUBMIT:  # nobody waits for the change of a task that is new
+        reply = self._client.run(scripts.PRELUDE + script, [self._prefix], [now, *arguments])
+        if script != scripts.SUBMIT:  # no client can be waiting for a change of a new task
             self._signal.notify()
-        return answer
+        return reply
 
 
-def _pairs(answer: list[bytes]) -> dict[bytes, bytes]:
-    """Return the flat answer of HGETALL inside a script as the row that it is."""
-    return dict(zip(answer[::2], answer[1::2], strict=True))
+def _pairs(reply: list[bytes]) -> dict[bytes, bytes]:
+    """Return the flat list that HGETALL yields inside a script as a mapping."""
+    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-def _found(row: dict[bytes, bytes]) -> Task | None:
+def _task_or_none(row: dict[bytes, bytes]) -> Task | None:
     return _task(row) if row else None
 
 

@@ -1,4 +1,4 @@
-"""The task store of one machine: an SQLite file that its processes share. Not for network file systems."""
+"""The task store of one machine: an SQLite file that its processes share. Not safe on network file systems."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from audiocraft_api.core.errors import QueueFull, StorageUnavailable, TooManyTasks
+from audiocraft_api.core.errors import StorageUnavailable
 from audiocraft_api.state.sqlite import SqliteFile
 from audiocraft_api.tasks.store import sqlite_schema as schema
 from audiocraft_api.tasks.store.base import (
     NUM_RECENT_RUNS,
-    TOO_MANY_MESSAGE,
     ChangeSignal,
-    HeartbeatResponse,
+    HeartbeatStatus,
     audio_filenames,
+    audio_full,
     check_fingerprint,
     host_of,
+    queue_full,
+    too_many_tasks,
 )
 from audiocraft_api.tasks.task import INTERRUPTED_CODE, INTERRUPTED_MESSAGE, NewTask, QueueStatus, State, Task
-
-POLL_SECONDS = 1.0  # for changes by other processes; those of this one wake their waiters at once
-EXPIRE_BATCH = 500  # tasks forgotten in one transaction, so that it stays short
 
 TASK_FIELDS = tuple(field.name for field in fields(Task))
 
 
 class SqliteTaskStore:
-    """A `TaskStore` in one file. `clock` times the holds and must be common to the machine's processes."""
+    """A `TaskStore` in one file.
+
+    `clock` times leases and must be common to the machine's processes. `poll_seconds` bounds how late a waiter notices
+    a change by another process. `expire_batch` is the number of tasks deleted in one transaction; small, because
+    other writers wait for it.
+    """
 
     def __init__(
         self,
@@ -43,32 +47,35 @@ class SqliteTaskStore:
         busy_seconds: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        poll_seconds: float = 1.0,
+        expire_batch: int = 500,
     ) -> None:
-        self._signal = ChangeSignal(POLL_SECONDS)
+        self._signal = ChangeSignal(poll_seconds)
         self._file = SqliteFile(path, schema.LAYOUT, busy_seconds)
         self._max_attempts = max_attempts
         self._clock = clock
         self._wall_clock = wall_clock
+        self._expire_batch = expire_batch
 
     # --- clients
 
     def submit(self, new: NewTask, *, max_queued: int, max_audio_bytes: int, max_unfinished: int = 0) -> Task:
         with self._file.write() as db:
-            row = self._row(new)
-            if twin := db.execute(schema.FIND_TWIN, row).fetchone():
-                return check_fingerprint(_task(twin), new)
+            values = self._values(new)
+            if duplicate := db.execute(schema.FIND_DUPLICATE, values).fetchone():
+                return check_fingerprint(_task(duplicate), new)
             if max_unfinished and new.owner is not None:
-                (num_unfinished,) = db.execute(schema.NUM_UNFINISHED, row).fetchone()
+                (num_unfinished,) = db.execute(schema.NUM_UNFINISHED, values).fetchone()
                 if num_unfinished >= max_unfinished:
-                    raise TooManyTasks(TOO_MANY_MESSAGE.format(num_tasks=num_unfinished))
+                    raise too_many_tasks(num_unfinished)
             (num_queued,) = db.execute("SELECT count(*) FROM tasks WHERE state = 'queued'").fetchone()
             if num_queued >= max_queued:
-                raise QueueFull(f"{num_queued} tasks are waiting already; try again later.")
+                raise queue_full(num_queued)
             if new.audio is not None:
                 (num_bytes,) = db.execute("SELECT total(length(data)) FROM audio").fetchone()
                 if num_bytes + len(new.audio) > max_audio_bytes:
-                    raise QueueFull("The waiting tasks hold as many tunes as there is room for; try again later.")
-            task = _task(db.execute(schema.INSERT, row).fetchone())
+                    raise audio_full()
+            task = _task(db.execute(schema.INSERT, values).fetchone())
             if new.audio is not None:
                 db.execute("INSERT INTO audio (task_id, data) VALUES (?, ?)", (new.id, new.audio))
             return task
@@ -78,10 +85,10 @@ class SqliteTaskStore:
             row = db.execute("SELECT * FROM tasks WHERE id = ?", (task_id,)).fetchone()
         return _task(row) if row else None
 
-    def made_by(self, owner: str | None, idempotency_key: str) -> Task | None:
+    def find_by_key(self, owner: str | None, idempotency_key: str) -> Task | None:
+        values = {"id": None, "owner": owner, "idempotency_key": idempotency_key}
         with self._file.read() as db:
-            twin = {"id": None, "owner": owner, "idempotency_key": idempotency_key}
-            row = db.execute(schema.FIND_TWIN, twin).fetchone()
+            row = db.execute(schema.FIND_DUPLICATE, values).fetchone()
         return _task(row) if row else None
 
     def audio(self, task_id: str) -> bytes | None:
@@ -107,7 +114,7 @@ class SqliteTaskStore:
 
     def request_cancel(self, task_id: str) -> Task | None:
         with self._change() as db:
-            if db.execute(schema.IS_UNHELD, {"id": task_id, "now": self._clock()}).fetchone():
+            if db.execute(schema.CAN_CANCEL_NOW, {"id": task_id, "now": self._clock()}).fetchone():
                 self._end(db, task_id, "canceled")
             else:
                 db.execute(schema.REQUEST_CANCEL, {"id": task_id, "time": self._wall_clock()})
@@ -122,27 +129,27 @@ class SqliteTaskStore:
     def claim(self, worker_id: str, lease_seconds: float, task_id: str | None = None) -> Task | None:
         with self._change() as db:
             now = self._clock()
-            others = db.execute(schema.HELD_BY, {"now": now, "worker": f"{worker_id}/"}).fetchall()
-            if any(other["attempts"] > self._max_attempts for other in others):
-                return None  # that one runs alone
-            claimable = schema.CLAIMABLE if task_id else schema.NEXT_CLAIMABLE
-            while row := db.execute(claimable, {"now": now, "id": task_id}).fetchone():
-                num_left = self._max_attempts - row["attempts"]
+            running = db.execute(schema.LEASED_TO_WORKER, {"now": now, "worker": f"{worker_id}/"}).fetchall()
+            if any(other["attempts"] > self._max_attempts for other in running):
+                return None  # that task is in its extra attempt and must run alone
+            find_candidate = schema.CLAIMABLE if task_id else schema.NEXT_CLAIMABLE
+            while row := db.execute(find_candidate, {"now": now, "id": task_id}).fetchone():
+                num_attempts_left = self._max_attempts - row["attempts"]
                 if row["cancel_requested"]:
                     self._end(db, row["id"], "canceled")
-                elif num_left == 0 and row["in_company"]:
-                    if others:
-                        return None  # until they have ended
-                    return self._claim(db, row["id"], worker_id, lease_seconds, in_company=True)
-                elif num_left <= 0:
+                elif num_attempts_left == 0 and row["ran_with_others"]:
+                    if running:
+                        return None  # it must run alone: wait until the worker's other tasks have finished
+                    return self._lease(db, row["id"], worker_id, lease_seconds, ran_with_others=True)
+                elif num_attempts_left <= 0:
                     message = INTERRUPTED_MESSAGE.format(attempts=row["attempts"])
                     self._end(db, row["id"], "failed", error=message, error_code=INTERRUPTED_CODE)
                 else:
-                    db.executemany("UPDATE tasks SET in_company = 1 WHERE id = ?", [(other["id"],) for other in others])
-                    return self._claim(db, row["id"], worker_id, lease_seconds, in_company=bool(others))
+                    db.executemany(schema.MARK_RAN_WITH_OTHERS, [(other["id"],) for other in running])
+                    return self._lease(db, row["id"], worker_id, lease_seconds, ran_with_others=bool(running))
             return None
 
-    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatResponse:
+    def heartbeat(self, task: Task, num_frames_done: int, num_frames_total: int) -> HeartbeatStatus:
         beat = {
             "id": task.id,
             "lease": task.lease,
@@ -151,11 +158,11 @@ class SqliteTaskStore:
             "done": num_frames_done,
             "total": num_frames_total,
         }
-        with self._change(durable=False) as db:  # a lost heartbeat harms nothing: spare the disk
+        with self._change(durable=False) as db:  # losing a heartbeat in a power cut is harmless
             row = db.execute(schema.HEARTBEAT, beat).fetchone()
         if row is None:
             return "lost"
-        return "canceled" if row["cancel_requested"] else "held"
+        return "canceled" if row["cancel_requested"] else "leased"
 
     def complete(self, task: Task, result: dict[str, Any]) -> bool:
         return self._finish(task, "completed", result=json.dumps(result)) == "completed"
@@ -168,7 +175,7 @@ class SqliteTaskStore:
 
     def release(self, task: Task, *, pause_seconds: float = 0.0, count_attempt: bool = False) -> bool:
         with self._change() as db:
-            row = db.execute(schema.SHOW_LEASE, (task.id, task.lease)).fetchone()
+            row = db.execute(schema.FIND_LEASED, (task.id, task.lease)).fetchone()
             if row is None:
                 return False
             if row["cancel_requested"]:
@@ -176,7 +183,7 @@ class SqliteTaskStore:
                 return True
             release = {
                 "id": task.id,
-                "given_back": 0 if count_attempt else 1,
+                "uncounted": 0 if count_attempt else 1,
                 "held_until": self._clock() + pause_seconds,
                 "hold_seconds": pause_seconds,
                 "time": self._wall_clock(),
@@ -186,16 +193,16 @@ class SqliteTaskStore:
 
     # --- webhooks
 
-    def claim_webhook(self, hold_seconds: float, busy_hosts: Collection[str] = ()) -> Task | None:
+    def claim_webhook(self, lease_seconds: float, busy_hosts: Collection[str] = ()) -> Task | None:
         now = self._clock()
-        hold = {
+        lease = {
             "now": now,
-            "held_until": now + hold_seconds,
-            "hold_seconds": hold_seconds,
+            "held_until": now + lease_seconds,
+            "hold_seconds": lease_seconds,
             "busy_hosts": json.dumps(list(busy_hosts)),
         }
-        with self._file.write(durable=False) as db:  # what is lost is told again
-            row = db.execute(schema.CLAIM_WEBHOOK, hold).fetchone()
+        with self._file.write(durable=False) as db:  # losing this in a power cut only repeats a delivery
+            row = db.execute(schema.CLAIM_WEBHOOK, lease).fetchone()
         return _task(row) if row else None
 
     def pause_webhook(self, task: Task, seconds: float) -> None:
@@ -207,35 +214,35 @@ class SqliteTaskStore:
         with self._file.write(durable=False) as db:
             db.execute("UPDATE tasks SET webhook_pending = 0 WHERE id = ?", (task.id,))
 
-    # --- upkeep
+    # --- maintenance
 
     def expire(self, finished_before: float) -> list[str]:
         filenames: list[str] = []
         while True:
             try:
                 with self._file.write() as db:
-                    rows = db.execute(schema.EXPIRE, (finished_before, EXPIRE_BATCH)).fetchall()
+                    rows = db.execute(schema.EXPIRE, (finished_before, self._expire_batch)).fetchall()
             except StorageUnavailable:
                 if filenames:
                     return filenames
                 raise
             filenames += audio_filenames(json.loads(row["result"]) for row in rows if row["result"])
-            if len(rows) < EXPIRE_BATCH:
+            if len(rows) < self._expire_batch:
                 return filenames
 
     def close(self) -> None:
         self._file.close()
 
-    # --- inside
+    # --- internals
 
     @contextmanager
     def _change(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """Write what somebody may wait to see."""
+        """Open a write transaction, and wake the waiters once it is committed."""
         with self._file.write(durable=durable) as db:
             yield db
         self._signal.notify()
 
-    def _row(self, new: NewTask) -> dict[str, Any]:
+    def _values(self, new: NewTask) -> dict[str, Any]:
         return {
             "id": new.id,
             "command": json.dumps(new.command),
@@ -247,23 +254,23 @@ class SqliteTaskStore:
             "webhook_host": host_of(new.webhook_url),
         }
 
-    def _claim(
-        self, db: sqlite3.Connection, task_id: str, worker_id: str, lease_seconds: float, *, in_company: bool
+    def _lease(
+        self, db: sqlite3.Connection, task_id: str, worker_id: str, lease_seconds: float, *, ran_with_others: bool
     ) -> Task:
-        claim = {
+        lease = {
             "id": task_id,
             "lease": f"{worker_id}/{secrets.token_hex(8)}",
-            "in_company": in_company,
+            "ran_with_others": ran_with_others,
             "held_until": self._clock() + lease_seconds,
             "hold_seconds": lease_seconds,
             "time": self._wall_clock(),
         }
-        return _task(db.execute(schema.CLAIM, claim).fetchone())
+        return _task(db.execute(schema.LEASE, lease).fetchone())
 
     def _finish(self, task: Task, state: State, **outcome: str) -> State | None:
-        """End a claimed task; return the state that it got, None when the claim has ended."""
+        """Finish a leased task; return its final state, None if the lease has ended."""
         with self._change() as db:
-            row = db.execute(schema.SHOW_LEASE, (task.id, task.lease)).fetchone()
+            row = db.execute(schema.FIND_LEASED, (task.id, task.lease)).fetchone()
             if row is None:
                 return None
             if row["cancel_requested"]:

@@ -153,7 +153,7 @@ class TestStandingSite:
         site.hold.unlink()
         assert {site.wait_for(task_id)["state"] for task_id in running + waiting} == {"completed"}
 
-    def test_a_worker_takes_the_next_task_as_soon_as_a_thread_is_free(self, site: Site) -> None:
+    def test_a_worker_starts_the_next_task_as_soon_as_a_thread_is_free(self, site: Site) -> None:
         tasks = [site.submit() for _ in range(20 * CONCURRENCY)]
         site.wait_for(tasks[-1], seconds=6)  # left alone, Celery looks once a second: 13 s here
 
@@ -252,7 +252,7 @@ class TestFaults:
         task_id = site.submit()
         site.wait_for(task_id, "processing")
         other = site.add_worker()
-        wait_until(lambda: "Takes tasks" in other.log, SECONDS)
+        wait_until(lambda: "Receiving tasks" in other.log, SECONDS)
         worker.kill()
         killed = time.monotonic()
         wait_until(lambda: site.look(task_id)["attempts"] == 2, SECONDS)
