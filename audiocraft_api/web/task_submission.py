@@ -75,7 +75,7 @@ def _wait_for(task: Task, seconds: float) -> Task:
         with suppress(DeadlineExceeded, ShuttingDown, StorageUnavailable):
             while not task.is_final:
                 task = services().tasks.service.wait_for_change(task, POLL_SECONDS)
-                waiter.check()
+                waiter.raise_if_stopped()
     except ClientDisconnected:
         if task.idempotency_key is None:
             services().tasks.service.cancel(task.id, task.owner)
