@@ -77,7 +77,7 @@ def audiocraft(model: Any, seconds: float) -> tuple[float, Any]:
 
 
 def batching(model: Any, precision: str, seconds: float) -> dict[str, float]:
-    """Run one request on the batching engine; return its seconds per second of audio, with codec, and to first audio."""
+    """Run one request on the batching engine; return its time per second of audio, with codec, and to first audio."""
     with _engine(model, precision) as engine:
         engine.submit(params(model, WARMUP_SECONDS)).result()
         begin = time.perf_counter()

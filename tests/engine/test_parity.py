@@ -155,7 +155,7 @@ def decode_alone(backend: Any, lm: Any, case: GenerationParams, num_frames: int)
 
 @pytest.fixture(scope="module")
 def released_shape() -> Any:
-    """A language model of the released small one's shape, initialized as audiocraft does (lm.py, depthwise "current")."""
+    """A language model of the released small shape, initialized as audiocraft does (lm.py, depthwise "current")."""
     lm = build_lm(dim=1024, num_heads=16, num_layers=24, codebook_size=2048, gain=1.0)
     for index, layer in enumerate(lm.transformer.layers):
         for parameter in layer.parameters():

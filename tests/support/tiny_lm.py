@@ -66,7 +66,7 @@ def build_lm(
 
 
 def _word_conditioner(dim: int) -> Any:
-    """Replace T5 by a table of words, followed by audiocraft's projection and mask (`conditioners.py::T5Conditioner`)."""
+    """Replace T5 by a table of words, then audiocraft's projection and mask (`conditioners.py::T5Conditioner`)."""
     from audiocraft.modules.conditioners import TextConditioner
 
     class WordConditioner(TextConditioner):

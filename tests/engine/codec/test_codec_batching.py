@@ -14,7 +14,7 @@ NUM_STEPS = 200
 
 
 def delivery_steps(joined_at: list[int], *, is_shared: bool = True, steps_of_a_pass: int = 1) -> list[list[int]]:
-    """Simulate requests that join at these steps and make a frame per step; return the steps at which each sends frames."""
+    """Simulate requests that join at these steps and make a frame per step; return when each sends frames."""
     batching = CodecBatching(is_shared=is_shared)
     sent: list[list[int]] = [[] for _ in joined_at]
     delivered = [0] * len(joined_at)

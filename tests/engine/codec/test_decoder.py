@@ -64,7 +64,7 @@ def assert_equal_to_whole(codec: Any, codes: torch.Tensor, waveform: np.ndarray)
 
 
 def encodec(wrappers: Any, **changes: Any) -> Any:
-    """Build a small codec of the released structure, except for `changes`. Weights are seeded noise, weight norms not 1."""
+    """Build a small codec of the released structure with `changes`. Weights are seeded noise, weight norms not 1."""
     from transformers import EncodecConfig, EncodecModel
 
     options: dict[str, Any] = {
