@@ -1,6 +1,9 @@
-"""gunicorn's threaded worker, made safe to leave alone: no client stalls the others, and a stop drains.
+"""gunicorn's threaded worker, hardened: no client stalls the others, and a stop drains running requests.
 
-Knows gunicorn and the services' `close`; the routes know nothing of it.
+Overrides internals of gunicorn 27.0.1, for which gunicorn has no settings; each override names the test in
+tests/web/test_server.py that fails without it. A proxy that buffers requests, such as nginx, would replace the ones
+against slow clients. The server refuses to start on another version of gunicorn. Knows gunicorn and `Services.close`;
+the routes know nothing of it.
 """
 
 from __future__ import annotations
@@ -10,11 +13,13 @@ import logging
 import secrets
 import socket
 import struct
+import sys
 import threading
 import time
 from contextlib import suppress
 from typing import Any
 
+import gunicorn
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers import base, gthread
@@ -22,16 +27,18 @@ from gunicorn.workers import base, gthread
 from audiocraft_api.services import Services
 from audiocraft_api.web.services import services_of
 
-# How long a thread waits for a new connection's first byte; then the connection waits outside the pool. gunicorn's
-# own 5 s let as many idle connections as there are threads stop the server for 5 s (tests/test_server.py).
+SUPPORTED_VERSION = "27.0.1"
+# How long a thread waits for a new connection's first byte before the connection waits outside of the thread pool.
+# With gunicorn's 5 s, as many idle connections as there are threads stop the server for 5 s. No public setting.
+# Test: test_idle_and_stalled_connections_do_not_hold_up_health.
 FIRST_BYTE_SECONDS = 0.05
-LAST_BYTES_SECONDS = 2.0  # the same, when the worker stops
+LAST_BYTES_SECONDS = 2.0  # the same while the worker stops
 LINGER_SECONDS = 1.0
-DRAIN_SHARE = 0.8  # of the graceful time-out; in the rest, ended requests are answered
+DRAIN_SHARE = 0.8  # of the graceful timeout; the rest is for the responses of requests that were ended
 
 
 class ServerLog(Logger):  # type: ignore[misc]
-    """Leaves format and handlers to `logs.configure_logging`; the app logs the requests."""
+    """Leaves format and handlers to `logs.configure_logging`, and the access log to the app."""
 
     def setup(self, cfg: Any) -> None:
         self.cfg = cfg
@@ -43,8 +50,18 @@ class ServerLog(Logger):  # type: ignore[misc]
 class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     """One process, many threads."""
 
-    # The admin listener's open port: the master holds it, so that the next worker finds it free.
+    # The admin listener's open socket, which the master owns and every worker inherits.
     admin_socket: socket.socket | None = None
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Exit unless this is the version of gunicorn that the overrides were written for."""
+        if gunicorn.__version__ != SUPPORTED_VERSION:
+            sys.exit(
+                f"gunicorn {gunicorn.__version__} is not supported: the worker overrides internals of gunicorn "
+                f"{SUPPORTED_VERSION}. Install the locked version with: pip install gunicorn=={SUPPORTED_VERSION}"
+            )
+        super().check_config(cfg, log)
 
     def init_process(self) -> None:
         gthread.DEFAULT_WORKER_DATA_TIMEOUT = FIRST_BYTE_SECONDS
@@ -59,9 +76,12 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         return services_of(self.wsgi)
 
     def handle(self, conn: Any) -> Any:
-        """Serve a request of a connection, from a thread of the pool."""
+        """Serve a request of a connection, from a thread of the pool, with a time limit for stalls.
+
+        gunicorn has no setting for it. Test: test_a_connection_that_stalls_in_its_body_is_answered_and_closed.
+        """
         seconds = self.services.config.server.socket_timeout_seconds
-        # A kernel time-out: gunicorn sets the socket back to blocking before each request.
+        # A kernel timeout, because gunicorn resets Python's own timeout of the socket before each request.
         timeval = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
         with suppress(OSError):
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
@@ -72,7 +92,10 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         return keep
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer what never became a request in the shape of every other error."""
+        """Respond to malformed HTTP in the shape of every other error.
+
+        gunicorn has no setting for it. Test: test_what_is_no_request_is_refused_in_the_same_shape.
+        """
         if not isinstance(exc, ParseException):
             super().handle_error(req, client, addr, exc)
             return
@@ -82,10 +105,14 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         elif isinstance(exc, LimitRequestHeaders):
             status, reason, code = 431, "Request Header Fields Too Large", "headers_too_large"
         request_id = secrets.token_hex(8)
-        self.log.info("Refused what is not HTTP, as %s: %s", request_id, str(exc)[:200])
+        self.log.info("Refused a malformed HTTP request, as %s: %s", request_id, str(exc)[:200])
         self.services.telemetry.metrics.count_error(code)
-        answer = {"error": f"This is not an HTTP request: {reason}.", "code": code, "request_id": request_id}
-        body = json.dumps(answer).encode()
+        content = {
+            "error": f"The server could not parse the HTTP request: {reason}.",
+            "code": code,
+            "request_id": request_id,
+        }
+        body = json.dumps(content).encode()
         head = (
             f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
             f"X-Request-ID: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -94,28 +121,32 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             client.sendall(head.encode() + body)
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Take connections or not; when the worker stops, refuse new ones from now on.
+        """Start or stop accepting connections; refuse new connections as soon as the worker stops.
 
-        gunicorn keeps the socket until the last request has ended: clients would connect to nobody all that time,
-        and be cut off after it. Refused at once, a proxy goes to another server, having sent nothing.
+        gunicorn keeps the listening socket open until the last request has ended. Clients would connect during that time,
+        get no response and be cut off; when they are refused, a proxy tries another server.
+        Test: test_sigterm_lets_running_requests_finish_and_takes_no_more.
         """
         super().set_accept_enabled(enabled)
         if not self.alive:
             for listener in self.sockets:
-                self._take_waiting(listener)
+                self._accept_pending(listener)
                 listener.close()
 
-    def _take_waiting(self, listener: Any) -> None:
-        """Accept those whom the kernel has connected already."""
+    def _accept_pending(self, listener: Any) -> None:
+        """Accept the connections that the kernel has already established."""
         num_connections = -1
-        with suppress(OSError):  # no descriptor is left for more
+        with suppress(OSError):  # out of file descriptors
             while self.nr_conns != num_connections:
                 num_connections = self.nr_conns
                 self.accept(listener)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Begin a graceful stop (SIGTERM): drain the engine while gunicorn lets requests finish."""
-        # Nobody is left to be held up, and connections that are only late would be dropped.
+        """Start a graceful stop (SIGTERM): drain the engine while gunicorn lets requests finish.
+
+        Test: test_a_request_that_outlasts_the_grace_is_told_so.
+        """
+        # New connections no longer compete for threads, and a deferred connection would now be dropped.
         gthread.DEFAULT_WORKER_DATA_TIMEOUT = LAST_BYTES_SECONDS
         if self.alive and hasattr(self, "wsgi"):
             grace_seconds = self.cfg.graceful_timeout * DRAIN_SHARE
@@ -123,17 +154,19 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """End at once (SIGINT, SIGQUIT), as workers without a pool do.
+        """Exit immediately (SIGINT, SIGQUIT), as workers without a thread pool do.
 
-        gthread's own would stop the pool here first, and wait for ever for a lock that the interrupted code holds.
+        gthread's handler first shuts down the pool, and deadlocks if the interrupted code holds the pool's lock. That
+        depends on timing, so that test_interrupting_the_server_ends_it_at_once fails without this only sometimes.
         """
         base.Worker.handle_quit(self, sig, frame)
 
 
 def _linger(connection: socket.socket) -> None:
-    """Let the client take the answer before the connection is closed, here and not in gunicorn's one main loop.
+    """Wait for the client to read the response and close, in this thread instead of gunicorn's main loop.
 
-    gunicorn waits there up to 2 s a connection for the client to close, and serves nobody meanwhile.
+    gunicorn waits up to 2 s per connection in its main loop, which stops the whole server.
+    Test: test_idle_and_stalled_connections_do_not_hold_up_health.
     """
     until = time.monotonic() + LINGER_SECONDS
     with suppress(OSError):
@@ -142,11 +175,11 @@ def _linger(connection: socket.socket) -> None:
             connection.settimeout(left)
             if not connection.recv(65536):
                 break
-        connection.shutdown(socket.SHUT_RDWR)  # gunicorn's own wait then ends at once
+        connection.shutdown(socket.SHUT_RDWR)  # ends gunicorn's own wait immediately
 
 
 def _without_traceback_of_stalls(record: logging.LogRecord) -> bool:
-    """Make one line of a client that stalled: it is no fault of the server, and clients must not fill the log."""
+    """Log one line for a client that stalled: clients must not be able to fill the log with tracebacks."""
     if record.exc_info and isinstance(record.exc_info[1], BlockingIOError):
         record.msg, record.args, record.exc_info = "Closed a connection that stalled.", (), None
         record.levelno, record.levelname = logging.INFO, "INFO"
