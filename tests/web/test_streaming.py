@@ -136,6 +136,7 @@ def program(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
     monkeypatch.setattr(convert, "ffmpeg_executable", lambda: str(path))
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     "script",
     ["exit 1", "echo wrong >&2; head -c 100000 >/dev/null; exit 1", "exec sleep 60", "cat >/dev/null; exit 3"],
@@ -301,6 +302,7 @@ def test_an_error_after_the_first_byte_breaks_the_body_off(tmp_path: Path) -> No
         assert server.post("/generate-stream", json=REQUEST).status_code == 200
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("output_format", ["wav", "mp3"])
 @pytest.mark.parametrize("prompt", ["hold after 0", "hold after 4"])
 def test_a_listener_that_leaves_stops_its_generation_and_its_encoder(
@@ -348,6 +350,7 @@ def stalled_listener(server: Server) -> socket.socket:
     return connection
 
 
+@pytest.mark.timing
 def test_ten_streams_over_the_cap_are_refused_and_health_goes_on(tmp_path: Path, hold: Path) -> None:
     with serve(tmp_path, BLOCKED) as server, ThreadPoolExecutor(26) as pool:
         cap = 16  # a quarter of the threads
@@ -377,6 +380,7 @@ def test_a_stopping_server_lets_streams_finish(tmp_path: Path, hold: Path) -> No
         assert server.process.wait(10) == 0
 
 
+@pytest.mark.timing
 def test_a_listener_that_does_not_read_does_not_hold_a_stop(tmp_path: Path) -> None:
     with serve(tmp_path, BLOCKED, graceful_timeout_seconds=20) as server:
         connection = stalled_listener(server)

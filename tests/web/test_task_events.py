@@ -154,6 +154,7 @@ def test_failed_and_canceled_end_a_stream_too(client: FlaskClient, engine: FakeE
     assert (data["state"], data["code"]) == ("failed", "generation_failed")
 
 
+@pytest.mark.timing
 def test_silence_is_filled_with_comments(open_client: OpenClient, engine: FakeEngine) -> None:
     client = open_client(event_heartbeat_seconds=0.1)
     engine.open_gate.clear()
@@ -187,6 +188,7 @@ def test_over_the_cap_the_answer_is_503_and_a_closed_stream_makes_room(
     assert services_of(client.application).stream_slots.num_open == 0
 
 
+@pytest.mark.timing
 def test_a_stopping_server_ends_its_streams(client: FlaskClient, engine: FakeEngine) -> None:
     engine.open_gate.clear()
     stream = follow(client, submit(client))
@@ -211,6 +213,7 @@ def test_an_expired_task_ends_its_stream(client: FlaskClient, engine: FakeEngine
     assert client.get(f"/tasks/{task_id}").status_code == 404
 
 
+@pytest.mark.timing
 def test_streams_do_not_hold_up_health_and_end_when_their_clients_leave(tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
     with serve(tmp_path, "support.served:app", threads=8) as server:

@@ -146,6 +146,7 @@ def test_a_failure_in_the_middle_is_told(server: Server) -> None:
     assert 44 < len(conversation.audio) < WHOLE
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("way", ["a message", "a close", "no goodbye", "another message"])
 @pytest.mark.parametrize("moment", ["hold after 0", "hold after 4"])
 def test_every_way_to_leave_stops_the_generation(tmp_path: Path, hold: Path, way: str, moment: str) -> None:
@@ -266,6 +267,7 @@ def test_websockets_and_streams_share_one_cap(tmp_path: Path, hold: Path) -> Non
         assert [len(conversation.audio) for conversation in conversations] == [WHOLE] * 2
 
 
+@pytest.mark.timing
 def test_open_websockets_do_not_hold_a_stop(tmp_path: Path) -> None:
     with serve(tmp_path, BLOCKED, graceful_timeout_seconds=20) as server:
         conversations = [Conversation(server.port) for _ in range(3)]
