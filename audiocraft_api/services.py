@@ -196,11 +196,11 @@ def build_services(
         admin=AdminListener(admin_answers(health, base.telemetry.metrics)),
         generation=generation,
         access=Authenticator(base.telemetry.counting_errors(create_key_store(base.state), "keys"), config),
-        limits=Limits(create_rate_limiter(config), create_quota_store(base.state), config),
+        limits=Limits(create_rate_limiter(config), create_quota_store(base.state), config.limits),
         policy=PromptPolicy(config),
-        melodies=UploadDecoder(config.audio),
-        request_slots=RequestSlots(config),
-        stream_slots=StreamSlots(config),
+        melodies=UploadDecoder(config),
+        request_slots=RequestSlots(config.server, config.engine.max_waiting),
+        stream_slots=StreamSlots(config.server),
     )
     metrics = services.telemetry.metrics
     metrics.read_from(sources.concurrency_metrics(services.request_slots, services.stream_slots))

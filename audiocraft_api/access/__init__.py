@@ -1,1 +1,1 @@
-"""Who calls and how much they may use: API keys, tokens, rate limits, quotas, request slots. Knows nothing of Flask."""
+"""Authentication and limits: API keys, tokens, rate limits, quotas and concurrency slots. Knows nothing of Flask."""

@@ -1,7 +1,7 @@
-"""What an API key is: made here, shown once, known afterwards by its hash alone.
+"""API keys: generated here, shown once, and stored only as a hash.
 
-A key is `acg_<id>_<secret>`: the id is for people and logs, the secret has 256 bits. One round of SHA-256 is enough for
-a secret that nobody can guess. Keys of the environment may have other forms; their ids come from their hashes.
+A key is `acg_<id>_<secret>`. The id is for people and logs; the secret has 256 bits, so one round of SHA-256 is enough.
+Keys from the environment may have other forms; their ids are derived from their hashes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import TypeGuard
 from audiocraft_api.access.caller import Caller, CallerLimits, Scope
 
 KEY = re.compile(r"acg_([a-z0-9]{8})_[A-Za-z0-9_-]{43}")
-ID_LETTERS = string.ascii_lowercase + string.digits  # an id is a folder's name, and some file systems know no case
+ID_LETTERS = string.ascii_lowercase + string.digits  # ids are directory names, and some file systems ignore case
 NO_HASH = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What is known of a key, everything but the key. Timings are seconds since the epoch."""
+    """Everything stored about a key; the key itself is not. Times are seconds since the epoch."""
 
     id: str
     hash: str = field(repr=False)
@@ -39,14 +39,14 @@ class ApiKey:
         return Caller(self.id, self.scopes, self.limits)
 
     def is_usable(self, now: float) -> bool:
-        """Say whether the key is neither revoked nor expired."""
+        """Return whether the key is neither revoked nor expired."""
         return self.revoked is None and (self.expires is None or now < self.expires)
 
 
 def new_key(
     name: str, scopes: frozenset[Scope], limits: CallerLimits, *, created: float, expires: float | None = None
 ) -> tuple[str, ApiKey]:
-    """Make a key. Return it, which nothing keeps, and what is kept of it."""
+    """Generate a key. Return the key, which is stored nowhere, and the record to store."""
     key_id = "".join(secrets.choice(ID_LETTERS) for _ in range(8))
     key = f"acg_{key_id}_{secrets.token_urlsafe(32)}"
     return key, ApiKey(key_id, hash_of(key), name, scopes, limits, created, expires)
@@ -57,11 +57,11 @@ def hash_of(key: str) -> str:
 
 
 def id_of(key: str) -> str:
-    """Return the id in a key, or the one that stands for a key of another form."""
+    """Return the id that is part of a key, or an id derived from the hash of a key of another form."""
     found = KEY.fullmatch(key)
     return found[1] if found else "env-" + hash_of(key)[:16]
 
 
 def matches(known: ApiKey | None, key: str) -> TypeGuard[ApiKey]:
-    """Say whether `key` is the known one, in the same time whatever is known."""
+    """Return whether `key` is the known key, in constant time, also when there is no known key."""
     return hmac.compare_digest(known.hash if known else NO_HASH, hash_of(key)) and known is not None

@@ -1,4 +1,4 @@
-"""Who asks: what a request knows of its caller once its key has been looked at. Knows no key and no store."""
+"""The authenticated caller of a request, with scopes and limits. Knows no key and no store."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Literal
 
 Scope = Literal["read", "generate", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "generate", "admin")
-DEFAULT_SCOPES: frozenset[Scope] = frozenset({"read", "generate"})  # of a key that is not given others
+DEFAULT_SCOPES: frozenset[Scope] = frozenset({"read", "generate"})  # of a key created without scopes
 
 
 @dataclass(frozen=True)
 class CallerLimits:
-    """What a caller may have, where that differs from the settings; None is what the settings say, 0 no limit."""
+    """Limits of one caller that override the settings. None: as in the settings; 0: no limit."""
 
     requests_per_minute: int | None = None
     requests_per_day: int | None = None
@@ -24,7 +24,7 @@ class CallerLimits:
 
 @dataclass(frozen=True)
 class Caller:
-    """One who may call. `owner` is whose tasks and audio it sees: a key's id, None where no keys are configured."""
+    """A caller. It sees the tasks and audio of `owner`: the id of its key, or None when no keys are configured."""
 
     owner: str | None
     scopes: frozenset[Scope] = frozenset(SCOPES)
@@ -36,6 +36,6 @@ UNAUTHENTICATED = Caller(None, frozenset())
 
 
 def scopes_of(names: Iterable[str]) -> frozenset[Scope]:
-    """Return the scopes among some names."""
+    """Return the names that are scopes."""
     given = set(names)
     return frozenset(scope for scope in SCOPES if scope in given)

@@ -1,7 +1,8 @@
-"""The public keys that an issuer of tokens publishes (RFC 7517): fetched, kept for a while, fetched again when needed.
+"""The public keys of a token issuer (JWKS, RFC 7517): fetched, cached, and fetched again when they are stale.
 
-A thread of its own fetches, at most every few seconds. Requests go on with the keys that are known; only one whose key
-is unknown waits, for a bounded time and in bounded number. Knows nothing of tokens.
+A background thread fetches, with a minimum time between fetches. Requests use cached keys; only a request whose key is
+unknown waits for a fetch, for a bounded time, and only a bounded number of requests does. PyJWKClient would let tokens
+with unknown key ids cause any number of fetches. Knows nothing of tokens.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
-from audiocraft_api.config import Config, ConfigError, variable_name
+from audiocraft_api.config import ConfigError, variable_name
+from audiocraft_api.config.access import AccessSettings
 from audiocraft_api.core.errors import Unavailable
 from audiocraft_api.net.outbound import ForbiddenTarget, Target, connected, parse_target
 
@@ -21,18 +24,18 @@ if TYPE_CHECKING:
     from jwt import PyJWK
 
 MAX_BYTES = 256 * 2**10
-FAMILIES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}  # the type of key that an algorithm is for
+FAMILIES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}  # key type (`kty`) by the first letters of the algorithm
 
 logger = logging.getLogger(__name__)
 
 
 class KeySet:
-    """An issuer's keys for verifying. Thread-safe."""
+    """The public keys of one issuer. Thread-safe."""
 
-    def __init__(self, config: Config) -> None:
-        """Take the settings; nothing is fetched. Raises ConfigError."""
+    def __init__(self, config: AccessSettings, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """`max_waiting` bounds the requests that wait for a fetch. Fetches nothing yet. Raises ConfigError."""
         try:
-            self._target = parse_target(config.access.jwt_jwks_url, allow_private=True)
+            self._target = parse_target(config.jwt_jwks_url, allow_private=True)
         except ForbiddenTarget as error:
             raise ConfigError(f"{variable_name('jwt_jwks_url')} {error}") from None
         self._config = config
@@ -43,79 +46,82 @@ class KeySet:
         self._is_fetching = False
         self._has_failed = False
         self._num_waiting = 0
-        self._max_waiting = config.server.threads // 4  # unknown keys must not hold all threads
+        self._max_waiting = max_waiting
+        self._clock = clock
 
     def prefetch(self) -> None:
         with self._condition:
-            self._begin_fetch()
+            self._start_fetch()
 
     def get(self, key_id: str, algorithm: str) -> PyJWK | None:
-        """Return a key for an algorithm that the settings allow; None for one that the issuer does not have.
+        """Return the issuer's key with this id for this algorithm, or None if the issuer has no such key.
 
-        Raises Unavailable when that cannot be told now.
+        Raises Unavailable when that cannot be determined now.
         """
         wanted = key_id, algorithm
         with self._condition:
-            if self._is_older_than(
-                max(self._config.access.jwt_jwks_lifetime_seconds, self._config.access.jwt_jwks_outage_seconds)
-            ):
-                self._keys = {}  # nobody has asked for long, or they cannot be fetched: they may be withdrawn by now
-            if wanted not in self._keys or self._is_older_than(self._config.access.jwt_jwks_lifetime_seconds):
-                self._begin_fetch()
+            if self._is_older_than(max(self._config.jwt_jwks_lifetime_seconds, self._config.jwt_jwks_outage_seconds)):
+                self._keys = {}  # too old to trust: the issuer may have withdrawn them
+            if wanted not in self._keys or self._is_older_than(self._config.jwt_jwks_lifetime_seconds):
+                self._start_fetch()
             if wanted not in self._keys and self._is_fetching and self._num_waiting < self._max_waiting:
                 self._num_waiting += 1
-                self._condition.wait_for(lambda: not self._is_fetching, self._config.access.jwt_jwks_timeout_seconds)
+                self._condition.wait_for(lambda: not self._is_fetching, self._config.jwt_jwks_timeout_seconds)
                 self._num_waiting -= 1
             if wanted not in self._keys and (self._has_failed or self._is_fetching or not self._keys):
-                raise Unavailable("The keys of the tokens' issuer cannot be fetched now; try again later.")
+                raise Unavailable("The public keys of the token issuer cannot be fetched now. Try again later.")
             return self._keys.get(wanted)
 
     def _is_older_than(self, seconds: float) -> bool:
-        return self._fetched_at is None or time.monotonic() - self._fetched_at > seconds
+        return self._fetched_at is None or self._clock() - self._fetched_at > seconds
 
-    def _begin_fetch(self) -> None:
-        now = time.monotonic()
+    def _start_fetch(self) -> None:
+        now = self._clock()
         if self._is_fetching or (
-            self._tried_at is not None and now - self._tried_at < self._config.access.jwt_jwks_refetch_seconds
+            self._tried_at is not None and now - self._tried_at < self._config.jwt_jwks_refetch_seconds
         ):
             return
         self._tried_at = now
         threading.Thread(target=self._fetch, name="jwks", daemon=True).start()
-        self._is_fetching = True  # not when no thread is to be had; it waits for our lock before it says that it ended
+        self._is_fetching = True  # only after the thread started, which may fail; the thread needs our lock to clear it
 
     def _fetch(self) -> None:
         keys = None
         try:
-            keys = self._keys_of(_download(self._target, self._config.access.jwt_jwks_timeout_seconds))
+            keys = self._parse_keys(_download(self._target, self._config.jwt_jwks_timeout_seconds))
         except (OSError, HTTPException, ValueError, RecursionError) as error:
-            logger.error("The keys of the tokens' issuer cannot be fetched: %s", error)
+            logger.error("Cannot fetch the public keys of the token issuer: %s", error)
         finally:
             with self._condition:
                 self._is_fetching, self._has_failed = False, keys is None
                 if keys is not None:
-                    self._keys, self._fetched_at = keys, time.monotonic()
+                    self._keys, self._fetched_at = keys, self._clock()
                 self._condition.notify_all()
 
-    def _keys_of(self, document: bytes) -> dict[tuple[str, str], PyJWK]:
-        """Return the keys of a document that can be used. Raises ValueError for what is no JWKS."""
+    def _parse_keys(self, document: bytes) -> dict[tuple[str, str], PyJWK]:
+        """Return the usable keys of a JWKS document by (key id, algorithm). Raises ValueError for anything else."""
         from jwt import PyJWK
         from jwt.exceptions import PyJWTError
 
         found = json.loads(document)
         if not isinstance(found, dict) or not isinstance(found.get("keys"), list):
-            raise ValueError("it is no JSON Web Key Set")
+            raise ValueError("not a JSON Web Key Set")
         keys: dict[tuple[str, str], PyJWK] = {}
         for entry in found["keys"]:
-            for algorithm in self._config.access.jwt_algorithms:
-                if _is_for(entry, algorithm):
+            for algorithm in self._config.jwt_algorithms:
+                if _is_usable(entry, algorithm):
                     try:
                         keys[entry["kid"], algorithm] = PyJWK(entry, algorithm=algorithm)
-                    except (PyJWTError, TypeError, ValueError) as error:  # a curve that the algorithm is not for, say
-                        logger.debug("A key is left out: %s", error)
+                    except (
+                        PyJWTError,
+                        TypeError,
+                        ValueError,
+                    ) as error:  # such as a curve that does not fit the algorithm
+                        logger.debug("Skipping a key: %s", error)
         return keys
 
 
-def _is_for(entry: Any, algorithm: str) -> bool:
+def _is_usable(entry: Any, algorithm: str) -> bool:
     return (
         isinstance(entry, dict)
         and isinstance(entry.get("kid"), str)
@@ -126,13 +132,13 @@ def _is_for(entry: Any, algorithm: str) -> bool:
 
 
 def _download(target: Target, timeout_seconds: float) -> bytes:
-    """Return what is there. Raises OSError, HTTPException, ValueError for what is no document or too large."""
+    """Return the body. Raises OSError, HTTPException; ValueError for a status other than 200 or a large body."""
     with connected(target, target.host, timeout_seconds) as client:
         client.request("GET", target.path, headers={"Accept": "application/json"})
         with client.getresponse() as response:
             body = response.read(MAX_BYTES + 1)
     if response.status != 200:
-        raise ValueError(f"the answer is {response.status}")
+        raise ValueError(f"status {response.status}")
     if len(body) > MAX_BYTES:
-        raise ValueError(f"it is over {MAX_BYTES} bytes")
+        raise ValueError(f"larger than {MAX_BYTES} bytes")
     return body

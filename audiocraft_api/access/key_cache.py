@@ -1,7 +1,7 @@
-"""What one process knows of the store's keys: all of them, in memory, never older than half a second.
+"""An in-memory copy of the key store, at most half a second old. Knows nothing of requests.
 
-So a look at a key costs no look at the store, however many unknown ones are tried, and what changes there holds here
-within a second. Knows nothing of requests.
+Looking up a key does not access the store, however many unknown keys clients try, and a change to the store takes
+effect within a second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from audiocraft_api.access.api_key import ApiKey
 from audiocraft_api.access.key_store import KeyStore
 from audiocraft_api.core.errors import StorageUnavailable
 
-FRESH_SECONDS = 0.5  # how long an answer of the store is believed, or its failure
+FRESH_SECONDS = 0.5  # how long a copy of the store, or a failure to read it, is reused
 
 
 class KeyCache:
@@ -31,15 +31,15 @@ class KeyCache:
         self._failure = ""
 
     def get(self, key_id: str) -> ApiKey | None:
-        """Return a key that is not revoked; it may have expired. Raises StorageUnavailable."""
+        """Return the key with this id unless it was revoked; it may have expired. Raises StorageUnavailable."""
         self._refresh()
         return self._keys.get(key_id)
 
     def any_key_created(self) -> bool:
-        """Say whether a key has ever been created, even when all are revoked. Raises StorageUnavailable.
+        """Return whether any key was ever created, even if all are revoked. Raises StorageUnavailable.
 
-        Once true it stays so, even when the store is lost. While the store cannot be reached, one that had no key is
-        believed to have none still: nothing was guarded by one.
+        Once true, the result stays true even when the store is lost. While a store that had no keys is unreachable,
+        it is assumed to have none still: nothing was protected by a key.
         """
         if not self._had_keys:
             try:
@@ -54,12 +54,14 @@ class KeyCache:
             return
         with self._lock:
             now = self._clock()
-            if now - self._read_at < FRESH_SECONDS:  # another thread has done it meanwhile
+            if now - self._read_at < FRESH_SECONDS:  # another thread has just refreshed
                 return
-            if now - self._failed_at < FRESH_SECONDS:  # else every request would wait for it to fail
+            if now - self._failed_at < FRESH_SECONDS:  # otherwise each request would wait for the failure
                 raise StorageUnavailable(self._failure)
             try:
-                version = self._store.version()  # before the keys: a change in between is then read again
+                version = (
+                    self._store.version()
+                )  # read before the keys, so that a change in between is noticed next time
                 if version != self._version:
                     self._keys = {key.id: key for key in self._store.all() if key.revoked is None}
             except StorageUnavailable as error:

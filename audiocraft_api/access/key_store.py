@@ -1,7 +1,7 @@
-"""Where API keys are kept: one interface, and its forms in SQLite and in Redis. No key is here, only hashes of keys.
+"""Stores of API keys in SQLite and in Redis. They hold hashes, never keys.
 
-Keys are added and revoked, never changed otherwise and never deleted, so that a store which once had a key never looks
-like one that has none.
+Keys are added and revoked, but never deleted: a store that once had a key must not look like a store without keys,
+which would disable authentication.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ return redis.call('INCR', KEYS[2])
 
 
 class KeyStore(Protocol):
-    """Keeps what is known of keys. Thread-safe; everything raises StorageUnavailable."""
+    """Stores keys. Thread-safe. Every method raises StorageUnavailable."""
 
     def add(self, key: ApiKey) -> None:
-        """Keep a key. Raises ValueError for an id that is there."""
+        """Add a key. Raises ValueError if its id exists."""
 
     def revoke(self, key_id: str, now: float) -> ApiKey | None:
-        """Revoke a key, and return it; one that was revoked stays as it is. None for an unknown id."""
+        """Revoke a key and return it; None for an unknown id. A key that was already revoked is unchanged."""
 
     def all(self) -> list[ApiKey]:
-        """Return all keys, the oldest first."""
+        """Return all keys, oldest first."""
 
     def version(self) -> int:
-        """Return a number that grows with every change; 0 while there has never been a key. Quick."""
+        """Return a number that grows with every change, and is 0 until the first key is added. Fast."""
 
 
 class SqliteKeyStore:
-    """Keys in a file of this machine."""
+    """Keys in a SQLite file."""
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
@@ -60,7 +60,7 @@ class SqliteKeyStore:
     def add(self, key: ApiKey) -> None:
         with self._file.write() as db:
             if db.execute("SELECT 1 FROM api_keys WHERE id = ?", (key.id,)).fetchone():
-                raise ValueError(f"there is a key {key.id}")
+                raise ValueError(f"key {key.id} exists")
             db.execute(ADD, _row(key))
 
     def revoke(self, key_id: str, now: float) -> ApiKey | None:
@@ -79,7 +79,7 @@ class SqliteKeyStore:
 
 
 class RedisKeyStore:
-    """Keys in a Redis that all servers share: a hash of rows by id, and the version beside it."""
+    """Keys in a Redis that all servers share: a hash of rows by id, and a key for the version."""
 
     def __init__(self, client: RedisClient, prefix: str) -> None:
         self._client = client
@@ -88,7 +88,7 @@ class RedisKeyStore:
 
     def add(self, key: ApiKey) -> None:
         if not self._client.run(REDIS_ADD, [self._rows, self._version], [key.id, json.dumps(_row(key))]):
-            raise ValueError(f"there is a key {key.id}")
+            raise ValueError(f"key {key.id} exists")
 
     def revoke(self, key_id: str, now: float) -> ApiKey | None:
         with self._client.commands() as client:
@@ -97,7 +97,7 @@ class RedisKeyStore:
         if key is None or key.revoked is not None:
             return key
         revoked = replace(key, revoked=now)
-        # Not carried out when somebody else has revoked it meanwhile, which is as good.
+        # Does nothing if another process has just revoked the key, which is as good.
         self._client.run(REDIS_REVOKE, [self._rows, self._version], [key_id, before, json.dumps(_row(revoked))])
         return revoked
 

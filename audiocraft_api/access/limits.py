@@ -1,6 +1,6 @@
-"""How much each caller and each address may have: within a minute, on a day, and at the same time.
+"""Limits of callers and addresses: requests per minute, usage per day, and concurrent requests.
 
-Knows callers and addresses, nothing of Flask. A limit of 0 is none and costs nothing: no store is asked about it.
+A limit of 0 is off and costs nothing: no store is accessed. Knows callers and addresses, and nothing of Flask.
 """
 
 from __future__ import annotations
@@ -11,64 +11,57 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from audiocraft_api.access.caller import Caller, CallerLimits
 from audiocraft_api.access.quota_store import DAY_SECONDS, QuotaStore, Usage
-from audiocraft_api.access.rate_limiter import WINDOW_SECONDS, RateLimiter, Standing
-from audiocraft_api.config import Config
+from audiocraft_api.access.rate_limiter import RateLimiter, RateLimitState
+from audiocraft_api.config.limits import LimitSettings
 from audiocraft_api.core.errors import QuotaExceeded, RateLimited, StorageUnavailable, TooManyRequestsAtOnce
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Window:
-    """One limit as an answer tells of it: `quota` in `window_seconds`, of which `remaining` are left until the reset."""
-
-    name: str
-    quota: int
-    window_seconds: int
-    remaining: int
-    reset_seconds: float
-
-
 @dataclass
 class Admission:
-    """What an admitted request holds. `refund` and `release` do their work once, however often they are called."""
+    """What an admitted request was charged and occupies. `refund`, `commit` and `release` are idempotent."""
 
-    windows: list[Window] = field(default_factory=list)
+    states: list[RateLimitState] = field(default_factory=list)
     _undo: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     def refund(self) -> None:
-        """Give the day's quota back: the caller gets nothing for it."""
+        """Return the charge to the daily quota: the request failed."""
         if undo := self._undo.pop("charge", None):
-            self.windows = []
+            self.states = []
             undo()
 
     def commit(self) -> None:
-        """Leave the day's quota charged, whatever becomes of the request: a task has been accepted for it."""
+        """Keep the charge whatever happens to the request, for example because a task was accepted."""
         self._undo.pop("charge", None)
 
     def release(self) -> None:
-        """Give back the place among the caller's requests."""
-        if undo := self._undo.pop("place", None):
+        """Free the slot among the caller's concurrent requests."""
+        if undo := self._undo.pop("slot", None):
             undo()
 
     def on_refund(self, undo: Callable[[], None]) -> None:
         self._undo["charge"] = undo
 
     def on_release(self, undo: Callable[[], None]) -> None:
-        self._undo["place"] = undo
+        self._undo["slot"] = undo
 
 
 class Limits:
-    """Admits or refuses. Thread-safe."""
+    """Admits or rejects requests. Thread-safe."""
 
     def __init__(
-        self, bursts: RateLimiter, quotas: QuotaStore, config: Config, clock: Callable[[], float] = time.time
+        self,
+        rate_limiter: RateLimiter,
+        quotas: QuotaStore,
+        config: LimitSettings,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._rate_limiter = bursts
+        self._rate_limiter = rate_limiter
         self._quotas = quotas
         self._config = config
         self._clock = clock
@@ -76,25 +69,25 @@ class Limits:
         self._num_running: Counter[str] = Counter()
 
     def count_failed_auth(self, address: str) -> None:
-        """Count a wrong key against its address. Raises RateLimited."""
-        if limit := self._config.limits.address_requests_per_minute:
+        """Count a failed authentication against its address. Raises RateLimited."""
+        if limit := self._config.address_requests_per_minute:
             self._hit("address", f"address {address}", limit)
 
     def admit(
         self, caller: Caller, address: str, seconds: float, *, is_repeat: Callable[[], bool] = lambda: False
     ) -> Admission:
-        """Count a request for so many seconds of audio; a repeat, for which nothing is made, costs nothing of a day.
+        """Charge one request for `seconds` of audio. A repeated idempotency key is not charged to the daily quota.
 
-        `is_repeat` is asked where there is a quota.
-        Raises RateLimited, TooManyRequestsAtOnce, QuotaExceeded; StorageUnavailable where there is a quota.
+        `is_repeat` is called only if the caller has a quota. Raises RateLimited, TooManyRequestsAtOnce, QuotaExceeded;
+        StorageUnavailable if the caller has a quota.
         """
         admission = Admission()
-        name, limits = _name(caller, address), self._of(caller)
-        for window, counted, limit in self._burst_limits(caller, address):
-            admission.windows.append(_burst(window, limit, self._hit(window, counted, limit)))
+        name, limits = _counter_name(caller, address), self._limits_of(caller)
+        for limit_name, key, limit in self._rate_limits(caller, address):
+            admission.states.append(self._hit(limit_name, key, limit))
         if limits.concurrent_requests:
-            self._take_place(name, limits.concurrent_requests)
-            admission.on_release(lambda: self._leave_place(name))
+            self._acquire_slot(name, limits.concurrent_requests)
+            admission.on_release(lambda: self._release_slot(name))
         try:
             if (limits.requests_per_day or limits.audio_seconds_per_day) and not is_repeat():
                 self._charge(admission, name, limits, seconds)
@@ -103,62 +96,65 @@ class Limits:
             raise
         return admission
 
-    def peek(self, caller: Caller | None, address: str) -> list[Window]:
-        """Return the limits as they are, and count nothing; those of the address alone for an unknown caller."""
-        windows = [
-            _burst(window, limit, self._rate_limiter.peek(counted, limit))
-            for window, counted, limit in self._burst_limits(caller, address)
+    def peek(self, caller: Caller | None, address: str) -> list[RateLimitState]:
+        """Return the state of all limits without counting; of the address alone if there is no caller."""
+        states = [
+            replace(self._rate_limiter.peek(key, limit), name=limit_name)
+            for limit_name, key, limit in self._rate_limits(caller, address)
         ]
-        limits = self._of(caller) if caller else CallerLimits()
+        limits = self._limits_of(caller) if caller else CallerLimits()
         if caller and (limits.requests_per_day or limits.audio_seconds_per_day):
             now = self._clock()
             try:
-                usage = self._quotas.usage(_name(caller, address), int(now // DAY_SECONDS))
+                usage = self._quotas.usage(_counter_name(caller, address), int(now // DAY_SECONDS))
             except StorageUnavailable:
-                return windows
-            windows += _days(limits, usage, now)
-        return windows
+                return states
+            states += _daily_states(limits, usage, now)
+        return states
 
-    def _of(self, caller: Caller) -> CallerLimits:
-        """Return a caller's own limits, filled up with the settings."""
+    def _limits_of(self, caller: Caller) -> CallerLimits:
+        """Return the caller's own limits, completed by the settings."""
         own, config = caller.limits, self._config
         return CallerLimits(
             *(
                 setting if limit is None else limit
                 for limit, setting in (
-                    (own.requests_per_minute, config.limits.requests_per_minute),
-                    (own.requests_per_day, config.limits.requests_per_day),
-                    (own.audio_seconds_per_day, config.limits.audio_seconds_per_day),
-                    (own.concurrent_requests, config.limits.concurrent_requests),
+                    (own.requests_per_minute, config.requests_per_minute),
+                    (own.requests_per_day, config.requests_per_day),
+                    (own.audio_seconds_per_day, config.audio_seconds_per_day),
+                    (own.concurrent_requests, config.concurrent_requests),
                 )
             )
         )
 
-    def _burst_limits(self, caller: Caller | None, address: str) -> Iterator[tuple[str, str, int]]:
-        """Yield window, counted name and limit; the address comes first, so that its refusal costs a key nothing."""
-        if limit := self._config.limits.address_requests_per_minute:
+    def _rate_limits(self, caller: Caller | None, address: str) -> Iterator[tuple[str, str, int]]:
+        """Yield (name, key to count, limit). The address is first: its rejections must not count for the API key."""
+        if limit := self._config.address_requests_per_minute:
             yield "address", f"address {address}", limit
-        if caller and (limit := self._of(caller).requests_per_minute or 0):
-            yield "burst", f"caller {_name(caller, address)}", limit
+        if caller and (limit := self._limits_of(caller).requests_per_minute or 0):
+            yield "burst", f"caller {_counter_name(caller, address)}", limit
 
-    def _hit(self, window: str, name: str, limit: int) -> Standing:
-        standing = self._rate_limiter.hit(name, limit)
-        if not standing.is_allowed:
-            whose = "address" if window == "address" else "key"
-            sentence = f"Your {whose} may ask for {limit} generations a minute; try again after `Retry-After`."
-            raise RateLimited(sentence, standing.reset_seconds)
-        return standing
+    def _hit(self, name: str, key: str, limit: int) -> RateLimitState:
+        state = self._rate_limiter.hit(key, limit)
+        if not state.is_allowed:
+            subject = "address" if name == "address" else "key"
+            sentence = f"Your {subject} is limited to {limit} generations per minute. See `Retry-After`."
+            raise RateLimited(sentence, state.reset_seconds)
+        return replace(state, name=name)
 
-    def _take_place(self, name: str, limit: int) -> None:
+    def _acquire_slot(self, name: str, limit: int) -> None:
         with self._lock:
             if self._num_running[name] >= limit:
-                raise TooManyRequestsAtOnce(f"{limit} of your requests are being answered already.", 1.0)
+                raise TooManyRequestsAtOnce(
+                    f"You already have {limit} concurrent requests, which is your limit. Wait until one has finished.",
+                    1.0,
+                )
             self._num_running[name] += 1
 
-    def _leave_place(self, name: str) -> None:
+    def _release_slot(self, name: str) -> None:
         with self._lock:
             self._num_running[name] -= 1
-            self._num_running += Counter()  # forgets who has none
+            self._num_running += Counter()  # drops the names with a count of 0
 
     def _charge(self, admission: Admission, name: str, limits: CallerLimits, seconds: float) -> None:
         now = self._clock()
@@ -167,27 +163,27 @@ class Limits:
         usage = self._quotas.charge(name, day, seconds, max_requests=max_requests, max_seconds=max_seconds)
         if not usage.is_charged:
             if max_requests and usage.requests >= max_requests:
-                sentence = f"You may ask for {max_requests} generations a day."
+                sentence = f"Your daily quota of {max_requests} generations is used up."
             else:
                 left = max_seconds - usage.seconds
-                sentence = f"You may ask for {max_seconds} seconds of audio a day; {left:g} are left for today."
+                sentence = f"Your daily quota is {max_seconds} seconds of audio, of which {left:g} are left today."
             raise QuotaExceeded(sentence, DAY_SECONDS - now % DAY_SECONDS)
         admission.on_refund(lambda: self._refund(name, day, seconds))
-        admission.windows += _days(limits, usage, now)
+        admission.states += _daily_states(limits, usage, now)
 
     def _refund(self, name: str, day: int, seconds: float) -> None:
         try:
             self._quotas.refund(name, day, seconds)
         except StorageUnavailable as error:
-            logger.warning("A failed request stays charged: %s", error)
+            logger.warning("Could not refund a failed request: %s", error)
 
 
 def network_of(address: str) -> str:
-    """Return what counts as one address: a /64 of IPv6, which one customer has, and an IPv4 address itself."""
+    """Return what is counted as one address: the /64 network of an IPv6 address, or an IPv4 address itself."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return address[:64]  # what a proxy, or a socket that is a file, calls it
+        return address[:64]  # from a proxy or a Unix socket
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped is None:
             return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
@@ -195,19 +191,16 @@ def network_of(address: str) -> str:
     return str(parsed)
 
 
-def _name(caller: Caller, address: str) -> str:
-    """Return whose counts they are: a key's, or an address's where no keys are configured."""
+def _counter_name(caller: Caller, address: str) -> str:
+    """Return the name to count under: the key, or the address if no keys are configured."""
     return f"key {caller.owner}" if caller.owner is not None else f"address {address}"
 
 
-def _burst(name: str, limit: int, standing: Standing) -> Window:
-    return Window(name, limit, WINDOW_SECONDS, standing.remaining, standing.reset_seconds)
-
-
-def _days(limits: CallerLimits, usage: Usage, now: float) -> Iterator[Window]:
+def _daily_states(limits: CallerLimits, usage: Usage, now: float) -> Iterator[RateLimitState]:
     for name, quota, used in (
         ("day", limits.requests_per_day, usage.requests),
         ("audio-day", limits.audio_seconds_per_day, usage.seconds),
     ):
         if quota:
-            yield Window(name, quota, DAY_SECONDS, int(max(quota - used, 0)), DAY_SECONDS - now % DAY_SECONDS)
+            remaining, reset_seconds = int(max(quota - used, 0)), DAY_SECONDS - now % DAY_SECONDS
+            yield RateLimitState(quota, remaining, reset_seconds, DAY_SECONDS, name=name)

@@ -1,8 +1,8 @@
-"""What each owner has asked for on a day: one interface, and its forms in SQLite and in Redis.
+"""Daily usage of each owner, in SQLite and in Redis.
 
-A charge is one atomic update that is carried out whole or not at all, so that no two can share the last place. Audio is
-counted in whole milliseconds: sums of fractions would not be exact. Days are numbered from 1970 in UTC; those before
-yesterday are swept.
+A charge is one atomic update, so that two requests cannot both use the last of a quota. Audio is counted in whole
+milliseconds because sums of fractions would not be exact. Days are counted from 1970 in UTC; usage from before
+yesterday is deleted.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ redis.call('HSET', KEYS[1], 'requests', requests - 1, 'milliseconds', math.max(m
 
 @dataclass(frozen=True)
 class Usage:
-    """What an owner has asked for on a day; `is_charged` says whether that has the charge that was asked for."""
+    """Usage of an owner on a day. `is_charged`: whether the requested charge was within the quota and is included."""
 
     requests: int
     seconds: float
@@ -63,10 +63,10 @@ class Usage:
 
 
 class QuotaStore(Protocol):
-    """Counts requests and seconds of audio. Thread-safe; everything raises StorageUnavailable."""
+    """Counts requests and seconds of audio. Thread-safe. Every method raises StorageUnavailable."""
 
     def charge(self, owner: str, day: int, seconds: float, *, max_requests: int, max_seconds: int) -> Usage:
-        """Count one request of so many seconds, unless that were more than a maximum (0 is none)."""
+        """Charge one request for `seconds` of audio unless that would exceed a maximum (0: no maximum)."""
 
     def refund(self, owner: str, day: int, seconds: float) -> None:
         """Take one charge back; never below 0."""
@@ -103,7 +103,7 @@ class SqliteQuotaStore:
 
 
 class RedisQuotaStore:
-    """Counts in a Redis that all servers share: a hash for each owner and day, which Redis itself sweeps."""
+    """Usage in a Redis that all servers share: one hash for each owner and day, which expires."""
 
     def __init__(self, client: RedisClient, prefix: str) -> None:
         self._client = client

@@ -1,9 +1,7 @@
-"""How many requests came under a name within the last minute: exact under threads, and over processes with a Redis.
+"""Rate limits per minute: exact for all threads of a process, and for all processes that share a Redis.
 
-A moving window: no 60 seconds ever see more than the limit, also where one minute ends and the next begins. Over
-processes the count is that of the `limits` library, which Flask-Limiter stands on: a script that Redis carries out as
-one step. Flask-Limiter itself counts before a route, and this limit comes after the body is read and the prompt
-allowed. The library's memory is not used: it never forgets a name, and starts a thread for most requests.
+The window slides: no interval of 60 seconds has more requests than the limit. With Redis, the `limits` library counts,
+in one atomic script. Its in-memory storage is not used: it never forgets a key and starts a thread for most requests.
 """
 
 from __future__ import annotations
@@ -17,80 +15,85 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 WINDOW_SECONDS = 60
-MAX_NAMES = 100_000  # that are remembered; the one that was admitted longest ago is forgotten first
+MAX_KEYS = 100_000  # counted in memory; the least recently admitted key is dropped first
 REDIS_TIMEOUT_SECONDS = 0.5
-REDIS_RETRY_SECONDS = 1.0  # how long a Redis that did not answer is left alone
+REDIS_RETRY_SECONDS = 1.0  # pause between two attempts to reach a Redis that failed
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a name stands: whether its request may pass, how many more may, and when the next place is free."""
+class RateLimitState:
+    """A limit and what is left of it: `remaining` of `limit` in `window_seconds`, and more in `reset_seconds`."""
 
-    is_allowed: bool
+    limit: int
     remaining: int
     reset_seconds: float
+    window_seconds: int = WINDOW_SECONDS
+    is_allowed: bool = True  # whether the request that was counted is within the limit
+    name: str = ""  # of the limit, in response headers
 
 
 class RateLimiter(Protocol):
-    """Counts requests by name. Thread-safe; raises nothing."""
+    """Counts requests by key, such as `key abcd1234`. Thread-safe. Never raises."""
 
-    def hit(self, name: str, limit: int) -> Standing:
-        """Count one request unless that would be one too many within the window."""
+    def hit(self, key: str, limit: int) -> RateLimitState:
+        """Count one request unless it would exceed the limit."""
 
-    def peek(self, name: str, limit: int) -> Standing:
-        """Return what `hit` would find, and count nothing."""
+    def peek(self, key: str, limit: int) -> RateLimitState:
+        """Return the state without counting a request."""
 
 
 class MemoryRateLimiter:
-    """Counts of one process."""
+    """Counts the requests of one process."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, max_names: int = MAX_NAMES) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, max_keys: int = MAX_KEYS) -> None:
         self._clock = clock
-        self._max_names = max_names
+        self._max_keys = max_keys
         self._lock = threading.Lock()
-        self._times: OrderedDict[str, deque[float]] = OrderedDict()  # of admitted requests, the oldest first
+        self._times: OrderedDict[str, deque[float]] = (
+            OrderedDict()
+        )  # of admitted requests, oldest first; least recently admitted key first
 
-    def hit(self, name: str, limit: int) -> Standing:
+    def hit(self, key: str, limit: int) -> RateLimitState:
         with self._lock:
-            now, times = self._clock(), self._in_window(name)
+            now, times = self._clock(), self._in_window(key)
             is_allowed = len(times) < limit
             if is_allowed:
                 times.append(now)
-                self._times[name] = times
-                self._times.move_to_end(name)
-                self._forget(now)
-            return _standing(is_allowed, times, limit, now)
+                self._times[key] = times
+                self._times.move_to_end(key)
+                self._drop_expired(now)
+            return _state(is_allowed, times, limit, now)
 
-    def peek(self, name: str, limit: int) -> Standing:
+    def peek(self, key: str, limit: int) -> RateLimitState:
         with self._lock:
-            times = self._in_window(name)
-            return _standing(len(times) < limit, times, limit, self._clock())
+            times = self._in_window(key)
+            return _state(len(times) < limit, times, limit, self._clock())
 
     def __len__(self) -> int:
         return len(self._times)
 
-    def _in_window(self, name: str) -> deque[float]:
-        times = self._times.get(name, deque())
+    def _in_window(self, key: str) -> deque[float]:
+        times = self._times.get(key, deque())
         since = self._clock() - WINDOW_SECONDS
         while times and times[0] <= since:
             times.popleft()
         return times
 
-    def _forget(self, now: float) -> None:
-        """Drop the names that come first, which were admitted longest ago, once their window is empty."""
+    def _drop_expired(self, now: float) -> None:
+        """Drop the first keys, which are the least recently admitted, if their window is empty or they are too many."""
         while True:
-            name, times = next(iter(self._times.items()))
-            if times and times[-1] > now - WINDOW_SECONDS and len(self._times) <= self._max_names:
+            key, times = next(iter(self._times.items()))
+            if times and times[-1] > now - WINDOW_SECONDS and len(self._times) <= self._max_keys:
                 return
-            del self._times[name]
+            del self._times[key]
 
 
 class RedisRateLimiter:
-    """Counts that all processes share in a Redis; while it does not answer, each process goes by its own.
+    """Counts the requests of all processes in a shared Redis; while it is unreachable, each process counts alone.
 
-    Its own counts have what Redis let pass here, so that the death of Redis gives nobody a new minute.
+    A process also counts locally what Redis admitted, so that losing Redis does not reset anyone's window.
     """
 
     def __init__(self, url: str, prefix: str) -> None:
@@ -105,42 +108,42 @@ class RedisRateLimiter:
         storage = RedisStorage(url, key_prefix=prefix + "bursts", wrap_exceptions=True, **options)
         self._limiter = MovingWindowRateLimiter(storage)
         self._item = RateLimitItemPerMinute
-        self._own = MemoryRateLimiter()
+        self._local = MemoryRateLimiter()
         self._lock = threading.Lock()
         self._is_failing = False
         self._retry_at = 0.0
 
-    def hit(self, name: str, limit: int) -> Standing:
-        standing = self._ask(name, limit, counts=True)
-        if standing is None:
-            return self._own.hit(name, limit)
-        if standing.is_allowed:
-            self._own.hit(name, limit)
-        return standing
+    def hit(self, key: str, limit: int) -> RateLimitState:
+        state = self._query(key, limit, counts=True)
+        if state is None:
+            return self._local.hit(key, limit)
+        if state.is_allowed:
+            self._local.hit(key, limit)
+        return state
 
-    def peek(self, name: str, limit: int) -> Standing:
-        return self._ask(name, limit, counts=False) or self._own.peek(name, limit)
+    def peek(self, key: str, limit: int) -> RateLimitState:
+        return self._query(key, limit, counts=False) or self._local.peek(key, limit)
 
-    def _ask(self, name: str, limit: int, *, counts: bool) -> Standing | None:
-        """Return what Redis says; None when it cannot be asked."""
+    def _query(self, key: str, limit: int, *, counts: bool) -> RateLimitState | None:
+        """Return the state in Redis, or None while Redis is unavailable."""
         from limits.errors import StorageError
 
-        if not self._may_ask():
+        if not self._should_try():
             return None
         item = self._item(limit)
         try:
-            is_allowed = not counts or self._limiter.hit(item, name)
-            reset_time, remaining = self._limiter.get_window_stats(item, name)
+            is_allowed = not counts or self._limiter.hit(item, key)
+            reset_time, remaining = self._limiter.get_window_stats(item, key)
         except StorageError as error:
-            self._note(error)
+            self._record(error)
             return None
-        self._note(None)
+        self._record(None)
         remaining = max(remaining, 0)
         reset_seconds = max(reset_time - time.time(), 0.0) if remaining < limit else 0.0
-        return Standing(is_allowed, remaining, reset_seconds)
+        return RateLimitState(limit, remaining, reset_seconds, is_allowed=is_allowed)
 
-    def _may_ask(self) -> bool:
-        """Say whether to ask Redis; of those that come while it is away, one a second finds out."""
+    def _should_try(self) -> bool:
+        """Return whether to use Redis. While it is unavailable, one request per second tries."""
         with self._lock:
             if not self._is_failing:
                 return True
@@ -149,17 +152,17 @@ class RedisRateLimiter:
             self._retry_at = time.monotonic() + REDIS_RETRY_SECONDS
             return True
 
-    def _note(self, error: Exception | None) -> None:
+    def _record(self, error: Exception | None) -> None:
         with self._lock:
             was_failing, self._is_failing = self._is_failing, error is not None
             if error:
                 self._retry_at = time.monotonic() + REDIS_RETRY_SECONDS
         if error and not was_failing:
-            logger.error("Limits a minute are counted by each process alone while Redis does not answer: %s", error)
+            logger.error("Redis is unavailable; each process counts rate limits alone: %s", error)
         if was_failing and not error:
-            logger.info("Limits a minute are counted in Redis again.")
+            logger.info("Redis is available again for rate limits.")
 
 
-def _standing(is_allowed: bool, times: deque[float], limit: int, now: float) -> Standing:
+def _state(is_allowed: bool, times: deque[float], limit: int, now: float) -> RateLimitState:
     reset_seconds = max(times[0] + WINDOW_SECONDS - now, 0.0) if times else 0.0
-    return Standing(is_allowed, max(limit - len(times), 0), reset_seconds)
+    return RateLimitState(limit, max(limit - len(times), 0), reset_seconds, is_allowed=is_allowed)

@@ -1,4 +1,4 @@
-"""Bounds how many streams may hold a thread, and ends those that are left when the server stops. Thread-safe."""
+"""Bounds how many streams may occupy a thread, and aborts the remaining streams when the server stops."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import socket
 import threading
 from contextlib import suppress
 
-from audiocraft_api.config import Config
+from audiocraft_api.config.server import ServerSettings
 from audiocraft_api.core.errors import ShuttingDown, TooManyStreams
 
-# How long a stream whose generation has ended may go on to tell so, when the server stops.
-FAREWELL_SECONDS = 2.0
+# How long a stopping server lets streams send their last message.
+CLOSE_SECONDS = 2.0
 
 
 class StreamSlots:
-    """StreamSlots for answers that go on while something is made: audio streams, WebSockets, task events."""
+    """Slots for long responses: audio streams, WebSockets and task events. Thread-safe."""
 
-    def __init__(self, config: Config) -> None:
-        self.capacity = config.server.max_streams or config.server.threads // 4
+    def __init__(self, config: ServerSettings) -> None:
+        self.capacity = config.max_streams or config.threads // 4
         self._condition = threading.Condition()
         self._open: set[StreamSlot] = set()
         self._closed = False
@@ -27,32 +27,32 @@ class StreamSlots:
         return len(self._open)
 
     def acquire(self, connection: socket.socket | None) -> StreamSlot:
-        """Take a place for a request's connection, if it is known. Raises TooManyStreams at once when there is none."""
+        """Occupy a slot; `connection` is what `abort` shuts down. Raises TooManyStreams immediately, ShuttingDown."""
         with self._condition:
             if self._closed:
                 raise ShuttingDown
             if len(self._open) >= self.capacity:
-                raise TooManyStreams(f"{self.capacity} streams are open already; try again shortly.")
-            place = StreamSlot(self, connection)
-            self._open.add(place)
-        return place
+                raise TooManyStreams(f"{self.capacity} streams are already open. Try again shortly.")
+            slot = StreamSlot(self, connection)
+            self._open.add(slot)
+        return slot
 
-    def release(self, place: StreamSlot) -> None:
+    def release(self, slot: StreamSlot) -> None:
         with self._condition:
-            self._open.discard(place)
+            self._open.discard(slot)
             self._condition.notify_all()
 
-    def close(self, farewell_seconds: float = FAREWELL_SECONDS) -> None:
-        """Take no more, wait for those that end by themselves, and cut the connections of the others."""
+    def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
+        """Open no more streams, wait for the open ones to end, and abort the others."""
         with self._condition:
             self._closed = True
-            self._condition.wait_for(lambda: not self._open, farewell_seconds)
-            for place in self._open:
-                place.abort()
+            self._condition.wait_for(lambda: not self._open, timeout_seconds)
+            for slot in self._open:
+                slot.abort()
 
 
 class StreamSlot:
-    """One of the places; `release` it once or more."""
+    """An occupied slot. `release` is idempotent."""
 
     def __init__(self, streams: StreamSlots, connection: socket.socket | None) -> None:
         self._streams = streams
@@ -62,7 +62,7 @@ class StreamSlot:
         self._streams.release(self)
 
     def abort(self) -> None:
-        """Wake the thread that waits for a slow listener."""
+        """Shut the connection down, which wakes a thread that waits for a slow client."""
         if self._connection is not None:
             with suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RDWR)

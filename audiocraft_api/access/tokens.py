@@ -1,7 +1,7 @@
-"""Signed tokens (JWT) as credentials: this service checks what an OAuth issuer has signed, and issues none.
+"""Signed tokens (JWT) as credentials. This service verifies the tokens of an OAuth issuer, and issues none.
 
-The algorithm comes from the settings' list and fits the type of the key (RFC 8725, 3.1): what a token says of itself
-only chooses among these. Knows nothing of HTTP.
+The header of a token only chooses among the algorithms that the settings allow, and the algorithm must fit the type of
+the key (RFC 8725, 3.1). Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -11,29 +11,30 @@ from typing import Any
 
 from audiocraft_api.access.caller import Caller, scopes_of
 from audiocraft_api.access.jwks import KeySet
-from audiocraft_api.config import Config
+from audiocraft_api.config.access import AccessSettings
 from audiocraft_api.core.errors import Unauthorized
 
 
 class TokenVerifier:
-    """Takes the tokens of one issuer. Thread-safe."""
+    """Verifies the tokens of one issuer. Thread-safe."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: AccessSettings, max_waiting: int) -> None:
+        """`max_waiting` bounds the requests that wait for the issuer's keys."""
         self._config = config
-        self._keys = KeySet(config)
+        self._keys = KeySet(config, max_waiting)
 
     def start(self) -> None:
-        """Fetch the issuer's keys in the background, so that the first tokens need not wait for them."""
+        """Fetch the issuer's keys in the background, so that the first tokens do not wait for them."""
         self._keys.prefetch()
 
     def caller_of(self, token: str) -> Caller:
-        """Return whom a token stands for. Raises Unauthorized, Unavailable when that cannot be told now."""
+        """Return the caller with this token. Raises Unauthorized; Unavailable when that cannot be determined now."""
         import jwt
 
         try:
             header = jwt.get_unverified_header(token)
             algorithm, key_id = header.get("alg"), header.get("kid")
-            if algorithm not in self._config.access.jwt_algorithms or not key_id:
+            if algorithm not in self._config.jwt_algorithms or not key_id:
                 raise Unauthorized
             key = self._keys.get(key_id, algorithm)
             if key is None:
@@ -42,9 +43,9 @@ class TokenVerifier:
                 token,
                 key,
                 algorithms=[algorithm],
-                audience=self._config.access.jwt_audience,
-                issuer=self._config.access.jwt_issuer,
-                leeway=self._config.access.jwt_leeway_seconds,
+                audience=self._config.jwt_audience,
+                issuer=self._config.jwt_issuer,
+                leeway=self._config.jwt_leeway_seconds,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
             return Caller(_owner(claims["iss"], claims["sub"]), scopes_of(_scope_names(claims)))
@@ -57,7 +58,7 @@ def _owner(issuer: str, subject: str) -> str:
 
 
 def _scope_names(claims: dict[str, Any]) -> list[str]:
-    """Return what `scope` says (RFC 8693, 4.2), or `scp`, as some issuers call it."""
+    """Return the names in the claim `scope` (RFC 8693, 4.2), or in `scp`, as some issuers call it."""
     given = claims.get("scope", claims.get("scp", ""))
     names = given.split() if isinstance(given, str) else given
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

@@ -14,7 +14,8 @@ from typing import cast
 
 from flask import g, request
 
-from audiocraft_api.access.limits import Admission, Window
+from audiocraft_api.access.limits import Admission
+from audiocraft_api.access.rate_limiter import RateLimitState
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import Canceled, InvalidRequest
 from audiocraft_api.generation.command import GenerateCommand
@@ -66,9 +67,9 @@ def settle_charge(*, charged: bool) -> None:
         admission.refund()
 
 
-def charged_windows() -> list[Window]:
+def charged_windows() -> list[RateLimitState]:
     """Return the limits that the current request was counted against; empty before admission and after a refund."""
-    return cast(Admission, g.admission).windows if "admission" in g else []
+    return cast(Admission, g.admission).states if "admission" in g else []
 
 
 def reserve_stream_slot() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, current_app, g, request
 
 from audiocraft_api.access.caller import UNAUTHENTICATED
-from audiocraft_api.access.limits import Window
+from audiocraft_api.access.rate_limiter import RateLimitState
 from audiocraft_api.web.admission import charged_windows
 from audiocraft_api.web.auth import access_of, client_address
 from audiocraft_api.web.errors import whole_seconds
@@ -33,7 +33,7 @@ def _add_headers(response: Response) -> Response:
     return response
 
 
-def _windows() -> list[Window]:
+def _windows() -> list[RateLimitState]:
     rule = request.url_rule
     if rule is None or request.method not in ("GET", "POST"):
         return []
@@ -45,15 +45,15 @@ def _windows() -> list[Window]:
     return services().limits.peek(None if caller is UNAUTHENTICATED else caller, client_address())
 
 
-def _headers(windows: list[Window]) -> dict[str, str]:
+def _headers(windows: list[RateLimitState]) -> dict[str, str]:
     if not windows:
         return {}
-    nearest = min(windows, key=lambda window: (window.remaining / window.quota, -window.reset_seconds))
-    policies = (f'"{window.name}";q={window.quota};w={window.window_seconds}' for window in windows)
+    nearest = min(windows, key=lambda window: (window.remaining / window.limit, -window.reset_seconds))
+    policies = (f'"{window.name}";q={window.limit};w={window.window_seconds}' for window in windows)
     states = (f'"{window.name}";r={window.remaining};t={_seconds(window)}' for window in windows)
-    values = (", ".join(policies), ", ".join(states), nearest.quota, nearest.remaining, _seconds(nearest))
+    values = (", ".join(policies), ", ".join(states), nearest.limit, nearest.remaining, _seconds(nearest))
     return {name: str(value) for name, value in zip(HEADERS, values, strict=True)}
 
 
-def _seconds(window: Window) -> int:
+def _seconds(window: RateLimitState) -> int:
     return whole_seconds(window.reset_seconds) if window.reset_seconds else 0

@@ -14,7 +14,7 @@ from audiocraft_api.access.create import create_quota_store
 from audiocraft_api.access.limits import Limits, network_of
 from audiocraft_api.access.quota_store import QuotaStore, SqliteQuotaStore
 from audiocraft_api.access.rate_limiter import MemoryRateLimiter, RedisRateLimiter
-from audiocraft_api.config import Config
+from audiocraft_api.config.limits import LimitSettings
 from audiocraft_api.state import schema
 from audiocraft_api.state.redis import RedisClient
 from audiocraft_api.state.sqlite import SqliteFile
@@ -55,7 +55,7 @@ def test_racing_charges_share_no_place_and_refunds_never_go_below_0(quotas: Quot
 
 def test_a_minute_in_memory_is_exact_moves_and_forgets_names() -> None:
     now = [0.0]
-    bursts = MemoryRateLimiter(clock=lambda: now[0], max_names=50)
+    bursts = MemoryRateLimiter(clock=lambda: now[0], max_keys=50)
     with ThreadPoolExecutor(20) as pool:
         assert sum(pool.map(lambda _: bursts.hit("a", 50).is_allowed, range(400))) == 50
     now[0] = 60.1
@@ -78,14 +78,14 @@ def test_servers_share_a_minute_and_the_death_of_redis_gives_nobody_a_new_one(re
 
 
 def test_without_a_quota_its_store_is_not_touched() -> None:
-    quotas = Mock(spec=[*dir(SqliteQuotaStore), "is_not_asked"])
-    limits = Limits(MemoryRateLimiter(), quotas, Config(requests_per_minute=5))
+    quotas, is_repeat = Mock(spec=SqliteQuotaStore), Mock(return_value=False)
+    limits = Limits(MemoryRateLimiter(), quotas, LimitSettings(requests_per_minute=5))
     for _ in range(2):
-        admission = limits.admit(Caller("a"), "1.2.3.4", 10.0, is_repeat=quotas.is_not_asked)
+        admission = limits.admit(Caller("a"), "1.2.3.4", 10.0, is_repeat=is_repeat)
         admission.refund()
-        assert [window.name for window in admission.windows] == ["burst"]
+        assert [window.name for window in admission.states] == ["burst"]
     assert [window.remaining for window in limits.peek(Caller("a"), "1.2.3.4")] == [3]
-    assert quotas.mock_calls == []
+    assert quotas.mock_calls == is_repeat.mock_calls == []
 
 
 def test_a_customer_of_ipv6_is_one_address_and_one_of_ipv4_too() -> None:
