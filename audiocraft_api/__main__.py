@@ -1,6 +1,7 @@
-"""`python -m audiocraft_api keys create | list | revoke`: the operator's command, by the settings of the server.
+"""The operator's command line: `python -m audiocraft_api keys create | list | revoke`.
 
-It works on the state store itself, so the server need not run, and one that runs takes note within a second.
+It uses the settings of the server and accesses the state store directly: the server need not run, and a running server
+notices changes within a second.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ COLUMNS = ("id", "name", "state", "scopes", "created", "expires", "limits")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. Exits with a sentence for what is wrong."""
+    """Run the command. Exits with a message if it fails."""
     given = _parser().parse_args(arguments)
     try:
         config = load_config()
@@ -44,22 +45,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m audiocraft_api", description="Operate AudioCraft API.")
-    keys = parser.add_subparsers(required=True, metavar="keys").add_parser("keys", help="API keys")
+    keys = parser.add_subparsers(required=True, metavar="keys").add_parser("keys", help="manage API keys")
     commands = keys.add_subparsers(required=True, metavar="create | list | revoke")
-    create = commands.add_parser("create", help="make a key, and show it this once")
-    create.add_argument("--name", required=True, type=_name, help="whose it is, for people")
+    create = commands.add_parser("create", help="create a key and print it; it cannot be shown again")
+    create.add_argument("--name", required=True, type=_name, help="name of the key's owner, for display")
     create.add_argument(
-        "--scopes", type=_scopes, default=DEFAULT_SCOPES, help="of generate, read, admin; default: generate,read"
+        "--scopes",
+        type=_scopes,
+        default=DEFAULT_SCOPES,
+        help="comma-separated scopes: generate, read, admin (default: generate,read)",
     )
-    create.add_argument("--expires-days", type=_days, help="how long it is good for; default: until it is revoked")
+    create.add_argument("--expires-days", type=_days, help="number of days until the key expires (default: never)")
     for limit in fields(CallerLimits):
         option = "--" + limit.name.replace("_", "-")
-        create.add_argument(option, type=_count, help="in place of the setting; 0 is no limit")
+        create.add_argument(option, type=_count, help="limit that overrides the setting of the server; 0: no limit")
     create.set_defaults(run=_create)
-    show = commands.add_parser("list", help="show what is known of all keys")
+    show = commands.add_parser("list", help="list all keys")
     show.set_defaults(run=_list)
-    revoke = commands.add_parser("revoke", help="refuse a key from now on")
-    revoke.add_argument("id", help="the part of the key between acg_ and the next _")
+    revoke = commands.add_parser("revoke", help="revoke a key")
+    revoke.add_argument("id", help="id of the key: the part between acg_ and the next _")
     revoke.set_defaults(run=_revoke)
     for command in (create, show, revoke):
         command.add_argument("--json", action="store_true", help="print JSON")
@@ -69,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 def _create(store: KeyStore, config: Config, given: argparse.Namespace) -> None:
     now = time.time()
     if sum(key.is_usable(now) for key in store.all()) >= config.access.max_keys:
-        sys.exit(f"There are already {config.access.max_keys} keys (AUDIOCRAFT_API_MAX_KEYS); revoke some.")
+        sys.exit(f"There are already {config.access.max_keys} keys. Revoke some, or raise AUDIOCRAFT_API_MAX_KEYS.")
     limits = CallerLimits(**{limit.name: getattr(given, limit.name) for limit in fields(CallerLimits)})
     expires = None if given.expires_days is None else now + given.expires_days * DAY_SECONDS
     key, known = new_key(given.name, given.scopes, limits, created=now, expires=expires)
@@ -79,7 +83,8 @@ def _create(store: KeyStore, config: Config, given: argparse.Namespace) -> None:
         return
     print(key)
     print(
-        f"This is the key of {known.name!r}. It is not shown again: nothing but a hash of it is kept.", file=sys.stderr
+        f"This is the key of {known.name!r}. It cannot be shown again, because only its hash is stored.",
+        file=sys.stderr,
     )
 
 
@@ -97,12 +102,12 @@ def _list(store: KeyStore, _config: Config, given: argparse.Namespace) -> None:
 def _revoke(store: KeyStore, _config: Config, given: argparse.Namespace) -> None:
     key = store.revoke(given.id, time.time())
     if key is None:
-        sys.exit(f"There is no key {given.id}.")
+        sys.exit(f"There is no key with the id {given.id}.")
     print(json.dumps(_shown(key)) if given.json else f"{key.id} is revoked.")
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:
-    """Return what people may see of a key."""
+    """Return the fields of a key that are shown."""
     state = "revoked" if key.revoked is not None else "usable" if key.is_usable(time.time()) else "expired"
     return {
         "id": key.id,
@@ -128,28 +133,28 @@ def _time(seconds: float | None) -> str | None:
 
 def _name(text: str) -> str:
     if not text.isprintable() or not 0 < len(text.strip()) <= MAX_NAME:
-        raise argparse.ArgumentTypeError(f"1 to {MAX_NAME} printable characters were expected")
+        raise argparse.ArgumentTypeError(f"expected 1 to {MAX_NAME} printable characters")
     return text.strip()
 
 
 def _scopes(text: str) -> frozenset[Scope]:
     names = [name.strip() for name in text.split(",")]
     if not set(names) <= set(SCOPES):
-        raise argparse.ArgumentTypeError(f"some of {', '.join(SCOPES)} were expected, separated by commas")
+        raise argparse.ArgumentTypeError(f"expected a comma-separated list of {', '.join(SCOPES)}")
     return scopes_of(names)
 
 
 def _days(text: str) -> float:
     days = float(text)
     if not (math.isfinite(days) and 0 < days <= 36_500):
-        raise argparse.ArgumentTypeError("a number of days over 0, at most 36500, was expected")
+        raise argparse.ArgumentTypeError("expected a number of days greater than 0 and at most 36500")
     return days
 
 
 def _count(text: str) -> int:
     count = int(text)
     if not 0 <= count <= 10**9:
-        raise argparse.ArgumentTypeError("a whole number from 0 to 1000000000 was expected")
+        raise argparse.ArgumentTypeError("expected an integer from 0 to 1000000000")
     return count
 
 

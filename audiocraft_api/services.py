@@ -35,11 +35,11 @@ from audiocraft_api.tasks.expiry import TaskExpiry
 from audiocraft_api.tasks.intervals import DEFAULT_INTERVALS, TaskIntervals
 from audiocraft_api.tasks.monitor import QueueMonitor
 from audiocraft_api.tasks.runner import TaskRunner
-from audiocraft_api.tasks.store.create import create_task_store
+from audiocraft_api.tasks.store.create import create_redis_task_store, create_task_store
 from audiocraft_api.tasks.task import Task
 from audiocraft_api.tasks.view import task_json
 from audiocraft_api.telemetry import sources
-from audiocraft_api.telemetry.admin_listener import AdminListener, admin_answers, listen
+from audiocraft_api.telemetry.admin_listener import AdminListener, admin_endpoints, listen
 from audiocraft_api.telemetry.catalog import Place
 from audiocraft_api.telemetry.health import Health
 from audiocraft_api.telemetry.telemetry import Telemetry
@@ -171,7 +171,7 @@ def build_services(
 ) -> Services:
     """Build a server; parts that are passed in replace its own. Starts nothing. Raises ConfigError."""
     base = _build_foundation("servers", config, catalog, cache, store)
-    task_store = base.telemetry.counting_errors(create_task_store(config), "tasks")
+    task_store = create_task_store(config, base.telemetry)
     render = _render_task(base.store)
     tasks: TaskBackend
     generation: Generation
@@ -193,9 +193,9 @@ def build_services(
         preloader=preloader,
         tasks=tasks,
         health=health,
-        admin=AdminListener(admin_answers(health, base.telemetry.metrics)),
+        admin=AdminListener(admin_endpoints(health, base.telemetry.metrics)),
         generation=generation,
-        access=Authenticator(base.telemetry.counting_errors(create_key_store(base.state), "keys"), config),
+        access=Authenticator(create_key_store(base.state), config, observer=base.telemetry),
         limits=Limits(create_rate_limiter(config), create_quota_store(base.state), config.limits),
         policy=PromptPolicy(config),
         melodies=UploadDecoder(config),
@@ -214,12 +214,10 @@ def build_worker_services(
     """Build a Celery worker; `engine` replaces its own. Starts nothing. Raises ConfigError."""
     from audiocraft_api.tasks.celery.transport import CeleryTransport
     from audiocraft_api.tasks.celery.worker import CeleryWorker
-    from audiocraft_api.tasks.store.redis import RedisTaskStore
 
     base = _build_foundation("workers", config)
     engine = engine or create_engine(base.cache, config)
-    task_store = RedisTaskStore(config.state.redis_url, max_attempts=config.tasks.attempts)
-    task_store = base.telemetry.counting_errors(task_store, "tasks")
+    task_store = create_redis_task_store(config, base.telemetry)
     generation = _build_generation(base, engine)
     tasks = CeleryWorker(
         task_store,
@@ -237,7 +235,7 @@ def build_worker_services(
         preloader=preloader,
         tasks=tasks,
         health=health,
-        admin=AdminListener(admin_answers(health, base.telemetry.metrics)),
+        admin=AdminListener(admin_endpoints(health, base.telemetry.metrics)),
     )
 
 
@@ -256,7 +254,7 @@ def _build_foundation(
         state=create_state(config),
         catalog=catalog,
         cache=cache or ModelCache(catalog, config),
-        store=telemetry.counting_errors(store or create_store(config), "audio"),
+        store=store or create_store(config, telemetry),
         draining=threading.Event(),
     )
 

@@ -20,6 +20,7 @@ from audiocraft_api.access.tokens import TokenVerifier
 from audiocraft_api.config import Config
 from audiocraft_api.config.access import AccessSettings, environment_keys
 from audiocraft_api.core.errors import StorageUnavailable, Unauthorized
+from audiocraft_api.core.observer import Observer
 
 CREDENTIAL = re.compile(r"[A-Za-z0-9._~+/=-]{1,8000}")  # the characters of bearer tokens (RFC 6750)
 OPEN_WARNING = (
@@ -33,8 +34,14 @@ logger = logging.getLogger(__name__)
 class Authenticator:
     """Finds the caller to whom a credential belongs. Thread-safe."""
 
-    def __init__(self, store: KeyStore, config: Config, clock: Callable[[], float] = time.time) -> None:
-        self._stored_keys = KeyCache(store)
+    def __init__(
+        self,
+        store: KeyStore,
+        config: Config,
+        clock: Callable[[], float] = time.time,
+        observer: Observer | None = None,
+    ) -> None:
+        self._stored_keys = KeyCache(store, observer=observer)
         self._environment_keys = _parse_environment_keys(config.access)
         self._tokens = (
             TokenVerifier(config.access, max_waiting=config.server.threads // 4) if config.access.jwt_issuer else None

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from audiocraft_api.access.api_key import ApiKey
 from audiocraft_api.access.key_store import KeyStore
 from audiocraft_api.core.errors import StorageUnavailable
+from audiocraft_api.core.observer import Observer
 
 FRESH_SECONDS = 0.5  # how long a copy of the store, or a failure to read it, is reused
 
@@ -20,9 +21,12 @@ FRESH_SECONDS = 0.5  # how long a copy of the store, or a failure to read it, is
 class KeyCache:
     """The usable keys of a store. Thread-safe."""
 
-    def __init__(self, store: KeyStore, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: KeyStore, clock: Callable[[], float] = time.monotonic, observer: Observer | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._observer = observer or Observer()
         self._lock = threading.Lock()
         self._keys: dict[str, ApiKey] = {}
         self._version: int | None = None  # None: nothing has been read yet
@@ -65,6 +69,7 @@ class KeyCache:
                 if version != self._version:
                     self._keys = {key.id: key for key in self._store.all() if key.revoked is None}
             except StorageUnavailable as error:
+                self._observer.storage_failed("keys")
                 self._failed_at, self._failure = self._clock(), error.message
                 raise
             self._had_keys = self._had_keys or version > 0

@@ -33,8 +33,8 @@ def environment_keys(secret: SecretStr) -> list[tuple[str, str, str]]:
     ):  # a value such as `$A,$B` with unset variables must not disable authentication
         raise ValueError(
             "expected comma-separated keys, each `KEY`, `NAME:KEY` or `NAME:SCOPE+SCOPE:KEY`. Create a key with "
-            "`python -m audiocraft_api keys create`, or use 32 to 128 letters, digits, `-` and `_`, such as the output of "
-            "`openssl rand -hex 32`"
+            "`python -m audiocraft_api keys create`, or use 32 to 128 letters, digits, `-` and `_`, such as "
+            "the output of `openssl rand -hex 32`"
         )
     keys = [match["key"] for match in found]
     if len({key[:ID_LENGTH] if key.startswith("acg_") else key for key in keys}) < len(keys):

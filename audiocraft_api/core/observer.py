@@ -30,6 +30,9 @@ class Observer:
     def webhook_called(self, outcome: str) -> None:
         """A webhook was called: `delivered`, `failed` (it is repeated) or `given_up`."""
 
+    def storage_failed(self, store: str) -> None:
+        """A store (`audio`, `tasks` or `keys`) was unavailable for an operation."""
+
     def trace(self) -> str | None:
         """Return the W3C `traceparent` of this thread's current span, for another process to continue."""
         return None

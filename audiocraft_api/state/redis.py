@@ -9,7 +9,7 @@ lost may have been executed, and only the caller knows whether that matters. Kno
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +28,14 @@ logger = logging.getLogger(__name__)
 class RedisClient:
     """Commands and scripts for one store. Thread-safe; connects on first use. Messages call the store `name`."""
 
-    def __init__(self, url: str, name: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        on_unavailable: Callable[[], None] | None = None,
+    ) -> None:
         self._client: Any = redis.Redis.from_url(  # redis-py types replies as a union over all decodings
             url,
             socket_timeout=timeout_seconds,
@@ -36,6 +43,7 @@ class RedisClient:
             retry=Retry(NoBackoff(), 0),
         )
         self._name = name
+        self._on_unavailable = on_unavailable
         self._scripts: dict[str, Any] = {}
         self._is_checked = False
         self._failing = False
@@ -47,6 +55,8 @@ class RedisClient:
             yield self._client
             self._failing = False
         except redis.RedisError as error:
+            if self._on_unavailable:
+                self._on_unavailable()
             if not self._failing:  # log once per outage, not once per request
                 self._failing = True
                 logger.error("The %s in Redis cannot be used: %s", self._name, error)

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,10 +83,13 @@ class Layout:
 class SqliteFile:
     """Opens the file on first use, so that no connection crosses a fork. Thread-safe."""
 
-    def __init__(self, path: Path, layout: Layout, busy_seconds: float = 5.0) -> None:
+    def __init__(
+        self, path: Path, layout: Layout, busy_seconds: float = 5.0, on_unavailable: Callable[[], None] | None = None
+    ) -> None:
         self._path = path
         self._layout = layout
         self._busy_seconds = busy_seconds
+        self._on_unavailable = on_unavailable
         self._write_lock = FairLock()
         self._read_lock = threading.Lock()
         self._open_lock = threading.Lock()
@@ -161,6 +164,8 @@ class SqliteFile:
             return self._connections
 
     def _unavailable(self, message: str) -> StorageUnavailable:
+        if self._on_unavailable:
+            self._on_unavailable()
         return StorageUnavailable(message.format(name=self._layout.name))
 
     def _connect(self) -> sqlite3.Connection:

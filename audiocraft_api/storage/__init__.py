@@ -1,1 +1,1 @@
-"""Stores of finished audio: a local directory or a bucket of an S3-compatible service."""
+"""Stores of audio files: a local directory, or a bucket of an S3-compatible service."""

@@ -1,7 +1,7 @@
-"""Keeps finished audio as files of one directory, and sweeps it. Must not know who reads the files.
+"""Stores audio as files in one directory, and sweeps it. Must not know who reads the files.
 
-Several processes may share the directory. Leases are counted in this process; a file that another process sweeps
-while it is read here stays readable, since POSIX keeps an unlinked file until its last reader closes it.
+Several processes may share the directory. Leases are counted per process; a file that another process sweeps while it
+is read here stays readable, because POSIX keeps an unlinked file until its last reader closes it.
 """
 
 from __future__ import annotations
@@ -21,44 +21,50 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from audiocraft_api.config import Config
+from audiocraft_api.config.storage import StorageSettings
 from audiocraft_api.core.errors import NotFound, StorageUnavailable
+from audiocraft_api.core.observer import Observer
 from audiocraft_api.storage.base import FILENAME, LINK, OWNER, OpenAudio, StoredAudio, link_of, name_of, new_filename
 from audiocraft_api.storage.sweeper import Sweeper
 
 TEMPORARY = re.compile(rf"\.{LINK.pattern}\.part")
-TEMPORARY_MAX_AGE_SECONDS = 3600.0  # no write takes so long: its writer is dead
+TEMPORARY_MAX_AGE_SECONDS = 3600.0  # no write takes this long: its writer has died
 
 logger = logging.getLogger(__name__)
 
 
 class LocalStore:
-    """The `AudioStore` of one machine: `config.storage.directory`, made when it is first written to."""
+    """The `AudioStore` of one machine. Its directory is created with the first file."""
 
-    def __init__(self, config: Config) -> None:
-        self._directory = config.storage.directory
-        self._max_age_seconds = config.storage.max_age_seconds
-        self._max_total_bytes = config.storage.max_total_bytes
-        # Reentrant: a forgotten file may be collected, and end its lease, while this thread holds the lock.
+    def __init__(
+        self, config: StorageSettings, observer: Observer | None = None, *, background_sweep: bool = True
+    ) -> None:
+        """`background_sweep`: start a thread that sweeps, with the first use."""
+        self._directory = config.directory
+        self._max_age_seconds = config.max_age_seconds
+        self._max_total_bytes = config.max_total_bytes
+        # Reentrant: garbage collection of an unclosed file may end its lease while this thread holds the lock.
         self._lock = threading.RLock()
         self._leases: Counter[str] = Counter()
-        self._sweeper = Sweeper(lambda: self.sweep(), config.storage.sweep_interval_seconds)
+        self._observer = observer or Observer()
+        self._background_sweep = background_sweep
+        self._sweeper = Sweeper(lambda: self.sweep(), config.sweep_interval_seconds)
 
     def save(self, audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
-        """Write to a temporary name in the same directory, sync, rename. Raises StorageUnavailable."""
+        """Write to a temporary name in the same directory, sync, then rename. Raises StorageUnavailable."""
         return self._write(new_filename(extension, owner), lambda file: file.write(audio))
 
     def copy(self, filename: str, owner: str | None = None) -> StoredAudio:
-        """Copy the bytes: a link would share its age with the file, and be swept with it."""
+        """Copy the bytes: a hard link would share the age of the file and be swept with it."""
         with self.open(filename).file as source:
             extension = filename.rpartition(".")[2]
             return self._write(new_filename(extension, owner), lambda file: shutil.copyfileobj(source, file))
 
     def open(self, filename: str) -> OpenAudio:
-        """Open a file and lease it until it is closed. Raises NotFound, StorageUnavailable."""
+        """Open a file, and hold a lease on it until it is closed. Raises NotFound, StorageUnavailable."""
         if not FILENAME.fullmatch(filename):
             raise NotFound("There is no such audio file.")
-        self._sweeper.start()
+        self._start_sweeper()
         with self._lock:
             self._leases[filename] += 1
         try:
@@ -67,30 +73,31 @@ class LocalStore:
             self._release(filename)
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR):
                 raise NotFound("There is no such audio file.") from None
-            raise _unavailable("read", error) from error
+            raise self._unavailable("read", error) from error
         leased = _LeasedFile(descriptor, lambda: self._release(filename))
         return OpenAudio(_describe(filename, status), io.BufferedReader(leased))
 
     def url_for(self, filename: str) -> str:
-        """Return the path of the file's route on this server."""
+        """Return the path of the file on this server."""
         return f"/audio/{link_of(filename)}"
 
     def redirect_for(self, filename: str, *, is_head: bool = False) -> str | None:  # noqa: ARG002
-        """Return None: this server alone has the file."""
+        """Return None: only this server can send the file."""
         return None
 
     def delete(self, filename: str) -> None:
-        """Delete a file; its readers read on. Raises StorageUnavailable."""
+        """Delete a file; open files stay readable. Raises StorageUnavailable."""
         if FILENAME.fullmatch(filename):
             try:
                 (self._directory / filename).unlink(missing_ok=True)
             except OSError as error:
-                raise _unavailable("deleted", error) from error
+                raise self._unavailable("deleted", error) from error
 
     def sweep(self) -> int:
-        """Delete files over the age, then the oldest over the total size; leased ones stay. Raises StorageUnavailable.
+        """Delete files beyond the maximum age, then the oldest beyond the total size, except leased files.
 
-        Files whose names this store does not make are left alone, but for the temporary files of writers that died.
+        Other files in the directory are left alone, except temporary files whose writer has died. Raises
+        StorageUnavailable.
         """
         now = time.time()
         kept: list[tuple[float, int, str]] = []  # modified_at, size_bytes, filename
@@ -113,15 +120,15 @@ class LocalStore:
                     excess_bytes -= size_bytes
                     num_deleted += 1
         except OSError as error:
-            raise _unavailable("swept", error) from error
+            raise self._unavailable("swept", error) from error
         return num_deleted
 
     def close(self) -> None:
-        """Stop the sweeper. Files stay."""
+        """Stop the sweeper. Files are kept."""
         self._sweeper.close()
 
     def _write(self, filename: str, write: Callable[[BinaryIO], object]) -> StoredAudio:
-        self._sweeper.start()
+        self._start_sweeper()
         path = self._directory / filename
         temporary = path.with_name(f".{path.name}.part")
         try:
@@ -135,16 +142,25 @@ class LocalStore:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
-            raise _unavailable("written", error) from error
+            raise self._unavailable("written", error) from error
         return _describe(filename, status)
 
+    def _start_sweeper(self) -> None:
+        if self._background_sweep:
+            self._sweeper.start()
+
+    def _unavailable(self, verb: str, error: OSError) -> StorageUnavailable:
+        self._observer.storage_failed("audio")
+        logger.error("The audio store could not be %s: %s", verb, error)
+        return StorageUnavailable("The audio store is unavailable. Try again later.")
+
     def _files(self, owner: str | None = None) -> list[tuple[str, os.stat_result]]:
-        """List this store's own files, or an owner's, the temporary ones included."""
+        """List the files of this store, or of one owner, including temporary files."""
         files: list[tuple[str, os.stat_result]] = []
         with suppress(FileNotFoundError), os.scandir(self._directory / (owner or "")) as entries:
             for entry in entries:
                 if LINK.fullmatch(entry.name) or TEMPORARY.fullmatch(entry.name):
-                    with suppress(FileNotFoundError):  # another process swept it
+                    with suppress(FileNotFoundError):  # swept by another process
                         status = entry.stat(follow_symlinks=False)
                         if stat.S_ISREG(status.st_mode):
                             files.append((name_of(entry.name, owner), status))
@@ -153,7 +169,7 @@ class LocalStore:
         return files
 
     def _evict(self, filename: str) -> bool:
-        """Delete a file unless it is leased; say whether it is gone."""
+        """Delete a file unless it is leased. Return whether it is gone."""
         with self._lock:
             if self._leases[filename] > 0:
                 return False
@@ -168,7 +184,7 @@ class LocalStore:
 
 
 class _LeasedFile(io.FileIO):
-    """A file that calls `release` once, when it is closed or forgotten."""
+    """A file that calls `release` once, when it is closed or garbage-collected."""
 
     def __init__(self, descriptor: int, release: Callable[[], None]) -> None:
         super().__init__(descriptor, "rb")
@@ -182,7 +198,7 @@ class _LeasedFile(io.FileIO):
 
 
 def _open_regular(path: Path) -> tuple[int, os.stat_result]:
-    """Open a regular file, neither through a link nor waiting for a pipe's writer. Raises OSError."""
+    """Open a regular file. Never follows a link, and never blocks on a pipe. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
@@ -193,8 +209,3 @@ def _open_regular(path: Path) -> tuple[int, os.stat_result]:
 
 def _describe(filename: str, status: os.stat_result) -> StoredAudio:
     return StoredAudio(filename, status.st_size, status.st_mtime, etag=link_of(filename).partition(".")[0])
-
-
-def _unavailable(verb: str, error: OSError) -> StorageUnavailable:
-    logger.error("The audio store could not be %s: %s", verb, error)
-    return StorageUnavailable("The audio store cannot be used now; try again later.")

@@ -1,13 +1,12 @@
-"""Keeps finished audio as objects of an S3-compatible bucket, for any number of servers and workers.
+"""Stores audio as objects in an S3-compatible bucket, for any number of servers and workers.
 
-An object's key is the prefix and the filename. What is over the age is not given out any more, whenever it is deleted:
-by the sweep of any server, readers' time later, or by a lifecycle rule of the bucket. Must not know who reads.
+The key of an object is the prefix and the filename. Objects beyond the maximum age are not served. They are deleted
+`READERS_SECONDS` later by the sweep of any server, or by a lifecycle rule of the bucket. Must not know who reads them.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import time
 from collections.abc import Iterable
 from contextlib import closing, suppress
@@ -16,42 +15,53 @@ from typing import TYPE_CHECKING, TypedDict
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
 from audiocraft_api.audio.convert import MEDIA_TYPES
-from audiocraft_api.config import Config
-from audiocraft_api.core.errors import NotFound, StorageUnavailable
+from audiocraft_api.config.storage import StorageSettings
+from audiocraft_api.core.errors import NotFound
+from audiocraft_api.core.observer import Observer
 from audiocraft_api.storage.base import CACHE_CONTROL, FILENAME, OpenAudio, StoredAudio, link_of, new_filename
 from audiocraft_api.storage.s3_client import S3Client
 from audiocraft_api.storage.s3_file import MAX_READ_BYTES, RangedFile
-from audiocraft_api.storage.sweeper import Sweeper
+from audiocraft_api.storage.sweeper import CLOSE_SECONDS, Sweeper
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from types_boto3_s3.client import S3Client as BotoClient
     from types_boto3_s3.type_defs import ListObjectsV2OutputTypeDef, ObjectTypeDef
 
-READERS_SECONDS = 3600.0  # who opened a file, or got a link to it, before it was over the age may read on for so long
-
-logger = logging.getLogger(__name__)
+READERS_SECONDS = 3600.0  # a file opened or linked before it expired stays readable for this long
 
 
 class S3Store:
-    """The `AudioStore` of many machines: `config.storage.s3_bucket`. Raises ConfigError for settings no client is made from."""
+    """The `AudioStore` of many machines."""
 
-    def __init__(self, config: Config) -> None:
-        self._bucket = config.storage.s3_bucket
-        self._prefix = config.storage.s3_prefix
-        self._max_age_seconds = config.storage.max_age_seconds
-        self._is_swept = config.storage.s3_sweep and config.storage.max_age_seconds > 0
-        self._link_seconds = config.storage.s3_link_seconds
-        self._is_presigned = config.storage.s3_delivery == "presigned"
-        self._client = S3Client(config)
-        self._sweeper = Sweeper(lambda: self.sweep(), config.storage.sweep_interval_seconds)
+    def __init__(
+        self,
+        config: StorageSettings,
+        max_calls: int,
+        observer: Observer | None = None,
+        *,
+        background_sweep: bool = True,
+    ) -> None:
+        """`max_calls` bounds concurrent calls. `background_sweep`: start a thread that sweeps, with the first use.
 
-    def check(self) -> None:
-        """Raise ConfigError when the store says that the settings are wrong; log when it does not answer."""
-        self._client.check()
+        Raises ConfigError for settings that no client can be created from.
+        """
+        self._bucket = config.s3_bucket
+        self._prefix = config.s3_prefix
+        self._max_age_seconds = config.max_age_seconds
+        self._is_swept = config.s3_sweep and config.max_age_seconds > 0
+        self._link_seconds = config.s3_link_seconds
+        self._is_presigned = config.s3_delivery == "presigned"
+        self._client = S3Client(config, max_calls, observer)
+        self._background_sweep = background_sweep
+        self._sweeper = Sweeper(lambda: self.sweep(), config.sweep_interval_seconds)
+
+    def check_settings(self) -> None:
+        """Raise ConfigError if the store rejects the settings; log a warning if it is unreachable."""
+        self._client.check_settings()
 
     def save(self, audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
-        """Put an object, in one request: it appears whole or not at all. Raises StorageUnavailable."""
+        """Put an object in one request, which is atomic. Raises StorageUnavailable."""
         filename = new_filename(extension, owner)
         self._start_sweeper()
         self._client.call(
@@ -59,7 +69,7 @@ class S3Store:
             lambda client: client.put_object(
                 Bucket=self._bucket,
                 Key=self._prefix + filename,
-                # Not the bytes themselves: those must be sent within one time-out, and a file's pieces each. No copy.
+                # A file object, because the write timeout then applies to each piece, not to the whole. No copy.
                 Body=io.BytesIO(audio),
                 **_headers(filename),
             ),
@@ -76,48 +86,49 @@ class S3Store:
                 Bucket=self._bucket,
                 Key=self._prefix + copied,
                 CopySource={"Bucket": self._bucket, "Key": self._prefix + filename},
-                MetadataDirective="REPLACE",  # the attachment's name is the copy's
+                MetadataDirective="REPLACE",  # the attachment's name is that of the copy
                 **_headers(copied),
             ),
         )
         return StoredAudio(copied, source.size_bytes, time.time(), _etag(copied))
 
     def open(self, filename: str) -> OpenAudio:
-        """Ask for an object's size; its bytes are fetched while they are read. Raises NotFound, StorageUnavailable."""
+        """Look up the size of an object; its bytes are fetched on reading. Raises NotFound, StorageUnavailable."""
         stored = self._describe(filename)
         self._start_sweeper()
         file = RangedFile(lambda start, end: self._fetch(filename, start, end), stored.size_bytes)
         return OpenAudio(stored, io.BufferedReader(file, MAX_READ_BYTES), is_remote=True)
 
     def url_for(self, filename: str) -> str:
-        """Return the path of the file's route on this server, which may redirect."""
+        """Return the path of the file on this server, which may redirect."""
         return f"/audio/{link_of(filename)}"
 
     def redirect_for(self, filename: str, *, is_head: bool = False) -> str | None:
-        """Return a presigned link where the settings want them. Raises NotFound, StorageUnavailable."""
+        """Return a presigned URL if the settings ask for redirects. Raises NotFound, StorageUnavailable."""
         if not self._is_presigned:
             return None
         self._describe(filename)
         self._start_sweeper()
-        method = "head_object" if is_head else "get_object"  # the signature is of the method too
+        method = "head_object" if is_head else "get_object"  # the signature includes the method
         return self._client.sign(method, self._bucket, self._prefix + filename, self._link_seconds)
 
     def delete(self, filename: str) -> None:
-        """Delete an object; who reads it gets no further. Raises StorageUnavailable."""
+        """Delete an object; reading it fails from then on. Raises StorageUnavailable."""
         if FILENAME.fullmatch(filename):
-            with suppress(NotFound):  # some stores say so
+            with suppress(NotFound):  # some stores report a missing object
                 self._client.call(
                     "deleted", lambda client: client.delete_object(Bucket=self._bucket, Key=self._prefix + filename)
                 )
 
     def sweep(self) -> int:
-        """Delete objects over the age, and the time of their readers; those of others stay. Raises StorageUnavailable.
+        """Delete expired objects `READERS_SECONDS` after their expiry. Other objects are left alone.
 
-        Servers may sweep at the same time: what another one has deleted counts here too.
+        Servers may sweep at the same time; objects that another server has deleted count, too. Raises
+        StorageUnavailable.
         """
         if not self._is_swept:
             return 0
-        num_deleted, after = 0, f"{self._prefix}!"  # comes before every name
+        num_deleted, after = 0, f"{self._prefix}!"  # sorts before every name
         while True:
             page = self._list(after)
             found = page.get("Contents", [])
@@ -126,9 +137,9 @@ class S3Store:
                 return num_deleted
             after = found[-1]["Key"]
 
-    def close(self) -> None:
-        """Stop the sweeper. Files stay."""
-        self._sweeper.close()
+    def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
+        """Stop the sweeper, but wait at most `timeout_seconds` for a round in progress. Files are kept."""
+        self._sweeper.close(timeout_seconds)
 
     def _describe(self, filename: str) -> StoredAudio:
         if not FILENAME.fullmatch(filename):
@@ -136,11 +147,11 @@ class S3Store:
         key = self._prefix + filename
         try:
             found = self._client.call(
-                "read", lambda client: client.head_object(Bucket=self._bucket, Key=key), is_patient=False
+                "read", lambda client: client.head_object(Bucket=self._bucket, Key=key), wait_for_slot=False
             )
         except NotFound:
-            # The answer to a HEAD cannot say whether the object or the bucket is not there; this one can.
-            self._client.call("read", lambda client: _read(client, self._bucket, key, 0, 1), is_patient=False)
+            # The response to a HEAD does not tell a missing object from a missing bucket; this one does.
+            self._client.call("read", lambda client: _read(client, self._bucket, key, 0, 1), wait_for_slot=False)
             raise
         modified_at = found["LastModified"].timestamp()
         if self._max_age_seconds and time.time() - modified_at > self._max_age_seconds:
@@ -149,20 +160,22 @@ class S3Store:
 
     def _fetch(self, filename: str, start: int, end: int) -> bytes:
         key = self._prefix + filename
-        return self._client.call("read", lambda client: _read(client, self._bucket, key, start, end), is_patient=False)
+        return self._client.call(
+            "read", lambda client: _read(client, self._bucket, key, start, end), wait_for_slot=False
+        )
 
     def _start_sweeper(self) -> None:
-        if self._is_swept:
+        if self._is_swept and self._background_sweep:
             self._sweeper.start()
 
     def _list(self, after: str) -> ListObjectsV2OutputTypeDef:
-        """Return the first objects, at most 1,000, of those whose keys come after this one."""
+        """Return up to 1,000 objects whose keys sort after this one."""
         return self._client.call(
             "swept", lambda client: client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, StartAfter=after)
         )
 
     def _expired(self, found: Iterable[ObjectTypeDef]) -> list[str]:
-        """Return the keys of this store's own objects that nobody may read any more."""
+        """Return the keys of objects of this store that nobody may still be reading."""
         before = time.time() - self._max_age_seconds - READERS_SECONDS
         return [
             entry["Key"]
@@ -172,18 +185,17 @@ class S3Store:
         ]
 
     def _delete_all(self, keys: list[str]) -> int:
-        """Delete the objects of a page, at most 1,000, and return how many. Raises StorageUnavailable."""
+        """Delete up to 1,000 objects, and return how many. Raises StorageUnavailable."""
         if not keys:
             return 0
-        answer = self._client.call(
+        response = self._client.call(
             "swept",
             lambda client: client.delete_objects(
                 Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
             ),
         )
-        if errors := answer.get("Errors"):
-            logger.error("The audio store did not delete %d files: %s", len(errors), errors[0].get("Code"))
-            raise StorageUnavailable("The audio store cannot be used now; try again later.")
+        if errors := response.get("Errors"):
+            raise self._client.unavailable("swept", f"{len(errors)} files were not deleted: {errors[0].get('Code')}")
         return len(keys)
 
 
@@ -194,7 +206,7 @@ class _Headers(TypedDict):
 
 
 def _headers(filename: str) -> _Headers:
-    """Return what the store answers with a file when clients fetch it there: the same as the route."""
+    """Return the headers that the store sends with the file: the same as those of the route."""
     link = link_of(filename)
     return {
         "ContentType": MEDIA_TYPES.get(link.rpartition(".")[2], "application/octet-stream"),
@@ -208,21 +220,21 @@ def _etag(filename: str) -> str:
 
 
 def _read(client: BotoClient, bucket: str, key: str, start: int, end: int) -> bytes:
-    """Return the bytes of a range, all of them; ask once more when the answer breaks off, which boto3 does not."""
+    """Return all bytes of a range. Retry once if the response breaks off, which boto3 does not retry."""
 
-    def ask() -> StreamingBody:
+    def get() -> StreamingBody:
         return client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}")["Body"]
 
-    body = ask()
+    body = get()
     try:
-        return _all_of(body, end - start)
+        return _read_all(body, end - start)
     except (HTTPClientError, IncompleteReadError):
-        return _all_of(ask(), end - start)
+        return _read_all(get(), end - start)
 
 
-def _all_of(body: StreamingBody, num_bytes: int) -> bytes:
+def _read_all(body: StreamingBody, num_bytes: int) -> bytes:
     with closing(body):
-        data = body.read(num_bytes + 1)  # no more, from a store that ignores the range
+        data = body.read(num_bytes + 1)  # bounded, in case the store ignores the range
     if len(data) != num_bytes:
         raise IncompleteReadError(actual_bytes=len(data), expected_bytes=num_bytes)
     return data

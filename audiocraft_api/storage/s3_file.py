@@ -1,4 +1,4 @@
-"""A file of a store, read over the network in ranges: what is not asked for is not fetched, and little is held."""
+"""A remote file that is read in ranges. Only what is read is fetched, and little is buffered."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-MIN_READ_BYTES = 64 * 2**10  # players ask for a few bytes first, to see whether they may
+MIN_READ_BYTES = 64 * 2**10  # players probe with a few bytes first
 MAX_READ_BYTES = 2**20
 
 
 class RangedFile(io.RawIOBase):
-    """Reads `fetch(start, end)` where it stands, in steps that grow while it reads on."""
+    """Reads a file through `fetch(start, end)`, in steps that grow while it is read sequentially."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size_bytes: int) -> None:
         self._fetch = fetch
@@ -32,7 +32,7 @@ class RangedFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Go to a position; no earlier than the start."""
+        """Set the position, at least 0."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
         position = max(base + offset, 0)
         if position != self._position:
@@ -40,17 +40,17 @@ class RangedFile(io.RawIOBase):
         return position
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Fetch a step, or what there is room for. Raises what `fetch` raises."""
+        """Fetch one step, or as much as fits. Raises what `fetch` raises."""
         room = memoryview(buffer).cast("B")
-        data = self._next(min(len(room), self._step_bytes))
+        data = self._read_step(min(len(room), self._step_bytes))
         room[: len(data)] = data
         return len(data)
 
     def readall(self) -> bytes:
-        """Fetch the rest, in the largest steps. Raises what `fetch` raises."""
-        return b"".join(iter(lambda: self._next(MAX_READ_BYTES), b""))
+        """Fetch the rest in steps of maximum size. Raises what `fetch` raises."""
+        return b"".join(iter(lambda: self._read_step(MAX_READ_BYTES), b""))
 
-    def _next(self, num_bytes: int) -> bytes:
+    def _read_step(self, num_bytes: int) -> bytes:
         end = min(self._position + num_bytes, self._size_bytes)
         data = self._fetch(self._position, end) if end > self._position else b""
         self._position += len(data)

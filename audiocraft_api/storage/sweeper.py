@@ -1,4 +1,4 @@
-"""Sweeps a store again and again, in a thread of its own. Knows neither what is swept nor where."""
+"""Calls a store's sweep periodically, in a thread of its own. Knows nothing of stores."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from audiocraft_api.core.errors import StorageUnavailable
 
-CLOSE_SECONDS = 2.0  # a stop does not wait for a store that does not answer
+CLOSE_SECONDS = 2.0  # a stopping server does not wait for a store that hangs
 
 logger = logging.getLogger(__name__)
 
 
 class Sweeper:
-    """Calls `sweep` at once and then every `interval_seconds`, from `start` until `close`."""
+    """Calls `sweep` immediately and then every `interval_seconds`, from `start` until `close`."""
 
     def __init__(self, sweep: Callable[[], int], interval_seconds: float) -> None:
         self._sweep = sweep
@@ -24,18 +24,18 @@ class Sweeper:
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Start, unless it has started or is closed."""
+        """Start the thread, unless it was started or closed."""
         with self._lock:
             if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(target=self._run, name="audio-sweeper", daemon=True)
                 self._thread.start()
 
-    def close(self) -> None:
-        """Stop; a round that runs is left to itself after a while."""
+    def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
+        """Stop. A round that is still running after `timeout_seconds` is abandoned."""
         with self._lock:
             self._closed.set()
         if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
+            self._thread.join(timeout_seconds)
 
     @property
     def is_closed(self) -> bool:

@@ -1,7 +1,7 @@
-"""A listener beside the public one, for the operator: `/health`, `/ready` and `/metrics`, from a thread of its own.
+"""The admin listener: serves `/health`, `/ready` and `/metrics` on a port of its own, for the operator.
 
-It shares no pool with the clients, so none of them can starve it; nor can those that stall here, since the oldest
-connection makes room for the newest. It asks for no key: it belongs on a private address.
+It shares no thread pool with the public port, so clients cannot starve it. Stalled connections cannot starve it
+either: at the maximum, the oldest connection is closed for a new one. It requires no key: bind it to a private address.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a path is answered with."""
+class AdminResponse:
+    """The response of an endpoint."""
 
     body: bytes
     status: int = 200
@@ -39,29 +39,29 @@ class Answer:
     retry_after_seconds: float | None = None
 
 
-Answers = Mapping[str, Callable[[], Answer]]  # by path
+Endpoints = Mapping[str, Callable[[], AdminResponse]]  # by path
 
 
-def admin_answers(health: Health, metrics: Metrics) -> Answers:
-    """Return what the listener answers for one process."""
+def admin_endpoints(health: Health, metrics: Metrics) -> Endpoints:
+    """Return the endpoints of one process."""
 
-    def ready() -> Answer:
+    def ready() -> AdminResponse:
         try:
             health.check_ready()
         except Unavailable as error:
             body = _json({"error": error.message, "code": error.code})
-            return Answer(body, error.status, retry_after_seconds=error.retry_after_seconds)
-        return Answer(_json({"status": "ready"}))
+            return AdminResponse(body, error.status, retry_after_seconds=error.retry_after_seconds)
+        return AdminResponse(_json({"status": "ready"}))
 
     return {
-        "/health": lambda: Answer(_json({"status": "healthy"} | health.report())),
+        "/health": lambda: AdminResponse(_json({"status": "healthy"} | health.report())),
         "/ready": ready,
-        "/metrics": lambda: Answer(metrics.render(), content_type=CONTENT_TYPE),
+        "/metrics": lambda: AdminResponse(metrics.render(), content_type=CONTENT_TYPE),
     }
 
 
 def listen(bind: str) -> socket.socket:
-    """Open the port of `Config.admin_bind`. Raises ConfigError."""
+    """Open the port of `config.telemetry.admin_bind`. Raises ConfigError."""
     host, _, port = bind.rpartition(":")
     host = host.strip("[]")
     try:
@@ -70,28 +70,27 @@ def listen(bind: str) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(
-            f"AUDIOCRAFT_API_ADMIN_BIND={bind}: the admin listener cannot listen there: {error}"
-        ) from None
-    # Two processes may hold it while one takes over from the other: who loses the race for a connection must not wait.
+        raise ConfigError(f"AUDIOCRAFT_API_ADMIN_BIND={bind}: cannot listen on this address: {error}") from None
+    # Two processes may share it while one replaces the other: the one that loses the race to accept must not block.
     listening.setblocking(False)
     return listening
 
 
 class AdminListener:
-    """Answers from `start` to `close`."""
+    """Serves endpoints from `start` to `close`. Closes connections that send nothing for `stall_seconds`."""
 
-    def __init__(self, answers: Answers) -> None:
-        self._answers = answers
+    def __init__(self, endpoints: Endpoints, stall_seconds: float = STALL_SECONDS) -> None:
+        self._endpoints = endpoints
+        self._stall_seconds = stall_seconds
         self._server: _Server | None = None
 
     def start(self, listening: socket.socket) -> None:
         """Serve on an open port; threads do not survive a fork."""
-        self._server = _Server(listening, self._answers)
+        self._server = _Server(listening, self._endpoints, self._stall_seconds)
         threading.Thread(target=self._server.serve_forever, args=(0.2,), name="admin-listener", daemon=True).start()
 
     def close(self) -> None:
-        """Close the port. Again, or before `start`, it does nothing."""
+        """Close the port. Idempotent."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -101,13 +100,14 @@ class AdminListener:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, listening: socket.socket, answers: Answers) -> None:
+    def __init__(self, listening: socket.socket, endpoints: Endpoints, stall_seconds: float) -> None:
         super().__init__(listening.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listening
-        self.answers = answers
+        self.endpoints = endpoints
+        self.stall_seconds = stall_seconds
         self._lock = threading.Lock()
-        self._open: dict[Any, None] = {}  # the oldest first
+        self._open: dict[Any, None] = {}  # oldest first
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
@@ -115,7 +115,7 @@ class _Server(ThreadingHTTPServer):
                 oldest = next(iter(self._open))
                 del self._open[oldest]
                 with suppress(OSError):
-                    oldest.shutdown(socket.SHUT_RDWR)  # its thread wakes and ends
+                    oldest.shutdown(socket.SHUT_RDWR)  # wakes its thread, which ends
             self._open[request] = None
         super().process_request(request, client_address)
 
@@ -125,47 +125,53 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        logger.debug("A connection of the admin listener broke.", exc_info=True)
+        logger.debug("A connection of the admin listener failed.", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One request a connection (HTTP/1.0)."""
+    """Handles one request per connection (HTTP/1.0)."""
 
     server: _Server
-    timeout = STALL_SECONDS
     server_version, sys_version = "audiocraft-api", ""
     error_content_type = "application/json"
-    error_message_format = '{"error": "GET /health, /ready and /metrics are answered here.", "code": "not_found"}'
+    error_message_format = '{"error": "This port serves GET /health, /ready and /metrics.", "code": "not_found"}'
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.settimeout(self.server.stall_seconds)
 
     def do_GET(self) -> None:
-        answer = self.server.answers.get(self.path.partition("?")[0])
-        if answer is None:
+        endpoint = self.server.endpoints.get(self.path.partition("?")[0])
+        if endpoint is None:
             self.send_error(404)
         else:
-            self._send(self._made(answer))
+            self._send(self._call(endpoint))
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: it is asked every few seconds."""
+        """Log nothing: scrapes come every few seconds."""
 
-    def _made(self, answer: Callable[[], Answer]) -> Answer:
+    def _call(self, endpoint: Callable[[], AdminResponse]) -> AdminResponse:
         try:
-            return answer()
+            return endpoint()
         except Exception:
-            logger.exception("The admin listener could not answer %s.", self.path)
-            return Answer(_json({"error": "The log has the cause.", "code": "internal_error"}), 500)
+            logger.exception("The admin listener could not serve %s.", self.path)
+            return AdminResponse(
+                _json({"error": "An internal error occurred. See the log for its cause.", "code": "internal_error"}),
+                500,
+            )
 
-    def _send(self, answer: Answer) -> None:
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
-        if answer.retry_after_seconds is not None:
-            self.send_header("Retry-After", str(max(1, math.ceil(answer.retry_after_seconds))))
+    def _send(self, response: AdminResponse) -> None:
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        if response.retry_after_seconds is not None:
+            self.send_header("Retry-After", str(max(1, math.ceil(response.retry_after_seconds))))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(answer.body)
+            self.wfile.write(response.body)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -1,7 +1,7 @@
-"""The one table of the metrics: what is not in it is not exposed, and docs/metrics.md is tested against it.
+"""The table of all metrics. Only these are exposed, and docs/metrics.md is tested against it.
 
-Labels take few values: routes by their template, models by the catalogue, codes by the tree of errors. Nothing that a
-client writes (prompt, path, key) is ever one.
+Labels have few values: route templates, model names from the catalog, error codes. Text from clients (prompts, paths,
+keys) is never a label.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _ROWS = tuple(float(bound) for bound in BATCH_ROWS)
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """One metric. `name` is without the prefix; `place` says which processes have it.
+    """One metric. `name` is without the prefix; `place` is which processes expose it.
 
-    A `shared` gauge tells of a state that all servers share: each says the same, and queries take the `max`.
+    A `shared` gauge describes state that all servers share. Every server reports the same value, so that queries must
+    use `max` instead of `sum`.
     """
 
     name: str
@@ -50,86 +51,99 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "http_requests_total",
         "counter",
-        "Requests answered, by route template; `unknown` where no route was met.",
+        "HTTP requests. `route` is the template of the route, or `unknown` if none matched.",
         ("method", "route", "status"),
         place="servers",
     ),
     MetricSpec(
         "http_request_duration_seconds",
         "histogram",
-        "Time from a request to the beginning of its answer.",
+        "Time from the request to the start of the response.",
         ("route",),
         _REQUEST_SECONDS,
         "servers",
     ),
-    MetricSpec("errors_total", "counter", "Errors that were answered, by their code.", ("code",), place="servers"),
+    MetricSpec("errors_total", "counter", "Error responses, by error code.", ("code",), place="servers"),
     MetricSpec(
         "refusals_total",
         "counter",
-        "Those of the errors that refuse work: over a limit or a quota, by the prompt policy, full or not ready.",
+        "Error responses that refuse work: rate limit, quota, prompt policy, full queue, or not ready.",
         ("code",),
         place="servers",
     ),
     MetricSpec(
-        "waiting_synchronous_requests", "gauge", "Requests that hold a thread while they wait.", place="servers"
+        "waiting_synchronous_requests",
+        "gauge",
+        "Synchronous requests that are waiting; each occupies a thread.",
+        place="servers",
     ),
-    MetricSpec("max_synchronous_requests", "gauge", "Bound of those.", place="servers"),
-    MetricSpec("open_streams", "gauge", "StreamSlots of audio and of events, and WebSockets.", place="servers"),
-    MetricSpec("max_streams", "gauge", "Bound of those.", place="servers"),
+    MetricSpec("max_synchronous_requests", "gauge", "Maximum number of waiting synchronous requests.", place="servers"),
+    MetricSpec("open_streams", "gauge", "Open audio streams, event streams and WebSockets.", place="servers"),
+    MetricSpec("max_streams", "gauge", "Maximum number of open streams.", place="servers"),
     # queue
-    MetricSpec("queued_tasks", "gauge", "Tasks that wait to be worked.", place="servers", shared=True),
-    MetricSpec("processing_tasks", "gauge", "Tasks that are being worked.", place="servers", shared=True),
-    MetricSpec("max_queued_tasks", "gauge", "Bound of the tasks that wait to be worked.", place="servers", shared=True),
-    MetricSpec("task_ends_total", "counter", "Tasks that this process has brought to an end, by state.", ("state",)),
-    MetricSpec("webhook_calls_total", "counter", "Webhooks called, by outcome.", ("outcome",), place="servers"),
+    MetricSpec("queued_tasks", "gauge", "Tasks waiting in the queue.", place="servers", shared=True),
+    MetricSpec("processing_tasks", "gauge", "Tasks being processed.", place="servers", shared=True),
+    MetricSpec("max_queued_tasks", "gauge", "Maximum number of tasks in the queue.", place="servers", shared=True),
+    MetricSpec("task_ends_total", "counter", "Tasks that this process finished, by state.", ("state",)),
+    MetricSpec(
+        "webhook_calls_total", "counter", "Attempts to deliver webhooks, by outcome.", ("outcome",), place="servers"
+    ),
     # engine
-    MetricSpec("engine_waiting_requests", "gauge", "Requests that wait for this process's engine."),
-    MetricSpec("engine_running_requests", "gauge", "Requests that this process's engine runs."),
-    MetricSpec("max_waiting_requests", "gauge", "Bound of the requests that wait for the engine."),
+    MetricSpec("engine_waiting_requests", "gauge", "Requests waiting for the engine of this process."),
+    MetricSpec("engine_running_requests", "gauge", "Requests running in the engine of this process."),
+    MetricSpec("max_waiting_requests", "gauge", "Maximum number of requests waiting for the engine."),
     MetricSpec(
         "queue_wait_seconds",
         "histogram",
-        "Time from a request's submission until the engine began it, the load of its model included.",
+        "Time from submission until the engine starts a request, including the time to load its model.",
         _MODEL,
         _WAIT_SECONDS,
     ),
-    MetricSpec("generations_total", "counter", "Generations ended: `finished`, or an error's code.", ("model", "end")),
-    MetricSpec("generated_audio_seconds_total", "counter", "Audio made.", _MODEL),
-    MetricSpec("generation_seconds_total", "counter", "Time that the engine ran finished generations for.", _MODEL),
+    MetricSpec(
+        "generations_total", "counter", "Finished generations. `end` is `finished` or an error code.", ("model", "end")
+    ),
+    MetricSpec("generated_audio_seconds_total", "counter", "Duration of generated audio.", _MODEL),
+    MetricSpec("generation_seconds_total", "counter", "Time the engine spent on successful generations.", _MODEL),
     MetricSpec(
         "real_time_factor",
         "histogram",
-        "Seconds of audio made per second of a generation's run; over 1 is faster than real time.",
+        "Seconds of audio per second of generation; above 1 is faster than real time.",
         _MODEL,
         _FACTORS,
     ),
     MetricSpec(
         "first_audio_seconds", "histogram", "Time from submission to the first block of audio.", _MODEL, _WAIT_SECONDS
     ),
-    MetricSpec("batch_rows", "histogram", "Rows decoded together, in each step.", _MODEL, _ROWS),
+    MetricSpec("batch_rows", "histogram", "Rows decoded together in one step.", _MODEL, _ROWS),
     MetricSpec("decode_seconds_total", "counter", "Time spent in decode steps.", _MODEL),
-    MetricSpec("kv_cache_bytes", "gauge", "Memory kept for keys and values.", _MODEL),
-    MetricSpec("kv_cache_used_bytes", "gauge", "Part of it that running requests hold.", _MODEL),
-    MetricSpec("models_loaded", "gauge", "Models that are resident."),
-    MetricSpec("model_memory_bytes", "gauge", "Weights of a resident model.", _MODEL),
-    MetricSpec("engine_up", "gauge", "0 when a thread of the engine has died."),
-    MetricSpec("engine_stalled_seconds", "gauge", "Time since the last pass of a decode loop that has work; else 0."),
-    MetricSpec("ready", "gauge", "1 when `/ready` answers 200."),
+    MetricSpec("kv_cache_bytes", "gauge", "Memory reserved for attention keys and values.", _MODEL),
+    MetricSpec("kv_cache_used_bytes", "gauge", "Part of that memory in use by running requests.", _MODEL),
+    MetricSpec("models_loaded", "gauge", "Models in memory."),
+    MetricSpec("model_memory_bytes", "gauge", "Size of the weights of a model in memory.", _MODEL),
+    MetricSpec("engine_up", "gauge", "0 if a thread of the engine has died, otherwise 1."),
+    MetricSpec(
+        "engine_stalled_seconds",
+        "gauge",
+        "Time since the decode loop last made progress while it has work; otherwise 0.",
+    ),
+    MetricSpec("ready", "gauge", "1 if `/ready` returns 200, otherwise 0."),
     # results and storage
-    MetricSpec("step_seconds", "histogram", "Time to convert, and to store, one result.", ("step",), _STEP_SECONDS),
-    MetricSpec("storage_errors_total", "counter", "Operations that a store could not do.", ("store",)),
-    MetricSpec("result_cache_hits_total", "counter", "Generations spared: a kept result was the answer."),
-    MetricSpec("result_cache_misses_total", "counter", "Generations that a kept result was sought for and not found."),
+    MetricSpec("step_seconds", "histogram", "Time to convert or to store one result.", ("step",), _STEP_SECONDS),
+    MetricSpec("storage_errors_total", "counter", "Failed operations of a store.", ("store",)),
+    MetricSpec("result_cache_hits_total", "counter", "Requests served from the result cache."),
+    MetricSpec(
+        "result_cache_misses_total", "counter", "Requests that were looked up in the result cache and not found."
+    ),
     # process
-    MetricSpec("build_info", "gauge", "1, with the version.", ("version",)),
+    MetricSpec("build_info", "gauge", "Always 1; `version` is the version of the service.", ("version",)),
 )
 
 
 def metrics_table() -> str:
     """Return the table of docs/metrics.md."""
-    rows = ["| metric | kind | labels | of | |", "|---|---|---|---|---|"]
+    rows = ["| Metric | Type | Labels | Exposed by | Description |", "|---|---|---|---|---|"]
     for spec in METRICS:
         labels = ", ".join(f"`{label}`" for label in spec.labels)
-        text = f"{spec.help} Shared: take the `max`." if spec.shared else spec.help
+        text = f"{spec.help} Shared: use `max`." if spec.shared else spec.help
         rows.append(f"| `{spec.full_name}` | {spec.kind} | {labels} | {spec.place} | {text} |")
     return "\n".join(rows)

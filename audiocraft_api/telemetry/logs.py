@@ -1,6 +1,6 @@
-"""Log lines, as text or JSON, each with the id of the request it belongs to. Knows nothing of Flask.
+"""The format of log lines, text or JSON, each with the id of its request. Knows nothing of Flask.
 
-Prompts are personal: nothing here or above writes one at INFO unless `Config.log_prompts` says so.
+Prompts are personal data: the service logs them at INFO only if `config.server.log_prompts` is set.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 from audiocraft_api.config import Config
 from audiocraft_api.core.log_context import request_id_var, task_id_var
 
-# What a caller may attach by `extra=`; JSON lines carry it as fields of its own.
+# Fields that callers may pass in `extra=`. JSON lines contain them.
 EXTRA_FIELDS = ("method", "path", "status", "milliseconds", "key_id")
-# C0, DEL and C1 controls and the Unicode line ends: in text, one record stays one line that no client can forge.
+# Control characters (C0, DEL, C1) and Unicode line separators are escaped, so that no client can forge a log line.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
     code: f"\\u{code:04x}" for code in (0x2028, 0x2029)
 }
 
 
 def log_config(config: Config) -> dict[str, Any]:
-    """Return the `logging.config` dictionary of this process; gunicorn's own loggers are included."""
+    """Return the `logging.config` dictionary of this process, including gunicorn's loggers."""
     formatter = JsonFormatter if config.server.log_format == "json" else TextFormatter
     own: dict[str, Any] = {"level": config.server.log_level, "handlers": [], "propagate": True}
-    quiet = {"level": "CRITICAL"}  # it writes a traceback for each batch that a dead collector does not take
+    quiet = {"level": "CRITICAL"}  # it logs a traceback for each batch that an unreachable collector does not accept
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -43,7 +43,7 @@ def configure_logging(config: Config) -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """`time level [request id] logger: message`, one line a record; tracebacks follow on lines of their own."""
+    """`time level [request id] logger: message`, one line per record, followed by its traceback, if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage().translate(_CONTROLS)
@@ -52,7 +52,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record."""
+    """One JSON object per record."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {

@@ -1,6 +1,7 @@
-"""The metrics of one app or worker: a registry of its own, with what is counted here and what is read at each scrape.
+"""The metrics of one process, in a registry of its own: some are counted here, others are read at each scrape.
 
-Whoever has plain numbers (engine, models, queue) gives a source of readings; it is asked when Prometheus asks.
+Parts that keep numbers anyway (engine, models, queue) provide a source of readings, which is read when Prometheus
+scrapes.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ STORES = ("audio", "tasks", "keys")
 
 @dataclass(frozen=True)
 class Distribution:
-    """A histogram that somebody else keeps: how many values lay under each bound, and over the last; and their sum."""
+    """A histogram kept elsewhere: the number of values in each bucket and above the last, and the sum of the values."""
 
-    counts: Sequence[int]  # one more than there are bounds
+    counts: Sequence[int]  # one more than the buckets
     total: float
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a source tells of one metric, by its name in the catalogue."""
+    """The value of one metric, by its name in the catalog."""
 
     name: str
     value: float | Distribution
@@ -63,8 +64,8 @@ class Metrics:
     """Everything that one process exposes. Thread-safe."""
 
     def __init__(self, place: Place) -> None:
-        """`place` says what the process is: one of the servers, or one of the workers."""
-        # They would double the series; restarts are seen without them.
+        """`place` is what this process is: `servers` or `workers`."""
+        # They would double the number of series, and restarts are visible without them.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._specs = {spec.name: spec for spec in METRICS if spec.place in ("both", place)}
@@ -84,42 +85,42 @@ class Metrics:
         self.storage_errors = self._counter("storage_errors_total")
         self.result_cache_hits = self._counter("result_cache_hits_total")
         self.result_cache_misses = self._counter("result_cache_misses_total")
-        self._begin_at_zero()
+        self._initialize_to_zero()
         self._readings = _Readings(list(self._specs.values()))
         self._registry.register(self._readings)
         self.read_from(lambda: [Reading("build_info", 1, (__version__,))])
         ProcessCollector(registry=self._registry)
 
     def read_from(self, source: Source) -> None:
-        """Ask a source at each scrape; it must not wait for anything."""
+        """Read a source at each scrape. It must not block."""
         self._readings.sources.append(source)
 
     def render(self) -> bytes:
-        """Return all metrics in Prometheus' text format, `CONTENT_TYPE`."""
+        """Return all metrics in the text format of Prometheus (`CONTENT_TYPE`)."""
         return generate_latest(self._registry)
 
     def count_error(self, code: str, *, is_refusal: bool = False) -> None:
-        """Count an error that a client is told."""
+        """Count an error response."""
         self.errors.labels(code).inc()
         if is_refusal:
             self.refusals.labels(code).inc()
 
     def _counter(self, name: str) -> Counter:
-        spec, registry = self._taken(name)
+        spec, registry = self._claim(name)
         return Counter(spec.full_name, spec.help, spec.labels, registry=registry)
 
     def _histogram(self, name: str) -> Histogram:
-        spec, registry = self._taken(name)
+        spec, registry = self._claim(name)
         return Histogram(spec.full_name, spec.help, spec.labels, buckets=spec.buckets, registry=registry)
 
-    def _taken(self, name: str) -> tuple[MetricSpec, CollectorRegistry | None]:
-        """Take a metric out of those that are read; one of other processes is counted and not exposed."""
+    def _claim(self, name: str) -> tuple[MetricSpec, CollectorRegistry | None]:
+        """Remove a metric from those that are read. A metric of other processes is counted but not exposed."""
         if name in self._specs:
             return self._specs.pop(name), self._registry
         return next(spec for spec in METRICS if spec.name == name), None
 
-    def _begin_at_zero(self) -> None:
-        """Expose what has not happened yet: Prometheus sees no increase from nothing to one."""
+    def _initialize_to_zero(self) -> None:
+        """Expose every label value from the start: Prometheus does not see an increase from a missing series."""
         kinds = [AudioCraftError]
         for kind in kinds:
             self.errors.labels(kind.code)
@@ -137,7 +138,7 @@ class Metrics:
 
 
 class _Readings(Collector):
-    """Asks the sources, and puts what they tell into families."""
+    """Collects the readings of the sources into metric families."""
 
     def __init__(self, specs: Sequence[MetricSpec]) -> None:
         self.sources: list[Source] = []
@@ -152,7 +153,7 @@ class _Readings(Collector):
         yield from (family for _, family in families.values())
 
     def describe(self) -> Iterator[MetricFamily]:
-        """Name the families without asking."""
+        """Describe the families without reading the sources."""
         yield from (_family(spec) for spec in self._specs)
 
 

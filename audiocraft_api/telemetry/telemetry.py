@@ -1,15 +1,14 @@
-"""What one process tells its operator: listens to the service, and feeds metrics and, where they are wanted, traces."""
+"""Observes the service, and records metrics and, if a collector is configured, traces."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING
 
 from audiocraft_api.config import Config
-from audiocraft_api.core.errors import StorageUnavailable
+from audiocraft_api.config.telemetry import TelemetrySettings
 from audiocraft_api.core.observer import Observer
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.telemetry.catalog import Place
@@ -18,32 +17,30 @@ from audiocraft_api.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from audiocraft_api.telemetry.tracing import Tracing
 
-Store = TypeVar("Store")
-
 
 class Telemetry(Observer):
-    """The metrics and the traces of a server or of a worker."""
+    """The metrics and traces of a server or of a Celery worker. Thread-safe."""
 
     def __init__(self, place: Place, config: Config) -> None:
         self.metrics = Metrics(place)
-        self.tracing = _tracing(config)
+        self.tracing = _create_tracing(config.telemetry)
 
     def generation_started(self, request: EngineRequest) -> None:
-        """Count the generation when it ends, and trace it under what this thread does now."""
+        """Count the generation when it ends, and trace it as a child of the current span."""
         request.add_done_callback(self._count_generation)
         if self.tracing is not None:
             request.add_done_callback(self.tracing.generation())
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time a step."""
-        begun = time.perf_counter()
+        """Measure and trace a step."""
+        started = time.perf_counter()
         with self.tracing.step(name) if self.tracing else nullcontext():
             yield
-        self.metrics.step_seconds.labels(name).observe(time.perf_counter() - begun)
+        self.metrics.step_seconds.labels(name).observe(time.perf_counter() - started)
 
     def cache_lookup(self, *, hit: bool) -> None:
-        """Count it."""
+        """Count a lookup in the result cache."""
         (self.metrics.result_cache_hits if hit else self.metrics.result_cache_misses).inc()
 
     @contextmanager
@@ -53,23 +50,23 @@ class Telemetry(Observer):
             yield
 
     def task_ended(self, state: str) -> None:
-        """Count it."""
+        """Count a finished task."""
         self.metrics.task_ends.labels(state).inc()
 
     def webhook_called(self, outcome: str) -> None:
-        """Count it."""
+        """Count an attempt to deliver a webhook."""
         self.metrics.webhook_calls.labels(outcome).inc()
 
     def trace(self) -> str | None:
-        """Return the current trace, None where none are made."""
+        """Return the current span as a `traceparent`, or None without tracing."""
         return self.tracing.traceparent() if self.tracing else None
 
-    def counting_errors(self, store: Store, name: str) -> Store:
-        """Return a store, whichever its interface, that counts what it could not do under `name`."""
-        return cast(Store, _CountingStore(store, self.metrics.storage_errors.labels(name).inc))
+    def storage_failed(self, store: str) -> None:
+        """Count a failed operation of a store."""
+        self.metrics.storage_errors.labels(store).inc()
 
     def close(self) -> None:
-        """Send the last traces, if that is soon done."""
+        """Send the remaining traces, within a bounded time."""
         if self.tracing is not None:
             self.tracing.close()
 
@@ -90,31 +87,8 @@ class Telemetry(Observer):
             metrics.real_time_factor.labels(model).observe(audio_seconds / max(run_seconds, 1e-6))
 
 
-class _CountingStore:
-    """Hands every call on."""
-
-    def __init__(self, store: object, count: Callable[[], None]) -> None:
-        self._store = store
-        self._count = count
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._store, name)
-        if not callable(value):
-            return value
-        call = partial(self._call, value)
-        setattr(self, name, call)  # the next look-up finds it
-        return call
-
-    def _call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        try:
-            return method(*args, **options)
-        except StorageUnavailable:
-            self._count()
-            raise
-
-
-def _tracing(config: Config) -> Tracing | None:
-    if not config.telemetry.otlp_endpoint:
+def _create_tracing(config: TelemetrySettings) -> Tracing | None:
+    if not config.otlp_endpoint:
         return None
     from audiocraft_api.telemetry.tracing import Tracing
 

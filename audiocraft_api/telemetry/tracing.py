@@ -1,7 +1,7 @@
-"""Spans of requests, generations and tasks, sent to an OpenTelemetry collector. Made only where a setting names one.
+"""Spans of requests, generations and tasks, sent to an OpenTelemetry collector if the settings name one.
 
-What waits to be sent is bounded, and a collector that is away costs neither a request nor the end of the process. No
-span holds a prompt, a path or a key. Knows nothing of Flask.
+The queue of unsent spans is bounded, and an unreachable collector delays neither requests nor the end of the process.
+Spans contain no prompt, no path and no key. Knows nothing of Flask.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode, get_current_sp
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from audiocraft_api import __version__
-from audiocraft_api.config import Config
+from audiocraft_api.config.telemetry import TelemetrySettings
 from audiocraft_api.core.request import EngineRequest
 
-FAREWELL_SECONDS = 2.0  # for the last spans, when the process ends
+CLOSE_SECONDS = 2.0  # to send the remaining spans when the process ends
 
 logger = logging.getLogger(__name__)
 
 
 class RequestSpan:
-    """The span of an HTTP request. It is current in the thread until `leave`, and goes on until `end`."""
+    """The span of an HTTP request. It is current in its thread until `detach`, and open until `end`."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
         self._token = contexts.attach(set_span_in_context(span))
 
-    def answer(self, status: int, error_code: str | None) -> None:
-        """Take note of the answer that begins."""
+    def set_response(self, status: int, error_code: str | None) -> None:
+        """Record the status and the error code of the response."""
         self._span.set_attribute("http.response.status_code", status)
         if error_code is not None:
             self._span.set_attribute("error.type", error_code)
         if status >= 500:
             self._span.set_status(StatusCode.ERROR)
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         contexts.detach(self._token)
 
     def end(self) -> None:
@@ -53,38 +53,38 @@ class RequestSpan:
 
 
 class Tracing:
-    """Makes spans and sends them, from a thread of its own. Thread-safe."""
+    """Creates spans, and sends them from a thread of its own. Thread-safe."""
 
-    def __init__(self, config: Config) -> None:
-        endpoint = config.telemetry.otlp_endpoint.rstrip("/") + "/v1/traces"
+    def __init__(self, config: TelemetrySettings) -> None:
+        endpoint = config.otlp_endpoint.rstrip("/") + "/v1/traces"
         resource = Resource.create({"service.name": "audiocraft-api", "service.version": __version__})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        # How much may wait to be sent, and how often and how long it is sent, say OpenTelemetry's own variables.
+        # OpenTelemetry's own environment variables set the queue size, the interval and the timeout of exports.
         self._provider.add_span_processor(BatchSpanProcessor(_Exporter(OTLPSpanExporter(endpoint), endpoint)))
         self._tracer = self._provider.get_tracer("audiocraft_api", __version__)
         self._propagator = TraceContextTextMapPropagator()
 
-    def begin_request(self, method: str, route: str, request_id: str, traceparent: str | None) -> RequestSpan:
-        """Begin the span of an HTTP request, under the caller's trace where it names one."""
+    def start_request(self, method: str, route: str, request_id: str, traceparent: str | None) -> RequestSpan:
+        """Start the span of an HTTP request, as a child of the client's `traceparent` if there is one."""
         attributes = {"http.request.method": method, "http.route": route, "audiocraft.request_id": request_id}
         parent = self._context_of(traceparent)
         span = self._tracer.start_span(f"{method} {route}", parent, SpanKind.SERVER, attributes)
         return RequestSpan(span)
 
     def generation(self) -> Callable[[EngineRequest], None]:
-        """Return what tells, at its end, of a generation that this thread has begun."""
+        """Return a callback for the end of a generation; its spans are children of the span that is current now."""
         parent = contexts.get_current()
-        return lambda request: self._tell_generation(request, parent)
+        return lambda request: self._record_generation(request, parent)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Surround a step that happens in this thread."""
+        """Trace a step in this thread."""
         with self._tracer.start_as_current_span(name):
             yield
 
     @contextmanager
     def task(self, task_id: str, attempt: int, traceparent: str | None) -> Iterator[None]:
-        """Surround a task: a trace of its own, linked to the request that submitted it."""
+        """Trace a task in a trace of its own, linked to the request that submitted it."""
         submitted = get_current_span(self._context_of(traceparent)).get_span_context()
         links = [Link(submitted)] if submitted.is_valid else []
         attributes: dict[str, str | int] = {"audiocraft.task_id": task_id, "audiocraft.attempt": attempt}
@@ -92,22 +92,22 @@ class Tracing:
             yield
 
     def traceparent(self) -> str | None:
-        """Return the current span's name for other processes."""
+        """Return the current span as a W3C `traceparent`, for other processes."""
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier)
         return carrier.get("traceparent")
 
     def close(self) -> None:
-        """Send what waits, if that is soon done."""
-        thread = threading.Thread(target=self._provider.shutdown, name="tracing-farewell", daemon=True)
+        """Send the remaining spans, within a bounded time."""
+        thread = threading.Thread(target=self._provider.shutdown, name="tracing-close", daemon=True)
         thread.start()
-        thread.join(FAREWELL_SECONDS)
+        thread.join(CLOSE_SECONDS)
 
     def _context_of(self, traceparent: str | None) -> Context:
         carrier: Mapping[str, str] = {"traceparent": traceparent} if traceparent else {}
         return self._propagator.extract(carrier, Context())
 
-    def _tell_generation(self, request: EngineRequest, parent: Context) -> None:
+    def _record_generation(self, request: EngineRequest, parent: Context) -> None:
         times = request.times
         assert times.ended is not None
         offset = time.time() - time.monotonic()
@@ -130,7 +130,7 @@ class Tracing:
 
 
 class _Exporter(SpanExporter):
-    """Says once when a collector takes no spans, and once when it does again."""
+    """Logs once when the collector stops accepting spans, and once when it accepts them again."""
 
     def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
         self._exporter = exporter
@@ -142,7 +142,9 @@ class _Exporter(SpanExporter):
         is_well = result is SpanExportResult.SUCCESS
         if is_well != self._is_well:
             logger.warning(
-                "%s %s.", self._endpoint, "takes spans again" if is_well else "takes no spans; they are dropped"
+                "%s %s.",
+                self._endpoint,
+                "accepts spans again" if is_well else "does not accept spans; they are dropped",
             )
         self._is_well = is_well
         return result

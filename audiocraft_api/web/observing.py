@@ -43,7 +43,7 @@ def _method() -> str:
 def _start_span() -> None:
     tracing, route = services().telemetry.tracing, _route()
     if tracing is not None and route not in UNTRACED:
-        g.span = tracing.begin_request(_method(), route, request_id(), request.headers.get("traceparent"))
+        g.span = tracing.start_request(_method(), route, request_id(), request.headers.get("traceparent"))
 
 
 def _record_response(response: Response) -> Response:
@@ -51,7 +51,7 @@ def _record_response(response: Response) -> Response:
     metrics.http_requests.labels(_method(), route, status).inc()
     metrics.http_seconds.labels(route).observe(time.perf_counter() - g.started)
     if (span := _span()) is not None:
-        span.answer(status, g.get("error_code"))
+        span.set_response(status, g.get("error_code"))
         if response.is_streamed:
             response.call_on_close(span.end)  # at the last byte, or when the client disconnects
         else:
@@ -61,7 +61,7 @@ def _record_response(response: Response) -> Response:
 
 def _detach_span(_error: BaseException | None) -> None:
     if (span := _span()) is not None:
-        span.leave()
+        span.detach()
 
 
 def _span() -> RequestSpan | None:

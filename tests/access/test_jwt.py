@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -21,8 +20,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flask.testing import FlaskClient
 
-from audiocraft_api.access import jwks
+from audiocraft_api.access.jwks import KeySet
 from audiocraft_api.config import ConfigError, load_config
+from audiocraft_api.config.access import AccessSettings
 from audiocraft_api.storage.base import OWNER
 from audiocraft_api.web.services import services_of
 from support.http import assert_error, fake_app
@@ -270,17 +270,16 @@ class TestTheKeySet:
         issuer.status = 200
         wait_until(lambda: status(client, token) == 200)
 
-    def test_keys_that_nobody_asked_for_in_days_are_fetched_before_one_is_believed(
-        self, client: FlaskClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        old = issuer.token("first")
-        assert status(client, old) == 200
+    def test_keys_unused_for_days_are_fetched_again_before_they_are_used(self, issuer: Issuer) -> None:
+        days_later = [0.0]
+        tokens = {"jwt_issuer": issuer.url, "jwt_audience": AUDIENCE, "jwt_jwks_url": issuer.jwks_url}
+        keys = KeySet(AccessSettings(**tokens), max_waiting=4, clock=lambda: time.monotonic() + days_later[0] * 86_400)
+        assert keys.get("first", "RS256") is not None
         issuer.add("second")
         issuer.withdraw("first")
-        days_later = SimpleNamespace(monotonic=lambda: time.monotonic() + 3 * 86_400)
-        monkeypatch.setattr(jwks, "time", days_later)
-        assert status(client, old) == 401
-        assert status(client, issuer.token("second")) == 200
+        days_later[0] = 3
+        assert keys.get("first", "RS256") is None
+        assert keys.get("second", "RS256") is not None
 
     def test_a_slow_fetch_holds_up_nobody_whose_key_is_known(self, tmp_path: Path, issuer: Issuer) -> None:
         client = client_of(tmp_path, issuer, jwt_jwks_lifetime_seconds=1)

@@ -185,7 +185,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def make_store(directory: Path, **settings: Any) -> LocalStore:
-    return LocalStore(load_config({}, audio_dir=directory, **settings))
+    return LocalStore(load_config({}, audio_dir=directory, **settings).storage)
 
 
 def age(directory: Path, filename: str, seconds: float) -> None:
@@ -205,8 +205,8 @@ class TestLocalStore(AudioStoreContract):
     @pytest.fixture
     def store(self, directory: Path) -> Iterator[LocalStore]:
         # The sweeper's first round would race with the test's own; it has tests of its own below.
-        store = make_store(directory, audio_max_age_seconds=100, audio_max_total_bytes=5_000_000)
-        store._sweeper.start = lambda: None
+        config = load_config({}, audio_dir=directory, audio_max_age_seconds=100, audio_max_total_bytes=5_000_000)
+        store = LocalStore(config.storage, background_sweep=False)
         yield store
         store.close()
         assert not list(directory.glob(".*")), "no temporary file is left"
@@ -436,8 +436,8 @@ def server() -> Iterator[S3Server]:
 @contextmanager
 def opened_s3_store(server: S3Server, bucket: str, **others: Any) -> Iterator[S3Store]:
     settings = {"s3_endpoint_url": server.url, "s3_region": REGION, "s3_bucket": bucket} | others
-    store = S3Store(load_config({}, audio_store="s3", audio_max_age_seconds=100, **settings))
-    store._sweeper.start = lambda: None  # as above
+    config = load_config({}, audio_store="s3", audio_max_age_seconds=100, **settings)
+    store = S3Store(config.storage, max_calls=32, background_sweep=False)
     yield store
     store.close()
 

@@ -67,7 +67,7 @@ class WorkerHarness:
             **{"task_concurrency": 4, "task_lease_seconds": 2.0, **settings},
         )
         self.engine = engine
-        self.files = LocalStore(self.config)
+        self.files = LocalStore(self.config.storage)
         self.store = SqliteTaskStore(self.config.tasks.db, max_attempts=self.config.tasks.attempts)
         self.generation = GenerationService(engine, self.files, self.config)
         self.tasks = TaskService(self.store, self.config.tasks, lambda _: self.worker.wake())

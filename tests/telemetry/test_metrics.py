@@ -13,13 +13,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from audiocraft_api.config import Config
-from audiocraft_api.core.errors import GenerationFailed, StorageUnavailable
+from audiocraft_api.core.errors import GenerationFailed
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.engine.plain import PlainEngine
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
-from audiocraft_api.storage.local import LocalStore
 from audiocraft_api.tasks.worker import TaskWorker
 from audiocraft_api.telemetry.catalog import METRICS, metrics_table
 from audiocraft_api.telemetry.metrics import Metrics
@@ -28,6 +27,7 @@ from audiocraft_api.web.services import services_of
 from support.celery_worker import CeleryProcess
 from support.fakes import FakeEngine
 from support.http import fake_app, generate
+from support.keys import ENVIRONMENT_KEY, with_key
 from support.receiver import SECRET, Receiver
 from support.redis_server import RedisServer
 from support.scraped import Scrape
@@ -169,13 +169,26 @@ def test_open_streams_are_shown(client: FlaskClient) -> None:
     assert scrape(client).total("open_streams") == 0
 
 
-def test_a_store_that_fails_is_counted(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
-        raise StorageUnavailable("The disk is full.")
-
-    monkeypatch.setattr(LocalStore, "save", fail)
+def test_failures_of_the_audio_store_are_counted(open_app: Callable[..., Flask], tmp_path: Path) -> None:
+    (tmp_path / "no-directory").touch()
+    client = open_app(audio_dir=tmp_path / "no-directory").test_client()
     assert generate(client).status_code == 503
     assert scrape(client).total("storage_errors_total", store="audio") == 1
+
+
+def test_failures_of_the_task_store_and_of_the_key_store_are_counted(
+    open_app: Callable[..., Flask], tmp_path: Path
+) -> None:
+    for name in ("state", "tasks"):
+        (tmp_path / f"{name}.sqlite3").write_bytes(b"no database" * 1000)
+    client = open_app(keys=ENVIRONMENT_KEY).test_client()
+    headers = with_key(ENVIRONMENT_KEY)
+    fields = {"prompt": "solo cello", "duration": 1}
+    assert client.post("/generate-async", json=fields, headers=headers).status_code == 503
+    assert client.get("/models", headers=with_key(f"acg_{'a' * 8}_{'b' * 43}")).status_code == 503
+    counts = Scrape(services_of(client.application).telemetry.metrics.render().decode())
+    assert counts.total("storage_errors_total", store="tasks") >= 1
+    assert counts.total("storage_errors_total", store="keys") >= 1
 
 
 def test_the_queue_and_the_ends_of_tasks_are_shown(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,11 @@ def test_a_load_of_any_length_is_loading_and_no_stall(
     services.close()
 
 
+@pytest.fixture
+def config(demo_checkpoints: Path) -> Config:
+    return Config(checkpoints_dir=demo_checkpoints, device="cpu", offline=True, engine_stall_seconds=0.5)
+
+
 @pytest.mark.parametrize("kind", [BatchingEngine, PlainEngine])
 def test_a_step_that_hangs_is_a_stall_until_it_goes_on(
     config: Config,

@@ -46,8 +46,9 @@ class RedisTaskStore:
         clock: Callable[[], float] | None = None,
         poll_seconds: float = 0.25,
         expire_batch: int = 500,
+        on_unavailable: Callable[[], None] | None = None,
     ) -> None:
-        self._client = RedisClient(url, "task store")
+        self._client = RedisClient(url, "task store", on_unavailable=on_unavailable)
         self._max_attempts = max_attempts
         self._prefix = prefix
         self._clock = clock

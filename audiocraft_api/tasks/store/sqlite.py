@@ -49,9 +49,10 @@ class SqliteTaskStore:
         wall_clock: Callable[[], float] = time.time,
         poll_seconds: float = 1.0,
         expire_batch: int = 500,
+        on_unavailable: Callable[[], None] | None = None,
     ) -> None:
         self._signal = ChangeSignal(poll_seconds)
-        self._file = SqliteFile(path, schema.LAYOUT, busy_seconds)
+        self._file = SqliteFile(path, schema.LAYOUT, busy_seconds, on_unavailable)
         self._max_attempts = max_attempts
         self._clock = clock
         self._wall_clock = wall_clock

@@ -240,7 +240,7 @@ class ServerProcess:
         config = Config(audio_dir=directory / "audio", task_lease_seconds=1, **settings)
         self.file = SqliteFile(directory / "state.sqlite3", schema.LAYOUT)
         self.store = SqliteResultStore(self.file, max_entries=10, max_age_seconds=1000)
-        self.files = LocalStore(config)
+        self.files = LocalStore(config.storage)
         self.revision = revision
         cache = ResultCache(self.store, self.files, lambda _name: self.revision, config)
         self.service = GenerationService(engine, self.files, config, cache)
