@@ -97,7 +97,7 @@ def fails_in_time(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert time.monotonic() - started < TIMEOUT_SECONDS + 1
     assert (caught.value.status, caught.value.message) == (
         503,
-        "The audio store cannot be used now; try again later.",
+        "The audio store is unavailable. Try again later.",
     )
     lines = [record for record in caplog.records if record.name.startswith("audiocraft_api")]
     assert [record.levelno for record in lines] == [logging.ERROR], "the log has the cause, once"
