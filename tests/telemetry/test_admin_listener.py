@@ -155,7 +155,7 @@ def test_a_port_in_use_stops_a_server_with_a_sentence(port: int, listener: Admin
     for command in (gunicorn, [sys.executable, "app.py"]):
         run = subprocess.run(command, cwd=ROOT, env=os.environ | binds, capture_output=True, text=True, timeout=30)
         assert run.returncode != 0
-        assert f"AUDIOCRAFT_API_ADMIN_BIND=127.0.0.1:{port}: the admin listener cannot listen there" in run.stderr
+        assert f"AUDIOCRAFT_API_ADMIN_BIND=127.0.0.1:{port}: cannot listen on this address" in run.stderr
         assert "Traceback" not in run.stderr
 
 
@@ -174,7 +174,7 @@ def test_a_worker_has_one_too_and_a_port_in_use_stops_it(tmp_path: Path, port: i
             "running": 0,
         }
         second.start()
-        wait_until(lambda: "the admin listener cannot listen there" in second.log, 20)
+        wait_until(lambda: "cannot listen on this address" in second.log, 20)
         assert second.terminate() != 0
         assert "Traceback" not in second.log
         redis.kill()  # no reason to restart a worker, which could not mend it
@@ -201,7 +201,7 @@ def test_an_address_without_host_or_port_is_refused(bind: str) -> None:
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:99999", "203.0.113.1:9090"])
 def test_an_address_that_cannot_be_had_is_refused(bind: str) -> None:
-    with pytest.raises(ConfigError, match="cannot listen there"):
+    with pytest.raises(ConfigError, match="cannot listen on this address"):
         listen(bind)
 
 
