@@ -198,7 +198,7 @@ def build_services(
         access=Authenticator(create_key_store(base.state), config, observer=base.telemetry),
         limits=Limits(create_rate_limiter(config), create_quota_store(base.state), config.limits),
         policy=PromptPolicy(config),
-        melodies=UploadDecoder(config),
+        melodies=UploadDecoder(config.audio),
         request_slots=RequestSlots(config.server, config.engine.max_waiting),
         stream_slots=StreamSlots(config.server),
     )

@@ -20,7 +20,7 @@ from audiocraft_api.access.tokens import TokenVerifier
 from audiocraft_api.config import Config
 from audiocraft_api.config.access import AccessSettings, environment_keys
 from audiocraft_api.core.errors import StorageUnavailable, Unauthorized
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 
 CREDENTIAL = re.compile(r"[A-Za-z0-9._~+/=-]{1,8000}")  # the characters of bearer tokens (RFC 6750)
 OPEN_WARNING = (
@@ -39,7 +39,7 @@ class Authenticator:
         store: KeyStore,
         config: Config,
         clock: Callable[[], float] = time.time,
-        observer: Observer | None = None,
+        observer: Observer = NULL_OBSERVER,
     ) -> None:
         self._stored_keys = KeyCache(store, observer=observer)
         self._environment_keys = _parse_environment_keys(config.access)

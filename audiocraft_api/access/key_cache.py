@@ -13,7 +13,7 @@ from collections.abc import Callable
 from audiocraft_api.access.api_key import ApiKey
 from audiocraft_api.access.key_store import KeyStore
 from audiocraft_api.core.errors import StorageUnavailable
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 
 FRESH_SECONDS = 0.5  # how long a copy of the store, or a failure to read it, is reused
 
@@ -22,11 +22,11 @@ class KeyCache:
     """The usable keys of a store. Thread-safe."""
 
     def __init__(
-        self, store: KeyStore, clock: Callable[[], float] = time.monotonic, observer: Observer | None = None
+        self, store: KeyStore, clock: Callable[[], float] = time.monotonic, observer: Observer = NULL_OBSERVER
     ) -> None:
         self._store = store
         self._clock = clock
-        self._observer = observer or Observer()
+        self._observer = observer
         self._lock = threading.Lock()
         self._keys: dict[str, ApiKey] = {}
         self._version: int | None = None  # None: nothing has been read yet

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from audiocraft_api.config import Config, ConfigError, variable_name
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.storage.base import AudioStore
 from audiocraft_api.storage.local import LocalStore
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from audiocraft_api.storage.s3 import S3Store
 
 
-def create_store(config: Config, observer: Observer | None = None) -> AudioStore:
+def create_store(config: Config, observer: Observer = NULL_OBSERVER) -> AudioStore:
     """Return the store, without contacting it. `observer` learns of its failures. Raises ConfigError."""
     if config.storage.backend == "s3":
         return _create_s3(config, observer)
@@ -29,7 +29,7 @@ def check_store(config: Config) -> None:
         _create_s3(config).check_settings()
 
 
-def _create_s3(config: Config, observer: Observer | None = None) -> S3Store:
+def _create_s3(config: Config, observer: Observer = NULL_OBSERVER) -> S3Store:
     if not config.storage.s3_bucket:
         raise ConfigError(
             f"{variable_name('s3_bucket')} is not set: {variable_name('audio_store')}=s3 requires a bucket"

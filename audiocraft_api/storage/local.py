@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from audiocraft_api.config.storage import StorageSettings
 from audiocraft_api.core.errors import NotFound, StorageUnavailable
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.storage.base import FILENAME, LINK, OWNER, OpenAudio, StoredAudio, link_of, name_of, new_filename
 from audiocraft_api.storage.sweeper import Sweeper
 
@@ -37,7 +37,7 @@ class LocalStore:
     """The `AudioStore` of one machine. Its directory is created with the first file."""
 
     def __init__(
-        self, config: StorageSettings, observer: Observer | None = None, *, background_sweep: bool = True
+        self, config: StorageSettings, observer: Observer = NULL_OBSERVER, *, background_sweep: bool = True
     ) -> None:
         """`background_sweep`: start a thread that sweeps, with the first use."""
         self._directory = config.directory
@@ -46,7 +46,7 @@ class LocalStore:
         # Reentrant: garbage collection of an unclosed file may end its lease while this thread holds the lock.
         self._lock = threading.RLock()
         self._leases: Counter[str] = Counter()
-        self._observer = observer or Observer()
+        self._observer = observer
         self._background_sweep = background_sweep
         self._sweeper = Sweeper(lambda: self.sweep(), config.sweep_interval_seconds)
 

@@ -17,7 +17,7 @@ from botocore.exceptions import HTTPClientError, IncompleteReadError
 from audiocraft_api.audio.convert import MEDIA_TYPES
 from audiocraft_api.config.storage import StorageSettings
 from audiocraft_api.core.errors import NotFound
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.storage.base import CACHE_CONTROL, FILENAME, OpenAudio, StoredAudio, link_of, new_filename
 from audiocraft_api.storage.s3_client import S3Client
 from audiocraft_api.storage.s3_file import MAX_READ_BYTES, RangedFile
@@ -38,7 +38,7 @@ class S3Store:
         self,
         config: StorageSettings,
         max_calls: int,
-        observer: Observer | None = None,
+        observer: Observer = NULL_OBSERVER,
         *,
         background_sweep: bool = True,
     ) -> None:

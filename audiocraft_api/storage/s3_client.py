@@ -23,7 +23,7 @@ from botocore.parsers import ResponseParserError
 from audiocraft_api.config import ConfigError, variable_name
 from audiocraft_api.config.storage import StorageSettings
 from audiocraft_api.core.errors import NotFound, StorageUnavailable
-from audiocraft_api.core.observer import Observer
+from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client as BotoClient
@@ -42,11 +42,11 @@ logger = logging.getLogger(__name__)
 class S3Client:
     """boto3's client with bounded calls. Thread-safe."""
 
-    def __init__(self, config: StorageSettings, max_calls: int, observer: Observer | None = None) -> None:
+    def __init__(self, config: StorageSettings, max_calls: int, observer: Observer = NULL_OBSERVER) -> None:
         """Raises ConfigError for settings that no client can be created from."""
         self._config = config
         self._timeout_seconds = config.s3_timeout_seconds
-        self._observer = observer or Observer()
+        self._observer = observer
         self._slots = threading.BoundedSemaphore(max_calls)
         self._boto = _boto_client(config, config.s3_endpoint_url, max_calls)
         self._signer = self._boto
