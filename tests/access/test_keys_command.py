@@ -48,7 +48,7 @@ def test_a_key_is_made_used_listed_and_revoked_while_the_server_runs(settings: d
         key = made.stdout.strip()
         assert made.returncode == 0
         assert KEY.fullmatch(key)
-        assert "not shown again" in made.stderr
+        assert "cannot be shown again" in made.stderr
         wait_until(lambda: server.get("/models").status_code == 401)
         assert server.get("/models", headers=with_key(key)).status_code == 200
 
@@ -133,7 +133,7 @@ def test_wrong_arguments_are_refused_with_a_sentence_and_make_nothing(
 def test_what_cannot_be_done_is_one_sentence(tmp_path: Path, command: Any) -> None:
     assert command("create", "--name", "first", max_keys=1)[0] is None
     assert "revoke some" in command("create", "--name", "second")[0]
-    assert command("revoke", "nobody00")[0] == "There is no key nobody00."
+    assert command("revoke", "nobody00")[0] == "There is no key with the id nobody00."
     (tmp_path / "file").touch()
     away = command("list", state_db=tmp_path / "file" / "state.sqlite3")
     assert away[0] == "The state store is unavailable; try again later."
