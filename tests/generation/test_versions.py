@@ -18,8 +18,8 @@ from support.served import Server, serve
 COMMITS = {"small": "1" * 40, "small-2023": "2" * 40}
 
 
-def lay_out(directory: Path, demo: Path) -> Path:
-    """Make a hub's cache with two commits of one repository, the older one of other weights."""
+def write_models_file(directory: Path, demo: Path) -> Path:
+    """Make a hub cache with two commits of one repository, the older with different weights; return the models file."""
     cache = directory / "hub" / "hub"
     shutil.copytree(demo / "hub", cache)
     repository = cache / "models--facebook--musicgen-small"
@@ -47,31 +47,31 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(demo_checkpoints: Path, directory: Path) -> Iterator[Server]:
-    models_file = lay_out(directory, demo_checkpoints / "demo")
+    models_file = write_models_file(directory, demo_checkpoints / "demo")
     shutil.copytree(demo_checkpoints / "demo", directory / "checkpoints" / "demo")
     settings = {"checkpoints_dir": directory / "checkpoints", "models_file": models_file, "offline": True}
     with serve(directory, result_cache_entries=10, **settings) as running:
         yield running
 
 
-def ask(server: Server, name: str, seed: int = 7) -> dict[str, Any]:
+def generate(server: Server, name: str, seed: int = 7) -> dict[str, Any]:
     fields = {"prompt": "solo cello", "duration": 1, "seed": seed, "model_size": name, "return_type": "base64"}
     response = server.post("/generate", json=fields, timeout=120)
     assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
+    body: dict[str, Any] = response.json()
+    return body
 
 
-def test_two_revisions_are_served_side_by_side_and_each_names_its_own(server: Server) -> None:
-    answers = {name: ask(server, name) for name in COMMITS}
-    again = {name: ask(server, name) for name in COMMITS}
+def test_two_revisions_are_served_side_by_side_under_their_own_names(server: Server) -> None:
+    responses = {name: generate(server, name) for name in COMMITS}
+    again = {name: generate(server, name) for name in COMMITS}
     for name, commit in COMMITS.items():
-        for answer, cached in ((answers[name], False), (again[name], True)):
-            assert (answer["model"], answer["revision"], answer["cached"]) == (name, commit, cached)
-            assert (answer["recipe"]["model"], answer["recipe"]["revision"]) == (name, commit)
-        assert answers[name]["audio"] == again[name]["audio"]
-        assert f"{name}@{commit}".encode() in base64.b64decode(answers[name]["audio"])
-    first, second = (base64.b64decode(answers[name]["audio"])[44 : 44 + 64_000] for name in COMMITS)
+        for response, cached in ((responses[name], False), (again[name], True)):
+            assert (response["model"], response["revision"], response["cached"]) == (name, commit, cached)
+            assert (response["recipe"]["model"], response["recipe"]["revision"]) == (name, commit)
+        assert responses[name]["audio"] == again[name]["audio"]
+        assert f"{name}@{commit}".encode() in base64.b64decode(responses[name]["audio"])
+    first, second = (base64.b64decode(responses[name]["audio"])[44 : 44 + 64_000] for name in COMMITS)
     assert first != second
     shown = {model["name"]: model for model in server.get("/models").json()["models"]}
     for name, commit in COMMITS.items():
@@ -79,14 +79,16 @@ def test_two_revisions_are_served_side_by_side_and_each_names_its_own(server: Se
         assert (shown[name]["revision"], shown[name]["loaded_revision"]) == (commit, commit)
 
 
-def test_a_checkpoint_that_is_replaced_on_disk_is_not_answered_from_before(server: Server, directory: Path) -> None:
-    first = ask(server, "demo")
-    assert ask(server, "demo")["cached"]
+def test_a_checkpoint_replaced_on_disk_gets_no_cached_results(server: Server, directory: Path) -> None:
+    first = generate(server, "demo")
+    assert generate(server, "demo")["cached"]
     path = directory / "checkpoints" / "demo" / "state_dict.bin"
     package = torch.load(path, weights_only=True)
     package["best_state"]["linears.0.weight"] = package["best_state"]["linears.0.weight"].flip(0)
     torch.save(package, path.with_name("new.bin"))
     os.replace(path.with_name("new.bin"), path)
     for _ in range(2):
-        answer = ask(server, "demo")
-        assert (answer["cached"], answer["revision"]) == (False, first["revision"]), "what is loaded answers, as itself"
+        response = generate(server, "demo")
+        assert (response["cached"], response["revision"]) == (False, first["revision"]), (
+            "what is loaded responses, as itself"
+        )

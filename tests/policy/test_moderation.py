@@ -28,7 +28,7 @@ Respond = Callable[[BaseHTTPRequestHandler], None]
 class ModerationServer:
     """A moderation service that responds as the test says."""
 
-    def __init__(self, answer: Respond) -> None:
+    def __init__(self, respond: Respond) -> None:
         self.received: list[tuple[dict[str, str], Any]] = []
         self.num_running = self.most_running = 0
         lock = threading.Lock()
@@ -46,7 +46,7 @@ class ModerationServer:
                     server.num_running += 1
                     server.most_running = max(server.most_running, server.num_running)
                 try:
-                    answer(self)
+                    respond(self)
                 finally:
                     with lock:
                         server.num_running -= 1
@@ -72,14 +72,14 @@ def say(body: Any, status: int = 200) -> Respond:
     """Respond with JSON, or with bytes as they are."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
 
-    def answer(handler: BaseHTTPRequestHandler) -> None:
+    def respond(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(content)))
         handler.send_header("Location", "http://127.0.0.1:1/elsewhere")
         handler.end_headers()
         handler.wfile.write(content)
 
-    return answer
+    return respond
 
 
 def drip(handler: BaseHTTPRequestHandler) -> None:
@@ -113,11 +113,11 @@ def close_connection(handler: BaseHTTPRequestHandler) -> None:
 def allow_after(gate: threading.Event) -> Respond:
     allow = say({"allowed": True})
 
-    def answer(handler: BaseHTTPRequestHandler) -> None:
+    def respond(handler: BaseHTTPRequestHandler) -> None:
         gate.wait(20)
         allow(handler)
 
-    return answer
+    return respond
 
 
 BAD_RESPONSES: dict[str, Respond] = {
@@ -145,8 +145,8 @@ BAD_RESPONSES: dict[str, Respond] = {
 def serve_moderation() -> Iterator[Callable[[Respond], ModerationServer]]:
     servers = []
 
-    def serve(answer: Respond) -> ModerationServer:
-        servers.append(ModerationServer(answer))
+    def serve(respond: Respond) -> ModerationServer:
+        servers.append(ModerationServer(respond))
         return servers[-1]
 
     yield serve
@@ -175,7 +175,7 @@ def test_without_a_secret_none_is_sent(serve_moderation: Callable[[Respond], Mod
 
 @pytest.mark.parametrize("failure", ["open", "closed"])
 @pytest.mark.parametrize(
-    ("answer", "category", "suggestion"),
+    ("verdict", "category", "suggestion"),
     [
         ({"allowed": False, "category": "hate/threat", "suggestion": "Ask kindly."}, "hate/threat", "Ask kindly."),
         ({"allowed": False}, "moderation", None),
@@ -187,11 +187,11 @@ def test_without_a_secret_none_is_sent(serve_moderation: Callable[[Respond], Mod
 def test_a_disallowed_prompt_is_refused(
     serve_moderation: Callable[[Respond], ModerationServer],
     failure: str,
-    answer: dict[str, Any],
+    verdict: dict[str, Any],
     category: str,
     suggestion: str | None,
 ) -> None:
-    policy = policy_for(serve_moderation(say(answer)).url, moderation_failure=failure)
+    policy = policy_for(serve_moderation(say(verdict)).url, moderation_failure=failure)
     with pytest.raises(PromptRefused) as refusal:
         policy.require_allowed(PROMPT)
     assert (refusal.value.category, refusal.value.suggestion) == (category, suggestion)

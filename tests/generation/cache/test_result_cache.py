@@ -65,8 +65,8 @@ def test_a_repeated_request_gets_the_cached_audio_in_a_file_of_its_own(
 ) -> None:
     first, second, third = (generate(client, seed=7, output_format=output_format).json for _ in range(3))
     assert len(engine.submitted) == 1
-    assert [answer["cached"] for answer in (first, second, third)] == [False, True, True]
-    assert len({answer["audio_url"] for answer in (first, second, third)}) == 3
+    assert [response["cached"] for response in (first, second, third)] == [False, True, True]
+    assert len({response["audio_url"] for response in (first, second, third)}) == 3
     assert fetch(client, first["audio_url"]) == fetch(client, second["audio_url"]) == fetch(client, third["audio_url"])
     own = {"audio_url", "request_id", "cached", "generation_time"}
     assert {name: first[name] for name in set(first) - own} == {name: second[name] for name in set(second) - own}
@@ -82,7 +82,7 @@ def test_every_endpoint_gets_what_another_endpoint_has_cached(client: FlaskClien
         "/generate", json={"prompt": "solo cello", "duration": 1, "seed": 7}, headers={"Prefer": "wait=20"}
     ).json
     assert len(engine.submitted) == 1
-    assert [answer["cached"] for answer in (made, file, task["result"], again, preferred)] == [False, *[True] * 4]
+    assert [response["cached"] for response in (made, file, task["result"], again, preferred)] == [False, *[True] * 4]
     audio = base64.b64decode(made["audio"])
     assert audio == base64.b64decode(again["audio"]) == fetch(client, file["audio_url"])
     assert audio == fetch(client, task["audio_url"])
@@ -217,12 +217,14 @@ def test_celery_workers_share_the_cache(tmp_path: Path, demo_checkpoints: Path) 
         engine.revision = load_revision(demo_checkpoints / "demo")
         app = fake_app(tmp_path, **workplace.prepared_for(engine))
         client = app.test_client()
-        answers = [generate(client, seed=7, model_size="demo", return_type=kind).json for kind in ("base64", "url") * 2]
-        urls = [answer["audio_url"] for answer in answers if "audio_url" in answer]
-        audio = {base64.b64decode(answer["audio"]) for answer in answers if "audio" in answer}
+        responses = [
+            generate(client, seed=7, model_size="demo", return_type=kind).json for kind in ("base64", "url") * 2
+        ]
+        urls = [response["audio_url"] for response in responses if "audio_url" in response]
+        audio = {base64.b64decode(response["audio"]) for response in responses if "audio" in response}
         assert audio == {fetch(client, url) for url in urls}
         assert len(audio) == 1
-        assert [answer["cached"] for answer in answers] == [False, True, True, True]
+        assert [response["cached"] for response in responses] == [False, True, True, True]
         assert not generate(client, model_size="demo").json["cached"]
         assert not list((tmp_path / "audio").glob(".*"))
         services_of(app).close()
