@@ -342,7 +342,7 @@ class TestSettings:
     def test_they_go_together(self, left_out: str) -> None:
         given = {"issuer": "https://i.example", "audience": "a", "jwks_url": "https://i.example/jwks"}
         environ = {f"AUDIOCRAFT_API_JWT_{name.upper()}": value for name, value in given.items() if name != left_out}
-        with pytest.raises(ConfigError, match="go together"):
+        with pytest.raises(ConfigError, match="must be set together"):
             load_config(environ)
 
     @pytest.mark.parametrize("url", ["https://user:password@i.example/jwks", "file:///etc/passwd", "https:///jwks"])
