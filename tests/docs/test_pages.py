@@ -51,6 +51,12 @@ def test_every_setting_on_a_page_exists(path: Path) -> None:
     } == set()
 
 
+@page_by_page
+def test_every_test_file_on_a_page_exists(path: Path) -> None:
+    named = re.findall(r"\btests/[\w/]+\.\w+", path.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_every_request_body_on_a_page_validates() -> None:
     bodies = [body for path in PAGES for body in re.findall(r"-d '(\{.*?\})'", path.read_text())]
     assert len(bodies) >= 8
