@@ -19,7 +19,7 @@ START_SECONDS = 30.0
 
 @contextmanager
 def serve(app: str = "app:app", **settings: object) -> Iterator[tuple[tuple[str, int], int]]:
-    """Serve `app` with AUDIOCRAFT_API_<SETTING> set until the block ends; yield its address and gunicorn's worker PID."""
+    """Serve `app` with AUDIOCRAFT_API_<SETTING> set until the block ends; yield its address and the worker's PID."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = free.getsockname()

@@ -64,7 +64,10 @@ def _write(scale: str, directory: Path) -> None:
 
 
 def _language_model_state(lm: Any) -> dict[str, Any]:
-    """Draw weights like audiocraft's initialization: 1/sqrt(fan-in), smaller in deeper layers (lm.py, depthwise "current")."""
+    """Draw weights like audiocraft's initialization: 1/sqrt(fan-in), smaller in deeper layers.
+
+    Source: lm.py, depthwise "current".
+    """
     import torch
 
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Tasks under load: durable submission, polling while the engine is busy, a full queue, idle connections, a long soak."""
+"""Tasks under load: durable submission, polling while the engine is busy, a full queue, idle connections, a soak."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def layer_of(module: str) -> int:
 
 
 def names_imported_by(module: str) -> set[str]:
-    """Return the absolute dotted names that a module imports anywhere, `TYPE_CHECKING` blocks and functions included."""
+    """Return the absolute dotted names that a module imports, in `TYPE_CHECKING` blocks and functions too."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):

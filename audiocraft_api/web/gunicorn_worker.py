@@ -123,7 +123,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     def set_accept_enabled(self, enabled: bool) -> None:
         """Start or stop accepting connections; refuse new connections as soon as the worker stops.
 
-        gunicorn keeps the listening socket open until the last request has ended. Clients would connect during that time,
+        gunicorn keeps the listening socket open until the last request has ended. Clients would connect in that time,
         get no response and be cut off; when they are refused, a proxy tries another server.
         Test: test_sigterm_lets_running_requests_finish_and_takes_no_more.
         """

@@ -143,7 +143,7 @@ class TestCredentials:
 
     @pytest.mark.parametrize(
         "given",
-        ["", " ", "é\xff", "\x00", "a b", "x" * 1_000_000, ENVIRONMENT_KEY[:-1], ENVIRONMENT_KEY.upper(), "a.b.c", "..", "acg__"],
+        ["", " ", "éÿ", "\x00", "a b", "x" * 1000000, "a.b.c", "..", "acg__", ENVIRONMENT_KEY[:-1], ENVIRONMENT_KEY.upper()],
     )  # fmt: skip
     def test_nonsense_is_401(self, client: FlaskClient, given: str) -> None:
         for headers in (with_key(given), {"Authorization": f"Bearer {given}"}, {"Authorization": given}):

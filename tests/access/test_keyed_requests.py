@@ -1,4 +1,4 @@
-"""Generated requests against a service that asks for keys: whatever they hold, no key gets nothing, and nothing breaks."""
+"""Generated requests against a service that requires keys: without a key none succeeds, and none breaks it."""
 
 from __future__ import annotations
 

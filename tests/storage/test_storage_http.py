@@ -1,4 +1,4 @@
-"""Audio in S3, from the request that makes it to the bytes that a client gets: gunicorn before a server that speaks S3."""
+"""Audio in S3, from the request to the bytes that a client downloads: gunicorn with a server that implements S3."""
 
 from __future__ import annotations
 

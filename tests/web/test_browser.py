@@ -46,7 +46,8 @@ USE_A_KEY = """
 async ([service, key]) => {
   const headers = {"X-API-Key": key, "Content-Type": "application/json"};
   const body = JSON.stringify({prompt: "solo cello", duration: 1});
-  const without = await fetch(service + "/generate", {method: "POST", headers: {"Content-Type": "application/json"}, body});
+  const without = await fetch(
+    service + "/generate", {method: "POST", headers: {"Content-Type": "application/json"}, body});
   const refusal = (await without.json()).error;
   const {audio_url} = await (await fetch(service + "/generate", {method: "POST", headers, body})).json();
   const bearer = await fetch(service + audio_url, {headers: {Authorization: "Bearer " + key}});

@@ -1,4 +1,4 @@
-"""Every row of the HTTP contract: paths, fields, defaults, ranges, answers. The engine below is a fake of fixed speed."""
+"""Every row of the HTTP contract: paths, fields, defaults, ranges, responses. The engine is a fake of fixed speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document is valid, says what the routes do, and its examples work. The engine is a fake of fixed speed."""
+"""The OpenAPI document is valid, matches the routes, and its examples work. The engine is a fake of fixed speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server-sent events of a task: what is told, when it goes on, when it ends. The engine is a fake of fixed speed."""
+"""The server-sent events of a task: what they carry, how they resume and end. The engine is a fake of fixed speed."""
 
 from __future__ import annotations
 

@@ -128,7 +128,8 @@ SELECT id, attempts, cancel_requested, in_company AS ran_with_others FROM tasks 
 LEASE = """
 UPDATE tasks SET state = 'processing', version = version + 1, attempts = attempts + 1, lease = :lease,
     in_company = :ran_with_others, held_until = :held_until, hold_seconds = :hold_seconds,
-    started = :time, updated = :time, num_frames_done = 0, num_frames_total = 0, turn = 1 + (SELECT max(turn) FROM tasks)
+    started = :time, updated = :time, num_frames_done = 0, num_frames_total = 0,
+    turn = 1 + (SELECT max(turn) FROM tasks)
 WHERE id = :id RETURNING *
 """
 MARK_RAN_WITH_OTHERS = "UPDATE tasks SET in_company = 1 WHERE id = ?"
