@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 class AudioFormat:
     """An output format, written by libsndfile (`container`, `subtype`) or by ffmpeg (`arguments`).
 
-    `stream_arguments` replace `arguments` for audio that is sent while it is made, where a stream needs other ones.
+    `stream_arguments` replace `arguments` for audio that is sent as it is generated, where they differ.
     """
 
     name: str
@@ -73,7 +73,7 @@ FORMATS: dict[str, AudioFormat] = {
             "audio/mpeg",
             "MP3",
             arguments=("-codec:a", "libmp3lame", "-q:a", "2", "-f", "mp3"),
-            # No tag: the stream encoder writes a frame of its own first (`mp3_header`).
+            # No Xing frame: the stream encoder writes its own first (`mp3_header`).
             stream_arguments=("-codec:a", "libmp3lame", "-q:a", "2", "-id3v2_version", "0", "-f", "mp3"),
         ),
         AudioFormat(
@@ -186,7 +186,7 @@ def open_libsndfile(
 
 
 def to_libsndfile_samples(waveform: Waveform, audio_format: AudioFormat) -> Samples:
-    """Convert `waveform` [C, T] to the samples [T, C] that libsndfile takes for a format."""
+    """Convert `waveform` [C, T] to the samples [T, C] that libsndfile accepts for a format."""
     if audio_format.subtype == "PCM_16":
         return pcm16(waveform)
     return waveform.T if audio_format.subtype == "FLOAT" else np.clip(waveform.T, -1.0, 1.0)
@@ -195,7 +195,7 @@ def to_libsndfile_samples(waveform: Waveform, audio_format: AudioFormat) -> Samp
 def write_length(sample_rate: int) -> int:
     """Return how many samples to write to libsndfile at a time: a tenth of a second.
 
-    Not more: for Vorbis, libsndfile 1.2 puts a whole write on the stack and crashes at 90 s. Always the same number:
+    For Vorbis, libsndfile 1.2 puts a whole write on the stack and crashes at 90 s. The number is constant, because
     Vorbis output depends on the size of the writes.
     """
     return sample_rate // 10

@@ -1,8 +1,8 @@
-"""Encoders that accept a waveform block by block and return encoded audio at once, for audio sent while it is made.
+"""Encoders that accept a waveform block by block and return encoded audio at once, for audio sent as it is generated.
 
 Their joined output decodes to the same samples as the file that `convert.encode` makes of the whole waveform, except
-that AAC starts with the encoder delay (32 ms): a file's header tells players to skip it, and a stream has no such
-header. Knows nothing of requests. An encoder is not thread-safe.
+that AAC starts with the encoder delay (32 ms): a file's header makes players skip it, but a stream has no such header.
+Knows nothing of requests. An encoder is not thread-safe.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class FfmpegEncoder:
         self._num_samples = num_samples
         self._has_output = False
         self._timeout_seconds = timeout_seconds
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that nobody reads could fill up and block
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - a pipe that is never read could fill up and block
         try:
             self._process = _start_ffmpeg(audio_format, num_channels, sample_rate, num_samples, self._errors.fileno())
         except (OSError, RuntimeError) as error:

@@ -39,7 +39,7 @@ class Tags:
         return "\n".join([";FFMETADATA1", *lines, ""])
 
     def write(self, file: soundfile.SoundFile) -> None:
-        """Write the tags with libsndfile: before the samples, or after them in WAV, which many read from byte 44 on."""
+        """Write the tags before the samples or, in WAV, after them, because many readers expect samples at byte 44."""
         for name, text in self._items():
             setattr(file, name, text)
 

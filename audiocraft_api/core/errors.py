@@ -1,4 +1,4 @@
-"""The only tree of errors. Each has a stable `code`, an HTTP `status` and a sentence that says what to do.
+"""The hierarchy of errors. Each has a stable `code`, an HTTP `status` and a message that says what to do.
 
     AudioCraftError
     ├── InvalidRequest (400)         names the fields
@@ -28,20 +28,20 @@
     │   ├── ModerationUnavailable
     │   └── ShuttingDown
     ├── DeadlineExceeded (504)
-    ├── Canceled (499)               the client canceled; no response is read
+    ├── Canceled (499)               the client canceled and reads no response
     │   └── ClientDisconnected
     ├── NotStreamable (501)
     └── GenerationFailed (500)
         └── ConversionFailed (500)
 
-`web` maps them to responses in one place. Below it, nothing knows of HTTP beyond these status codes.
+`web` maps them to responses in one place. No package below it knows HTTP beyond these status codes.
 """
 
 from __future__ import annotations
 
 
 class AudioCraftError(Exception):
-    """Base of all errors that a response may show. `message` is the sentence."""
+    """Base class of all errors that a response may contain. `message` is a complete sentence."""
 
     code = "internal_error"
     status = 500
@@ -52,7 +52,7 @@ class AudioCraftError(Exception):
 
 
 class InvalidRequest(AudioCraftError):
-    """The request is malformed or out of range. `errors` maps each invalid field to its sentences."""
+    """The request is malformed or out of range. `errors` maps each invalid field to its messages."""
 
     code = "invalid_request"
     status = 400
@@ -259,7 +259,7 @@ class ConversionFailed(GenerationFailed):
 
 
 def error_of(code: str, message: str) -> AudioCraftError:
-    """Return the error whose class has the stored `code`. An unknown code stays as it is, on an internal error."""
+    """Return an error of the class with the stored `code`. An unknown code is kept on a plain `AudioCraftError`."""
     kinds = [AudioCraftError]
     for kind in kinds:
         if kind.code == code:

@@ -1,4 +1,4 @@
-"""Calls a function at a fixed interval while a block of code runs, such as one that renews a lease."""
+"""Calls a function at a fixed interval while a block of code runs, for example to renew a lease."""
 
 from __future__ import annotations
 

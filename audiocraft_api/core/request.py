@@ -23,7 +23,7 @@ State = Literal["waiting", "running", "finished", "aborted"]
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What is known of a result when its generation starts."""
+    """What is known about a result when its generation starts."""
 
     num_frames: int
     num_samples: int  # per channel
@@ -85,7 +85,7 @@ class EngineRequest:
 
     @property
     def audio_info(self) -> AudioInfo | None:
-        """What the result will be; None until the engine has started."""
+        """The properties of the result; None until the engine has started."""
         return self._audio_info
 
     @property
@@ -103,7 +103,7 @@ class EngineRequest:
         return self._canceled or (self.deadline is not None and time.monotonic() >= self.deadline)
 
     def cancel(self) -> None:
-        """Make the engine stop within a step. A finished request stays finished."""
+        """Make the engine stop within one step. Has no effect on a finished request."""
         self._canceled = True
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
@@ -141,7 +141,7 @@ class EngineRequest:
             yield chunk
 
     def add_done_callback(self, callback: Callable[[EngineRequest], None]) -> None:
-        """Call `callback(self)` once when the request ends, in the engine's thread; immediately if it has ended."""
+        """Call `callback(self)` once when the request ends, in the engine's thread, or now if it has already ended."""
         with self._condition:
             if not self._ended():
                 self._callbacks.append(callback)

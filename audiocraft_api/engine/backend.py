@@ -1,11 +1,11 @@
-"""The interface of a backend: it multiplies. It turns rows of tokens into logits and stores their keys and values.
+"""The interface of a backend, which turns rows of tokens into logits and stores their keys and values.
 
 A backend owns weights prepared for one device and precision, and a static key/value cache of `num_slots` rows by
 `capacity` positions. A slot holds one row: the conditional or the unconditional row of a request. The engine assigns
 the slots and samples; a backend knows nothing of requests, guidance, sampling or the delay pattern.
 
-The law of backends: a row's logits depend on that row alone. Whatever else is in the batch, in whatever order and
-slots, the bits are the same. So a request's audio never depends on its neighbors.
+The invariant of backends: a row's logits depend on that row alone, bit for bit, whatever the other rows of the batch,
+their order and their slots. So a request's audio never depends on concurrent requests.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """Rows in, logits out. Not thread-safe. Takes and returns tensors on the CPU."""
+    """Rows in, logits out. Not thread-safe. Accepts and returns tensors on the CPU."""
 
     num_slots: int
     capacity: int  # positions of one slot, prefix included
-    precision: str  # of its products
+    precision: str  # of its matrix products
     own_weight_bytes: int  # size of its own copy of all weights; 0 if it reads the model's
 
     def begin(self, slot: int, context: Tensor | None) -> None:

@@ -170,14 +170,14 @@ class Batch:
         self._model_runner.start_window(seq)
 
     def _on_drained(self, seq: Sequence) -> None:
-        """Called in the codec's thread when a request is over."""
+        """Called in the codec's thread when a request has ended."""
         self._draining.discard(seq)
         self._wake.set()
 
     def _remove(self, seq: Sequence) -> None:
         self._running.remove(seq)
         if seq.pending_inputs is not None:
-            seq.pending_inputs.cancel()  # succeeds unless it runs, so that the next request need not wait for it
+            seq.pending_inputs.cancel()  # succeeds unless it is running, so that the next request need not wait for it
         self._model_runner.release(seq)
         self._scheduler.finish(seq.slots)
 

@@ -33,7 +33,7 @@ class ModelExecutor:
     codec: Callable[[], ChunkCodec]  # builds the codec when first called
 
     def start_request(self, request: EngineRequest, num_frames: int) -> None:
-        """Tell a request the properties of its result."""
+        """Start a request with the properties of its result."""
         request.start(
             num_frames,
             sample_rate=self.model.sample_rate,
@@ -43,7 +43,8 @@ class ModelExecutor:
         )
 
     def finish_startup(self) -> None:
-        """Do once what the first token need not wait for: release the weights that the model runner has packed."""
+        """Do, once, the work that the first token need not wait for: release the weights that the model runner has
+        packed."""
         if self.model_runner.own_weight_bytes and not self.model.has_released_decoder_weights:
             self.cache.release_decoder_weights(self.model, self.model_runner.own_weight_bytes)
 

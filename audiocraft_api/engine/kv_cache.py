@@ -1,6 +1,6 @@
 """Keys and values of all slots in one preallocated tensor.
 
-A slot is room for one row's keys and values. A new row overwrites its slot from position 0 on; nothing is cleared. So
+A slot has room for one row's keys and values. A new row overwrites its slot from position 0 on; nothing is cleared. So
 whatever lies beyond a row's length belongs to an earlier row and must never be attended.
 """
 
@@ -25,7 +25,7 @@ class StaticKVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (num_layers, num_slots, num_heads, capacity, head_dim)
-        # On a CPU, pages that are never written occupy no memory, so short requests do not pay for the full capacity.
+        # On a CPU, pages that are never written occupy no memory, so short requests need less.
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
 

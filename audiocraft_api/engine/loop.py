@@ -1,8 +1,8 @@
 """The decode loop of one model: its queue, and the thread that decodes while there are requests.
 
-Callers' threads submit requests and read numbers here; the decoding itself is the `Batch`'s. The thread ends with its
-last request and returns the model's lease. What was built from the model stays until the model is unloaded. Only
-this thread imports torch, so callers never wait for imports.
+Callers' threads submit requests and read counts here; `Batch` does the decoding. The thread ends with its last request
+and releases the model's lease. What was built from the model stays until the model is unloaded. Only this thread
+imports torch, so callers never wait for imports.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
     from audiocraft_api.model.model_cache import ModelCache
 
-# How often a loop that has nothing to decode looks for canceled requests.
+# How often a loop that has nothing to decode checks for canceled requests.
 POLL_SECONDS = 0.05
 
 

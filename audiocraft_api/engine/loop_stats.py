@@ -18,7 +18,7 @@ SPEED_SMOOTHING = 0.05  # weight of the newest step in the mean duration of a st
 
 
 class LoopStats:
-    """The measurements of one model's loop, kept from one life of its thread to the next."""
+    """The measurements of one model's loop. They outlive its thread, which ends when there are no requests."""
 
     def __init__(self) -> None:
         self.step_seconds = 0.0  # mean; 0 until measured

@@ -92,7 +92,7 @@ class Sequence:
 
     @property
     def position(self) -> int:
-        """The position in the cache of what is fed next."""
+        """The position in the cache of the next input."""
         return self.prefix_length + self.num_fed if self.is_prefix_done else 0
 
     @property

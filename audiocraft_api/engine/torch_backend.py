@@ -95,7 +95,7 @@ class TorchBackend:
             x = torch.cat([prefix.to(x), x])
         size = len(x)
         x = x + self._positions[position : position + size]
-        # Each position attends to all earlier ones, also those of earlier chunks.
+        # Each position attends to all earlier ones, including those of earlier chunks.
         mask = torch.ones(size, position + size, dtype=torch.bool, device=self._device).tril(position)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Preloader:
 
     def _run(self) -> None:
         if self._import_libraries:
-            with suppress(AudioCraftError):  # logged by the engine; each request that needs a model gets it again
+            with suppress(AudioCraftError):  # logged by the engine; a request that needs a model raises it again
                 self._engine.import_libraries()
         for name in self._names:
             try:

@@ -1,4 +1,4 @@
-"""Recipes: everything it takes to make the same audio again. Responses, cached results and file tags carry them.
+"""Recipes: everything that is needed to generate the same audio again. Responses, the cache and file tags use them.
 
 Knows the field names that clients read; knows neither HTTP nor an encoder.
 """
@@ -27,7 +27,7 @@ DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlg
 class Recipe:
     """What audio is and how it was made.
 
-    `details` holds everything it takes to make the audio again, under the request's field names where there are any.
+    `details` contains everything that is needed to generate the audio again, under the request's field names if any.
     """
 
     format: str

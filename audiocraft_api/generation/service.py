@@ -1,7 +1,7 @@
 """The generation service: look in the cache, submit, await, convert, store.
 
-Synchronous routes and tasks run every step; streams run all but the cache and the store. Knows the engine, the encoder
-and the store by their interfaces, and neither Flask nor torch.
+Synchronous routes and tasks run every step; streams run all but the cache and the store. Uses the engine, the encoder
+and the store through their interfaces; knows neither Flask nor torch.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Generation(Protocol):
     """What the routes need, whether this process generates the audio or a worker elsewhere does."""
 
     def generate_file(self, command: GenerateCommand, waiter: Waiter) -> GeneratedFile:
-        """Generate audio and store it. Raises what ended the generation, and whatever ends the waiter."""
+        """Generate audio and store it. Raises the error that ended the generation, or as `Waiter.raise_if_stopped`."""
 
     def generate_bytes(self, command: GenerateCommand, waiter: Waiter) -> GeneratedBytes:
         """Generate audio and return it encoded. Raises as `generate_file`."""
 
     def stream(self, command: GenerateCommand) -> AudioStream:
-        """Start a generation whose audio is sent while it is made. Raises QueueFull, ShuttingDown, NotStreamable."""
+        """Start a generation whose audio is sent as it is generated. Raises QueueFull, ShuttingDown, NotStreamable."""
 
 
 class GenerationService:
@@ -58,9 +58,9 @@ class GenerationService:
     def generate_file(
         self, command: GenerateCommand, waiter: Waiter, progress: Progress | None = None
     ) -> GeneratedFile:
-        """Generate audio and store it; `progress` shows how far the engine is.
+        """Generate audio and store it; `progress` reports how far the engine is.
 
-        Raises what the engine, the encoder or the store raises, and whatever ends the waiter.
+        Raises the errors of the engine, the encoder and the store, or as `Waiter.raise_if_stopped`.
         """
         generated = self._find_or_generate(command, waiter, progress)
         extension = convert.FORMATS[command.output_format].extension
@@ -70,12 +70,12 @@ class GenerationService:
         return GeneratedFile(stored.filename, self._store.url_for(stored.filename), recipe)
 
     def generate_bytes(self, command: GenerateCommand, waiter: Waiter) -> GeneratedBytes:
-        """Generate audio and return it encoded. Raises as `generate_file`, but for the store."""
+        """Generate audio and return it encoded. Raises as `generate_file`, except for errors of the store."""
         generated = self._find_or_generate(command, waiter)
         return GeneratedBytes(generated.audio, generated.recipe.timed_since(waiter.started))
 
     def stream(self, command: GenerateCommand) -> AudioStream:
-        """Start a generation whose audio is sent while it is made. Raises QueueFull, ShuttingDown."""
+        """Start a generation whose audio is sent as it is generated. Raises QueueFull, ShuttingDown."""
         waiter = Waiter(timeout_seconds=self._config.engine.request_deadline_seconds)
         return AudioStream(self._submit(command, waiter), self._config.audio.convert_timeout_seconds)
 

@@ -1,7 +1,7 @@
-"""Audio that is sent while it is made: the blocks of one generation, encoded as they arrive.
+"""Audio that is sent as it is generated: the blocks of one generation, encoded as they arrive.
 
-A slow client delays nobody: blocks wait in their request, which holds at most the whole audio, and are encoded when
-the client is ready for them. Knows the encoder, and neither the engine nor HTTP.
+A slow client does not delay other requests: blocks wait in their request, which stores at most the whole audio, and are
+encoded when the client is ready for them. Knows the encoder, and neither the engine nor HTTP.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from audiocraft_api.core.request import AudioInfo
 from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.generation.submission import Submission
 
-# How often a thread that waits for audio returns to look at its client, and at what ffmpeg has written.
+# How often a thread that waits for audio checks whether its client is connected and ffmpeg has written output.
 POLL_SECONDS = 0.05
 
 
@@ -29,12 +29,12 @@ class AudioStream:
 
     @property
     def outline(self) -> AudioInfo | None:
-        """What the audio will be; None until decoding starts, known from the first non-empty piece on."""
+        """The properties of the audio; None until decoding starts, set when the first non-empty piece is yielded."""
         return self.submission.request.audio_info
 
     @property
     def sample_rate(self) -> int:
-        """Hz of the encoded audio, known from the first non-empty piece on."""
+        """The sample rate of the encoded audio in Hz, set when the first non-empty piece is yielded."""
         return self.format.sample_rate or self._known_outline().sample_rate
 
     @property
@@ -43,10 +43,10 @@ class AudioStream:
         return self.submission.request.progress
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield encoded audio as it is made, and an empty piece every `POLL_SECONDS` while there is none.
+        """Yield encoded audio as it is generated, and an empty piece every `POLL_SECONDS` while there is none.
 
-        Joined, the pieces are the whole audio. Raises what ended the generation, ConversionFailed, and DeadlineExceeded
-        also when the client reads too slowly.
+        Joined, the pieces are the whole audio. Raises the error that ended the generation, ConversionFailed, and
+        DeadlineExceeded also when the client reads too slowly.
         """
         request = self.submission.request
         for block in request.chunks(POLL_SECONDS):

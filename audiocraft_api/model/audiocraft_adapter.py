@@ -1,6 +1,6 @@
 """A loaded model as the engines see it: audiocraft's own modules, and what audiocraft computes around them.
 
-Keeps nothing of a request: audiocraft's generation parameters belong to a wrapper object, which is new in each call.
+Keeps no state of a request: audiocraft's generation parameters belong to a wrapper object that each call creates.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class LoadedModel:
 
     @property
     def has_released_decoder_weights(self) -> bool:
-        """Whether the decoder's weights are gone: the model can then only compute conditions and run its codec."""
+        """Whether the decoder's weights were freed. The model can then only compute conditions and run its codec."""
         return bool(self._released_bytes)
 
     def to_float32(self) -> None:
@@ -151,7 +151,7 @@ class LoadedModel:
 
     @torch.no_grad()
     def generate_codes(self, params: GenerationParams, on_step: Callable[[int, int], None]) -> Tensor:
-        """Return the codes [1, K, T] of audiocraft's own loop, one request at a time.
+        """Generate codes [1, K, T] with audiocraft's own loop, one request at a time.
 
         Calls `on_step(frames_done, frames_total)` after each step; an exception from it ends the generation.
         """
@@ -224,7 +224,7 @@ class LoadedModel:
     def _frames_after_each_step(self, windows: list[Window]) -> Iterator[int]:
         for window in windows:
             num_new = window.num_frames - window.num_prompt_frames
-            # The delay pattern takes some steps more than frames; a frame is done when its last codebook is.
+            # The delay pattern needs more steps than frames; a frame is done when its last codebook is.
             num_steps = (
                 len(self.lm.pattern_provider.get_pattern(window.num_frames).layout) - 1 - window.num_prompt_frames
             )

@@ -29,8 +29,8 @@ from audiocraft_api.model import hub
 from audiocraft_api.model.checkpoint_file import Package
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
-# Hold this while building a model. transformers replaces torch's initializers for the whole process meanwhile: two
-# builds at once would leave them replaced. What it guards belongs to the process, and so does the lock.
+# Hold this lock while building a model. transformers replaces torch's initializers temporarily, for the whole process:
+# two concurrent builds could leave them replaced. Global, because what it protects is global.
 BUILDING = threading.RLock()
 
 # The parts of audiocraft's `LMModel` that decode; the others compute conditions.
@@ -67,7 +67,7 @@ def build_language_model(config: DictConfig, files: Hub, device: torch.device) -
         model = builders.get_lm_model(bare)
     model.condition_provider = provider
     model.cfg = config
-    if "self_wav" in provider.conditioners:  # as MusicGen.get_pretrained
+    if "self_wav" in provider.conditioners:  # as in MusicGen.get_pretrained
         chroma = provider.conditioners["self_wav"]
         chroma.match_len_on_eval = True
         chroma._use_masking = False

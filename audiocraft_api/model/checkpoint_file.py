@@ -17,13 +17,13 @@ from audiocraft_api.model.hub import WrongCheckpoint
 Package = dict[str, Any]
 
 _BLOCK_BYTES = 16 * 2**20  # large, because between two blocks this thread may have to wait for the GIL
-_MAX_CACHED_FILES = 256  # files whose checksums are not computed again until the file changes
+_MAX_CACHED_FILES = 256  # files whose checksums are cached until they change
 
 _FileState = tuple[int, ...]
 
 
 def fingerprint(*paths: Path) -> str:
-    """Return 40 hex digits that depend on the files' content, from the checksums that the files contain of their parts.
+    """Return 40 hex digits that depend on the files' content, derived from the checksums that each file contains.
 
     Raises WrongCheckpoint.
     """
@@ -61,8 +61,8 @@ def _checksums(path: Path, _state: _FileState) -> str:
 def read(path: Path) -> Package:
     """Read a file whose parts match their checksums. Raises WrongCheckpoint.
 
-    The tensors are in memory of their own, not mapped: a mapped file that is overwritten would change or kill a running
-    model.
+    The tensors are copied into memory, not mapped: overwriting a mapped file would change the weights of a running
+    model or crash the process.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Load a model: find its files, check them, build it. A failure is one sentence that says what to do.
+"""Loads a model: finds its files, checks them, builds it. The message of a failure says what to do.
 
 Importing this module does not import torch. `checkpoint` builds the modules, `hub` finds the repositories by id.
 """
@@ -32,8 +32,8 @@ _ADAPTER = "audiocraft_api.model.audiocraft_adapter"  # imports torch, transform
 def import_libraries() -> None:
     """Import torch, transformers and audiocraft, which takes seconds; later calls return at once.
 
-    While one thread imports them, others wait: for the whole of it, because they all begin with the same module.
-    Raises ModelUnavailable.
+    Other threads wait until the import is complete, because all of them import the same module first. Raises
+    ModelUnavailable.
     """
     is_first = _ADAPTER not in sys.modules
     begin = time.monotonic()
@@ -53,7 +53,7 @@ def import_libraries() -> None:
 
 
 def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
-    """Load a model from its files. Raises ModelUnavailable; nothing of a failed load is kept."""
+    """Load a model from its files. Raises ModelUnavailable; a failed load keeps nothing in memory."""
     begin = time.monotonic()
     logger.info("Loading %s.", spec.name)
     try:
@@ -67,7 +67,7 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
         raise ModelUnavailable(
             f"The checkpoint of {spec.name!r} cannot be used: {error}. Fetch or export it again.", _RETRY_SECONDS
         ) from None
-    # Third-party code reads files of any content here: its errors are unforeseeable, and each request needs a response.
+    # Third-party code reads arbitrary files here and may raise anything, and each request needs a response.
     except Exception as error:
         logger.exception("Loading %s failed.", spec.name)
         raise ModelUnavailable(_sentence(spec, error), _RETRY_SECONDS) from None

@@ -39,7 +39,7 @@ class _Slot:
     state: ModelState = "unloaded"
     model: LoadedModel | None = None
     error: ModelUnavailable | None = None  # of the last load
-    num_loads: int = 0  # that have ended, successfully or not; waiters see by this count that theirs has
+    num_loads: int = 0  # ended loads, successful or not; a new count means that a waiter's load has ended
     num_leases: int = 0
     last_used: float = 0.0  # time.monotonic()
 
@@ -67,7 +67,8 @@ class ModelCache:
         """Lease a model, which is loaded if necessary and not unloaded before the `with` block ends.
 
         Raises InvalidRequest for an unknown or refused name, ModelUnavailable when the model cannot be loaded, and
-        ShuttingDown after `close`. All that wait for a load that fails get its error; the next lease tries again.
+        ShuttingDown after `close`. If a load fails, every caller that waits for it gets its error; the next lease tries
+        again.
         """
         spec = self._catalog.get(name)
         slot = self._slots[name]
@@ -86,7 +87,7 @@ class ModelCache:
 
     @property
     def device(self) -> str:
-        """Where models run; `auto` until the first one has been loaded."""
+        """The device that models run on; `auto` until the first one has been loaded."""
         with self._condition:
             models = [slot.model for slot in self._slots.values() if slot.model is not None]
         return models[0].device.type if models else self._config.models.device
@@ -114,11 +115,11 @@ class ModelCache:
             return slot.model.revision if slot is not None and slot.model is not None else None
 
     def known_revision(self, name: str) -> str | None:
-        """Return the revision that a load would find now, or None if only a load can tell. Loads nothing."""
+        """Return the revision that a load would find now, or None if it is unknown before a load. Loads nothing."""
         return known_revision(self._catalog.get(name), self._catalog)
 
     def on_unload(self, listener: UnloadListener) -> None:
-        """Call `listener(name)` after a model was unloaded, so that anything made from it can be freed as well."""
+        """Call `listener(name)` after a model was unloaded, so that anything built from it can be freed as well."""
         self._listeners.append(listener)
 
     def release_decoder_weights(self, model: LoadedModel, num_bytes: int) -> None:
@@ -206,7 +207,7 @@ class ModelCache:
         self._unload(among=doomed)
 
     def _unload(self, among: set[_Slot] | None = None, unused_since: float = math.inf) -> None:
-        """Unload models without a lease: all, or those `among` some, last used no later than `unused_since`."""
+        """Unload models without a lease, last used no later than `unused_since`: all, or only those in `among`."""
         unloaded = []
         with self._condition:
             for name, slot in self._slots.items():
@@ -252,7 +253,7 @@ def _free_memory() -> None:
 
 
 def _trim() -> None:
-    """Return free pages to the operating system; glibc alone does that only at the end of its heaps."""
+    """Return free pages to the operating system; by itself, glibc does that only at the end of its heaps."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

@@ -34,7 +34,7 @@ def locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, str
 
 
 def known_revision(spec: ModelSpec, catalog: Catalog) -> str | None:
-    """Return the revision that a load would find now, or None if only a download could tell.
+    """Return the revision that a load would find now, or None if it is unknown before a download.
 
     Fast: unchanged files are not read again.
     """

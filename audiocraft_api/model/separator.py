@@ -1,7 +1,7 @@
 """Loads the source separator of audiocraft's chroma conditioner from local files, and makes separation repeatable.
 
-The conditioner itself requests `htdemucs` from demucs, which downloads it, possibly as a pickle. Here it gets the same
-demucs classes, with weights that `hub` finds like all others.
+The conditioner itself requests `htdemucs` from demucs, which downloads it, possibly as a pickle. This module provides
+the same demucs classes instead, with weights that `hub` finds like all others.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def make_repeatable(conditioner: Any) -> None:
 
 @torch.no_grad()
 def _melody_stems(conditioner: Any, wav: Tensor, sample_rate: int) -> Tensor:
-    """Return what `ChromaStemConditioner._get_stemmed_wav` does, with a fixed time shift of demucs' input."""
+    """Do what `ChromaStemConditioner._get_stemmed_wav` does, but with a fixed time shift of demucs' input."""
     separator = conditioner.demucs
     with conditioner.autocast:
         wav = convert_audio(wav, sample_rate, separator.samplerate, separator.audio_channels)

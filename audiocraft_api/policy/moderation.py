@@ -20,7 +20,7 @@ from audiocraft_api.config import Config, ConfigError, variable_name
 from audiocraft_api.core.errors import ModerationUnavailable, PromptRefused
 from audiocraft_api.net.outbound import ForbiddenTarget, connected, parse_target
 
-CATEGORY = "moderation"  # if the service names none
+CATEGORY = "moderation"  # if the service does not name one
 MAX_RESPONSE_BYTES = 64 * 2**10
 MAX_CATEGORY_CHARACTERS = 100
 MAX_SUGGESTION_CHARACTERS = 500
@@ -42,7 +42,7 @@ class Moderation:
     """Client of one moderation service. Thread-safe."""
 
     def __init__(self, config: Config) -> None:
-        """Make no call yet. Raises ConfigError."""
+        """Check the settings, without calling the service. Raises ConfigError."""
         try:
             self._target = parse_target(config.policy.moderation_url, allow_private=True)
         except ForbiddenTarget as error:
@@ -61,7 +61,7 @@ class Moderation:
         self._slots = threading.BoundedSemaphore(max(config.policy.moderation_calls, config.server.threads // 2))
 
     def require_allowed(self, prompt: str) -> None:
-        """Raise PromptRefused for a prompt that the service refuses, ModerationUnavailable if it cannot tell."""
+        """Raise PromptRefused for a prompt that the service refuses, ModerationUnavailable without a verdict."""
         if not self._slots.acquire(blocking=False):
             raise ModerationUnavailable("The server is checking too many prompts; try again in a moment.", 1.0)
         try:
@@ -76,7 +76,7 @@ class Moderation:
             )
 
     def _verdict(self, prompt: str) -> _Verdict | None:
-        """Return the verdict; None if there is none in time and the setting lets the prompt pass."""
+        """Return the verdict, or None if it did not arrive in time and the setting lets the prompt pass."""
         call = self._calls.submit(self._call_service, prompt, time.monotonic() + self._timeout_seconds)
         try:
             return call.result(self._timeout_seconds)

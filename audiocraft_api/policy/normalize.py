@@ -50,7 +50,8 @@ _INSIDE = re.compile(r"(?<=\w\w)[^\w\s]+(?=\w)|(?<=\w)[^\w\s]+(?=\w\w)")
 
 
 def fold(text: str) -> str:
-    """Return the text in plain lowercase: no marks, nothing invisible, one letter for all that look like it."""
+    """Return the text in plain lowercase, without marks and invisible characters, with one letter for all that look
+    like it."""
     return "".join(map(_fold_character, text))
 
 

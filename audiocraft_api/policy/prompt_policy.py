@@ -17,7 +17,7 @@ class PromptPolicy:
         self._moderation = Moderation(config) if config.policy.enabled and config.policy.moderation_url else None
 
     def require_allowed(self, prompt: str) -> None:
-        """Raise PromptRefused for a prompt that is not allowed, ModerationUnavailable if moderation cannot tell."""
+        """Raise PromptRefused for a prompt that is not allowed, ModerationUnavailable without a verdict."""
         found = self._words.find(prompt) if self._words else None
         if found is not None:
             raise PromptRefused(f"The prompt seems to contain {found.contains}.", found.name, found.suggestion)

@@ -1,19 +1,19 @@
-"""Decides when a request's complete frames go to the codec. How frames form blocks is fixed, and up to the codec."""
+"""Decides when a request's complete frames are sent to the codec. The codec alone decides how frames form blocks."""
 
 from __future__ import annotations
 
 from audiocraft_api.engine.codec.decoder import BLOCK_FRAMES
 from audiocraft_api.engine.codec.lstm import NUM_ROWS
 
-FEW_FRAMES = 4  # saves the codec's thread a wake-up for every frame
+FEW_FRAMES = 4  # so that not every frame wakes the codec's thread
 EARLY_FRAMES = sum(BLOCK_FRAMES[:-1])  # of the short first blocks, so that audio starts early
 SHARED_STEPS = BLOCK_FRAMES[-1]
 
 
 class CodecBatching:
-    """Sends frames as they become complete; but on a CPU with many requests, those of all requests once per block.
+    """Sends frames as they become complete or, on a CPU with many requests, those of all requests once per block.
 
-    There, a step of the codec's recurrent layer takes as long for one request as for `NUM_ROWS`.
+    On a CPU, a step of the codec's recurrent layer takes as long for one request as for `NUM_ROWS`.
     """
 
     def __init__(self, *, is_shared: bool) -> None:
@@ -30,5 +30,5 @@ class CodecBatching:
             self._num_steps = 0
 
     def min_frames(self, num_delivered: int) -> int:
-        """Return how many new frames a request needs before they go to the codec; `num_delivered` have gone before."""
+        """Return how many new frames a request needs before they are sent; `num_delivered` were sent earlier."""
         return FEW_FRAMES if self._is_due or num_delivered < EARLY_FRAMES else 2 * SHARED_STEPS

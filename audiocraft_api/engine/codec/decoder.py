@@ -6,8 +6,8 @@ which is left unchanged and is the reference that this one is tested against.
 
 All blocks joined differ from the codec's own decoding of all codes at once by float32 rounding only: less than 1e-6 at
 usual loudness, and as close to exact arithmetic as that decoding (on CUDA closer, where the codec's own convolutions
-may use TF32). On one machine, with one number of threads, the bits depend on the request's codes only, neither on how
-they were split into feeds nor on other requests. The order of sums, and with it the last bits, may differ between
+may use TF32). On one machine, with a fixed number of threads, the bits depend only on the request's codes, not on how
+they were split into feeds or on other requests. The order of sums, and with it the last bits, may differ between
 machines, devices, library versions and numbers of threads.
 """
 
@@ -57,7 +57,7 @@ def make_codec(codec: Any, block_frames: Sequence[int] = BLOCK_FRAMES) -> ChunkC
     """Prepare audiocraft's `CompressionModel` for decoding in chunks.
 
     Supports transformers' EnCodec decoders with weight norm, causal or not, as one channel or as left and right. Any
-    other codec decodes everything at once when it has got the last code.
+    other codec decodes everything at once after the last code.
     """
     is_stereo = hasattr(codec, "get_left_right_codes")
     try:
@@ -133,7 +133,7 @@ class StreamingDecoder:
         self._codec = codec
         self.passes = [_Pass(codec) for _ in range(codec.num_passes)]
         self._codes: Tensor | None = None  # [K, t] that wait for their block
-        self._samples: list[Tensor] = []  # [C, n] complete, not yet taken
+        self._samples: list[Tensor] = []  # [C, n] complete, not returned yet
         self._num_blocks = 0
         self._has_last_codes = False
         self._is_last_block = False

@@ -97,7 +97,7 @@ class Lstm:
         return xs
 
     def _rows_are_independent(self) -> bool:
-        """Return whether a row of a step has the same bits in each place and next to any other rows."""
+        """Return whether a row of a step has the same bits at each index and next to any other rows."""
         generator = torch.Generator().manual_seed(0)
         for layer in self._layers:
             row = [torch.randn(1, size * layer.size, generator=generator) for size in (4, 1, 1)]

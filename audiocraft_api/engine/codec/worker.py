@@ -1,4 +1,4 @@
-"""The codec's thread of one model: decodes the codes of running requests to audio blocks, in parallel to the loop."""
+"""The codec's thread of one model: decodes the codes of running requests to audio blocks, in parallel with the loop."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class CodecWorker:
         device: torch.device,
         on_last: Callable[[Sequence], None],
     ) -> None:
-        """`get_codec` builds the codec with its first call. It and `on_last` are called in the codec's thread.
+        """`get_codec` builds the codec on its first call. It and `on_last` are called in the codec's thread.
 
-        `on_last(seq)` follows the last codes of a sequence, after its request has ended.
+        `on_last(seq)` is called after the last codes of a sequence, when its request has ended.
         """
         self._get_codec = get_codec
         self._device = device
@@ -72,7 +72,7 @@ class CodecWorker:
                         self._on_last(seq)
 
     def _next_jobs(self) -> list[Job]:
-        """Wait for jobs, and take the first job of each sequence; return none when closed."""
+        """Wait for jobs, then remove and return the first job of each sequence; return an empty list when closed."""
         with self._condition:
             self._condition.wait_for(lambda: self._jobs or self._closing)
             taken: dict[Sequence, Job] = {}

@@ -1,7 +1,8 @@
 """The native backend for CPUs: each step runs the whole transformer in one call of the C++ decoder.
 
-A step is bound by reading weights, keys and values from memory. The decoder reads each of them once, in as few bytes as
-the precision allows, and only up to each row's own length. `torch_backend.py` is the reference implementation.
+A step is limited by the time to read weights, keys and values from memory. The decoder reads each of them once, in as
+few bytes as the precision allows, and only up to each row's own length. `torch_backend.py` is the reference
+implementation.
 """
 
 from __future__ import annotations

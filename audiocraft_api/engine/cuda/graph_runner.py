@@ -1,9 +1,9 @@
 """Steps that stay on the device: the model, the sampling and the bookkeeping of tokens in one captured CUDA graph.
 
 A graph is captured for each bucket: the batch size, the number of positions attended, and whether any request is
-guided. Products always have the rows of the largest batch, used or not. At these sizes the time goes into reading
-weights, and a product of one shape gives a row the same bits in every batch. Attention runs row by row over the bucket,
-and masked positions add exact zeros. Without capture, the same step runs eagerly on any device.
+guided. Products always have the rows of the largest batch, used or not. At these sizes most of the time is spent
+reading weights, and a product of one shape gives a row the same bits in every batch. Attention runs row by row over the
+bucket, and masked positions add exact zeros. Without capture, the same step runs eagerly on any device.
 
 Each running request has a batch index, which stands for two slots: its conditional and its unconditional row.
 """

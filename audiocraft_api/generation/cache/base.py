@@ -1,4 +1,4 @@
-"""The interface of the stores that remember results and keep the leases on results being made."""
+"""The interface of the stores that remember results and keep the leases on results in progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class CachedResult:
-    """A file of the cache's own in the audio store, and its recipe."""
+    """A file in the audio store that belongs to the cache, and its recipe."""
 
     filename: str
     recipe: Mapping[str, Any]  # `Recipe.to_dict`

@@ -1,4 +1,4 @@
-"""Creates the result cache, over SQLite or Redis, as the settings say."""
+"""Creates the result cache over SQLite or Redis, depending on the settings."""
 
 from __future__ import annotations
 

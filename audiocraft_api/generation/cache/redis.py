@@ -1,4 +1,4 @@
-"""Cached results in a Redis that several hosts share. Each change is one Lua script, timed by the server's clock.
+"""Cached results in a Redis server that several hosts share. Each change is a Lua script that uses the server's clock.
 
 Keys: `results`, a hash of rows by result key; a row is a filename, a line break and the recipe as JSON. Lua never
 parses that JSON, because its parser fails on lone surrogates. `results_used` and `results_created` are sorted sets of

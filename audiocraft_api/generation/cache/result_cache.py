@@ -1,8 +1,9 @@
-"""Returns stored audio for repeated requests, and makes the audio of equal concurrent requests once.
+"""Returns stored audio for repeated requests, and generates audio only once for identical concurrent requests.
 
-Within a process one request leads and the others wait for its result. Among processes that share a store, the leader
-holds a lease. A leader never waits for a follower, and each request waits within its own deadline and for as long as
-its own client. Whatever fails in the stores, audio is made as if there were no cache. Knows nothing of engines.
+Within a process, one request leads and the others wait for its result. Among processes that share a store, the leader
+holds a lease. A leader never waits for a follower, and each request waits until its own deadline at most, and only
+while its own client is connected. If a store fails, audio is generated as if there were no cache. Knows nothing of
+engines.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class CacheKey:
 
 
 class InFlight:
-    """A result that a request of this process is making. Ends once, with a result, an error or neither."""
+    """A result that a request of this process is generating. Ends once, with a result, an error or neither."""
 
     def __init__(self) -> None:
         self.result: GeneratedBytes | None = None
@@ -85,7 +86,7 @@ class ResultCache:
         return CacheKey(result_key(command, revision, self._config), revision, command.audio_owner)
 
     def get(self, key: CacheKey) -> GeneratedBytes | None:
-        """Return the cached result, or None; a result whose file is gone is deleted."""
+        """Return the cached result, or None. A result whose file no longer exists is deleted."""
         with suppress(StorageUnavailable):  # logged where it was raised
             cached = self._store.get(key.digest)
             if cached is None:
@@ -120,7 +121,7 @@ class ResultCache:
 
         Yields the result of another request, or None when this request must make it, and `put` it, in the block. When
         the leader is canceled or runs out of time, one of its followers leads next. Any other error of the leader is
-        raised in each follower. Raises whatever ends the waiter.
+        raised in each follower. Raises as `Waiter.raise_if_stopped`.
         """
         in_flight, is_leader = self._join(key)
         while not is_leader:
@@ -170,7 +171,7 @@ class ResultCache:
     def _try_lease(self, key: CacheKey, pause_seconds: float = 0.0) -> bool:
         """Acquire or renew the lease; while another process has it, pause and return False.
 
-        During an outage of the store every process leads: better to make audio twice than not at all.
+        If the store is unavailable, every process leads: generating audio twice is better than failing.
         """
         try:
             if self._store.lease(key.digest, self._holder, self._lease_seconds):

@@ -21,7 +21,7 @@ from audiocraft_api.generation.recipe import audio_digest
 def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
     """Return the digest of a command, its model's revision, and the software and hardware of the server.
 
-    The command includes the owner of the audio, so nobody can find out what another owner has requested.
+    The command includes the owner of the audio, so no caller can find out what another owner has requested.
     """
     requested: dict[str, object] = {field.name: getattr(command, field.name) for field in fields(command)}
     requested = {

@@ -21,8 +21,8 @@ SOURCES = Path(__file__).parent
 BUILD_DIR = SOURCES.parents[3] / "build" / "native"
 # Contraction allows fused multiply-adds. Options such as -ffast-math are off: they would change the order of summation.
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
-# The tests compile with these; an installation does not, because a compiler that nobody has tried yet may warn about
-# correct code. -Wno-psabi: Quad values never cross the library's boundary, so their calling convention does not matter.
+# The tests compile with these; an installation does not, because an untested compiler may warn about correct code.
+# -Wno-psabi: Quad values never cross the library's boundary, so their calling convention does not matter.
 STRICT_FLAGS = ("-Wall", "-Wextra", "-Werror", "-Wno-psabi")
 COMPILE_TIMEOUT_SECONDS = 300
 

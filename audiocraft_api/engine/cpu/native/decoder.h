@@ -48,8 +48,8 @@ public:
     explicit Decoder(const DecoderSpec& spec);
 
     void set_layer(int index, const LayerPointers& from);
-    // `heads` [codebooks * codebook_size, dim] are packed here. The caller keeps the tables while the decoder lives:
-    // `embeddings`, one [codebook_size + 1, dim] per codebook, and `positions` [capacity, dim].
+    // `heads` [codebooks * codebook_size, dim] are packed here. The caller keeps the tables in memory for the decoder's
+    // lifetime: `embeddings`, one [codebook_size + 1, dim] per codebook, and `positions` [capacity, dim].
     void set_embeddings_and_heads(const float* heads, const float* norm_weight, const float* norm_bias,
                                   const float* const* embeddings, const float* positions);
 

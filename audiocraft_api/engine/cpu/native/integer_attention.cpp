@@ -44,8 +44,8 @@ struct PlanePair {
 template <int Bits>
 constexpr int kZeroPoint = 1 << (Bits - 1);
 
-// Prefetches the packs that will be read next, near and far ahead. Prefetch line by line between the sums: all of a
-// pack's lines at once block the processor's loads and take half as much time again.
+// Prefetches the packs that will be read next, near and far ahead. Prefetch line by line between the sums: prefetching
+// all of a pack's lines at once blocks the processor's loads and takes half as long again.
 class PackPrefetch {
 public:
     PackPrefetch(const PrefetchPlan& plan, const uint8_t* at) : far_(plan.far(at)), near_(plan.near(at)) {}

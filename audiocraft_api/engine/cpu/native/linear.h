@@ -25,7 +25,7 @@ struct StoredWeights {
     Format format;
 };
 
-// What becomes of a result y: stored, added to the output, or stored as gelu(y).
+// How a result y is written: stored, added to the output, or stored as gelu(y).
 enum class Epilogue { kStore, kAdd, kGelu };
 
 class Linear {

@@ -10,7 +10,7 @@
 namespace native {
 namespace {
 
-// splitmix64, as in noise.py.
+// splitmix64, as in engine/sampling.py.
 constexpr uint64_t kGamma = 0x9e3779b97f4a7c15;
 
 uint64_t mixed(uint64_t x) {

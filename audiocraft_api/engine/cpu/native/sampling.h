@@ -1,6 +1,6 @@
 // Chooses the next token of each codebook from logits, for all requests of a step, in threads.
 //
-// `engine/sampling.py` with the noise of `engine/noise.py` is the reference implementation.
+// `TorchSampler` over `counter_noise` in engine/sampling.py is the reference implementation.
 #pragma once
 
 #include <cstdint>
