@@ -65,13 +65,6 @@ class AudioStore(Protocol):
         Atomic. Raises StorageUnavailable.
         """
 
-    def copy(self, filename: str, owner: str | None = None) -> StoredAudio:
-        """Copy a file to a new name with the same extension, for one owner, or for everyone (None).
-
-        Atomic. The copy has its own age; deleting one file does not affect the other. Raises NotFound,
-        StorageUnavailable.
-        """
-
     def open(self, filename: str) -> OpenAudio:
         """Open a file; the caller closes it. Raises NotFound, also for invalid names; StorageUnavailable."""
 

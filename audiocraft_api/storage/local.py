@@ -11,7 +11,6 @@ import io
 import logging
 import os
 import re
-import shutil
 import stat
 import threading
 import time
@@ -19,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from audiocraft_api.config.storage import StorageSettings
 from audiocraft_api.core.errors import NotFound, StorageUnavailable
@@ -52,13 +50,23 @@ class LocalStore:
 
     def save(self, audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
         """Write to a temporary name in the same directory, sync, then rename. Raises StorageUnavailable."""
-        return self._write(new_filename(extension, owner), lambda file: file.write(audio))
-
-    def copy(self, filename: str, owner: str | None = None) -> StoredAudio:
-        """Copy the bytes: a hard link would share the age of the file and be swept with it."""
-        with self.open(filename).file as source:
-            extension = filename.rpartition(".")[2]
-            return self._write(new_filename(extension, owner), lambda file: shutil.copyfileobj(source, file))
+        filename = new_filename(extension, owner)
+        self._start_sweeper()
+        path = self._directory / filename
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "xb") as file:
+                file.write(audio)
+                file.flush()
+                os.fsync(file.fileno())
+                status = os.fstat(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise self._unavailable("written", error) from error
+        return _describe(filename, status)
 
     def open(self, filename: str) -> OpenAudio:
         """Open a file, and hold a lease on it until it is closed. Raises NotFound, StorageUnavailable."""
@@ -126,24 +134,6 @@ class LocalStore:
     def close(self) -> None:
         """Stop the sweeper. Files are kept."""
         self._sweeper.close()
-
-    def _write(self, filename: str, write: Callable[[BinaryIO], object]) -> StoredAudio:
-        self._start_sweeper()
-        path = self._directory / filename
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "xb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-                status = os.fstat(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise self._unavailable("written", error) from error
-        return _describe(filename, status)
 
     def _start_sweeper(self) -> None:
         if self._background_sweep:

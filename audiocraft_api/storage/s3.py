@@ -76,22 +76,6 @@ class S3Store:
         )
         return StoredAudio(filename, len(audio), time.time(), _etag(filename))
 
-    def copy(self, filename: str, owner: str | None = None) -> StoredAudio:
-        """Copy an object inside the store. Raises NotFound, StorageUnavailable."""
-        source = self._describe(filename)
-        copied = new_filename(filename.rpartition(".")[2], owner)
-        self._client.call(
-            "written",
-            lambda client: client.copy_object(
-                Bucket=self._bucket,
-                Key=self._prefix + copied,
-                CopySource={"Bucket": self._bucket, "Key": self._prefix + filename},
-                MetadataDirective="REPLACE",  # the attachment's name is that of the copy
-                **_headers(copied),
-            ),
-        )
-        return StoredAudio(copied, source.size_bytes, time.time(), _etag(copied))
-
     def open(self, filename: str) -> OpenAudio:
         """Look up the size of an object; its bytes are fetched on reading. Raises NotFound, StorageUnavailable."""
         stored = self._describe(filename)

@@ -140,25 +140,6 @@ class AudioStoreContract:
             assert file.seek(-4, os.SEEK_END) == 399_996
             assert file.read() == data[-4:]
 
-    def test_a_copy_is_a_file_of_its_own(self, store: AudioStore) -> None:
-        first = store.save(b"audio", "mp3")
-        copies = [store.copy(first.filename), store.copy(first.filename, "some-owner")]
-        assert len({audio.filename for audio in (first, *copies)}) == 3
-        assert [audio.filename.endswith(".mp3") for audio in copies] == [True, True]
-        assert copies[1].filename.startswith("some-owner/")
-        store.delete(first.filename)
-        for audio in (*copies, store.copy(copies[1].filename)):
-            assert audio.size_bytes == 5
-            with store.open(audio.filename).file as file:
-                assert file.read() == b"audio"
-
-    def test_what_is_not_there_is_not_copied(self, store: AudioStore) -> None:
-        gone = store.save(b"audio", "wav").filename
-        store.delete(gone)
-        for name in (gone, UNKNOWN, *HOSTILE_NAMES):
-            with pytest.raises(NotFound):
-                store.copy(name)
-
     def test_an_empty_file_and_a_large_one_are_kept(self, store: AudioStore) -> None:
         for data in (b"", os.urandom(3_000_001)):
             with store.open(store.save(data, "wav").filename).file as file:
@@ -229,13 +210,6 @@ class TestLocalStore(AudioStoreContract):
         age(directory, young, 90)
         assert store.sweep() == 1
         assert (readable(store, old), readable(store, young)) == (False, True)
-
-    def test_a_copy_is_not_swept_with_what_it_was_copied_from(self, store: LocalStore, directory: Path) -> None:
-        first = store.save(b"audio", "wav").filename
-        age(directory, first, 101)
-        second = store.copy(first).filename
-        assert store.sweep() == 1
-        assert (readable(store, first), readable(store, second)) == (False, True)
 
     def test_the_oldest_files_beyond_the_total_size_are_swept(self, store: LocalStore, directory: Path) -> None:
         names = [store.save(bytes(2_000_000), "wav").filename for _ in range(4)]
@@ -473,24 +447,6 @@ def test_an_object_has_the_headers_of_the_route(s3_store: S3Store, server: S3Ser
     assert metadata["content-type"] == "audio/mpeg"
     assert metadata["content-disposition"] == f"attachment; filename={link_of(filename)}"
     assert "immutable" in metadata["cache-control"]
-
-
-def test_a_copy_has_a_name_an_owner_and_an_age_of_its_own(s3_store: S3Store, server: S3Server, bucket: str) -> None:
-    first = s3_store.save(b"audio", "mp3")
-    server.age(bucket, f"audio/{first.filename}", 50)
-    copied = s3_store.copy(first.filename, "alice")
-    assert link_of(copied.filename) != first.filename
-    assert abs(copied.modified_at - time.time()) < 10
-    s3_store.delete(first.filename)
-    with s3_store.open(copied.filename).file as file:
-        assert file.read() == b"audio"
-    metadata = server.objects(bucket)[f"audio/{copied.filename}"].metadata
-    headers = {name.lower(): value for name, value in metadata.items()}
-    assert headers["content-disposition"] == f"attachment; filename={link_of(copied.filename)}"
-    assert headers["content-type"] == "audio/mpeg"
-    for gone in (first.filename, UNKNOWN, "../secret.wav"):
-        with pytest.raises(NotFound):
-            s3_store.copy(gone)
 
 
 def test_what_is_over_the_age_is_gone_at_once_and_deleted_when_its_readers_had_their_time(

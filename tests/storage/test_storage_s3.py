@@ -107,7 +107,6 @@ Use = Callable[[S3Store, str], object]
 USES: dict[str, Use] = {
     "save": lambda store, _: store.save(b"audio", "wav"),
     "open": lambda store, filename: store.open(filename),
-    "copy": lambda store, filename: store.copy(filename),
     "delete": lambda store, filename: store.delete(filename),
 }
 REFUSALS = {
@@ -241,7 +240,7 @@ def test_a_name_that_no_store_makes_causes_no_call(gate: Gate, bucket: str) -> N
         "audio/",
         "%2e%2e%2fx.wav",
     ):
-        for use in (store.open, store.copy, store.redirect_for):
+        for use in (store.open, store.redirect_for):
             with pytest.raises(NotFound):
                 use(name)
         store.delete(name)
