@@ -1,7 +1,7 @@
 """The operator's command line: `python -m audiocraft_api keys create | list | revoke`.
 
-It uses the settings of the server and accesses the state store directly: the server need not run, and a running server
-notices changes within a second.
+It uses the settings of the server and accesses the state store directly, so the server need not be running. A running
+server applies changes within a second.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COLUMNS = ("id", "name", "state", "scopes", "created", "expires", "limits")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. Exits with a message if it fails."""
+    """Run the command. If it fails, exit with a message."""
     given = _parser().parse_args(arguments)
     try:
         config = load_config()
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     keys = parser.add_subparsers(required=True, metavar="keys").add_parser("keys", help="manage API keys")
     commands = keys.add_subparsers(required=True, metavar="create | list | revoke")
     create = commands.add_parser("create", help="create a key and print it; it cannot be shown again")
-    create.add_argument("--name", required=True, type=_name, help="name of the key's owner, for display")
+    create.add_argument("--name", required=True, type=_name, help="name of the key, such as its owner, for display")
     create.add_argument(
         "--scopes",
         type=_scopes,
@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
 def _create(store: KeyStore, config: Config, given: argparse.Namespace) -> None:
     now = time.time()
     if sum(key.is_usable(now) for key in store.all()) >= config.access.max_keys:
-        sys.exit(f"There are already {config.access.max_keys} keys. Revoke some, or raise AUDIOCRAFT_API_MAX_KEYS.")
+        sys.exit(
+            f"There are already {config.access.max_keys} usable keys. Revoke a key or increase AUDIOCRAFT_API_MAX_KEYS."
+        )
     limits = CallerLimits(**{limit.name: getattr(given, limit.name) for limit in fields(CallerLimits)})
     expires = None if given.expires_days is None else now + given.expires_days * DAY_SECONDS
     key, known = new_key(given.name, given.scopes, limits, created=now, expires=expires)
@@ -107,7 +109,7 @@ def _revoke(store: KeyStore, _config: Config, given: argparse.Namespace) -> None
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:
-    """Return the fields of a key that are shown."""
+    """Return the fields of a key that the commands print."""
     state = "revoked" if key.revoked is not None else "usable" if key.is_usable(time.time()) else "expired"
     return {
         "id": key.id,

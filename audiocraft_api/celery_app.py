@@ -1,7 +1,7 @@
 """The entry point of Celery workers: `celery -A audiocraft_api.celery_app worker`. One process owns a device.
 
-Importing this module reads no settings. Its attribute `app` is created from the settings when it is first read, and a
-worker builds its services only when it starts.
+Importing this module reads no settings. The attribute `app` is created from the settings on first access, and a worker
+builds its services only when it starts.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from audiocraft_api.telemetry.logs import configure_logging
 
 POOLS = ("threads", "solo")
 WRONG_POOL = (
-    "The pool must be `threads` or `solo`: one process owns the device, and neither CUDA nor the engine's threads "
-    "survive a fork. Start the worker with: celery -A audiocraft_api.celery_app worker -P threads"
+    "The pool must be `threads` or `solo`, because one process owns the device, and neither CUDA nor the engine's "
+    "threads survive a fork. Start the worker with: celery -A audiocraft_api.celery_app worker -P threads"
 )
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 def create_celery_app(
     config: Config | None = None, *, engine: Engine | None = None, intervals: TaskIntervals = DEFAULT_INTERVALS
 ) -> Celery:
-    """Create a Celery app with the tasks of this service; its workers use `engine` in place of their own.
+    """Create a Celery app with the tasks of this service. Its workers use `engine` instead of creating one.
 
     Builds and loads nothing until a worker starts. Raises ConfigError.
     """
@@ -60,7 +60,7 @@ def create_celery_app(
         if get_implementation(sender.pool_cls) not in [get_implementation(name) for name in POOLS]:
             sys.exit(WRONG_POOL)
         openmp.limit_spinning()
-        # As the options of the command line do: workers need not know each other.
+        # Same as the command-line options `--without-gossip --without-mingle`: workers need not know each other.
         sender.options.update(without_gossip=True, without_mingle=True)
         started.append(build_worker_services(config, celery, engine=engine, intervals=intervals))
         try:

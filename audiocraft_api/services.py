@@ -1,6 +1,6 @@
-"""The composition root: builds everything that lives as long as a process, starts it, and closes it in one order.
+"""The composition root: builds all services that live as long as a process, starts them, and closes them in one order.
 
-A server and a Celery worker are built from the same parts. Must not know Flask.
+Servers and Celery workers are built from the same parts. Knows nothing of Flask.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ class TaskProcessing(Protocol):
     """Runs tasks in this process, or sends them to the processes that do."""
 
     def start(self) -> None:
-        """Start the threads, in the process that serves."""
+        """Start the threads. Call in the process that serves requests."""
 
     def close(self, grace_seconds: float = 0.0) -> None:
-        """Let running tasks finish for `grace_seconds`, put the others back into the queue, and stop."""
+        """Let running tasks finish for `grace_seconds`, requeue the others, and stop."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Foundation:
-    """The parts that need no other part, in servers and in Celery workers."""
+    """The basic services of servers and Celery workers; the other services are built on them."""
 
     config: Config
     telemetry: Telemetry
@@ -77,7 +77,7 @@ class Foundation:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ProcessServices(Foundation):
-    """Everything that lives as long as a process, and that servers and Celery workers have in common."""
+    """The services that servers and Celery workers have in common. They live as long as the process."""
 
     engine: Engine | None  # None in servers whose tasks Celery workers run
     preloader: Preloader | None
@@ -89,8 +89,8 @@ class ProcessServices(Foundation):
     def start(self, admin_socket: socket.socket | None = None) -> None:
         """Start the admin listener, load models and run unfinished tasks. Call once, in the process that serves.
 
-        `admin_socket` is the listening socket of the admin listener, if the parent process has opened it; otherwise
-        it is opened here. Raises ConfigError when its address cannot be used.
+        `admin_socket` is the listening socket of the admin listener if the parent process has opened it. Otherwise
+        this method opens it. Raises ConfigError when its address cannot be used.
         """
         if self.config.telemetry.admin_bind:
             self.admin.start(admin_socket or listen(self.config.telemetry.admin_bind))
@@ -99,13 +99,13 @@ class ProcessServices(Foundation):
         self.tasks.start()
 
     def begin_drain(self, grace_seconds: float) -> None:
-        """Stop being ready. Idempotent."""
+        """Report that this process is not ready. Idempotent."""
         if not self.draining.is_set():
             self.draining.set()
-            logger.info("Draining: running generations have %.0f seconds.", grace_seconds)
+            logger.info("Draining: running generations have %.0f seconds to finish.", grace_seconds)
 
     def close(self, grace_seconds: float = 0.0) -> None:
-        """Stop being ready, let running generations finish for `grace_seconds`, then close everything. Idempotent."""
+        """Drain: let running generations finish for `grace_seconds`, then close everything. Idempotent."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -128,7 +128,7 @@ class ProcessServices(Foundation):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Services(ProcessServices):
-    """Everything that lives as long as a server."""
+    """The services of a server. They live as long as the process."""
 
     tasks: TaskBackend
     generation: Generation
@@ -140,7 +140,7 @@ class Services(ProcessServices):
     stream_slots: StreamSlots
 
     def start(self, admin_socket: socket.socket | None = None) -> None:
-        """Start as every process does, and fetch the public keys that tokens are verified with."""
+        """Also fetch the public keys that verify tokens, and warn if the server requires no key."""
         super().start(admin_socket)
         self.access.start()
 
@@ -150,12 +150,12 @@ class Services(ProcessServices):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WorkerServices(ProcessServices):
-    """Everything that lives as long as a Celery worker."""
+    """The services of a Celery worker. They live as long as the process."""
 
     tasks: CeleryWorker
 
     def begin_drain(self, grace_seconds: float) -> None:
-        """Stop being ready, claim no more tasks, and put back those that still run after `grace_seconds`."""
+        """Also stop claiming tasks, and requeue the tasks that still run after `grace_seconds`."""
         super().begin_drain(grace_seconds)
         self.tasks.begin_stop(grace_seconds)
 
@@ -169,7 +169,7 @@ def build_services(
     store: AudioStore | None = None,
     intervals: TaskIntervals = DEFAULT_INTERVALS,
 ) -> Services:
-    """Build a server; parts that are passed in replace its own. Starts nothing. Raises ConfigError."""
+    """Build the services of a server. Arguments replace the default parts. Starts nothing. Raises ConfigError."""
     base = _build_foundation("servers", config, catalog, cache, store)
     task_store = create_task_store(config, base.telemetry)
     render = _render_task(base.store)
@@ -211,7 +211,7 @@ def build_services(
 def build_worker_services(
     config: Config, celery: Celery, *, engine: Engine | None = None, intervals: TaskIntervals = DEFAULT_INTERVALS
 ) -> WorkerServices:
-    """Build a Celery worker; `engine` replaces its own. Starts nothing. Raises ConfigError."""
+    """Build the services of a Celery worker. `engine` replaces the default one. Starts nothing. Raises ConfigError."""
     from audiocraft_api.tasks.celery.transport import CeleryTransport
     from audiocraft_api.tasks.celery.worker import CeleryWorker
 
@@ -273,7 +273,7 @@ def _build_preloader(engine: Engine | None, config: Config) -> Preloader | None:
 def _build_health(
     base: Foundation, engine: Engine | None, preloader: Preloader | None, monitor: QueueMonitor | None = None
 ) -> Health:
-    """Also have the metrics read the engine, if it is in this process, and whether the process is ready."""
+    """Build the health checks. Also add metrics of readiness and, if the engine is in this process, of the engine."""
 
     def engine_status() -> EngineStatus:
         if engine:

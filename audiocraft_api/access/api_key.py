@@ -1,7 +1,7 @@
 """API keys: generated here, shown once, and stored only as a hash.
 
-A key is `acg_<id>_<secret>`. The id is for people and logs; the secret has 256 bits, so one round of SHA-256 is enough.
-Keys from the environment may have other forms; their ids are derived from their hashes.
+A key is `acg_<id>_<secret>`. People and logs refer to a key by its id. The secret has 256 bits, so one round of SHA-256
+is enough. Keys from the environment may have other formats; their ids are derived from their hashes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NO_HASH = hashlib.sha256(secrets.token_bytes(32)).hexdigest()
 
 @dataclass(frozen=True)
 class ApiKey:
-    """Everything stored about a key; the key itself is not. Times are seconds since the epoch."""
+    """The stored record of a key, without the key itself. Times are seconds since the epoch."""
 
     id: str
     hash: str = field(repr=False)
@@ -46,7 +46,7 @@ class ApiKey:
 def new_key(
     name: str, scopes: frozenset[Scope], limits: CallerLimits, *, created: float, expires: float | None = None
 ) -> tuple[str, ApiKey]:
-    """Generate a key. Return the key, which is stored nowhere, and the record to store."""
+    """Generate a key. Return the key, which must not be stored, and the record to store."""
     key_id = "".join(secrets.choice(ID_LETTERS) for _ in range(8))
     key = f"acg_{key_id}_{secrets.token_urlsafe(32)}"
     return key, ApiKey(key_id, hash_of(key), name, scopes, limits, created, expires)
@@ -57,11 +57,11 @@ def hash_of(key: str) -> str:
 
 
 def id_of(key: str) -> str:
-    """Return the id that is part of a key, or an id derived from the hash of a key of another form."""
+    """Return the id contained in a key or, for keys in another format, an id derived from the hash."""
     found = KEY.fullmatch(key)
     return found[1] if found else "env-" + hash_of(key)[:16]
 
 
 def matches(known: ApiKey | None, key: str) -> TypeGuard[ApiKey]:
-    """Return whether `key` is the known key, in constant time, also when there is no known key."""
+    """Return whether `key` is the known key. Takes constant time, even if `known` is None."""
     return hmac.compare_digest(known.hash if known else NO_HASH, hash_of(key)) and known is not None

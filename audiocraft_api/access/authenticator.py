@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Authenticator:
-    """Finds the caller to whom a credential belongs. Thread-safe."""
+    """Finds the caller that a credential belongs to. Thread-safe."""
 
     def __init__(
         self,
@@ -53,16 +53,20 @@ class Authenticator:
         self._clock = clock
 
     def caller_of(self, credential: str | None) -> Caller:
-        """Return the caller with this credential. Raises Unauthorized; Unavailable while a store is unreachable."""
+        """Return the caller that this credential belongs to, or `ANONYMOUS` if no credential is required.
+
+        Raises Unauthorized; Unavailable while the key store or the token issuer is unreachable.
+        """
         found = self._find(credential) if credential and CREDENTIAL.fullmatch(credential) else None
         if found is None and self.requires_key():
             raise Unauthorized
         return found or ANONYMOUS
 
     def requires_key(self) -> bool:
-        """Return whether callers need a credential: keys were ever configured or created, or tokens are accepted.
+        """Return whether callers need a credential.
 
-        Raises StorageUnavailable when that cannot be determined.
+        They do if the settings contain keys, require keys or accept tokens, or if a key was ever created. Raises
+        StorageUnavailable when that cannot be determined.
         """
         return self._always_requires_key or self._stored_keys.any_key_created()
 
@@ -74,7 +78,10 @@ class Authenticator:
             if not self.requires_key() and not _is_local(self._bind):
                 logger.warning(OPEN_WARNING, self._bind)
         except StorageUnavailable as error:
-            logger.error("Cannot read yet whether API keys exist; requests are refused until then: %s", error)
+            logger.error(
+                "Cannot determine whether API keys exist. Requests are refused until the key store is available: %s",
+                error,
+            )
 
     def _find(self, credential: str) -> Caller | None:
         key_id = id_of(credential)

@@ -1,4 +1,4 @@
-"""The authenticated caller of a request, with scopes and limits. Knows no key and no store."""
+"""The authenticated caller of a request, with scopes and limits. Knows nothing of keys and stores."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Literal
 
 Scope = Literal["read", "generate", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "generate", "admin")
-DEFAULT_SCOPES: frozenset[Scope] = frozenset({"read", "generate"})  # of a key created without scopes
+DEFAULT_SCOPES: frozenset[Scope] = frozenset({"read", "generate"})  # for a key created without scopes
 
 
 @dataclass(frozen=True)
 class CallerLimits:
-    """Limits of one caller that override the settings. None: as in the settings; 0: no limit."""
+    """Limits of one caller that override the settings. None: the setting applies; 0: no limit."""
 
     requests_per_minute: int | None = None
     requests_per_day: int | None = None
@@ -24,7 +24,7 @@ class CallerLimits:
 
 @dataclass(frozen=True)
 class Caller:
-    """A caller. It sees the tasks and audio of `owner`: the id of its key, or None when no keys are configured."""
+    """A caller. It can access the tasks and audio of `owner`, which is the id of its key, or None if it has no key."""
 
     owner: str | None
     scopes: frozenset[Scope] = frozenset(SCOPES)
@@ -36,6 +36,6 @@ UNAUTHENTICATED = Caller(None, frozenset())
 
 
 def scopes_of(names: Iterable[str]) -> frozenset[Scope]:
-    """Return the names that are scopes."""
+    """Return the scopes among `names`; ignore other names."""
     given = set(names)
     return frozenset(scope for scope in SCOPES if scope in given)

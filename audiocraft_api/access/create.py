@@ -1,4 +1,4 @@
-"""Creates the stores of API keys, quotas and rate limits, in SQLite, in Redis or in memory, as the settings say."""
+"""Creates the stores of API keys, quotas and rate limits, in SQLite, Redis or memory, depending on the settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from audiocraft_api.state.sqlite import SqliteFile
 
 
 def create_key_store(state: StateDatabase) -> KeyStore:
-    """Return the store of API keys."""
+    """Create the store of API keys."""
     if isinstance(state, SqliteFile):
         return SqliteKeyStore(state)
     from audiocraft_api.access.key_store import RedisKeyStore
@@ -21,7 +21,7 @@ def create_key_store(state: StateDatabase) -> KeyStore:
 
 
 def create_quota_store(state: StateDatabase) -> QuotaStore:
-    """Return the store of daily quotas."""
+    """Create the store of daily quotas."""
     if isinstance(state, SqliteFile):
         return SqliteQuotaStore(state)
     from audiocraft_api.access.quota_store import RedisQuotaStore
@@ -31,7 +31,7 @@ def create_quota_store(state: StateDatabase) -> QuotaStore:
 
 
 def create_rate_limiter(config: Config) -> RateLimiter:
-    """Return the counter of requests per minute. It connects when it is first used."""
+    """Create the rate limiter. With Redis, it connects on first use."""
     if not config.shares_state:
         return MemoryRateLimiter()
     from audiocraft_api.access.rate_limiter import RedisRateLimiter

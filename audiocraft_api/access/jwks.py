@@ -1,8 +1,8 @@
 """The public keys of a token issuer (JWKS, RFC 7517): fetched, cached, and fetched again when they are stale.
 
-A background thread fetches, with a minimum time between fetches. Requests use cached keys; only a request whose key is
-unknown waits for a fetch, for a bounded time, and only a bounded number of requests does. PyJWKClient would let tokens
-with unknown key ids cause any number of fetches. Knows nothing of tokens.
+A background thread fetches the keys, with a minimum time between fetches. Requests use cached keys. Only requests with
+an unknown key wait for a fetch; their number and the time that they wait are bounded. PyJWKClient is not used because
+tokens with unknown key ids could make it fetch without limit. Knows nothing of tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class KeySet:
     """The public keys of one issuer. Thread-safe."""
 
     def __init__(self, config: AccessSettings, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """`max_waiting` bounds the requests that wait for a fetch. Fetches nothing yet. Raises ConfigError."""
+        """`max_waiting` bounds the requests that wait for a fetch. Does not fetch yet. Raises ConfigError."""
         try:
             self._target = parse_target(config.jwt_jwks_url, allow_private=True)
         except ForbiddenTarget as error:
@@ -56,7 +56,7 @@ class KeySet:
     def get(self, key_id: str, algorithm: str) -> PyJWK | None:
         """Return the issuer's key with this id for this algorithm, or None if the issuer has no such key.
 
-        Raises Unavailable when that cannot be determined now.
+        Raises Unavailable when that cannot be determined at the moment.
         """
         wanted = key_id, algorithm
         with self._condition:
@@ -69,7 +69,9 @@ class KeySet:
                 self._condition.wait_for(lambda: not self._is_fetching, self._config.jwt_jwks_timeout_seconds)
                 self._num_waiting -= 1
             if wanted not in self._keys and (self._has_failed or self._is_fetching or not self._keys):
-                raise Unavailable("The public keys of the token issuer cannot be fetched now. Try again later.")
+                raise Unavailable(
+                    "The public keys of the token issuer cannot be fetched at the moment. Try again later."
+                )
             return self._keys.get(wanted)
 
     def _is_older_than(self, seconds: float) -> bool:
@@ -83,7 +85,9 @@ class KeySet:
             return
         self._tried_at = now
         threading.Thread(target=self._fetch, name="jwks", daemon=True).start()
-        self._is_fetching = True  # only after the thread started, which may fail; the thread needs our lock to clear it
+        self._is_fetching = (
+            True  # set last: starting a thread may fail. The thread cannot clear it before we release the lock
+        )
 
     def _fetch(self) -> None:
         keys = None
@@ -117,7 +121,7 @@ class KeySet:
                         TypeError,
                         ValueError,
                     ) as error:  # such as a curve that does not fit the algorithm
-                        logger.debug("Skipping a key: %s", error)
+                        logger.debug("Ignoring an unusable key of the token issuer: %s", error)
         return keys
 
 

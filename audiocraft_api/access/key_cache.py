@@ -1,6 +1,6 @@
 """An in-memory copy of the key store, at most half a second old. Knows nothing of requests.
 
-Looking up a key does not access the store, however many unknown keys clients try, and a change to the store takes
+Lookups read this copy, so clients that try many unknown keys put no load on the store. A change to the store takes
 effect within a second.
 """
 
@@ -42,8 +42,8 @@ class KeyCache:
     def any_key_created(self) -> bool:
         """Return whether any key was ever created, even if all are revoked. Raises StorageUnavailable.
 
-        Once true, the result stays true even when the store is lost. While a store that had no keys is unreachable,
-        it is assumed to have none still: nothing was protected by a key.
+        Once true, the result stays true even when the store is lost. If the store had no keys when it was last read and
+        is now unreachable, the result is still false: no data was protected by a key.
         """
         if not self._had_keys:
             try:
@@ -60,12 +60,11 @@ class KeyCache:
             now = self._clock()
             if now - self._read_at < FRESH_SECONDS:  # another thread has just refreshed
                 return
-            if now - self._failed_at < FRESH_SECONDS:  # otherwise each request would wait for the failure
+            if now - self._failed_at < FRESH_SECONDS:  # otherwise each request would wait until reading fails
                 raise StorageUnavailable(self._failure)
             try:
-                version = (
-                    self._store.version()
-                )  # read before the keys, so that a change in between is noticed next time
+                # Read before the keys, so that the next refresh notices a change in between.
+                version = self._store.version()
                 if version != self._version:
                     self._keys = {key.id: key for key in self._store.all() if key.revoked is None}
             except StorageUnavailable as error:

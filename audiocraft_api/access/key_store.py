@@ -1,4 +1,4 @@
-"""Stores of API keys in SQLite and in Redis. They hold hashes, never keys.
+"""Stores of API keys in SQLite and in Redis. They contain hashes of keys, never the keys.
 
 Keys are added and revoked, but never deleted: a store that once had a key must not look like a store without keys,
 which would disable authentication.
@@ -39,16 +39,16 @@ class KeyStore(Protocol):
     """Stores keys. Thread-safe. Every method raises StorageUnavailable."""
 
     def add(self, key: ApiKey) -> None:
-        """Add a key. Raises ValueError if its id exists."""
+        """Add a key. Raises ValueError if its id already exists."""
 
     def revoke(self, key_id: str, now: float) -> ApiKey | None:
-        """Revoke a key and return it; None for an unknown id. A key that was already revoked is unchanged."""
+        """Revoke a key and return it; return None for an unknown id. Does not change a key that is already revoked."""
 
     def all(self) -> list[ApiKey]:
         """Return all keys, oldest first."""
 
     def version(self) -> int:
-        """Return a number that grows with every change, and is 0 until the first key is added. Fast."""
+        """Return a number that grows with every change; 0 until the first key is added. Cheap to call."""
 
 
 class SqliteKeyStore:
@@ -60,7 +60,7 @@ class SqliteKeyStore:
     def add(self, key: ApiKey) -> None:
         with self._file.write() as db:
             if db.execute("SELECT 1 FROM api_keys WHERE id = ?", (key.id,)).fetchone():
-                raise ValueError(f"key {key.id} exists")
+                raise ValueError(f"key {key.id} already exists")
             db.execute(ADD, _row(key))
 
     def revoke(self, key_id: str, now: float) -> ApiKey | None:
@@ -88,7 +88,7 @@ class RedisKeyStore:
 
     def add(self, key: ApiKey) -> None:
         if not self._client.run(REDIS_ADD, [self._rows, self._version], [key.id, json.dumps(_row(key))]):
-            raise ValueError(f"key {key.id} exists")
+            raise ValueError(f"key {key.id} already exists")
 
     def revoke(self, key_id: str, now: float) -> ApiKey | None:
         with self._client.commands() as client:
@@ -97,7 +97,7 @@ class RedisKeyStore:
         if key is None or key.revoked is not None:
             return key
         revoked = replace(key, revoked=now)
-        # Does nothing if another process has just revoked the key, which is as good.
+        # Does nothing if another process has just revoked the key; the key is revoked either way.
         self._client.run(REDIS_REVOKE, [self._rows, self._version], [key_id, before, json.dumps(_row(revoked))])
         return revoked
 

@@ -1,6 +1,6 @@
 """Limits of callers and addresses: requests per minute, usage per day, and concurrent requests.
 
-A limit of 0 is off and costs nothing: no store is accessed. Knows callers and addresses, and nothing of Flask.
+A limit of 0 is disabled and does not access a store. Knows callers and addresses, and nothing of Flask.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Admission:
-    """What an admitted request was charged and occupies. `refund`, `commit` and `release` are idempotent."""
+    """The charge and the slot of an admitted request. `refund`, `commit` and `release` are idempotent."""
 
     states: list[RateLimitState] = field(default_factory=list)
     _undo: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     def refund(self) -> None:
-        """Return the charge to the daily quota: the request failed."""
+        """Return the charge to the daily quota, because the request failed."""
         if undo := self._undo.pop("charge", None):
             self.states = []
             undo()
@@ -97,7 +97,7 @@ class Limits:
         return admission
 
     def peek(self, caller: Caller | None, address: str) -> list[RateLimitState]:
-        """Return the state of all limits without counting; of the address alone if there is no caller."""
+        """Return the state of all limits, or of the address limit if there is no caller, without counting a request."""
         states = [
             replace(self._rate_limiter.peek(key, limit), name=limit_name)
             for limit_name, key, limit in self._rate_limits(caller, address)
@@ -113,7 +113,7 @@ class Limits:
         return states
 
     def _limits_of(self, caller: Caller) -> CallerLimits:
-        """Return the caller's own limits, completed by the settings."""
+        """Return the caller's limits; the settings fill in the ones that are None."""
         own, config = caller.limits, self._config
         return CallerLimits(
             *(
@@ -128,7 +128,7 @@ class Limits:
         )
 
     def _rate_limits(self, caller: Caller | None, address: str) -> Iterator[tuple[str, str, int]]:
-        """Yield (name, key to count, limit). The address is first: its rejections must not count for the API key."""
+        """Yield (name, counter key, limit). The address is first: its rejections must not count for the API key."""
         if limit := self._config.address_requests_per_minute:
             yield "address", f"address {address}", limit
         if caller and (limit := self._limits_of(caller).requests_per_minute or 0):
@@ -146,7 +146,7 @@ class Limits:
         with self._lock:
             if self._num_running[name] >= limit:
                 raise TooManyRequestsAtOnce(
-                    f"You already have {limit} concurrent requests, which is your limit. Wait until one has finished.",
+                    f"You already have {limit} concurrent requests, which is your limit. Wait for one to finish.",
                     1.0,
                 )
             self._num_running[name] += 1
@@ -166,7 +166,7 @@ class Limits:
                 sentence = f"Your daily quota of {max_requests} generations is used up."
             else:
                 left = max_seconds - usage.seconds
-                sentence = f"Your daily quota is {max_seconds} seconds of audio, of which {left:g} are left today."
+                sentence = f"Your daily quota is {max_seconds} seconds of audio, of which {left:g} are left for today."
             raise QuotaExceeded(sentence, DAY_SECONDS - now % DAY_SECONDS)
         admission.on_refund(lambda: self._refund(name, day, seconds))
         admission.states += _daily_states(limits, usage, now)
@@ -179,7 +179,7 @@ class Limits:
 
 
 def network_of(address: str) -> str:
-    """Return what is counted as one address: the /64 network of an IPv6 address, or an IPv4 address itself."""
+    """Return the network that counts as one address: the /64 network of an IPv6 address, or the IPv4 address itself."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -192,7 +192,7 @@ def network_of(address: str) -> str:
 
 
 def _counter_name(caller: Caller, address: str) -> str:
-    """Return the name to count under: the key, or the address if no keys are configured."""
+    """Return the name of the counter: the caller's key, or the address if the caller has no key."""
     return f"key {caller.owner}" if caller.owner is not None else f"address {address}"
 
 

@@ -1,6 +1,6 @@
 """Daily usage of each owner, in SQLite and in Redis.
 
-A charge is one atomic update, so that two requests cannot both use the last of a quota. Audio is counted in whole
+A charge is one atomic update, so that two requests cannot both use the last part of a quota. Audio is counted in whole
 milliseconds because sums of fractions would not be exact. Days are counted from 1970 in UTC; usage from before
 yesterday is deleted.
 """
@@ -69,14 +69,14 @@ class QuotaStore(Protocol):
         """Charge one request for `seconds` of audio unless that would exceed a maximum (0: no maximum)."""
 
     def refund(self, owner: str, day: int, seconds: float) -> None:
-        """Take one charge back; never below 0."""
+        """Undo one charge. Counts never go below 0."""
 
     def usage(self, owner: str, day: int) -> Usage:
-        """Return what was asked for."""
+        """Return the usage of an owner on a day."""
 
 
 class SqliteQuotaStore:
-    """Counts in a file of this machine. A power cut may take the last second's: nobody is told less than they have."""
+    """Counts in a SQLite file. A power cut may lose the last charges, in the owners' favor."""
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file

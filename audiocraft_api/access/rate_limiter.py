@@ -1,7 +1,7 @@
 """Rate limits per minute: exact for all threads of a process, and for all processes that share a Redis.
 
 The window slides: no interval of 60 seconds has more requests than the limit. With Redis, the `limits` library counts,
-in one atomic script. Its in-memory storage is not used: it never forgets a key and starts a thread for most requests.
+in one atomic script. Its in-memory storage is not used: it never removes a key and starts a thread for most requests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 WINDOW_SECONDS = 60
-MAX_KEYS = 100_000  # counted in memory; the least recently admitted key is dropped first
+MAX_KEYS = 100_000  # in memory; beyond it, the least recently admitted key is dropped
 REDIS_TIMEOUT_SECONDS = 0.5
 REDIS_RETRY_SECONDS = 1.0  # pause between two attempts to reach a Redis that failed
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RateLimitState:
-    """A limit and what is left of it: `remaining` of `limit` in `window_seconds`, and more in `reset_seconds`."""
+    """The state of a limit: `remaining` of `limit` requests per `window_seconds`; more in `reset_seconds`."""
 
     limit: int
     remaining: int
@@ -51,9 +51,8 @@ class MemoryRateLimiter:
         self._clock = clock
         self._max_keys = max_keys
         self._lock = threading.Lock()
-        self._times: OrderedDict[str, deque[float]] = (
-            OrderedDict()
-        )  # of admitted requests, oldest first; least recently admitted key first
+        # Times of admitted requests by key. The times are in ascending order, the keys in order of their last time.
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()
 
     def hit(self, key: str, limit: int) -> RateLimitState:
         with self._lock:
@@ -82,7 +81,7 @@ class MemoryRateLimiter:
         return times
 
     def _drop_expired(self, now: float) -> None:
-        """Drop the first keys, which are the least recently admitted, if their window is empty or they are too many."""
+        """Drop the least recently admitted keys if their window is empty, or while there are too many keys."""
         while True:
             key, times = next(iter(self._times.items()))
             if times and times[-1] > now - WINDOW_SECONDS and len(self._times) <= self._max_keys:
@@ -143,7 +142,7 @@ class RedisRateLimiter:
         return RateLimitState(limit, remaining, reset_seconds, is_allowed=is_allowed)
 
     def _should_try(self) -> bool:
-        """Return whether to use Redis. While it is unavailable, one request per second tries."""
+        """Return whether to use Redis. While it is unavailable, only one request per second tries it."""
         with self._lock:
             if not self._is_failing:
                 return True

@@ -1,4 +1,4 @@
-"""Bounds how many request threads may wait for a generation, so that other requests are still served."""
+"""Bounds the number of threads that wait for a generation, so that other requests are still served."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RequestSlots:
 
     @contextmanager
     def acquire(self) -> Iterator[None]:
-        """Occupy a slot. Raises QueueFull immediately when there is none."""
+        """Occupy a slot during the block. Raises QueueFull immediately if no slot is free."""
         with self._lock:
             if self.num_waiting >= self.capacity:
                 raise QueueFull(f"{self.capacity} requests are already waiting for audio. Try again shortly.")

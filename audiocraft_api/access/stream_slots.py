@@ -1,4 +1,4 @@
-"""Bounds how many streams may occupy a thread, and aborts the remaining streams when the server stops."""
+"""Bounds the number of threads that serve streams, and aborts the remaining streams when the server stops."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class StreamSlots:
         return len(self._open)
 
     def acquire(self, connection: socket.socket | None) -> StreamSlot:
-        """Occupy a slot; `connection` is what `abort` shuts down. Raises TooManyStreams immediately, ShuttingDown."""
+        """Occupy a slot; `abort` shuts down `connection`.
+
+        Raises TooManyStreams immediately if no slot is free; ShuttingDown.
+        """
         with self._condition:
             if self._closed:
                 raise ShuttingDown
@@ -43,7 +46,7 @@ class StreamSlots:
             self._condition.notify_all()
 
     def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
-        """Open no more streams, wait for the open ones to end, and abort the others."""
+        """Refuse new streams, wait for open streams to end, and abort those still open after the timeout."""
         with self._condition:
             self._closed = True
             self._condition.wait_for(lambda: not self._open, timeout_seconds)
@@ -62,7 +65,7 @@ class StreamSlot:
         self._streams.release(self)
 
     def abort(self) -> None:
-        """Shut the connection down, which wakes a thread that waits for a slow client."""
+        """Shut down the connection, which wakes a thread that is blocked by a slow client."""
         if self._connection is not None:
             with suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,7 @@
-"""Signed tokens (JWT) as credentials. This service verifies the tokens of an OAuth issuer, and issues none.
+"""Signed tokens (JWT) as credentials. This service verifies tokens of an OAuth issuer; it does not issue tokens.
 
-The header of a token only chooses among the algorithms that the settings allow, and the algorithm must fit the type of
-the key (RFC 8725, 3.1). Knows nothing of HTTP.
+A token may only use an algorithm that the settings allow and that fits the type of the key (RFC 8725, 3.1). Knows
+nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TokenVerifier:
         self._keys.prefetch()
 
     def caller_of(self, token: str) -> Caller:
-        """Return the caller with this token. Raises Unauthorized; Unavailable when that cannot be determined now."""
+        """Return the caller that this token belongs to. Raises Unauthorized; Unavailable without the issuer's keys."""
         import jwt
 
         try:
@@ -58,7 +58,7 @@ def _owner(issuer: str, subject: str) -> str:
 
 
 def _scope_names(claims: dict[str, Any]) -> list[str]:
-    """Return the names in the claim `scope` (RFC 8693, 4.2), or in `scp`, as some issuers call it."""
+    """Return the names in the claim `scope` (RFC 8693, 4.2) or in `scp`, which some issuers use instead."""
     given = claims.get("scope", claims.get("scp", ""))
     names = given.split() if isinstance(given, str) else given
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

@@ -42,7 +42,7 @@ class ConfigError(Exception):
 class Config(BaseModel):
     """All settings, frozen, in sections: `config.tasks.lease_seconds`.
 
-    The constructor takes flat names: `Config(task_lease_seconds=5)`.
+    The constructor accepts flat names: `Config(task_lease_seconds=5)`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -64,7 +64,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _group_by_section(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Group flat settings by section. Unknown names stay at the top level, where validation rejects them."""
+        """Group flat settings by section. Unknown names stay at the top level, so that validation rejects them."""
         section_names = {name: section for section, kind in SECTIONS.items() for name in kind.settings()}
         grouped: dict[str, Any] = {section: {} for section in SECTIONS}
         for name, value in settings.items():

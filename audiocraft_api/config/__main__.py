@@ -1,4 +1,4 @@
-"""`python -m audiocraft_api.config` prints the settings reference, `docs/settings.md`."""
+"""`python -m audiocraft_api.config` prints the settings reference for `docs/settings.md`."""
 
 from audiocraft_api.config.reference import settings_page
 

@@ -17,7 +17,7 @@ ENVIRONMENT_KEY = re.compile(
 )
 ID_LENGTH = len("acg_") + 8
 
-# Only algorithms with public keys: with a shared secret, everyone who verifies tokens could also issue them.
+# Only public-key algorithms: with a shared secret, this service could also issue tokens.
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]  # fmt: skip
@@ -28,9 +28,8 @@ def environment_keys(secret: SecretStr) -> list[tuple[str, str, str]]:
     text = secret.get_secret_value()
     items = split_commas(text)
     found = [match for item in items if (match := ENVIRONMENT_KEY.fullmatch(item))]
-    if len(found) < len(items) or (
-        text and not items
-    ):  # a value such as `$A,$B` with unset variables must not disable authentication
+    # A value such as `$A,$B` with unset variables contains no items; it must not disable authentication.
+    if len(found) < len(items) or (text and not items):
         raise ValueError(
             "expected comma-separated keys, each `KEY`, `NAME:KEY` or `NAME:SCOPE+SCOPE:KEY`. Create a key with "
             "`python -m audiocraft_api keys create`, or use 32 to 128 letters, digits, `-` and `_`, such as "

@@ -21,7 +21,7 @@ This page is generated: `python -m audiocraft_api.config > docs/settings.md`.
 
 
 def settings_page() -> str:
-    """Return the whole of `docs/settings.md`."""
+    """Return the content of `docs/settings.md`."""
     parts = [INTRODUCTION]
     for section_name, section in SECTIONS.items():
         rows = [_row(name, field) for name, field in section.settings().items()]

@@ -17,7 +17,7 @@ CommaList = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 
 
 class Section(BaseModel):
-    """A section of settings, frozen. The alias of a field, if it has one, is the name of its setting."""
+    """A frozen section of settings. If a field has an alias, the alias is the name of its setting."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True, populate_by_name=True

@@ -14,7 +14,7 @@ MIN_WEBHOOK_KEY_BYTES = 24  # required by Standard Webhooks
 
 
 def webhook_key(secret: SecretStr) -> bytes:
-    """Decode a Standard Webhooks secret (`whsec_` and base64); an empty one is an empty key. Raises ValueError."""
+    """Decode a Standard Webhooks secret (`whsec_` and base64). An empty secret is an empty key. Raises ValueError."""
     text = secret.get_secret_value()
     try:
         key = base64.b64decode(text.removeprefix("whsec_"), validate=True)

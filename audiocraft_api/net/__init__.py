@@ -1,1 +1,1 @@
-"""Outbound HTTP to addresses that operators and clients choose: bounded in time, and safe against SSRF."""
+"""Outbound HTTP to URLs that operators and clients choose: bounded in time, and safe against SSRF."""

@@ -1,10 +1,10 @@
-"""HTTP calls to a URL that someone else chose: which addresses are allowed, the call itself, and its signature.
+"""HTTP calls to URLs from settings and requests: checks the address, makes the call and signs it.
 
 Clients choose the targets of webhooks, so a call must not reach what only this server can reach (SSRF). Only http and
-https are allowed, redirects and the environment's proxies are ignored, and nothing of the response but its status is
-used. Every address that the host name resolves to must be public, and the connection goes to the address that was
+https are allowed, and redirects and the environment's proxies are ignored. Clients learn nothing of a response but its
+status. Every address that the host name resolves to must be public, and the connection goes to the address that was
 checked, so that a name server cannot return another one in between (DNS rebinding). Every call has one deadline for
-all of it. Knows no task.
+the whole call. Knows nothing of tasks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class ForbiddenTarget(Exception):
-    """The target must not be called. The message says why, and completes a sentence that begins with its subject."""
+    """The target must not be called. The message says why and has no subject, such as "must be a URL"."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def post(target: Target, body: bytes, headers: dict[str, str], *, allow_private:
 def connected(target: Target, address: str, timeout_seconds: float) -> Iterator[http.client.HTTPConnection]:
     """Connect to the target's `address` (an IP address or its host name) and close the connection after the block.
 
-    The block has `timeout_seconds` in total; after that, its calls on the connection raise OSError or
+    The block has `timeout_seconds` in total; after that, using the connection raises OSError or
     http.client.HTTPException. Connecting raises OSError.
     """
     connection = socket.create_connection((address, target.port), timeout_seconds)

@@ -1,1 +1,1 @@
-"""Database helpers for SQLite and Redis. They know nothing of the data that is stored."""
+"""Database helpers for SQLite and Redis. They know nothing of the stored data."""

@@ -1,4 +1,4 @@
-"""Creates the database that the state stores share, as the settings say."""
+"""Creates the database that the state stores share: SQLite or Redis, depending on the settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REDIS_TIMEOUT_SECONDS = 1.0
 
 
 def create_state(config: Config) -> StateDatabase:
-    """Return the database of API keys, quotas and cached results. It is opened when it is first used."""
+    """Create the database of API keys, quotas and cached results. It is opened on first use."""
     if not config.shares_state:
         return SqliteFile(config.state.db, schema.LAYOUT)
     from audiocraft_api.state.redis import RedisClient

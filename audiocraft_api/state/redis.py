@@ -3,7 +3,7 @@
 Each change is one Lua script and therefore atomic. Durability depends on the configuration of Redis: it needs
 `appendonly yes`, `appendfsync always` if losing the last second is not acceptable, and `maxmemory-policy noeviction`.
 A warning is logged when the first or the last is missing. Commands are never retried here: a command whose reply was
-lost may have been executed, and only the caller knows whether that matters. Knows nothing of the data that is stored.
+lost may have been executed, and only the caller knows whether that matters. Knows nothing of the stored data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class RedisClient:
-    """Commands and scripts for one store. Thread-safe; connects on first use. Messages call the store `name`."""
+    """Commands and scripts for one store; `name` is its name in messages. Thread-safe. Connects on first use."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class RedisClient:
             return self._scripts[script](keys=keys, args=arguments)
 
     def close(self) -> None:
-        """Close idle connections. Requests that are still running while the server stops keep theirs."""
+        """Close idle connections. Requests that are still running keep their connections."""
         self._client.connection_pool.disconnect(inuse_connections=False)
 
     def _check_persistence(self) -> None:

@@ -2,7 +2,7 @@
 
 from audiocraft_api.state.sqlite import Layout
 
-# Rows of `api_keys` are never deleted, so that their creation and revocation times show whether anything changed.
+# Rows of `api_keys` are never deleted, so that the number of keys and revocations shows whether anything changed.
 API_KEYS = """
 CREATE TABLE api_keys (
     id TEXT PRIMARY KEY,

@@ -2,8 +2,8 @@
 
 The file uses WAL with `synchronous=FULL`, so that committed data survives a power cut. One lock per process lets its
 threads write in order of arrival, because SQLite's own waiting is unfair: of 32 writing threads, some waited for a
-second. A damaged file is neither moved nor replaced: it contains accepted tasks, and an operator must decide. Until
-then every use raises StorageUnavailable, while the rest of the service works. Knows nothing of the data that is stored.
+second. A damaged file is neither moved nor replaced: it contains accepted tasks, so an operator must decide what to do.
+Until then, every use raises StorageUnavailable, while the rest of the service works. Knows nothing of the stored data.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class FairLock:
-    """A first-in, first-out lock. `threading.Lock` has no order, so that some threads wait very long."""
+    """A first-in, first-out lock. `threading.Lock` is not fair, so some threads could wait for a very long time."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -65,19 +65,19 @@ class FairLock:
     def release(self) -> None:
         with self._mutex:
             if self._waiters:
-                self._waiters.popleft().release()  # stays held, by the next thread
+                self._waiters.popleft().release()  # the lock stays held: it now belongs to the next thread
             else:
                 self._held = False
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The content of a file: its `name` in messages, its tables, and the migrations from older versions."""
+    """The content of a file: its `name` for messages, its tables, and the migrations from older versions."""
 
     name: str
     version: int
     tables: str  # statements, separated by semicolons
-    migrations: dict[int, str] = field(default_factory=dict)  # statements, from a version to the next one
+    migrations: dict[int, str] = field(default_factory=dict)  # by version: statements that migrate to the next version
 
 
 class SqliteFile:
@@ -153,7 +153,9 @@ class SqliteFile:
                 raise self._unavailable(DAMAGED_MESSAGE)
             if self._connections is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # prompts are private
+                os.close(
+                    os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+                )  # the file contains prompts, which are private
                 writer = self._connect()
                 try:
                     _prepare(writer, self._layout, self._busy_seconds)
@@ -210,7 +212,7 @@ def _prepare(db: sqlite3.Connection, layout: Layout, busy_seconds: float) -> Non
 
 
 def _switch_to_wal(db: sqlite3.Connection, busy_seconds: float) -> None:
-    """Switch to WAL. If processes open a new file at the same time, SQLite fails all but one at once, so retry."""
+    """Switch to WAL. If processes open a new file at the same time, SQLite fails at once in all but one, so retry."""
     until = time.monotonic() + busy_seconds
     while True:
         try:

@@ -1,7 +1,7 @@
-"""The interface of stores of audio files. Services and routes know stores only through it.
+"""The interface of stores of audio files. Services and routes use stores only through this interface.
 
 A filename is `<uuid>.<extension>`, or `<owner>/<uuid>.<extension>` for audio that only its owner may access. Links
-contain only the last part; the owner comes from the caller's key.
+contain only the last part; the caller's key determines the owner.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 OWNER = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# A version 4 UUID and an extension. Names of any other shape never reach a store.
+# A version 4 UUID and an extension. Other names are rejected before a store is accessed.
 LINK = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\.[a-z0-9]{1,8}")
-# For every download: files never change.
+# For every download: clients may cache forever because files never change.
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 FILENAME = re.compile(rf"({OWNER.pattern}/)?{LINK.pattern}")
 
@@ -49,7 +49,7 @@ class StoredAudio:
 
 @dataclass(frozen=True, eq=False)
 class OpenAudio:
-    """An open file. It is not swept while `file` is open, or, in a store that servers share, for one hour."""
+    """An open file. A local store does not sweep it while `file` is open; a shared store keeps it for one hour."""
 
     audio: StoredAudio
     file: BinaryIO  # seekable, positioned at the start
@@ -60,19 +60,19 @@ class AudioStore(Protocol):
     """Stores audio files under names that it generates. Thread-safe."""
 
     def save(self, audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
-        """Store `audio` under a new name with this extension (without a dot), for one owner, or for everyone (None).
+        """Store `audio` under a new name with this extension (without a dot), for one owner or for everyone (None).
 
         Atomic. Raises StorageUnavailable.
         """
 
     def open(self, filename: str) -> OpenAudio:
-        """Open a file; the caller closes it. Raises NotFound, also for invalid names; StorageUnavailable."""
+        """Open a file; the caller must close it. Raises NotFound (also for invalid names), StorageUnavailable."""
 
     def url_for(self, filename: str) -> str:
         """Return the path on this server from which clients download the file."""
 
     def redirect_for(self, filename: str, *, is_head: bool = False) -> str | None:
-        """Return a temporary URL of the file elsewhere, for GET or HEAD; None if only this server can send it.
+        """Return a temporary URL of the file in the store, for GET or HEAD; None if this server must send the file.
 
         Raises NotFound, StorageUnavailable.
         """
@@ -81,7 +81,7 @@ class AudioStore(Protocol):
         """Delete a file, even while it is read. Deleting a missing file is not an error. Raises StorageUnavailable."""
 
     def sweep(self) -> int:
-        """Delete files beyond the maximum age or total size, except open files; return how many.
+        """Delete files beyond the maximum age or total size, except open files. Return the number of deleted files.
 
         Raises StorageUnavailable.
         """

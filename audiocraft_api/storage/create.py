@@ -1,4 +1,4 @@
-"""Creates the store that the settings name, and checks these settings."""
+"""Creates the audio store that the settings select, and checks its settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def create_store(config: Config, observer: Observer = NULL_OBSERVER) -> AudioStore:
-    """Return the store, without contacting it. `observer` learns of its failures. Raises ConfigError."""
+    """Create the store without contacting it. Its failures are reported to `observer`. Raises ConfigError."""
     if config.storage.backend == "s3":
         return _create_s3(config, observer)
     return LocalStore(config.storage, observer)
@@ -23,7 +23,7 @@ def create_store(config: Config, observer: Observer = NULL_OBSERVER) -> AudioSto
 def check_store(config: Config) -> None:
     """Contact a remote store and check the settings. Raises ConfigError.
 
-    A store that is unreachable is only logged: it may become reachable while this server runs.
+    An unreachable store is only logged, because it may become reachable while this server runs.
     """
     if config.storage.backend == "s3":
         _create_s3(config).check_settings()
@@ -41,5 +41,5 @@ def _create_s3(config: Config, observer: Observer = NULL_OBSERVER) -> S3Store:
         )
     from audiocraft_api.storage.s3 import S3Store  # boto3 takes a third of a second to import
 
-    # Half of the threads: a store that hangs leaves the other half to requests that do not need it.
+    # Half of the threads: while the store hangs, the other half can serve requests that do not need the store.
     return S3Store(config.storage, max_calls=max(config.server.threads // 2, 2), observer=observer)

@@ -1,4 +1,4 @@
-"""Stores audio as files in one directory, and sweeps it. Must not know who reads the files.
+"""Stores audio as files in one directory, and sweeps it. Knows nothing of requests and callers.
 
 Several processes may share the directory. Leases are counted per process; a file that another process sweeps while it
 is read here stays readable, because POSIX keeps an unlinked file until its last reader closes it.
@@ -26,18 +26,18 @@ from audiocraft_api.storage.base import FILENAME, LINK, OWNER, OpenAudio, Stored
 from audiocraft_api.storage.sweeper import Sweeper
 
 TEMPORARY = re.compile(rf"\.{LINK.pattern}\.part")
-TEMPORARY_MAX_AGE_SECONDS = 3600.0  # no write takes this long: its writer has died
+TEMPORARY_MAX_AGE_SECONDS = 3600.0  # no write takes this long, so the writer must have died
 
 logger = logging.getLogger(__name__)
 
 
 class LocalStore:
-    """The `AudioStore` of one machine. Its directory is created with the first file."""
+    """The `AudioStore` of one machine. Its directory is created when the first file is saved."""
 
     def __init__(
         self, config: StorageSettings, observer: Observer = NULL_OBSERVER, *, background_sweep: bool = True
     ) -> None:
-        """`background_sweep`: start a thread that sweeps, with the first use."""
+        """With `background_sweep`, the first use starts a thread that sweeps."""
         self._directory = config.directory
         self._max_age_seconds = config.max_age_seconds
         self._max_total_bytes = config.max_total_bytes
@@ -65,11 +65,11 @@ class LocalStore:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
-            raise self._unavailable("written", error) from error
+            raise self._unavailable("write to", error) from error
         return _describe(filename, status)
 
     def open(self, filename: str) -> OpenAudio:
-        """Open a file, and hold a lease on it until it is closed. Raises NotFound, StorageUnavailable."""
+        """Open a file and hold a lease on it until the file is closed. Raises NotFound, StorageUnavailable."""
         if not FILENAME.fullmatch(filename):
             raise NotFound("There is no such audio file.")
         self._start_sweeper()
@@ -81,7 +81,7 @@ class LocalStore:
             self._release(filename)
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR):
                 raise NotFound("There is no such audio file.") from None
-            raise self._unavailable("read", error) from error
+            raise self._unavailable("read from", error) from error
         leased = _LeasedFile(descriptor, lambda: self._release(filename))
         return OpenAudio(_describe(filename, status), io.BufferedReader(leased))
 
@@ -99,7 +99,7 @@ class LocalStore:
             try:
                 (self._directory / filename).unlink(missing_ok=True)
             except OSError as error:
-                raise self._unavailable("deleted", error) from error
+                raise self._unavailable("delete from", error) from error
 
     def sweep(self) -> int:
         """Delete files beyond the maximum age, then the oldest beyond the total size, except leased files.
@@ -128,7 +128,7 @@ class LocalStore:
                     excess_bytes -= size_bytes
                     num_deleted += 1
         except OSError as error:
-            raise self._unavailable("swept", error) from error
+            raise self._unavailable("sweep", error) from error
         return num_deleted
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class LocalStore:
 
     def _unavailable(self, verb: str, error: OSError) -> StorageUnavailable:
         self._observer.storage_failed("audio")
-        logger.error("The audio store could not be %s: %s", verb, error)
+        logger.error("Could not %s the audio store: %s", verb, error)
         return StorageUnavailable("The audio store is unavailable. Try again later.")
 
     def _files(self, owner: str | None = None) -> list[tuple[str, os.stat_result]]:
@@ -159,7 +159,7 @@ class LocalStore:
         return files
 
     def _evict(self, filename: str) -> bool:
-        """Delete a file unless it is leased. Return whether it is gone."""
+        """Delete a file unless it is leased. Return whether it was deleted."""
         with self._lock:
             if self._leases[filename] > 0:
                 return False
@@ -188,7 +188,7 @@ class _LeasedFile(io.FileIO):
 
 
 def _open_regular(path: Path) -> tuple[int, os.stat_result]:
-    """Open a regular file. Never follows a link, and never blocks on a pipe. Raises OSError."""
+    """Open a regular file, without following a symbolic link or blocking on a pipe. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):

@@ -1,7 +1,8 @@
 """Stores audio as objects in an S3-compatible bucket, for any number of servers and workers.
 
 The key of an object is the prefix and the filename. Objects beyond the maximum age are not served. They are deleted
-`READERS_SECONDS` later by the sweep of any server, or by a lifecycle rule of the bucket. Must not know who reads them.
+`READERS_SECONDS` later by the sweep of any server, or by a lifecycle rule of the bucket. Knows nothing of requests and
+callers.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client as BotoClient
     from types_boto3_s3.type_defs import ListObjectsV2OutputTypeDef, ObjectTypeDef
 
-READERS_SECONDS = 3600.0  # a file opened or linked before it expired stays readable for this long
+READERS_SECONDS = 3600.0  # how long a file that was opened or linked before it expired stays readable
 
 
 class S3Store:
-    """The `AudioStore` of many machines."""
+    """The `AudioStore` that many machines share."""
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class S3Store:
         *,
         background_sweep: bool = True,
     ) -> None:
-        """`max_calls` bounds concurrent calls. `background_sweep`: start a thread that sweeps, with the first use.
+        """`max_calls` bounds concurrent calls. With `background_sweep`, the first use starts a thread that sweeps.
 
         Raises ConfigError for settings that no client can be created from.
         """
@@ -65,11 +66,11 @@ class S3Store:
         filename = new_filename(extension, owner)
         self._start_sweeper()
         self._client.call(
-            "written",
+            "write to",
             lambda client: client.put_object(
                 Bucket=self._bucket,
                 Key=self._prefix + filename,
-                # A file object, because the write timeout then applies to each piece, not to the whole. No copy.
+                # With a file object, the write timeout applies to each block, not to the whole body. Copies nothing.
                 Body=io.BytesIO(audio),
                 **_headers(filename),
             ),
@@ -88,7 +89,7 @@ class S3Store:
         return f"/audio/{link_of(filename)}"
 
     def redirect_for(self, filename: str, *, is_head: bool = False) -> str | None:
-        """Return a presigned URL if the settings ask for redirects. Raises NotFound, StorageUnavailable."""
+        """Return a presigned URL if the settings enable redirects. Raises NotFound, StorageUnavailable."""
         if not self._is_presigned:
             return None
         self._describe(filename)
@@ -97,18 +98,18 @@ class S3Store:
         return self._client.sign(method, self._bucket, self._prefix + filename, self._link_seconds)
 
     def delete(self, filename: str) -> None:
-        """Delete an object; reading it fails from then on. Raises StorageUnavailable."""
+        """Delete an object; later reads of it fail. Raises StorageUnavailable."""
         if FILENAME.fullmatch(filename):
             with suppress(NotFound):  # some stores report a missing object
                 self._client.call(
-                    "deleted", lambda client: client.delete_object(Bucket=self._bucket, Key=self._prefix + filename)
+                    "delete from", lambda client: client.delete_object(Bucket=self._bucket, Key=self._prefix + filename)
                 )
 
     def sweep(self) -> int:
         """Delete expired objects `READERS_SECONDS` after their expiry. Other objects are left alone.
 
-        Servers may sweep at the same time; objects that another server has deleted count, too. Raises
-        StorageUnavailable.
+        Servers may sweep at the same time; the result includes objects that another server has deleted in the meantime.
+        Raises StorageUnavailable.
         """
         if not self._is_swept:
             return 0
@@ -122,7 +123,7 @@ class S3Store:
             after = found[-1]["Key"]
 
     def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
-        """Stop the sweeper, but wait at most `timeout_seconds` for a round in progress. Files are kept."""
+        """Stop the sweeper. Wait at most `timeout_seconds` for a sweep in progress. Files are kept."""
         self._sweeper.close(timeout_seconds)
 
     def _describe(self, filename: str) -> StoredAudio:
@@ -131,11 +132,11 @@ class S3Store:
         key = self._prefix + filename
         try:
             found = self._client.call(
-                "read", lambda client: client.head_object(Bucket=self._bucket, Key=key), wait_for_slot=False
+                "read from", lambda client: client.head_object(Bucket=self._bucket, Key=key), wait_for_slot=False
             )
         except NotFound:
-            # The response to a HEAD does not tell a missing object from a missing bucket; this one does.
-            self._client.call("read", lambda client: _read(client, self._bucket, key, 0, 1), wait_for_slot=False)
+            # A HEAD response does not distinguish a missing object from a missing bucket; a GET response does.
+            self._client.call("read from", lambda client: _read(client, self._bucket, key, 0, 1), wait_for_slot=False)
             raise
         modified_at = found["LastModified"].timestamp()
         if self._max_age_seconds and time.time() - modified_at > self._max_age_seconds:
@@ -145,7 +146,7 @@ class S3Store:
     def _fetch(self, filename: str, start: int, end: int) -> bytes:
         key = self._prefix + filename
         return self._client.call(
-            "read", lambda client: _read(client, self._bucket, key, start, end), wait_for_slot=False
+            "read from", lambda client: _read(client, self._bucket, key, start, end), wait_for_slot=False
         )
 
     def _start_sweeper(self) -> None:
@@ -155,11 +156,11 @@ class S3Store:
     def _list(self, after: str) -> ListObjectsV2OutputTypeDef:
         """Return up to 1,000 objects whose keys sort after this one."""
         return self._client.call(
-            "swept", lambda client: client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, StartAfter=after)
+            "sweep", lambda client: client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, StartAfter=after)
         )
 
     def _expired(self, found: Iterable[ObjectTypeDef]) -> list[str]:
-        """Return the keys of objects of this store that nobody may still be reading."""
+        """Return the keys of this store's objects that expired so long ago that no client can still be reading them."""
         before = time.time() - self._max_age_seconds - READERS_SECONDS
         return [
             entry["Key"]
@@ -169,17 +170,19 @@ class S3Store:
         ]
 
     def _delete_all(self, keys: list[str]) -> int:
-        """Delete up to 1,000 objects, and return how many. Raises StorageUnavailable."""
+        """Delete up to 1,000 objects and return their number. Raises StorageUnavailable."""
         if not keys:
             return 0
         response = self._client.call(
-            "swept",
+            "sweep",
             lambda client: client.delete_objects(
                 Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
             ),
         )
         if errors := response.get("Errors"):
-            raise self._client.unavailable("swept", f"{len(errors)} files were not deleted: {errors[0].get('Code')}")
+            raise self._client.unavailable(
+                "sweep", f"{len(errors)} files could not be deleted: {errors[0].get('Code')}"
+            )
         return len(keys)
 
 
@@ -204,7 +207,7 @@ def _etag(filename: str) -> str:
 
 
 def _read(client: BotoClient, bucket: str, key: str, start: int, end: int) -> bytes:
-    """Return all bytes of a range. Retry once if the response breaks off, which boto3 does not retry."""
+    """Return all bytes of a range. Retry once if the response is cut short; boto3 does not retry this."""
 
     def get() -> StreamingBody:
         return client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}")["Body"]

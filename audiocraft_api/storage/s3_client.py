@@ -1,9 +1,10 @@
-"""Calls an S3-compatible store. Every call ends within its timeout, and fails with one of our errors. Knows no audio.
+"""Calls an S3-compatible store. Every call ends within its timeout and raises only this service's errors. Knows nothing
+of audio.
 
 boto3 bounds each connect, each wait for data and the number of attempts, but not the whole call: a server that sends
 one byte per second can prolong a call indefinitely. Each call therefore runs in a thread of its own, which its caller
-abandons after the timeout; the thread ends with its connection. The number of calls is bounded, abandoned ones
-included.
+abandons after the timeout; the thread ends when its connection does. The number of calls, including abandoned calls, is
+bounded.
 """
 
 from __future__ import annotations
@@ -54,10 +55,10 @@ class S3Client:
             self._signer = _boto_client(config, config.s3_link_endpoint_url, 1)
 
     def call(self, verb: str, function: Callable[[BotoClient], T], *, wait_for_slot: bool = True) -> T:
-        """Call `function` with boto3's client and return its result. `verb` is for the log.
+        """Call `function` with boto3's client and return its result. `verb` completes the log message.
 
-        If too many calls are running, wait for a slot as long as the call may take, or only briefly if
-        `wait_for_slot` is False. Raises NotFound, StorageUnavailable.
+        If too many calls are running, wait for a slot for up to the timeout of the call, or only for
+        `SLOT_WAIT_SECONDS` if `wait_for_slot` is False. Raises NotFound, StorageUnavailable.
         """
         slot_seconds = self._timeout_seconds if wait_for_slot else SLOT_WAIT_SECONDS
         try:
@@ -72,9 +73,9 @@ class S3Client:
     def sign(self, method: str, bucket: str, key: str, seconds: int) -> str:
         """Return a presigned URL for one method and one file. Raises StorageUnavailable."""
         parameters = {"Bucket": bucket, "Key": key}
-        # A call although it does not contact the store: credentials may have to be fetched.
+        # Signing does not contact the store, but it may have to fetch credentials; so it runs as a bounded call.
         return self.call(
-            "signed for",
+            "sign a link to",
             lambda _: self._signer.generate_presigned_url(method, Params=parameters, ExpiresIn=seconds),
             wait_for_slot=False,
         )
@@ -82,7 +83,7 @@ class S3Client:
     def unavailable(self, verb: str, error: object) -> StorageUnavailable:
         """Log and count a failure, and return the error to raise."""
         self._observer.storage_failed("audio")
-        logger.error("The audio store could not be %s: %s", verb, error)
+        logger.error("Could not %s the audio store: %s", verb, error)
         return StorageUnavailable("The audio store is unavailable. Try again later.")
 
     def check_settings(self) -> None:
@@ -119,13 +120,13 @@ class S3Client:
         return None
 
     def _run(self, function: Callable[[BotoClient], T], slot_seconds: float) -> T:
-        """Raises TimeoutError, and what `function` raises."""
+        """Call `function` in a new thread. Raises TimeoutError, and any exception of `function`."""
         until = time.monotonic() + self._timeout_seconds
         if not self._slots.acquire(timeout=min(slot_seconds, self._timeout_seconds)):
             raise TimeoutError("too many concurrent calls")
         future: Future[T] = Future()
         try:
-            # A daemon: a stopping process does not wait for abandoned calls.
+            # A daemon thread, so that a stopping process does not wait for abandoned calls.
             threading.Thread(target=self._complete, args=(future, function), name="s3-call", daemon=True).start()
         except RuntimeError as error:
             self._slots.release()
@@ -156,7 +157,7 @@ def _boto_client(config: StorageSettings, endpoint_url: str, num_connections: in
                 retries={"mode": "standard", "total_max_attempts": config.s3_attempts},
                 max_pool_connections=num_connections,
                 signature_version="s3v4",
-                # Not every store knows the newer checksums; the signature includes one of the body anyway.
+                # Not every store supports the newer checksums; the signature already covers the body's hash.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             ),

@@ -1,4 +1,4 @@
-"""A remote file that is read in ranges. Only what is read is fetched, and little is buffered."""
+"""A remote file that is read in ranges. Fetches little more than the bytes that are read, and buffers little."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MAX_READ_BYTES = 2**20
 
 
 class RangedFile(io.RawIOBase):
-    """Reads a file through `fetch(start, end)`, in steps that grow while it is read sequentially."""
+    """Reads a file through `fetch(start, end)`, in blocks that grow while the file is read sequentially."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size_bytes: int) -> None:
         self._fetch = fetch
         self._size_bytes = size_bytes
         self._position = 0
-        self._step_bytes = MIN_READ_BYTES
+        self._block_bytes = MIN_READ_BYTES
 
     def readable(self) -> bool:
         return True
@@ -36,23 +36,23 @@ class RangedFile(io.RawIOBase):
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
         position = max(base + offset, 0)
         if position != self._position:
-            self._position, self._step_bytes = position, MIN_READ_BYTES
+            self._position, self._block_bytes = position, MIN_READ_BYTES
         return position
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Fetch one step, or as much as fits. Raises what `fetch` raises."""
+        """Fetch one block, or as many bytes as fit. Raises the exceptions of `fetch`."""
         room = memoryview(buffer).cast("B")
-        data = self._read_step(min(len(room), self._step_bytes))
+        data = self._read_block(min(len(room), self._block_bytes))
         room[: len(data)] = data
         return len(data)
 
     def readall(self) -> bytes:
-        """Fetch the rest in steps of maximum size. Raises what `fetch` raises."""
-        return b"".join(iter(lambda: self._read_step(MAX_READ_BYTES), b""))
+        """Fetch the rest in blocks of maximum size. Raises the exceptions of `fetch`."""
+        return b"".join(iter(lambda: self._read_block(MAX_READ_BYTES), b""))
 
-    def _read_step(self, num_bytes: int) -> bytes:
+    def _read_block(self, num_bytes: int) -> bytes:
         end = min(self._position + num_bytes, self._size_bytes)
         data = self._fetch(self._position, end) if end > self._position else b""
         self._position += len(data)
-        self._step_bytes = min(self._step_bytes * 4, MAX_READ_BYTES)
+        self._block_bytes = min(self._block_bytes * 4, MAX_READ_BYTES)
         return data

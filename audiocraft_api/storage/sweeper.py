@@ -1,4 +1,4 @@
-"""Calls a store's sweep periodically, in a thread of its own. Knows nothing of stores."""
+"""Periodically calls the sweep of a store in a thread of its own. Knows nothing of stores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Sweeper:
                 self._thread.start()
 
     def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
-        """Stop. A round that is still running after `timeout_seconds` is abandoned."""
+        """Stop the thread. A sweep that is still running after `timeout_seconds` is abandoned."""
         with self._lock:
             self._closed.set()
         if self._thread is not None:
@@ -48,6 +48,6 @@ class Sweeper:
                 if num_deleted:
                     logger.info("Swept %d audio files.", num_deleted)
             except StorageUnavailable:
-                pass  # logged where it was raised; the next round may succeed
+                pass  # logged where it was raised; the next sweep may succeed
             if self._closed.wait(self._interval_seconds):
                 return

@@ -1,1 +1,1 @@
-"""What operators see: metrics, readiness, traces and the admin listener."""
+"""Telemetry for operators: metrics, readiness, traces and the admin listener."""

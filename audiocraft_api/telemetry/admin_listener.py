@@ -1,7 +1,7 @@
-"""The admin listener: serves `/health`, `/ready` and `/metrics` on a port of its own, for the operator.
+"""The admin listener: serves `/health`, `/ready` and `/metrics` to operators on a separate port.
 
-It shares no thread pool with the public port, so clients cannot starve it. Stalled connections cannot starve it
-either: at the maximum, the oldest connection is closed for a new one. It requires no key: bind it to a private address.
+It has its own threads, so clients of the public port cannot starve it. Stalled connections cannot starve it either:
+at the maximum, a new connection closes the oldest one. It requires no key, so bind it to a private address.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def admin_endpoints(health: Health, metrics: Metrics) -> Endpoints:
 
 
 def listen(bind: str) -> socket.socket:
-    """Open the port of `config.telemetry.admin_bind`. Raises ConfigError."""
+    """Open the listening socket for `config.telemetry.admin_bind`. Raises ConfigError."""
     host, _, port = bind.rpartition(":")
     host = host.strip("[]")
     try:
@@ -71,7 +71,7 @@ def listen(bind: str) -> socket.socket:
         listening = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ConfigError(f"AUDIOCRAFT_API_ADMIN_BIND={bind}: cannot listen on this address: {error}") from None
-    # Two processes may share it while one replaces the other: the one that loses the race to accept must not block.
+    # Two processes may share the socket while one replaces the other; the loser of a race to accept must not block.
     listening.setblocking(False)
     return listening
 
@@ -85,12 +85,12 @@ class AdminListener:
         self._server: _Server | None = None
 
     def start(self, listening: socket.socket) -> None:
-        """Serve on an open port; threads do not survive a fork."""
+        """Serve on a listening socket. Call after a fork, because threads do not survive it."""
         self._server = _Server(listening, self._endpoints, self._stall_seconds)
         threading.Thread(target=self._server.serve_forever, args=(0.2,), name="admin-listener", daemon=True).start()
 
     def close(self) -> None:
-        """Close the port. Idempotent."""
+        """Close the listening socket. Idempotent."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -151,13 +151,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: scrapes come every few seconds."""
+        """Log nothing, because scrapes arrive every few seconds."""
 
     def _call(self, endpoint: Callable[[], AdminResponse]) -> AdminResponse:
         try:
             return endpoint()
         except Exception:
-            logger.exception("The admin listener could not serve %s.", self.path)
+            logger.exception("The admin listener failed to serve %s.", self.path)
             return AdminResponse(
                 _json({"error": "An internal error occurred. See the log for its cause.", "code": "internal_error"}),
                 500,

@@ -1,7 +1,7 @@
 """The table of all metrics. Only these are exposed, and docs/metrics.md is tested against it.
 
-Labels have few values: route templates, model names from the catalog, error codes. Text from clients (prompts, paths,
-keys) is never a label.
+Each label has few values, such as route templates, model names from the catalog and error codes. Text from clients
+(prompts, paths, keys) is never a label value.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ROWS = tuple(float(bound) for bound in BATCH_ROWS)
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """One metric. `name` is without the prefix; `place` is which processes expose it.
+    """One metric. `name` omits the prefix; `place` says which processes expose the metric.
 
     A `shared` gauge describes state that all servers share. Every server reports the same value, so that queries must
     use `max` instead of `sum`.

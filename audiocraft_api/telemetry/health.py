@@ -1,6 +1,6 @@
-"""Whether this process is alive and ready for work. Called by routes and by the admin listener; never blocks.
+"""Reports whether this process is alive and ready for work. Routes and the admin listener call it; it never blocks.
 
-Liveness does not depend on Redis or on a store, because a restart repairs neither. A busy process is still ready.
+Liveness does not depend on Redis or on a store, because a restart would not repair either. A busy process is ready.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Health:
         num_queued: Callable[[], int] = lambda: 0,
         pending_models: Callable[[], Sequence[str]] = lambda: (),
     ) -> None:
-        """`num_queued` counts waiting tasks; `pending_models` names the models to be preloaded before it is ready."""
+        """`num_queued` counts waiting tasks. `pending_models` names the models that must be preloaded first."""
         self._engine_status = engine_status
         self._cache = cache
         self._draining = draining
@@ -58,7 +58,7 @@ class Health:
         return True
 
     def check_ready(self) -> None:
-        """Raise the reason not to send work here: ShuttingDown, EngineDied, EngineStalled, ModelLoading."""
+        """Raise ShuttingDown, EngineDied, EngineStalled or ModelLoading if this process should not receive work."""
         if self._draining.is_set():
             raise ShuttingDown
         status = self._engine_status()

@@ -26,7 +26,9 @@ def log_config(config: Config) -> dict[str, Any]:
     """Return the `logging.config` dictionary of this process, including gunicorn's loggers."""
     formatter = JsonFormatter if config.server.log_format == "json" else TextFormatter
     own: dict[str, Any] = {"level": config.server.log_level, "handlers": [], "propagate": True}
-    quiet = {"level": "CRITICAL"}  # it logs a traceback for each batch that an unreachable collector does not accept
+    quiet = {
+        "level": "CRITICAL"
+    }  # the exporter would log a traceback for each batch while the collector is unreachable
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -1,7 +1,7 @@
 """The metrics of one process, in a registry of its own: some are counted here, others are read at each scrape.
 
-Parts that keep numbers anyway (engine, models, queue) provide a source of readings, which is read when Prometheus
-scrapes.
+Parts of the process that already keep their numbers (engine, models, queue) provide a source of readings, which is
+read at each scrape.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ STORES = ("audio", "tasks", "keys")
 
 @dataclass(frozen=True)
 class Distribution:
-    """A histogram kept elsewhere: the number of values in each bucket and above the last, and the sum of the values."""
+    """A histogram kept elsewhere: the number of values in each bucket, the number above the last one, and the sum."""
 
-    counts: Sequence[int]  # one more than the buckets
+    counts: Sequence[int]  # one more than there are buckets
     total: float
 
 
@@ -61,11 +61,11 @@ Source = Callable[[], Iterable[Reading]]
 
 
 class Metrics:
-    """Everything that one process exposes. Thread-safe."""
+    """The metrics that one process exposes. Thread-safe."""
 
     def __init__(self, place: Place) -> None:
-        """`place` is what this process is: `servers` or `workers`."""
-        # They would double the number of series, and restarts are visible without them.
+        """`place` is the kind of this process: `servers` or `workers`."""
+        # `_created` series would double the number of series, and restarts are visible without them.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._specs = {spec.name: spec for spec in METRICS if spec.place in ("both", place)}
@@ -92,7 +92,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
 
     def read_from(self, source: Source) -> None:
-        """Read a source at each scrape. It must not block."""
+        """Read `source` at each scrape. The source must not block."""
         self._readings.sources.append(source)
 
     def render(self) -> bytes:
@@ -114,13 +114,13 @@ class Metrics:
         return Histogram(spec.full_name, spec.help, spec.labels, buckets=spec.buckets, registry=registry)
 
     def _claim(self, name: str) -> tuple[MetricSpec, CollectorRegistry | None]:
-        """Remove a metric from those that are read. A metric of other processes is counted but not exposed."""
+        """Remove a metric from those read at a scrape. If only other processes expose it, return no registry."""
         if name in self._specs:
             return self._specs.pop(name), self._registry
         return next(spec for spec in METRICS if spec.name == name), None
 
     def _initialize_to_zero(self) -> None:
-        """Expose every label value from the start: Prometheus does not see an increase from a missing series."""
+        """Expose every label value from the start, because Prometheus misses the first increase of a new series."""
         kinds = [AudioCraftError]
         for kind in kinds:
             self.errors.labels(kind.code)

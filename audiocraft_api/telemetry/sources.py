@@ -1,4 +1,4 @@
-"""Sources of metrics that are read at each scrape: numbers that other parts of the process keep anyway."""
+"""Sources of metrics that are read at each scrape, because other parts of the process already keep their values."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def queue_metrics(monitor: QueueMonitor, max_queued: int) -> Source:
 
 
 def concurrency_metrics(requests: RequestSlots, streams: StreamSlots) -> Source:
-    """Read how many of the server's threads wait for a generation or serve a stream."""
+    """Read the number of threads that wait for a generation or serve a stream."""
 
     def read() -> Iterator[Reading]:
         yield Reading("waiting_synchronous_requests", requests.num_waiting)

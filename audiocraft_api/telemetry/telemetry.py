@@ -1,4 +1,4 @@
-"""Observes the service, and records metrics and, if a collector is configured, traces."""
+"""Observes the service and records metrics and, if a collector is configured, traces."""
 
 from __future__ import annotations
 
@@ -71,16 +71,16 @@ class Telemetry(Observer):
             self.tracing.close()
 
     def _count_generation(self, request: EngineRequest) -> None:
-        metrics, model, times, outline = self.metrics, request.params.model, request.times, request.audio_info
+        metrics, model, times, info = self.metrics, request.params.model, request.times, request.audio_info
         assert times.ended is not None
         metrics.generations.labels(model, request.error.code if request.error else "finished").inc()
-        if times.begun is None or outline is None:
+        if times.begun is None or info is None:
             return
         metrics.queue_wait.labels(model).observe(times.begun - times.submitted)
         if times.first_audio is not None:
             metrics.first_audio.labels(model).observe(times.first_audio - times.submitted)
         if request.error is None:
-            audio_seconds = outline.num_samples / outline.sample_rate
+            audio_seconds = info.num_samples / info.sample_rate
             run_seconds = times.ended - times.begun
             metrics.audio_seconds.labels(model).inc(audio_seconds)
             metrics.generation_seconds.labels(model).inc(run_seconds)

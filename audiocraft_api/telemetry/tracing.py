@@ -1,7 +1,7 @@
-"""Spans of requests, generations and tasks, sent to an OpenTelemetry collector if the settings name one.
+"""Spans of requests, generations and tasks, sent to an OpenTelemetry collector.
 
 The queue of unsent spans is bounded, and an unreachable collector delays neither requests nor the end of the process.
-Spans contain no prompt, no path and no key. Knows nothing of Flask.
+Spans contain no prompts, paths or keys. Knows nothing of Flask.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class RequestSpan:
-    """The span of an HTTP request. It is current in its thread until `detach`, and open until `end`."""
+    """The span of an HTTP request. It is the current span of its thread until `detach`, and ends with `end`."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -53,7 +53,7 @@ class RequestSpan:
 
 
 class Tracing:
-    """Creates spans, and sends them from a thread of its own. Thread-safe."""
+    """Creates spans and sends them from a background thread. Thread-safe."""
 
     def __init__(self, config: TelemetrySettings) -> None:
         endpoint = config.otlp_endpoint.rstrip("/") + "/v1/traces"
@@ -72,7 +72,7 @@ class Tracing:
         return RequestSpan(span)
 
     def generation(self) -> Callable[[EngineRequest], None]:
-        """Return a callback for the end of a generation; its spans are children of the span that is current now."""
+        """Return a callback for the end of a generation. Its spans are children of the span that is current now."""
         parent = contexts.get_current()
         return lambda request: self._record_generation(request, parent)
 
@@ -135,18 +135,18 @@ class _Exporter(SpanExporter):
     def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
         self._exporter = exporter
         self._endpoint = endpoint
-        self._is_well = True
+        self._is_accepting = True
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export(spans)
-        is_well = result is SpanExportResult.SUCCESS
-        if is_well != self._is_well:
+        is_accepting = result is SpanExportResult.SUCCESS
+        if is_accepting != self._is_accepting:
             logger.warning(
-                "%s %s.",
+                "The collector at %s %s.",
                 self._endpoint,
-                "accepts spans again" if is_well else "does not accept spans; they are dropped",
+                "accepts spans again" if is_accepting else "does not accept spans; they are dropped",
             )
-        self._is_well = is_well
+        self._is_accepting = is_accepting
         return result
 
     def shutdown(self) -> None:

@@ -132,7 +132,7 @@ def test_wrong_arguments_are_refused_with_a_sentence_and_make_nothing(
 
 def test_what_cannot_be_done_is_one_sentence(tmp_path: Path, command: Any) -> None:
     assert command("create", "--name", "first", max_keys=1)[0] is None
-    assert "Revoke some" in command("create", "--name", "second")[0]
+    assert "Revoke a key" in command("create", "--name", "second")[0]
     assert command("revoke", "nobody00")[0] == "There is no key with the id nobody00."
     (tmp_path / "file").touch()
     away = command("list", state_db=tmp_path / "file" / "state.sqlite3")

@@ -109,7 +109,7 @@ def test_a_client_that_stalls_is_closed(port: int) -> None:
 def test_what_goes_wrong_is_an_answer_and_a_line_in_the_log(port: int, caplog: pytest.LogCaptureFixture) -> None:
     answer = requests.get(f"http://127.0.0.1:{port}/broken", timeout=5)
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
-    assert "could not serve /broken" in caplog.text
+    assert "failed to serve /broken" in caplog.text
     refused = requests.post(f"http://127.0.0.1:{port}/health", timeout=5)
     assert refused.status_code == 501
     assert refused.json()["code"] == "not_found"
