@@ -83,13 +83,15 @@ def test_the_shown_models_file_is_valid(tmp_path: Path) -> None:
 
 
 def test_every_field_is_listed_with_its_default() -> None:
+    def shown(default: object) -> str:
+        return f"`{default}`" if isinstance(default, str) else str(default)
+
     rows = first_cells(section("docs/generating.md", "Fields"))
     for name, field in GenerateRequest.model_fields.items():
-        default = {"prompt": "required", "seed": "drawn"}.get(name)
-        if name == "duration":
-            default = f"{field.default:g} (melody: {MelodyRequest.model_fields[name].default:g})"
-        elif default is None:
-            default = f"`{field.default}`" if isinstance(field.default, str) else str(field.default)
+        default = {"prompt": "required", "seed": "random"}.get(name, shown(field.default))
+        with_melody = shown(MelodyRequest.model_fields[name].default)
+        if with_melody != shown(field.default):
+            default += f" (melody: {with_melody})"
         assert rows[name] == default
 
 
