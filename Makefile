@@ -2,7 +2,7 @@
 # make check   lint and test              make test-faults  longer fault and soak runs
 # make lint    all linters, mypy          make smoke        a few tests on every other Python found here
 # make worker  set up and work on tasks   make bench        measure (QUICK=1: short)
-# make lock    resolve requirements*.in   make clean        delete everything that make has made
+# make lock    resolve requirements*.in   make clean        delete everything that make created
 #
 # PYTHON chooses the interpreter, VENV the directory of the virtual environment.
 
@@ -25,7 +25,7 @@ worker: setup
 setup: $(VENV)/.service build/.native checkpoints/demo
 
 $(VENV)/.python:
-	@[ -n "$(PYTHON)" ]  # find-python has said what is missing
+	@[ -n "$(PYTHON)" ]  # find-python has reported what is missing
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
@@ -66,7 +66,7 @@ test: setup-tests
 test-faults: setup-tests
 	$(BIN)/pytest -m fault $(ARGS)
 
-# Each version in a virtual environment of its own, under build/.
+# Each version has its own virtual environment under build/.
 smoke: setup-tests
 	@for python in $$(scripts/find-python --all); do \
 	  version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \

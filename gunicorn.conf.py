@@ -16,7 +16,7 @@ openmp.limit_spinning()  # workers inherit the environment
 try:
     settings = load_config()
     configure_logging(settings)
-    # Check here, once, what the settings refer to, and not in every worker that starts.
+    # Check what the settings refer to once, before any worker starts.
     Catalog(settings)
     PromptPolicy(settings)
     check_store(settings)
@@ -52,4 +52,4 @@ def worker_exit(_server, worker):
     """Close the services unless a graceful stop has closed them."""
     if hasattr(worker, "wsgi"):
         worker.services.close()
-    gc.freeze()  # otherwise the interpreter's last collection goes through torch's objects, for seconds
+    gc.freeze()  # otherwise the interpreter's last collection traverses torch's objects for seconds

@@ -1,1 +1,2 @@
-"""Measurements that the README quotes: `make bench`. A benchmark, not a test: it prints figures and judges nothing."""
+"""Measurements that the README quotes: `make bench`. A benchmark, not a test: it prints figures and does not judge
+them."""

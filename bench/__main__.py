@@ -133,7 +133,7 @@ def service_section(quick: bool) -> dict[str, object]:
 
     return {
         **service.overhead(20 if quick else 100),
-        **service.cached_answer(20 if quick else 100),
+        **service.cached_result(20 if quick else 100),
         **service.health_under_load(5.0 if quick else 15.0),
     }
 

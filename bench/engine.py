@@ -110,7 +110,7 @@ def step_seconds(model: Any, precision: str, positions: tuple[int, ...], num_ste
         backend.prefill(slot, 0, None, past)
     tokens = torch.zeros(2, model.num_codebooks, dtype=torch.long)
     times: list[list[float]] = [[] for _ in positions]
-    for _ in range(num_steps):  # by turns, so that all see the machine in the same state
+    for _ in range(num_steps):  # alternating, so that the machine is in the same state for all
         for index, position in enumerate(positions):
             begin = time.perf_counter()
             backend.decode([0, 1], tokens, [position, position])

@@ -42,7 +42,7 @@ def exact_in_memory() -> dict[str, object]:
 
 
 def exact_in_redis() -> dict[str, object]:
-    """Send them to three processes that share a Redis; then again, killing Redis halfway."""
+    """Send the same requests to three processes that share a Redis server; then again, and kill Redis halfway."""
     with _redis() as redis, _servers(redis.url, LIMIT) as addresses:
         statuses = _race(addresses)
     assert set(statuses) == {200, 429}, statuses
@@ -57,7 +57,7 @@ def exact_in_redis() -> dict[str, object]:
 
 
 def overhead(num_requests: int) -> dict[str, object]:
-    """Time the same request with all limits and without any, alternating, so that conditions are the same."""
+    """Time the same request with all limits and without any, alternating, so that the conditions are the same."""
     with ExitStack() as stack:
         redis = stack.enter_context(_redis())
         shared = {"state_backend": "redis", "redis_url": redis.url}

@@ -26,8 +26,8 @@ def overhead(num_requests: int) -> dict[str, float]:
     return figures
 
 
-def cached_answer(num_requests: int) -> dict[str, float]:
-    """Time `POST /generate` of 5 s as MP3 for a cached result; each response has a file of its own."""
+def cached_result(num_requests: int) -> dict[str, float]:
+    """Time `POST /generate` of 5 s as MP3 for a cached result; each response has its own file."""
     body = {"prompt": "known", "model_size": "demo", "duration": 5, "seed": 7, "output_format": "mp3"}
     with serve(result_cache_entries=10) as (address, _):
         first = Connection(address).post("/generate", body)

@@ -43,8 +43,7 @@ class ModelExecutor:
         )
 
     def finish_startup(self) -> None:
-        """Do, once, the work that the first token need not wait for: release the weights that the model runner has
-        packed."""
+        """Release the weights that the model runner has packed, once, so that the first token does not wait for it."""
         if self.model_runner.own_weight_bytes and not self.model.has_released_decoder_weights:
             self.cache.release_decoder_weights(self.model, self.model_runner.own_weight_bytes)
 

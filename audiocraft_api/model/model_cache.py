@@ -32,6 +32,15 @@ ModelState = Literal["unloaded", "loading", "loaded", "failed"]
 UnloadListener = Callable[[str], None]
 
 
+def free_memory() -> None:
+    """Return the memory of unreferenced objects to the device and the operating system."""
+    gc.collect()
+    _trim()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 @dataclass(eq=False)
 class _Slot:
     """The state of one model, guarded by the cache's condition."""
@@ -52,10 +61,12 @@ class ModelCache:
         catalog: Catalog,
         config: Config,
         load: Callable[[ModelSpec, Catalog, Config], LoadedModel] = load_model,
+        free_memory: Callable[[], None] = free_memory,
     ) -> None:
         self._catalog = catalog
         self._config = config
         self._load = load
+        self._free_memory = free_memory
         self._slots = {spec.name: _Slot() for spec in catalog}
         self._condition = threading.Condition()
         self._listeners: list[UnloadListener] = []
@@ -186,7 +197,7 @@ class ModelCache:
                 slot.last_used = time.monotonic()
                 self._condition.notify_all()
             if model is None:
-                _free_memory()
+                self._free_memory()
         self._unload_over_budget()
         self._start_reaper()
         return model
@@ -220,7 +231,7 @@ class ModelCache:
                 listener(name)
             logger.info("Unloaded %s.", name)
         if unloaded:
-            _free_memory()
+            self._free_memory()
 
     def _start_reaper(self) -> None:
         with self._condition:
@@ -241,15 +252,6 @@ class ModelCache:
         idle_since = [slot.last_used for slot in self._slots.values() if slot.model is not None and not slot.num_leases]
         idle_seconds = self._config.models.idle_seconds
         return max(0.0, min(idle_since) + idle_seconds - time.monotonic()) if idle_since else idle_seconds
-
-
-def _free_memory() -> None:
-    """Return the memory of unreferenced objects to the device and the operating system."""
-    gc.collect()
-    _trim()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _trim() -> None:

@@ -1,4 +1,4 @@
-"""A directory for temporary files that each test can look into."""
+"""A directory for temporary files that each test can inspect."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def test_the_systems_ffmpeg_is_preferred_over_the_bundled_one(
     assert os.access(bundled, os.X_OK)
 
 
-def test_extensions_name_one_media_type_each() -> None:
+def test_each_extension_has_one_media_type() -> None:
     assert convert.MEDIA_TYPES == {
         "wav": "audio/wav",
         "flac": "audio/flac",

@@ -1,4 +1,4 @@
-"""Tags: readable in every format, whatever the prompt, and without changing a sample."""
+"""Tags: readable in every format, whatever the prompt, without any change to the samples."""
 
 from __future__ import annotations
 
@@ -124,19 +124,19 @@ def test_prompts_are_neither_in_ffmpegs_arguments_nor_in_the_log_when_it_fails(
 
 
 @pytest.mark.parametrize("name", [name for name in convert.FORMATS if name != "m4a"])
-def test_tags_change_no_sample(name: str) -> None:
+def test_tags_do_not_change_samples(name: str) -> None:
     plain, tagged = (convert.encode(tone(), SAMPLE_RATE, name, tags) for tags in (None, recipe("a", name).tags()))
     samples = [soundfile.read(io.BytesIO(audio), dtype="float32")[0] for audio in (plain, tagged)]
     assert np.array_equal(*samples)
 
 
-def test_the_header_of_a_wav_file_stays_the_44_bytes_that_many_readers_skip() -> None:
+def test_the_header_of_a_wav_file_stays_44_bytes_long() -> None:
     plain, tagged = (convert.encode(tone(), SAMPLE_RATE, "wav", tags) for tags in (None, recipe("a", "wav").tags()))
     assert tagged[8 : len(plain)] == plain[8:]
 
 
 @pytest.mark.parametrize("name", ["wav", "flac", "mp3", "m4a"])
-def test_the_same_request_makes_the_same_bytes_at_a_later_time(name: str) -> None:
+def test_repeating_a_request_later_gives_the_same_bytes(name: str) -> None:
     first = recipe("a", name)
     assert first.details is not None
     later = replace(first, details={**first.details, "created": "2030-01-01T00:00:00Z"})

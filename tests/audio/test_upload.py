@@ -1,4 +1,4 @@
-"""Uploaded melodies: every format is decoded, and a hostile file costs no more than a refusal."""
+"""Uploaded melodies: every format is decoded, and hostile files are refused at little cost."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def test_a_melody_of_each_kind_is_decoded_to_its_samples(kind: tuple[str, str], 
     assert melody.waveform.shape[0] == channels
     assert seconds == pytest.approx(0.8, abs=0.07)  # block codecs pad their last block
     if kind[1] != "OPUS":
-        decoded, made = melody.waveform[:, :12_000], tone.T[:, :12_000]
+        decoded, expected = melody.waveform[:, :12_000], tone.T[:, :12_000]
         for index in range(channels):  # shows that the channels are not swapped
-            assert np.corrcoef(decoded[index], made[index])[0, 1] > 0.98
+            assert np.corrcoef(decoded[index], expected[index])[0, 1] > 0.98
 
 
 @pytest.mark.parametrize("sample_rate", [8_000, 11_025, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000])
@@ -179,7 +179,7 @@ def test_mutated_uploads_to_the_real_decoder_end_in_a_waveform_or_a_refusal(temp
 
 
 @pytest.mark.timing
-def test_bombs_cost_little_and_are_refused(tmp_path: Path) -> None:
+def test_decompression_bombs_are_refused_at_little_cost(tmp_path: Path) -> None:
     directory = tmp_path / "bombs"
     directory.mkdir()
     bombs = hostile_audio.bombs()
@@ -201,7 +201,7 @@ def test_bombs_cost_little_and_are_refused(tmp_path: Path) -> None:
     assert report["peak_bytes"]["own"] < 200e6
 
 
-def test_no_playlist_makes_the_service_open_anything(tmp_path: Path, temporary_directory: Path) -> None:
+def test_playlists_do_not_make_the_service_open_files_or_connections(tmp_path: Path, temporary_directory: Path) -> None:
     secret = tmp_path / "secret.wav"
     secret.write_bytes(wav_melody())
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -286,7 +286,9 @@ def test_without_space_for_a_temporary_file_storage_is_unavailable(
         decode(wav_melody())
 
 
-def test_the_child_gets_no_secret_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_in_the_environment_are_not_passed_to_the_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = tmp_path / "seen"
     program = write_program(
         tmp_path,
@@ -298,7 +300,7 @@ def test_the_child_gets_no_secret_from_the_environment(tmp_path: Path, monkeypat
     assert "SECRET" not in seen.read_text()
 
 
-def test_the_decoder_refuses_files_that_are_no_usable_audio(tmp_path: Path) -> None:
+def test_the_decoder_refuses_files_without_usable_audio(tmp_path: Path) -> None:
     """Calls the child's function in this process."""
     for data, cause in ((wav_melody(0.1), "too_short"), (b"RIFF", "damaged"), (wav_melody(1.0, 4_000), "sample_rate")):
         path = tmp_path / "upload"

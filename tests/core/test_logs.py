@@ -1,4 +1,4 @@
-"""A request is one log line with its id, and without its prompt unless a setting says so."""
+"""Each request is logged on one line, with its id, and without its prompt unless a setting says so."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_request_is_one_text_line_with_method_path_status_and_time(
     assert line.endswith(" ms")
 
 
-def test_json_lines_have_the_same_as_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_log_lines_have_the_same_information_as_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     client = fake_app(tmp_path, log_format="json").test_client()
     client.get("/nothing", headers={"X-Request-ID": "mine"})
     (line,) = lines(capsys)
@@ -71,7 +71,7 @@ def test_json_lines_of_a_running_task_name_it(tmp_path: Path, capsys: pytest.Cap
     assert not [record for record in found if record["message"].startswith("POST") and "task_id" in record]
 
 
-def test_nobody_can_forge_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_cannot_be_forged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     client = fake_app(tmp_path, log_prompts=True).test_client()
     client.get("/a%0aERROR%20forged")
     generate(client, prompt="a\nERROR forged\u2028ERROR forged\x1b[2J")
@@ -79,7 +79,7 @@ def test_nobody_can_forge_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_prompts_are_logged_only_when_asked(
+def test_prompts_are_logged_only_if_a_setting_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], log_format: str
 ) -> None:
     generate(fake_app(tmp_path, log_format=log_format).test_client(), prompt="my secret song")
@@ -102,12 +102,12 @@ def test_an_unexpected_error_is_logged_once_with_its_traceback_under_the_request
     assert response.json["request_id"] in error_line
 
 
-def test_the_level_is_a_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_level_is_a_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake_app(tmp_path, log_level="WARNING").test_client().get("/health")
     assert not lines(capsys)
 
 
-def test_what_is_logged_outside_a_request_has_no_request_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_outside_a_request_have_no_request_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake_app(tmp_path).test_client().get("/health", headers={"X-Request-ID": "mine"})
     logging.getLogger("audiocraft_api.test").info("later")
     assert "[-] audiocraft_api.test: later" in lines(capsys)[-1]

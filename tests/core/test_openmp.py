@@ -1,4 +1,4 @@
-"""How threads of PyTorch wait for each other, unless the environment says so already."""
+"""How idle PyTorch threads wait, unless the environment already configures it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from audiocraft_api.core import openmp
     ],
     ids=["default", "count given", "policy given"],
 )
-def test_spinning_is_bounded_unless_the_environment_says_otherwise(
+def test_spinning_is_limited_unless_the_environment_configures_it(
     given: dict[str, str], expected: dict[str, str]
 ) -> None:
     openmp.limit_spinning(given)

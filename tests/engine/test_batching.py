@@ -392,7 +392,7 @@ def test_a_model_that_does_not_load_ends_its_requests_and_is_loaded_again_later(
     engine.close()
 
 
-# --- bounds, idle engines, closing
+# --- limits, idle engines, closing
 
 
 def test_the_queue_is_bounded_under_concurrent_submits(make_engine: Callable[..., GatedEngine]) -> None:
@@ -523,7 +523,7 @@ def test_submitting_does_not_wait_for_a_model_that_is_being_prepared(cache: Load
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_dies_shows_in_the_status(make_engine: Callable[..., GatedEngine]) -> None:
+def test_the_status_reports_a_thread_that_died(make_engine: Callable[..., GatedEngine]) -> None:
     gated = make_engine()
     assert gated.engine.status().is_alive
     request = gated.submit_and_pause()

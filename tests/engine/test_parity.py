@@ -1,4 +1,4 @@
-"""`exact` gives audiocraft's own codes for the same seed, all requests of a test decoded together in one batch."""
+"""`exact` gives audiocraft's own codes for the same seed. All requests of a test are decoded in one batch."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_short_requests_are_audiocrafts_at_the_limits_of_the_parameters(
     assert_same_codes(engine, cache, cases)
 
 
-def test_windows_past_the_longest_are_audiocrafts(demo_checkpoints: Path) -> None:
+def test_generations_of_several_windows_are_audiocrafts(demo_checkpoints: Path) -> None:
     cache = LoadedModels(lambda name: short_window_model(demo_checkpoints, name))
     engine = codes_engine(cache)
     cases = [

@@ -171,14 +171,14 @@ def test_concurrent_requests_keep_their_own_parameters(engine: PlainEngine) -> N
 
 
 @pytest.mark.parametrize("duration", [0.02, 0.3, 1.0, 1.1, 2.3, 4.1])
-def test_a_duration_is_right_to_a_frame(engine: PlainEngine, duration: float) -> None:
+def test_the_duration_is_right_to_a_frame(engine: PlainEngine, duration: float) -> None:
     result = run(engine, replace(PARAMS, duration_seconds=duration))
     assert result.num_frames == round(duration * 50)
     assert result.waveform.shape == (1, result.num_frames * 640)
     assert np.abs(result.waveform).max() < 1
 
 
-def test_past_one_window_the_duration_and_the_progress_are_right(short_windows: ModelCache) -> None:
+def test_duration_and_progress_are_right_beyond_one_window(short_windows: ModelCache) -> None:
     params = replace(PARAMS, duration_seconds=20.14, extend_stride_seconds=18.5)  # 20.14 - 18.5 is 81.99… frames
     steps: list[tuple[int, int]] = []
     with short_windows.lease("demo") as model:
@@ -191,7 +191,7 @@ def test_past_one_window_the_duration_and_the_progress_are_right(short_windows: 
     assert all(before <= after for (before, _), (after, _) in pairwise(steps))
 
 
-def test_windows_of_a_released_length_are_planned_as_audiocraft_makes_them(cache: ModelCache) -> None:
+def test_windows_of_a_released_length_are_those_of_audiocraft(cache: ModelCache) -> None:
     with cache.lease("demo") as model:
         assert model.windows(replace(PARAMS, duration_seconds=30.0)) == [Window(0, 0, 1500)]
         assert model.windows(replace(PARAMS, duration_seconds=50.02)) == [
@@ -262,7 +262,7 @@ def test_a_full_queue_rejects_requests_and_canceled_requests_make_room(engine: P
     assert gate.entered.wait(WAIT_SECONDS)
     waiting = [engine.submit(PARAMS) for _ in range(2)]
     with pytest.raises(QueueFull) as caught:
-        engine.submit(PARAMS)  # while the gate is closed, so it does not wait for a place
+        engine.submit(PARAMS)  # the gate is closed, so waiting for space in the queue would block
     assert caught.value.retry_after_seconds >= 1
     assert engine.status().num_waiting == 2
     waiting[0].cancel()
@@ -283,7 +283,7 @@ def test_a_full_queue_rejects_requests_and_canceled_requests_make_room(engine: P
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), OutOfMemory),
     ],
 )
-def test_a_fault_ends_one_request_with_a_neutral_message_and_is_logged_once(
+def test_an_error_ends_one_request_with_a_neutral_message_and_is_logged_once(
     engine: PlainEngine,
     fault: Exception,
     expected: type[Exception],

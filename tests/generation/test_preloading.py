@@ -1,4 +1,4 @@
-"""Libraries that are imported, and models that are loaded, before the first request."""
+"""Preloading: libraries are imported and models are loaded before the first request."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_models_are_loaded_although_the_import_failed() -> None:
     assert len(engine.submitted) == 1
 
 
-# Delays or fails the import of torch in a process of its own: in this one, it is imported already.
+# Delays the import of torch, or makes it fail, in a separate process: this one has already imported torch.
 PRELUDE = """
 import sys, threading
 from importlib.abc import MetaPathFinder
@@ -136,16 +136,17 @@ def test_a_request_waits_for_the_import_in_the_engines_thread_and_reports_its_fa
 
 
 @pytest.mark.timing
-def test_health_answers_soon_after_the_start_and_while_libraries_are_imported(tmp_path: Path) -> None:
-    """Within 2 s and 1 s on an idle machine of two cores; the bounds are three times that and more."""
+def test_health_responds_soon_after_the_start_and_while_libraries_are_imported(tmp_path: Path) -> None:
+    """The two delays are at most 2 s and 1 s on an idle machine with two cores; the bounds are at least three times
+    larger."""
     started = time.monotonic()
     with serve(tmp_path, import_at_start=True) as server:
         assert time.monotonic() - started < 6
         seconds = []
         while "Imported PyTorch and audiocraft" not in server.log:
-            asked = time.monotonic()
+            requested_at = time.monotonic()
             assert server.get("/health").json()["models_loaded"] == []
-            seconds.append(time.monotonic() - asked)
+            seconds.append(time.monotonic() - requested_at)
         assert len(seconds) > 20
         assert max(seconds) < 5
         assert "libtorch" in Path(f"/proc/{server.worker_pid()}/maps").read_text()
@@ -157,12 +158,12 @@ def test_the_server_is_not_ready_until_its_models_are_loaded(tmp_path: Path) -> 
     engine.open_gate.clear()
     app = fake_app(tmp_path, engine, preload_models="small, demo")
     client, services = app.test_client(), services_of(app)
-    assert client.get("/ready").status_code == 200  # under a server that starts nothing
+    assert client.get("/ready").status_code == 200  # preloading has not started
     services.start()
     try:
-        answer = client.get("/ready")
-        assert (answer.status_code, answer.json["code"]) == (503, "model_loading")
-        assert "small, demo" in answer.json["error"]
+        response = client.get("/ready")
+        assert (response.status_code, response.json["code"]) == (503, "model_loading")
+        assert "small, demo" in response.json["error"]
         assert client.get("/health").status_code == 200
         engine.open_gate.set()
         wait_until(lambda: client.get("/ready").status_code == 200)
@@ -171,9 +172,9 @@ def test_the_server_is_not_ready_until_its_models_are_loaded(tmp_path: Path) -> 
         services.close()
 
 
-def test_a_model_that_cannot_be_loaded_is_logged_and_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_cannot_be_loaded_is_logged_and_no_longer_pending(caplog: pytest.LogCaptureFixture) -> None:
     engine = FakeEngine()
-    engine.failure = ModelUnavailable("It is not there.", 60)
+    engine.failure = ModelUnavailable("The checkpoint is missing.", 60)
     preloader = Preloader(engine, ["small", "demo"])
     preloader.start()
     wait_until(lambda: not preloader.pending)
@@ -181,7 +182,7 @@ def test_a_model_that_cannot_be_loaded_is_logged_and_keeps_nobody_waiting(caplog
     assert "small could not be preloaded" in caplog.text
 
 
-def test_a_stop_ends_the_loading(caplog: pytest.LogCaptureFixture) -> None:
+def test_closing_the_engine_stops_preloading(caplog: pytest.LogCaptureFixture) -> None:
     engine = FakeEngine()
     engine.open_gate.clear()
     preloader = Preloader(engine, ["small", "demo"])
@@ -193,7 +194,7 @@ def test_a_stop_ends_the_loading(caplog: pytest.LogCaptureFixture) -> None:
     assert "could not" not in caplog.text
 
 
-def test_a_real_model_is_there_before_the_first_request(tmp_path: Path, demo_checkpoints: Path) -> None:
+def test_a_preloaded_model_is_loaded_before_the_first_request(tmp_path: Path, demo_checkpoints: Path) -> None:
     config = load_config(
         {},
         preload_models="demo",
@@ -220,6 +221,6 @@ def test_a_real_model_is_there_before_the_first_request(tmp_path: Path, demo_che
         ({"preload_models": "small", "allow_non_commercial": False}, "forbids commercial use"),
     ],
 )
-def test_a_model_that_the_server_does_not_serve_stops_the_start(settings: dict[str, object], sentence: str) -> None:
+def test_preloading_a_model_that_is_not_served_prevents_the_start(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         Catalog(load_config({}, **settings))

@@ -1,4 +1,4 @@
-"""Two revisions of one model of the hub, side by side under two names, over HTTP."""
+"""Two revisions of one hub model, served side by side under two names, over HTTP."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def test_two_revisions_are_served_side_by_side_under_their_own_names(server: Ser
         assert f"{name}@{commit}".encode() in base64.b64decode(responses[name]["audio"])
     first, second = (base64.b64decode(responses[name]["audio"])[44 : 44 + 64_000] for name in COMMITS)
     assert first != second
-    shown = {model["name"]: model for model in server.get("/models").json()["models"]}
+    models = {model["name"]: model for model in server.get("/models").json()["models"]}
     for name, commit in COMMITS.items():
-        assert shown[name]["loaded"], "both at once"
-        assert (shown[name]["revision"], shown[name]["loaded_revision"]) == (commit, commit)
+        assert models[name]["loaded"], "both at once"
+        assert (models[name]["revision"], models[name]["loaded_revision"]) == (commit, commit)
 
 
 def test_a_checkpoint_replaced_on_disk_gets_no_cached_results(server: Server, directory: Path) -> None:
@@ -90,5 +90,5 @@ def test_a_checkpoint_replaced_on_disk_gets_no_cached_results(server: Server, di
     for _ in range(2):
         response = generate(server, "demo")
         assert (response["cached"], response["revision"]) == (False, first["revision"]), (
-            "what is loaded responses, as itself"
+            "the loaded model responds, under its own revision"
         )

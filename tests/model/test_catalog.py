@@ -1,4 +1,4 @@
-"""The catalog of models: names, sizes, licences, and the file that adds more."""
+"""The catalog of models: names, sizes, licenses, and the file that adds more models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_released_models_are_known_by_their_public_names() -> None:
         assert specs[name].melody == name.startswith("melody")
 
 
-def test_the_demo_models_say_that_they_are_untrained() -> None:
+def test_descriptions_of_demo_models_say_that_they_are_untrained() -> None:
     for spec in catalog():
         assert (UNTRAINED_NOTICE in spec.description) == spec.name.startswith("demo")
 
@@ -43,12 +43,12 @@ def test_the_demo_models_say_that_they_are_untrained() -> None:
     ("size", "name"),
     [("medium", "melody"), ("large", "melody-large"), ("demo", "demo-melody"), ("melody", "melody")],
 )
-def test_a_public_size_stands_for_a_melody_checkpoint(size: str, name: str) -> None:
+def test_a_public_size_selects_a_melody_checkpoint(size: str, name: str) -> None:
     assert catalog().melody_checkpoint(size).name == name
 
 
 @pytest.mark.parametrize("size", ["small", "demo-stereo", "huge"])
-def test_a_size_without_a_melody_checkpoint_is_refused_with_those_that_work(size: str) -> None:
+def test_a_size_without_a_melody_checkpoint_is_refused_with_a_list_of_sizes(size: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         catalog().melody_checkpoint(size)
     assert list(caught.value.errors) == ["model_size"]
@@ -56,14 +56,14 @@ def test_a_size_without_a_melody_checkpoint_is_refused_with_those_that_work(size
     assert "medium, large, demo, melody, melody-large, demo-melody" in caught.value.message
 
 
-def test_an_unknown_model_is_refused_with_those_that_there_are() -> None:
+def test_an_unknown_model_is_refused_with_a_list_of_models() -> None:
     with pytest.raises(InvalidRequest) as caught:
         catalog().get("../small")
     assert caught.value.errors == {"model_size": [caught.value.message]}
     assert "small, medium, large" in caught.value.message
 
 
-def test_non_commercial_weights_are_refused_when_the_server_says_so() -> None:
+def test_non_commercial_weights_are_refused_if_the_settings_forbid_them() -> None:
     models = catalog(allow_non_commercial=False)
     for choose in (models.get, models.melody_checkpoint):
         with pytest.raises(InvalidRequest, match=r"CC-BY-NC-4\.0") as caught:
@@ -102,18 +102,18 @@ def test_a_file_adds_models_and_changes_built_in_ones(tmp_path: Path) -> None:
         ({"../mine": {"checkpoint": "a/b"}}, "the model name '../mine'"),
     ],
 )
-def test_a_wrong_file_stops_the_start_with_a_sentence(tmp_path: Path, content: Any, expected: str) -> None:
+def test_an_invalid_file_prevents_the_start_with_a_message(tmp_path: Path, content: Any, expected: str) -> None:
     with pytest.raises(ConfigError, match=r"models\.json") as caught:
         catalog(models_file=models_file(tmp_path, content))
     assert expected in str(caught.value)
 
 
-def test_a_missing_file_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_prevents_the_start_with_a_message(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         catalog(models_file=tmp_path / "none.json")
 
 
-def test_a_local_directory_of_the_models_name_wins_over_the_hub(tmp_path: Path) -> None:
+def test_a_local_directory_with_the_models_name_takes_precedence_over_the_hub(tmp_path: Path) -> None:
     models = catalog(checkpoints_dir=tmp_path)
     assert models.local_directory(models.get("small")) is None
     (tmp_path / "small").mkdir()
@@ -126,7 +126,7 @@ def test_a_checkpoint_can_be_a_directory(tmp_path: Path) -> None:
     assert models.local_directory(models.get("mine")) == tmp_path
 
 
-def test_the_cache_and_the_catalog_import_without_torch() -> None:
+def test_importing_the_cache_and_the_catalog_does_not_import_torch() -> None:
     code = (
         "import sys, audiocraft_api.model.model_cache, audiocraft_api.engine.plain, audiocraft_api.model.demo\n"
         "assert not {'torch', 'audiocraft', 'transformers', 'huggingface_hub'} & set(sys.modules)"

@@ -1,4 +1,4 @@
-"""The demo checkpoints: complete, small, the same each time, and of the released models' interface."""
+"""The demo checkpoints: complete, small, reproducible, and with the interface of the released models."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_the_checkpoints_are_small(demo_checkpoints: Path) -> None:
     assert sum(sizes) < 25e6
 
 
-def test_a_checkpoint_that_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_checkpoint_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     assert list(demo.build("demo", tmp_path).iterdir()) == []
 
 
-def test_two_that_make_the_same_checkpoint_do_not_disturb_each_other(tmp_path: Path, demo_checkpoints: Path) -> None:
+def test_two_threads_can_make_the_same_checkpoint_at_once(tmp_path: Path, demo_checkpoints: Path) -> None:
     threads = [threading.Thread(target=demo.build, args=("demo", tmp_path)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -60,12 +60,12 @@ def test_the_command_makes_all_checkpoints(
         (tmp_path / name).mkdir()
     monkeypatch.setattr("sys.argv", ["demo", str(tmp_path)])
     demo.main()
-    told = json.loads(capsys.readouterr().out)
-    assert told == {name: str(tmp_path / name) for name in demo.NAMES}
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {name: str(tmp_path / name) for name in demo.NAMES}
 
 
 @pytest.mark.parametrize(("name", "num_codebooks"), [("demo", 4), ("demo-melody", 4), ("demo-stereo", 8)])
-def test_a_checkpoint_has_the_released_interface_and_makes_bounded_sound(
+def test_a_checkpoint_has_the_released_interface_and_decodes_without_clipping(
     name: str, num_codebooks: int, demo_checkpoints: Path
 ) -> None:
     import torch

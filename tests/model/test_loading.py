@@ -1,7 +1,8 @@
-"""Loading checkpoints: the released layout, half precision, and all that can be wrong with files."""
+"""Loading checkpoints: the released layout, half precision, and everything that can be wrong with the files."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -73,7 +75,8 @@ def test_weights_are_those_of_the_file_and_audiocraft_computes_in_float32_on_the
 
 
 def test_loading_equals_audiocrafts_own_loading(demo_checkpoints: Path, tmp_path: Path) -> None:
-    """audiocraft's `get_pretrained` needs names of its own list: the text encoder goes by its directory."""
+    """audiocraft's `get_pretrained` accepts only names from its own list, which contains the text encoder's directory
+    here."""
     from audiocraft.models import MusicGen
     from audiocraft.modules.conditioners import T5Conditioner
     from omegaconf import OmegaConf
@@ -129,17 +132,19 @@ def sha256sum(path: Path) -> str:
 FILES = {"sha256": "state_dict.bin", "codec_sha256": "compression_state_dict.bin"}
 
 
-def test_files_that_have_the_pinned_check_sums_are_loaded_and_read_once_for_them(
+def test_files_with_the_pinned_checksums_are_loaded_and_hashed_once(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models_file = pinned(checkpoint, **{field: sha256sum(checkpoint / name) for field, name in FILES.items()})
-    assert load(checkpoint.parent, models_file=models_file)
-    monkeypatch.setattr("hashlib.file_digest", None)
-    assert load(checkpoint.parent, models_file=models_file)
+    file_digest = Mock(wraps=hashlib.file_digest)
+    monkeypatch.setattr(hashlib, "file_digest", file_digest)
+    for _ in range(2):
+        assert load(checkpoint.parent, models_file=models_file)
+    assert file_digest.call_count == len(FILES)
 
 
 @pytest.mark.parametrize("field", FILES)
-def test_a_file_that_has_not_the_pinned_check_sum_is_refused(checkpoint: Path, field: str) -> None:
+def test_a_file_without_the_pinned_checksum_is_refused(checkpoint: Path, field: str) -> None:
     name = FILES[field]
     pins = {field: sha256sum(checkpoint / name) for field, name in FILES.items()}
     with pytest.raises(ModelUnavailable, match=f"{name} has the SHA-256 {pins[field]}, .* pins {'0' * 64}"):
@@ -159,11 +164,11 @@ def test_the_revision_is_known_before_anything_is_loaded(checkpoint: Path, tmp_p
     assert cache.known_revision("demo") not in (None, before)
     (checkpoint / "state_dict.bin").write_bytes(b"damaged")
     assert cache.known_revision("demo") is None
-    assert ModelCache(*setup(tmp_path / "none")).known_revision("demo") is None, "nothing is built for a question"
+    assert ModelCache(*setup(tmp_path / "none")).known_revision("demo") is None, "known_revision builds nothing"
     assert not (tmp_path / "none").exists()
 
 
-def test_telling_a_revision_takes_no_torch(demo_checkpoints: Path) -> None:
+def test_known_revision_does_not_import_torch(demo_checkpoints: Path) -> None:
     program = (
         "import sys; from audiocraft_api.config import Config; from audiocraft_api.model.catalog import Catalog\n"
         "from audiocraft_api.model.model_cache import ModelCache\n"
@@ -179,7 +184,7 @@ def test_telling_a_revision_takes_no_torch(demo_checkpoints: Path) -> None:
 def test_a_checkpoint_in_the_hubs_cache_loads_offline_with_its_commit(
     demo_checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The released layout: a snapshot of two files that name text encoder and codec, which lie in the cache too."""
+    """The released layout: a snapshot of two files that name text encoder and codec, which are in the cache, too."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     cache = tmp_path / "cache"
     shutil.copytree(demo_checkpoints / "demo" / "hub", cache)
@@ -190,24 +195,44 @@ def test_a_checkpoint_in_the_hubs_cache_loads_offline_with_its_commit(
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(socket, "create_connection", None)  # no way out
+    monkeypatch.setattr(socket, "create_connection", None)  # no network
     for offline in (True, False):
         model = load(tmp_path / "none", "small", offline=offline)
         assert model.revision == commit
         assert ModelCache(*setup(tmp_path / "none", offline=offline)).known_revision("small") == commit
 
 
-def test_what_is_not_in_the_cache_is_refused_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_is_not_in_the_cache_is_refused_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelUnavailable, match="hf download facebook/musicgen-small"):
         load(tmp_path, "small")
 
 
-def test_without_a_network_the_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_message_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelUnavailable, match="the model hub cannot be reached"):
         load(tmp_path, "small", offline=False)
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the user's hub cache empty."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+
+
+def replace_download(monkeypatch: pytest.MonkeyPatch, download: Callable[..., str]) -> None:
+    """Call `download` in place of huggingface_hub's download; lookups in the cache stay as they are."""
+    from huggingface_hub import snapshot_download
+
+    def snapshot(*args: Any, local_files_only: bool = False, **options: Any) -> str:
+        if local_files_only:
+            return snapshot_download(*args, local_files_only=True, **options)
+        return download(**options)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
 
 
 def _error(kind: str) -> BaseException:
@@ -226,6 +251,7 @@ def _error(kind: str) -> BaseException:
     }[kind]
 
 
+@pytest.mark.usefixtures("empty_cache")
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -239,33 +265,42 @@ def _error(kind: str) -> BaseException:
 def test_a_download_that_fails_says_what_to_do(
     kind: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_args: Any, **_kwargs: Any) -> None:
+    def fail(**_options: Any) -> str:
         raise _error(kind)
 
-    monkeypatch.setattr(hub, "_cached", lambda *_args: None)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    replace_download(monkeypatch, fail)
     with pytest.raises(ModelUnavailable, match=expected):
         hub.Hub(tmp_path).snapshot("someone/model", hub.CHECKPOINT, "abc")
 
 
-def test_a_repository_of_other_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_cached", lambda *_args: None)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_args, **_kwargs: str(tmp_path))
+@pytest.mark.usefixtures("empty_cache")
+def test_a_repository_without_the_needed_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_download(monkeypatch, lambda **_options: str(tmp_path))
     with pytest.raises(ModelUnavailable, match="not those of a MusicGen model"):
         hub.Hub().snapshot("someone/model", hub.CODEC)
 
 
-def test_a_name_that_is_no_hub_id_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_hub_id_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="neither a directory"):
         hub.Hub(tmp_path, offline=True).snapshot("/nowhere/at/all", hub.CHECKPOINT)
 
 
-def test_a_download_shows_its_progress_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("empty_cache")
+def test_a_download_shows_its_progress_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def download(*, tqdm_class: Any, **_options: Any) -> str:
+        with tqdm_class(total=2e6, unit="B", name="download") as bar:
+            bar.update(1_000_000)
+            bar.refresh()
+            bar.clear()
+        for group in hub.CODEC.groups:
+            (tmp_path / group[0]).touch()
+        return str(tmp_path)
+
+    replace_download(monkeypatch, download)
     caplog.set_level("INFO")
-    with hub._progress_class()(total=2e6, unit="B", name="download") as bar:
-        bar.update(1_000_000)
-        bar.refresh()
-        bar.clear()
+    assert hub.Hub().snapshot("someone/model", hub.CODEC) == tmp_path
     assert "of 2 MB." in caplog.text
 
 
@@ -274,7 +309,7 @@ def test_a_loaded_model_does_not_change_with_its_file(checkpoint: Path) -> None:
     content = path.read_bytes()
     model = load(checkpoint.parent)
     before = model.lm.emb[0].weight.clone()
-    path.write_bytes(bytes(len(content)))  # in place: a mapped file would follow
+    path.write_bytes(bytes(len(content)))  # in place: a mapped file would change the model
     path.write_bytes(b"")
     assert torch.equal(model.lm.emb[0].weight, before)
     path.write_bytes(content[: len(content) // 2])
@@ -288,12 +323,12 @@ def test_a_truncated_file_is_refused(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint at all" * 100])
-def test_a_file_of_something_else_is_refused(checkpoint: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(checkpoint: Path, content: bytes) -> None:
     (checkpoint / "state_dict.bin").write_bytes(content)
     assert "state_dict.bin is damaged" in refusal(checkpoint)
 
 
-def test_a_flipped_bit_is_noticed(checkpoint: Path) -> None:
+def test_a_flipped_bit_is_detected(checkpoint: Path) -> None:
     path = checkpoint / "state_dict.bin"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
@@ -352,7 +387,7 @@ def _a_bare_state(package: dict[str, Any]) -> Any:
         (_a_bare_state, "not a language model exported by audiocraft"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused(
+def test_a_checkpoint_that_is_not_this_model_is_refused(
     checkpoint: Path, change: Callable[[dict[str, Any]], Any], expected: str
 ) -> None:
     resave(checkpoint, change)
@@ -364,7 +399,7 @@ def test_a_missing_file_is_named(checkpoint: Path) -> None:
     assert "contains no compression_state_dict.bin" in refusal(checkpoint)
 
 
-def test_a_codec_that_is_none_is_refused(checkpoint: Path) -> None:
+def test_a_file_that_is_not_a_codec_is_refused(checkpoint: Path) -> None:
     torch.save({"something": 1}, checkpoint / "compression_state_dict.bin")
     assert "not a codec" in refusal(checkpoint)
 
@@ -378,7 +413,7 @@ def test_a_damaged_codec_is_refused(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "weight"), [("codec", "decoder.layers.0.conv.bias"), ("text-encoder", "encoder.final_layer_norm.weight")]
 )
-def test_a_codec_or_text_encoder_that_lacks_a_weight_is_refused(checkpoint: Path, part: str, weight: str) -> None:
+def test_a_codec_or_text_encoder_with_a_missing_weight_is_refused(checkpoint: Path, part: str, weight: str) -> None:
     from safetensors.torch import load_file, save_file
 
     path = next(checkpoint.glob(f"hub/models--*{part}/snapshots/*/model.safetensors"))
@@ -424,7 +459,7 @@ def test_audiocrafts_own_codec_format_loads(checkpoint: Path) -> None:
     assert torch.equal(model.decode_codes(codes), codec.eval().decode(codes)[0].detach())
 
 
-def test_a_checkpoint_that_cannot_do_what_was_declared_is_refused(demo_checkpoints: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_the_declared_abilities_is_refused(demo_checkpoints: Path, tmp_path: Path) -> None:
     path = tmp_path / "models.json"
     path.write_text('{"mine": {"checkpoint": "%s", "melody": true}}' % (demo_checkpoints / "demo"))
     with pytest.raises(ModelUnavailable, match="declared with melody=True"):
@@ -440,7 +475,7 @@ def test_a_checkpoint_that_cannot_do_what_was_declared_is_refused(demo_checkpoin
         (ImportError("libfoo.so"), "missing or broken"),
     ],
 )
-def test_a_fault_while_loading_is_told_in_a_sentence(
+def test_an_error_while_loading_becomes_a_message_that_says_what_to_do(
     error: Exception, expected: str, demo_checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_name: str) -> None:
@@ -451,7 +486,7 @@ def test_a_fault_while_loading_is_told_in_a_sentence(
         load(demo_checkpoints)
 
 
-def test_a_device_that_the_machine_lacks_is_refused_by_name(demo_checkpoints: Path) -> None:
+def test_a_device_that_the_machine_does_not_have_is_refused_by_name(demo_checkpoints: Path) -> None:
     with pytest.raises(ModelUnavailable, match="mps"):
         load(demo_checkpoints, device="mps")
 
@@ -464,7 +499,7 @@ def test_the_device_is_cuda_then_mps_then_the_cpu(monkeypatch: pytest.MonkeyPatc
 
 
 def test_importing_audiocraft_leaves_transformers_and_the_compiler_usable(demo_checkpoints: Path) -> None:
-    """In a process of its own: here, other tests have imported more."""
+    """Runs in a separate process, because other tests have imported more modules in this one."""
     script = """
 import sys
 from pathlib import Path
@@ -485,11 +520,11 @@ assert torch.compile(torch.linalg.cholesky, backend="eager")(4 * torch.eye(2)).t
     assert done.returncode == 0, done.stderr
 
 
-def test_a_library_that_cannot_be_imported_is_named_with_what_to_do(
+def test_a_broken_library_is_reported_with_what_to_do(
     demo_checkpoints: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delitem(sys.modules, "audiocraft_api.model.audiocraft_adapter", raising=False)
-    monkeypatch.setitem(sys.modules, "audiocraft_api.model.checkpoint", None)  # as if a part of it were missing
+    monkeypatch.setitem(sys.modules, "audiocraft_api.model.checkpoint", None)  # makes its import fail
     with pytest.raises(ModelUnavailable, match=r"missing or broken .* Install the locked"):
         load(demo_checkpoints)
     assert "ModuleNotFoundError" in caplog.text

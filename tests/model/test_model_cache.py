@@ -1,7 +1,8 @@
-"""The cache of loaded models: one load for all, leases, idle time, memory budget. The models are stand-ins."""
+"""The cache of loaded models: one load for all callers, leases, idle time, memory budget. The models are stand-ins."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,15 +13,14 @@ import pytest
 
 from audiocraft_api.config import Config, load_config
 from audiocraft_api.core.errors import InvalidRequest, ModelUnavailable, ShuttingDown
-from audiocraft_api.model import model_cache
 from audiocraft_api.model.catalog import Catalog, ModelSpec
-from audiocraft_api.model.model_cache import ModelCache
+from audiocraft_api.model.model_cache import ModelCache, free_memory
 
 WAIT_SECONDS = 10.0
 
 
 class Loader:
-    """Loads stand-ins of 100 bytes; waits for `gate`, fails with `error`, counts."""
+    """Loads stand-ins of 100 bytes: waits for `gate`, fails with `error`, and records the loads."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -49,9 +49,9 @@ def loader() -> Loader:
 def make_cache(loader: Loader) -> Iterator[Callable[..., ModelCache]]:
     caches: list[ModelCache] = []
 
-    def make(**settings: Any) -> ModelCache:
+    def make(free_memory: Callable[[], None] = free_memory, **settings: Any) -> ModelCache:
         config = load_config({}, **settings)
-        caches.append(ModelCache(Catalog(config), config, loader))
+        caches.append(ModelCache(Catalog(config), config, loader, free_memory))
         return caches[-1]
 
     yield make
@@ -65,12 +65,19 @@ def use(cache: ModelCache, name: str) -> Any:
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    """Wait for a change that no event announces; the cache's own condition wakes its waiters."""
+    """Wait until the condition holds; return whether it does."""
     deadline = time.monotonic() + WAIT_SECONDS
     pause = threading.Event()
     while not condition() and time.monotonic() < deadline:
         pause.wait(0.005)
     return condition()
+
+
+def is_blocked(thread: threading.Thread) -> bool:
+    """Return whether a thread waits for a condition or an event."""
+    assert thread.ident is not None
+    frame = sys._current_frames().get(thread.ident)
+    return frame is not None and frame.f_code is threading.Condition.wait.__code__
 
 
 def test_concurrent_leases_load_a_model_once(make_cache: Callable[..., ModelCache], loader: Loader) -> None:
@@ -101,7 +108,7 @@ def test_states_can_be_read_while_a_model_loads(make_cache: Callable[..., ModelC
     assert cache.loaded_names() == ["demo"]
     states = cache.states()
     assert (states["demo"], states["small"], states["large"]) == ("loaded", "loading", "unloaded")
-    assert (cache.revision("demo"), cache.revision("small"), cache.revision("none")) == ("r1", None, None)
+    assert (cache.revision("demo"), cache.revision("small"), cache.revision("unknown")) == ("r1", None, None)
     assert cache.device == "cpu"
     loader.gate.set()
     thread.join(WAIT_SECONDS)
@@ -116,16 +123,16 @@ def test_a_failed_load_fails_every_waiter_and_the_next_lease_tries_again(
     loader.error = ModelUnavailable("The disk is full.", 60)
     errors: list[ModelUnavailable] = []
 
-    def ask() -> None:
+    def fail_to_lease() -> None:
         with pytest.raises(ModelUnavailable, match="disk is full") as caught:
             use(cache, "demo")
         errors.append(caught.value)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=fail_to_lease) for _ in range(4)]
     for thread in threads:
         thread.start()
     assert loader.begun.wait(WAIT_SECONDS)
-    assert eventually(lambda: len(cache._condition._waiters) == 3)  # type: ignore[attr-defined]
+    assert eventually(lambda: all(is_blocked(thread) for thread in threads))
     loader.gate.set()
     for thread in threads:
         thread.join(WAIT_SECONDS)
@@ -141,18 +148,18 @@ def test_a_load_that_raises_an_unexpected_error_can_be_repeated(
     make_cache: Callable[..., ModelCache], loader: Loader
 ) -> None:
     cache = make_cache()
-    loader.error = RuntimeError("unforeseen")
+    loader.error = RuntimeError("unexpected")
     with pytest.raises(RuntimeError):
         use(cache, "demo")
     loader.error = None
     assert use(cache, "demo") is not None
 
 
-def test_an_unknown_or_refused_model_is_refused_before_any_load(
+def test_an_unknown_or_forbidden_model_is_refused_without_a_load(
     make_cache: Callable[..., ModelCache], loader: Loader
 ) -> None:
     cache = make_cache(allow_non_commercial=False)
-    for name in ("none", "small"):
+    for name in ("unknown", "small"):
         with pytest.raises(InvalidRequest):
             use(cache, name)
     assert loader.loads == []
@@ -183,11 +190,11 @@ def test_a_leased_model_stays_even_over_the_budget(make_cache: Callable[..., Mod
 
 def test_an_idle_model_is_unloaded_and_a_leased_one_is_not(make_cache: Callable[..., ModelCache]) -> None:
     cache = make_cache(model_idle_seconds=0.05)
-    gone = threading.Event()
-    cache.on_unload(lambda name: gone.set() if name == "small" else None)
+    unloaded = threading.Event()
+    cache.on_unload(lambda name: unloaded.set() if name == "small" else None)
     with cache.lease("demo"):
         use(cache, "small")
-        assert gone.wait(WAIT_SECONDS)
+        assert unloaded.wait(WAIT_SECONDS)
         assert cache.loaded_names() == ["demo"]
     assert eventually(lambda: cache.loaded_names() == [])
 
@@ -205,12 +212,9 @@ def test_close_ends_the_thread_and_unloads(make_cache: Callable[..., ModelCache]
         use(cache, "demo")
 
 
-def test_no_lease_ever_gets_an_unloaded_model_under_load(
-    make_cache: Callable[..., ModelCache], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_lease_gets_an_unloaded_model_under_load(make_cache: Callable[..., ModelCache]) -> None:
     """Many threads, three models, memory for one."""
-    monkeypatch.setattr(model_cache, "_free_memory", lambda: None)  # a fifth of a second each time
-    cache = make_cache(model_memory_bytes=100)
+    cache = make_cache(model_memory_bytes=100, free_memory=lambda: None)  # it takes a fifth of a second each time
     faults: list[str] = []
 
     def work(seed: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from support.engines import demo_model
 
 
-def test_a_separation_is_that_of_audiocraft_with_a_fixed_shift(
+def test_separation_equals_audiocrafts_with_a_fixed_shift(
     demo_checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conditioner = demo_model(demo_checkpoints, "demo-melody").lm.condition_provider.conditioners["self_wav"]

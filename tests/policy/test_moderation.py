@@ -1,4 +1,4 @@
-"""The operator's moderation service: the request, the effect of its verdict, and of none in time."""
+"""The operator's moderation service: the request, the effect of its verdict, and the effect of a missing verdict."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Respond = Callable[[BaseHTTPRequestHandler], None]
 
 
 class ModerationServer:
-    """A moderation service that responds as the test says."""
+    """A moderation service whose response the test chooses."""
 
     def __init__(self, respond: Respond) -> None:
         self.received: list[tuple[dict[str, str], Any]] = []
@@ -68,7 +68,7 @@ class ModerationServer:
         self._server.server_close()
 
 
-def say(body: Any, status: int = 200) -> Respond:
+def respond_with(body: Any, status: int = 200) -> Respond:
     """Respond with JSON, or with bytes as they are."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
 
@@ -82,8 +82,8 @@ def say(body: Any, status: int = 200) -> Respond:
     return respond
 
 
-def drip(handler: BaseHTTPRequestHandler) -> None:
-    """Send a byte of a response now and then, until the caller closes the connection."""
+def send_body_slowly(handler: BaseHTTPRequestHandler) -> None:
+    """Send a response one byte at a time, with pauses, until the caller closes the connection."""
     handler.send_response(200)
     handler.send_header("Content-Length", "100000")
     handler.end_headers()
@@ -94,7 +94,7 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
         pause.wait(0.02)
 
 
-def drip_headers(handler: BaseHTTPRequestHandler) -> None:
+def send_headers_slowly(handler: BaseHTTPRequestHandler) -> None:
     pause = threading.Event()
     for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 1000:
         handler.wfile.write(bytes([byte]))
@@ -102,7 +102,7 @@ def drip_headers(handler: BaseHTTPRequestHandler) -> None:
         pause.wait(0.02)
 
 
-def say_nothing(handler: BaseHTTPRequestHandler) -> None:
+def never_respond(handler: BaseHTTPRequestHandler) -> None:
     handler.connection.recv(1)  # until the caller closes the connection
 
 
@@ -111,7 +111,7 @@ def close_connection(handler: BaseHTTPRequestHandler) -> None:
 
 
 def allow_after(gate: threading.Event) -> Respond:
-    allow = say({"allowed": True})
+    allow = respond_with({"allowed": True})
 
     def respond(handler: BaseHTTPRequestHandler) -> None:
         gate.wait(20)
@@ -121,22 +121,22 @@ def allow_after(gate: threading.Event) -> Respond:
 
 
 BAD_RESPONSES: dict[str, Respond] = {
-    "silence": say_nothing,
-    "drip": drip,
-    "drip of headers": drip_headers,
+    "silence": never_respond,
+    "slow body": send_body_slowly,
+    "slow headers": send_headers_slowly,
     "closed connection": close_connection,
-    "error": say({"allowed": True}, status=500),
-    "unauthorized": say({"allowed": True}, status=401),
-    "redirect": say({"allowed": True}, status=307),
-    "not JSON": say(b"yes"),
-    "not text": say(b"\xff\xfe"),
-    "empty": say(b""),
-    "array": say([True]),
-    "no verdict": say({"category": "hate"}),
-    "verdict as text": say({"allowed": "true"}),
-    "verdict as number": say({"allowed": 1}),
-    "nested": say(b"[" * 60_000),
-    "too large": say(b'{"allowed": true, "filler": "' + b"a" * 100_000 + b'"}'),
+    "error": respond_with({"allowed": True}, status=500),
+    "unauthorized": respond_with({"allowed": True}, status=401),
+    "redirect": respond_with({"allowed": True}, status=307),
+    "not JSON": respond_with(b"yes"),
+    "not text": respond_with(b"\xff\xfe"),
+    "empty": respond_with(b""),
+    "array": respond_with([True]),
+    "no verdict": respond_with({"category": "hate"}),
+    "verdict as text": respond_with({"allowed": "true"}),
+    "verdict as number": respond_with({"allowed": 1}),
+    "nested": respond_with(b"[" * 60_000),
+    "too large": respond_with(b'{"allowed": true, "filler": "' + b"a" * 100_000 + b'"}'),
     "not HTTP": lambda handler: handler.wfile.write(b"\x00\x01\x02 no HTTP\r\n\r\n") and None,
 }
 
@@ -159,7 +159,7 @@ def policy_for(url: str, **settings: Any) -> PromptPolicy:
 
 
 def test_an_allowed_prompt_passes(serve_moderation: Callable[[Respond], ModerationServer]) -> None:
-    server = serve_moderation(say({"allowed": True, "model": "something of its own"}))
+    server = serve_moderation(respond_with({"allowed": True, "model": "something of its own"}))
     policy_for(server.url, moderation_secret="s3cret").require_allowed(PROMPT)
     ((headers, body),) = server.received
     assert body == {"prompt": PROMPT}
@@ -168,7 +168,7 @@ def test_an_allowed_prompt_passes(serve_moderation: Callable[[Respond], Moderati
 
 
 def test_without_a_secret_none_is_sent(serve_moderation: Callable[[Respond], ModerationServer]) -> None:
-    server = serve_moderation(say({"allowed": True}))
+    server = serve_moderation(respond_with({"allowed": True}))
     policy_for(server.url).require_allowed(PROMPT)
     assert "authorization" not in server.received[0][0]
 
@@ -191,14 +191,14 @@ def test_a_disallowed_prompt_is_refused(
     category: str,
     suggestion: str | None,
 ) -> None:
-    policy = policy_for(serve_moderation(say(verdict)).url, moderation_failure=failure)
+    policy = policy_for(serve_moderation(respond_with(verdict)).url, moderation_failure=failure)
     with pytest.raises(PromptRefused) as refusal:
         policy.require_allowed(PROMPT)
     assert (refusal.value.category, refusal.value.suggestion) == (category, suggestion)
 
 
 def test_a_prompt_refused_by_the_word_list_is_not_sent(serve_moderation: Callable[[Respond], ModerationServer]) -> None:
-    server = serve_moderation(say({"allowed": True}))
+    server = serve_moderation(respond_with({"allowed": True}))
     with pytest.raises(PromptRefused):
         policy_for(server.url).require_allowed("kill yourself")
     assert server.received == []
@@ -206,7 +206,7 @@ def test_a_prompt_refused_by_the_word_list_is_not_sent(serve_moderation: Callabl
 
 @pytest.mark.timing
 @pytest.mark.parametrize("how", BAD_RESPONSES)
-def test_without_a_verdict_the_setting_decides_in_time(
+def test_without_a_verdict_the_setting_decides_within_the_timeout(
     serve_moderation: Callable[[Respond], ModerationServer], how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = serve_moderation(BAD_RESPONSES[how])
@@ -234,11 +234,11 @@ def test_an_unreachable_service_gives_no_verdict(host: str, failure: str) -> Non
 
 
 @pytest.mark.timing
-def test_a_name_server_that_does_not_respond_takes_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    hold = threading.Event()
+def test_the_timeout_covers_a_name_server_that_does_not_respond(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
 
     def resolve(*_: Any, **__: Any) -> Any:
-        hold.wait(20)
+        release.wait(20)
         raise socket.gaierror("no such name")
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
@@ -247,7 +247,7 @@ def test_a_name_server_that_does_not_respond_takes_no_longer(monkeypatch: pytest
         with pytest.raises(ModerationUnavailable):
             policy_for("http://moderation.example/").require_allowed(PROMPT)
     finally:
-        hold.set()
+        release.set()
     assert time.monotonic() - started < TIMEOUT_SECONDS + 10
 
 
@@ -257,12 +257,12 @@ def test_concurrent_calls_are_bounded_and_others_wait_within_their_time(
     gate = threading.Event()
     server = serve_moderation(allow_after(gate))
     policy = policy_for(server.url, moderation_calls=2, moderation_timeout_seconds=5)
-    hurried = policy_for(serve_moderation(allow_after(gate)).url, moderation_calls=1)
+    short_policy = policy_for(serve_moderation(allow_after(gate)).url, moderation_calls=1)
     with ThreadPoolExecutor(8) as pool:
         checks = [pool.submit(policy.require_allowed, PROMPT) for _ in range(6)]
         wait_until(lambda: server.num_running == 2)
         assert not any(check.done() for check in checks)
-        late = [pool.submit(hurried.require_allowed, PROMPT) for _ in range(2)]
+        late = [pool.submit(short_policy.require_allowed, PROMPT) for _ in range(2)]
         for check in late:
             assert isinstance(check.exception(10), ModerationUnavailable)
         gate.set()
@@ -303,7 +303,7 @@ def test_a_service_that_hangs_does_not_block_every_thread(
         ({"moderation_url": "http://host/", "moderation_secret": "line\nline"}, "MODERATION_SECRET"),
     ],
 )
-def test_an_invalid_setting_stops_the_start(settings: dict[str, Any], variable: str) -> None:
+def test_an_invalid_setting_prevents_the_start(settings: dict[str, Any], variable: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         PromptPolicy(Config(**settings))
     assert f"AUDIOCRAFT_API_{variable}" in str(refusal.value)

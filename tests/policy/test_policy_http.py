@@ -52,7 +52,7 @@ def generate_over_websocket(port: int, prompt: str) -> tuple[dict[str, Any], int
     try:
         while True:
             message = ws.receive(timeout=TIMEOUT_SECONDS)
-            assert message is not None, "no message came in time"
+            assert message is not None, "no message arrived in time"
             if isinstance(message, str):
                 last = json.loads(message)
     except ConnectionClosed:
@@ -121,7 +121,7 @@ def test_the_websocket_refuses_with_category_and_suggestion(tmp_path: Path) -> N
         assert "yourself" not in server.log
 
 
-def test_openapi_documents_a_refusals_fields(open_client: Callable[..., FlaskClient]) -> None:
+def test_openapi_documents_the_fields_of_a_refusal(open_client: Callable[..., FlaskClient]) -> None:
     document = open_client().get("/openapi.json").json
     assert {"category", "suggestion"} <= set(document["components"]["schemas"]["ErrorResponse"]["properties"])
     for endpoint in ENDPOINTS:

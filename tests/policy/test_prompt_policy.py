@@ -55,7 +55,7 @@ EVASIONS = {
     "superscript": "ᵏⁱˡˡ yourself",
     "small capitals": "ᴋɪʟʟ ʏᴏᴜʀꜱᴇʟꜰ",
     "Cyrillic look-alikes": "кіll уоursеlf",
-    "Cyrillic for all it has": "heil hіtlеr",
+    "Cyrillic wherever possible": "heil hіtlеr",
     "Greek look-alikes": "κιll yουrsεlf",
     "Armenian look-alikes": "kill yօսrself",
     "Cherokee look-alikes": "ᏦᎥᏞᏞ yourself",
@@ -90,7 +90,7 @@ EVASIONS = {
     "words by dots": "kill.yourself",
     "emoji between": "kill 🙂 yourself",
 }
-# Disguises that are known to pass. A test proves it: move those that are found one day.
+# Disguises that are known to pass, as a test checks. Move a disguise to `EVASIONS` when the list finds it.
 MISSES = {
     "split by a space": "ki ll yourself",
     "split by a line": "ki\nll yourself",
@@ -148,7 +148,7 @@ def test_the_documentation_counts_the_prompts_and_evasions_of_this_file() -> Non
     assert f"lists {len(EVASIONS)} disguises that are found and {len(MISSES)} that are not" in text
 
 
-def test_music_passes(shipped: WordList) -> None:
+def test_music_prompts_pass(shipped: WordList) -> None:
     assert len(PROMPTS) == len(set(PROMPTS)) >= 500
     alarms = [(found.name, prompt) for prompt in PROMPTS if (found := shipped.find(prompt))]
     assert len(alarms) <= MAX_FALSE_ALARMS * len(PROMPTS), alarms
@@ -226,8 +226,8 @@ def test_time_is_proportional_to_the_length(shipped: WordList) -> None:
 
 
 def test_a_custom_list_replaces_the_shipped_one(tmp_path: Path) -> None:
-    (shown,) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
-    policy = PromptPolicy(Config(prompt_list_file=write(tmp_path, shown)))
+    (example,) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
+    policy = PromptPolicy(Config(prompt_list_file=write(tmp_path, example)))
     for prompt in ("a Beatles ballad", "Mïchael   J4ckson", "michael-jordan theme"):
         with pytest.raises(PromptRefused) as refusal:
             policy.require_allowed(prompt)
@@ -244,7 +244,7 @@ def test_an_entry_is_found_in_its_own_script(tmp_path: Path) -> None:
     words = WordList(write(tmp_path, category))
     for prompt in ("Björk", "bjork", "рок как ДДТ", "рок как ддт", "ΜΠΟΥΖΟΎΚΙ", "Сегодня ночью!", "「爆弾」の曲"):
         assert words.find(prompt), prompt
-    assert words.find("爆弾の曲") is None  # no spaces, no words
+    assert words.find("爆弾の曲") is None  # without spaces, the whole text is one word
 
 
 def test_without_the_policy_every_prompt_passes() -> None:
@@ -266,7 +266,7 @@ def test_without_the_policy_every_prompt_passes() -> None:
         ('allow = ["' + "[a] " * 30 + 'b"]', "over 1,000 phrases"),
     ],
 )
-def test_an_invalid_list_stops_the_start_with_a_message(tmp_path: Path, text: str, expected: str) -> None:
+def test_an_invalid_list_prevents_the_start_with_a_message(tmp_path: Path, text: str, expected: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as refusal:
         PromptPolicy(load_config({}, prompt_list_file=path))
@@ -275,7 +275,7 @@ def test_an_invalid_list_stops_the_start_with_a_message(tmp_path: Path, text: st
     assert "\n" not in str(refusal.value)
 
 
-def test_a_list_that_is_missing_or_not_text_stops_the_start(tmp_path: Path) -> None:
+def test_a_list_that_is_missing_or_not_text_prevents_the_start(tmp_path: Path) -> None:
     path = tmp_path / "words.toml"
     with pytest.raises(ConfigError, match="cannot be read"):
         WordList(path)

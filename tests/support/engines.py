@@ -127,7 +127,7 @@ def wait_for_codes(request: EngineRequest) -> np.ndarray[Any, Any]:
 
 
 class WrappedBackend:
-    """A backend that delegates to another. Tests override a method or two."""
+    """A backend that delegates to another. Tests override some of its methods."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner

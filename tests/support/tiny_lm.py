@@ -25,8 +25,8 @@ def build_lm(
 ) -> Any:
     """Build an `LMModel` of the MusicGen family; `fuse` "prepend" makes the description a prefix, as in melody models.
 
-    Weights are noise of `gain` over the root of the fan-in. A gain over 1 spreads the logits, so that sampling has a
-    choice.
+    Weights are noise of `gain` over the root of the fan-in. With a gain over 1, the logits differ enough for sampling
+    to matter.
     """
     xformers_stub.install()
     from audiocraft.models.lm import LMModel

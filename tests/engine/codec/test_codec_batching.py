@@ -1,4 +1,4 @@
-"""Complete frames go to the codec early, or those of many requests together."""
+"""Complete frames are sent to the codec immediately or, with many requests, together."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from audiocraft_api.engine.codec.lstm import NUM_ROWS
 NUM_STEPS = 200
 
 
-def delivery_steps(joined_at: list[int], *, is_shared: bool = True, steps_of_a_pass: int = 1) -> list[list[int]]:
-    """Simulate requests that join at these steps and make a frame per step; return when each sends frames."""
+def delivery_steps(joined_at: list[int], *, is_shared: bool = True, steps_per_pass: int = 1) -> list[list[int]]:
+    """Simulate requests that join at these steps; return the steps at which each of them sends frames."""
     batching = CodecBatching(is_shared=is_shared)
     sent: list[list[int]] = [[] for _ in joined_at]
     delivered = [0] * len(joined_at)
-    for step in range(0, NUM_STEPS, steps_of_a_pass):
+    for step in range(0, NUM_STEPS, steps_per_pass):
         running = [index for index, start in enumerate(joined_at) if start <= step]
-        batching.count_steps(len(running), steps_of_a_pass)
+        batching.count_steps(len(running), steps_per_pass)
         for index in running:
-            done = step + steps_of_a_pass - joined_at[index]
+            done = step + steps_per_pass - joined_at[index]
             if done - delivered[index] >= batching.min_frames(delivered[index]):
                 delivered[index] = done
                 sent[index].append(step)
@@ -49,6 +49,6 @@ def test_a_requests_first_blocks_never_wait_for_others(joined_at: int) -> None:
         assert any(num_frames <= step + 1 - joined_at < num_frames + FEW_FRAMES for step in steps)
 
 
-def test_passes_of_many_steps_send_as_often() -> None:
-    for steps in delivery_steps([0] * 8, steps_of_a_pass=8):
+def test_frames_are_sent_as_often_with_many_steps_per_pass() -> None:
+    for steps in delivery_steps([0] * 8, steps_per_pass=8):
         assert max(later - sooner for sooner, later in itertools.pairwise(steps)) <= SHARED_STEPS + 8

@@ -147,7 +147,7 @@ def test_the_first_audio_needs_only_the_first_block(mono: Any) -> None:
     assert 4 * 640 < decoder.feed(codes[:, BLOCK_FRAMES[0] - 1 : BLOCK_FRAMES[0]]).shape[1] < 5 * 640
 
 
-def test_a_decoder_accepts_nothing_after_its_last_codes(mono: Any) -> None:
+def test_a_decoder_refuses_codes_after_its_last_ones(mono: Any) -> None:
     for chunk_codec in (make_codec(mono), WholeCodec(mono)):
         decoder = chunk_codec.new_decoder()
         decoder.feed(random_codes(mono, 5), final=True)

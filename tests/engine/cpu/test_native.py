@@ -1,4 +1,4 @@
-"""The native decoder against `TorchBackend`, and the law of backends: a row's bits depend on that row alone."""
+"""The native decoder against `TorchBackend`, and the invariant of backends: a row's bits depend on that row alone."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def huge_page_bytes() -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("AnonHugePages"))
 
 
-def test_a_reused_slot_shows_nothing_of_its_previous_row() -> None:
+def test_a_reused_slot_does_not_depend_on_its_previous_row() -> None:
     weights = random_weights()
     backend, tokens = make_backend(weights, "int8"), some_tokens(30)
     expected = row_logits(backend, None, tokens)
@@ -165,7 +165,7 @@ def test_a_reused_slot_shows_nothing_of_its_previous_row() -> None:
     assert torch.equal(row_logits(backend, None, tokens), expected)
 
 
-def test_weights_that_fit_in_16_bits_take_half_the_memory_without_loss() -> None:
+def test_weights_that_are_exact_in_16_bits_need_half_the_memory() -> None:
     weights = random_weights(dim=512, num_heads=8)
     full = make_backend(weights, "float32", num_slots=1)
     halves = [tensor for layer in weights.layers for tensor in vars(layer).values() if isinstance(tensor, Tensor)]
@@ -220,7 +220,7 @@ def test_idle_workers_use_no_processor_time() -> None:
     before, started = worker_seconds(), time.thread_time()
     assert len(before) == 3
     while time.thread_time() < started + 0.3:
-        """This thread is busy; workers that spun would use as much time as it does."""
+        """This thread is busy; workers that spin would use as much time as it does."""
     assert sum(worker_seconds()) - sum(before) < 0.1
     backend.close()
 

@@ -1,4 +1,4 @@
-"""The native decoder's integer formats: float32 with the same roundings gives the same logits, also with outliers."""
+"""The native decoder's integer formats: float32 with the same rounding gives the same logits, even with outliers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_one_layer_matches_the_reference(
     expected = row_logits(RoundedReference(weights, bits, CAPACITY), context, tokens)
     found = row_logits(make_backend(weights, weight_format), context, tokens)
     errors = sorted(relative_error(*pair) for pair in zip(found, expected, strict=True))
-    # In some steps a number lies on the border of two integers, and float32 rounding errors decide.
+    # In some steps a number lies halfway between two integers, and float32 rounding errors decide.
     assert errors[6] < 2e-4
     assert errors[-1] < 3e-2
 
 
-# Over several layers such borders become frequent. With one-byte activations alone, an outlier of 40 would give 5e-2.
+# Over several layers, this becomes frequent. With one-byte activations alone, an outlier of 40 would give 5e-2.
 @pytest.mark.parametrize("factor", [1, 5, 40])
 @pytest.mark.parametrize(("weight_format", "bits", "bound"), [("int8", 8, 5e-3), ("int6", 6, 2e-2)])
 def test_several_layers_match_the_reference(weight_format: Format, bits: int, factor: float, bound: float) -> None:

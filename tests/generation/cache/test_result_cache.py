@@ -1,4 +1,4 @@
-"""A repeated request gets the cached audio, on every endpoint; equal concurrent requests are generated once."""
+"""Repeated requests get the cached audio, on every endpoint; identical concurrent requests are generated once."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def fetch(client: FlaskClient, url: str) -> bytes:
 def run_task(client: FlaskClient, **fields: Any) -> dict[str, Any]:
     submitted = client.post("/generate-async", json={"prompt": "solo cello", "duration": 1} | fields)
     assert submitted.status_code == 202
-    shown: dict[str, Any] = {}
+    task: dict[str, Any] = {}
 
     def is_done() -> bool:
-        shown.update(client.get(submitted.headers["Location"]).json)
-        return shown["status"] != "processing"
+        task.update(client.get(submitted.headers["Location"]).json)
+        return task["status"] != "processing"
 
     wait_until(is_done, TIMEOUT_SECONDS)
-    assert shown["status"] == "completed"
-    return shown
+    assert task["status"] == "completed"
+    return task
 
 
 @pytest.mark.parametrize("output_format", ["wav", "mp3"])
@@ -73,8 +73,8 @@ def test_a_repeated_request_gets_the_cached_audio_in_a_file_of_its_own(
     assert second["recipe"] == first["recipe"]
 
 
-def test_every_endpoint_gets_what_another_endpoint_has_cached(client: FlaskClient, engine: FakeEngine) -> None:
-    made = generate(client, seed=7, return_type="base64").json
+def test_endpoints_share_cached_results(client: FlaskClient, engine: FakeEngine) -> None:
+    first = generate(client, seed=7, return_type="base64").json
     file = generate(client, seed=7).json
     task = run_task(client, seed=7)
     again = generate(client, seed=7, return_type="base64").json
@@ -82,14 +82,14 @@ def test_every_endpoint_gets_what_another_endpoint_has_cached(client: FlaskClien
         "/generate", json={"prompt": "solo cello", "duration": 1, "seed": 7}, headers={"Prefer": "wait=20"}
     ).json
     assert len(engine.submitted) == 1
-    assert [response["cached"] for response in (made, file, task["result"], again, preferred)] == [False, *[True] * 4]
-    audio = base64.b64decode(made["audio"])
+    assert [response["cached"] for response in (first, file, task["result"], again, preferred)] == [False, *[True] * 4]
+    audio = base64.b64decode(first["audio"])
     assert audio == base64.b64decode(again["audio"]) == fetch(client, file["audio_url"])
     assert audio == fetch(client, task["audio_url"])
-    assert task["result"]["recipe"] == made["recipe"] == preferred["recipe"]
+    assert task["result"]["recipe"] == first["recipe"] == preferred["recipe"]
 
 
-def test_a_task_fills_the_cache_too(client: FlaskClient, engine: FakeEngine) -> None:
+def test_results_of_tasks_are_cached(client: FlaskClient, engine: FakeEngine) -> None:
     assert not run_task(client, seed=7)["result"]["cached"]
     assert generate(client, seed=7).json["cached"]
     assert len(engine.submitted) == 1
@@ -182,7 +182,7 @@ def test_deleting_one_responses_file_affects_no_other_response(client: FlaskClie
     assert len(engine.submitted) == 1
 
 
-def test_a_cached_result_whose_file_is_gone_is_made_again(
+def test_a_cached_result_whose_file_was_deleted_is_generated_again(
     client: FlaskClient, tmp_path: Path, engine: FakeEngine
 ) -> None:
     generate(client, seed=7)
@@ -290,7 +290,7 @@ class RequestSender:
         self.processes = processes
 
     def __call__(self, process: int = 0, command: GenerateCommand = COMMAND, **options: Any) -> PendingRequest:
-        """Send a request, and return once it waits."""
+        """Send a request, and return when it waits."""
         request = PendingRequest(self._pool, self.processes[process], command, **options)
         assert request.waits.wait(TIMEOUT_SECONDS)
         return request
@@ -379,7 +379,9 @@ def test_an_error_of_the_leader_is_raised_in_each_follower(tmp_path: Path, engin
         assert not send.processes[0].generate().recipe.is_cached
 
 
-def test_each_request_makes_its_own_audio_when_the_result_cannot_be_cached(tmp_path: Path, engine: FakeEngine) -> None:
+def test_each_request_generates_its_own_audio_if_the_result_cannot_be_cached(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
     """The checkpoint was replaced on disk, so the loaded model's audio has another revision than the key."""
     with slow_generations(tmp_path, engine, revision="newer") as send:
         requests = [send() for _ in range(3)]
@@ -480,14 +482,14 @@ def test_a_leader_releases_its_lease_before_the_next_leader_acquires_one(
         leader.disconnected.set()
         assert releases.wait(TIMEOUT_SECONDS)
         late_follower = send()
-        assert len(engine.submitted) == 1, "nobody leads yet"
+        assert len(engine.submitted) == 1, "no follower leads yet"
         may_release.set()
         engine.open_gate.set()
         assert sorted(request.file().recipe.is_cached for request in (follower, late_follower)) == [False, True]
     assert len(engine.submitted) == 2
 
 
-def test_an_unforeseen_error_leaves_no_lease_and_nobody_waiting(
+def test_an_unexpected_error_releases_the_lease_and_every_waiter(
     process: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process.files, "save", lambda *_: 1 / 0)

@@ -1,4 +1,4 @@
-"""One contract for both stores of cached results: bounds, age, leases. Redis is a real server."""
+"""The contract that both stores of cached results satisfy: limits, age, leases. Redis is a real server."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def results(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoreUnd
         state.close()
 
 
-def test_every_process_gets_a_result_as_it_was_put(results: StoreUnderTest) -> None:
+def test_every_process_reads_a_result_as_it_was_stored(results: StoreUnderTest) -> None:
     assert results.store.get("a") is None
     assert results.put("a") == []
     for store in (results.store, results.open_another()):
@@ -93,7 +93,7 @@ def test_every_process_gets_a_result_as_it_was_put(results: StoreUnderTest) -> N
         assert store.get("b") is None
 
 
-def test_beyond_the_bound_the_least_recently_used_result_is_dropped_and_its_file_returned(
+def test_beyond_the_limit_the_least_recently_used_result_is_dropped_and_its_file_returned(
     results: StoreUnderTest,
 ) -> None:
     names = [f"key{number}" for number in range(MAX_ENTRIES)]
@@ -106,7 +106,7 @@ def test_beyond_the_bound_the_least_recently_used_result_is_dropped_and_its_file
     assert results.cached("new", *names) == ["new", "key0", "key2", "key3", "key4"]
 
 
-def test_a_smaller_bound_applies_to_earlier_results(results: StoreUnderTest) -> None:
+def test_a_smaller_limit_applies_to_earlier_results(results: StoreUnderTest) -> None:
     for number in range(MAX_ENTRIES):
         results.clock.now += 1
         results.put(f"key{number}")
@@ -118,7 +118,7 @@ def test_a_smaller_bound_applies_to_earlier_results(results: StoreUnderTest) -> 
 def test_an_old_result_is_not_returned_and_the_next_put_drops_it(results: StoreUnderTest) -> None:
     results.put("old")
     results.clock.now += MAX_AGE_SECONDS / 2
-    assert results.cached("old") == ["old"], "use does not extend its life"
+    assert results.cached("old") == ["old"], "use does not extend its lifetime"
     results.put("young")
     results.clock.now += MAX_AGE_SECONDS / 2
     assert results.cached("old", "young") == ["young"]
@@ -164,7 +164,7 @@ def test_a_lease_that_is_not_renewed_ends(results: StoreUnderTest) -> None:
     assert results.store.lease("a", "you", 10)
 
 
-def test_of_many_concurrent_requests_one_gets_the_lease(results: StoreUnderTest) -> None:
+def test_one_of_many_concurrent_requests_acquires_the_lease(results: StoreUnderTest) -> None:
     stores = [results.open_another() for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda number: stores[number % 4].lease("a", str(number), 10), range(40)))
