@@ -83,7 +83,7 @@ class UploadDecoder:
         return AudioInput(np.ascontiguousarray(interleaved.T), verdict["sample_rate"])
 
     def _copy(self, upload: BinaryIO, source: BinaryIO) -> None:
-        """Copy the upload to a file that the child can read. Raises for one that is too large or of unknown format."""
+        """Copy the upload to a file that the child can read. Raises if it is too large or of unknown format."""
         num_bytes = 0
         while block := upload.read(COPY_BYTES):
             if num_bytes == 0 and not _is_audio(block):

@@ -46,7 +46,7 @@ class EngineStatus:
 
 
 class Engine(Protocol):
-    """Turns parameters into waveforms, in threads of its own that start with the first request."""
+    """Turns parameters into waveforms, in its own threads, which start with the first request."""
 
     def import_libraries(self) -> None:
         """Import what the first generation needs (torch, transformers, audiocraft). Takes seconds.

@@ -8,7 +8,7 @@ from types import TracebackType
 
 
 class Heartbeat:
-    """Context manager that calls `beat` every `seconds` in a thread of its own until the block ends.
+    """Context manager that calls `beat` every `seconds` in its own thread until the block ends.
 
     The calls stop early once `beat` returns False. `beat` must not raise. Leaving the block waits for a call in
     progress, so no call happens after it.

@@ -27,7 +27,7 @@ class InputProcessor:
     """Computes the window inputs of requests for one model. Not thread-safe."""
 
     def __init__(self, model: LoadedModel, *, max_prefix: int, is_exact: bool, cache_entries: int) -> None:
-        """`is_exact` keeps the unconditional row at guidance 1.0 too.
+        """`is_exact` keeps the unconditional row even at guidance 1.0.
 
         audiocraft's `uncond + (cond - uncond)` is not bit-identical to `cond`.
         """

@@ -148,7 +148,7 @@ class PlainEngine:
             request.finish()
 
     def _remove_stopped(self) -> None:
-        """Remove canceled and expired requests from the queue, so that they do not occupy places in it."""
+        """Remove canceled and expired requests from the queue, so that they do not count toward its limit."""
         with self._condition:
             stopped = [request for request in self._waiting if request.should_stop]
             for request in stopped:

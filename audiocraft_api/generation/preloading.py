@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Preloader:
-    """Imports the engine's libraries and loads models, one after the other, in a thread of its own."""
+    """Imports the engine's libraries and loads models, one after the other, in its own thread."""
 
     def __init__(self, engine: Engine, names: Sequence[str], *, import_libraries: bool = False) -> None:
         self._engine = engine

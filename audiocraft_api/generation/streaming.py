@@ -45,8 +45,8 @@ class AudioStream:
     def pieces(self) -> Iterator[bytes]:
         """Yield encoded audio as it is generated, and an empty piece every `POLL_SECONDS` while there is none.
 
-        Joined, the pieces are the whole audio. Raises the error that ended the generation, ConversionFailed, and
-        DeadlineExceeded also when the client reads too slowly.
+        Joined, the pieces are the whole audio. Raises the error that ended the generation, ConversionFailed, or, if the
+        client reads too slowly, DeadlineExceeded.
         """
         request = self.submission.request
         for block in request.chunks(POLL_SECONDS):

@@ -128,4 +128,4 @@ def _sentence(spec: ModelSpec, error: Exception) -> str:
         return f"There is not enough memory to load {spec.name!r}. Use a smaller model, or free memory and try again."
     if isinstance(error, ImportError):
         return f"A package that {spec.name!r} needs is missing or broken. Install the locked requirements again."
-    return f"The checkpoint of {spec.name!r} is damaged or not of a MusicGen model. Fetch or export it again."
+    return f"The checkpoint of {spec.name!r} is damaged or is not a MusicGen model. Fetch or export it again."

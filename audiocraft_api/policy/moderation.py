@@ -84,7 +84,7 @@ class Moderation:
             call.cancel()
             # Log only the type of other errors: their text may quote the response, which may quote the prompt.
             cause = str(error) if isinstance(error, _InvalidResponse) else type(error).__name__
-            logger.warning("The moderation service gave no verdict: %s.", cause)
+            logger.warning("The moderation service returned no verdict: %s.", cause)
             if self._is_open:
                 return None
             raise ModerationUnavailable("The server cannot check prompts at the moment; try again later.") from None

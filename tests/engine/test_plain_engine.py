@@ -275,7 +275,7 @@ def test_a_full_queue_rejects_requests_and_canceled_requests_make_room(engine: P
 
 
 @pytest.mark.parametrize(
-    ("fault", "expected"),
+    ("error", "expected"),
     [
         (RuntimeError("a secret cause"), GenerationFailed),
         (MemoryError(), OutOfMemory),
@@ -285,13 +285,13 @@ def test_a_full_queue_rejects_requests_and_canceled_requests_make_room(engine: P
 )
 def test_an_error_ends_one_request_with_a_neutral_message_and_is_logged_once(
     engine: PlainEngine,
-    fault: Exception,
+    error: Exception,
     expected: type[Exception],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(*_args: Any) -> None:
-        raise fault
+        raise error
 
     caplog.set_level(logging.ERROR)
     with monkeypatch.context() as patch:

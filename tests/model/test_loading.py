@@ -382,7 +382,7 @@ def _a_bare_state(package: dict[str, Any]) -> Any:
         (_without_a_weight, "does not contain this model's weights"),
         (_with_another_shape, "does not contain this model's weights"),
         (_of_another_kind, "'transformer_lm_magnet'"),
-        (_with_a_broken_configuration, "damaged or not of a MusicGen model"),
+        (_with_a_broken_configuration, "damaged or is not a MusicGen model"),
         (_not_a_package, "not a checkpoint exported by audiocraft"),
         (_a_bare_state, "not a language model exported by audiocraft"),
     ],
@@ -429,7 +429,7 @@ def test_a_separator_of_another_class_is_refused(demo_checkpoints: Path, tmp_pat
     shutil.copytree(demo_checkpoints / "demo-melody", tmp_path / "demo-melody")
     weights = next(tmp_path.glob("demo-melody/hub/models--*separator/snapshots/*/demo.safetensors"))
     save_file(load_file(weights), weights, {"klass": "subprocess.Popen", "args": '["id"]', "kwargs": "{}"})
-    with pytest.raises(ModelUnavailable, match="damaged or not of a MusicGen model"):
+    with pytest.raises(ModelUnavailable, match="damaged or is not a MusicGen model"):
         load(tmp_path, "demo-melody")
 
 

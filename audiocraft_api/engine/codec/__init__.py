@@ -1,1 +1,1 @@
-"""Codes to waveform: decodes the codes of running requests in blocks, on a thread of its own."""
+"""Codes to waveform: decodes the codes of running requests in blocks, on its own thread."""

@@ -80,7 +80,7 @@ class StreamingCodec:
     def __init__(self, model: Any, is_stereo: bool, block_frames: Sequence[int]) -> None:
         """`model` is transformers' `EncodecModel`. Raises AttributeError or `_Unsupported` for other structures."""
         if model.config.chunk_length_s is not None:
-            raise _Unsupported("it overlaps chunks of its own")
+            raise _Unsupported("it decodes overlapping chunks")
         layers = list(model.decoder.layers)
         recurrent = [index for index, layer in enumerate(layers) if type(layer).__name__ == "EncodecLSTM"]
         if len(recurrent) != 1:
@@ -146,7 +146,7 @@ class StreamingDecoder:
     def add_codes(self, codes: Tensor, final: bool) -> None:
         """Queue codes [K, t] for the next blocks."""
         if self._has_last_codes:
-            raise ValueError("the decoder already got its last codes")
+            raise ValueError("the decoder has already received its last codes")
         codes = codes.to(self._codec.codebooks[0].device, non_blocking=True)
         self._codes = codes.clone() if self._codes is None else torch.cat((self._codes, codes), dim=1)
         self._has_last_codes = final
@@ -210,7 +210,7 @@ class WholeDecoder:
     @torch.inference_mode()
     def feed(self, codes: Tensor, final: bool = False) -> Waveform:
         if self._has_last_codes:
-            raise ValueError("the decoder already got its last codes")
+            raise ValueError("the decoder has already received its last codes")
         self._codes.append(codes)
         self._has_last_codes = final
         if not final:
@@ -252,7 +252,7 @@ def _residual(layer: Any) -> Residual:
 def _conv(layer: Any, activated: bool) -> Conv:
     conv = layer.conv
     if layer.norm_type != "weight_norm" or conv.stride[0] != 1 or conv.groups != 1:
-        raise _Unsupported("it has a convolution with another norm, a stride or groups")
+        raise _Unsupported("it has a convolution with an unsupported norm, a stride or groups")
     if layer.pad_mode not in ("reflect", "constant", "replicate"):
         raise _Unsupported(f"it uses {layer.pad_mode} padding")
     span = (conv.kernel_size[0] - 1) * conv.dilation[0]
@@ -265,7 +265,7 @@ def _conv(layer: Any, activated: bool) -> Conv:
 def _upsample(layer: Any, activated: bool) -> Upsample:
     conv = layer.conv
     if layer.norm_type != "weight_norm" or conv.groups != 1 or conv.dilation[0] != 1 or conv.output_padding[0]:
-        raise _Unsupported("it has a transposed convolution with another norm, groups, dilation or padding")
+        raise _Unsupported("it has a transposed convolution with an unsupported norm, groups, dilation or padding")
     trimmed = conv.kernel_size[0] - conv.stride[0]
     if trimmed < 0:
         raise _Unsupported("it has a transposed convolution that leaves gaps")
@@ -275,7 +275,7 @@ def _upsample(layer: Any, activated: bool) -> Upsample:
 
 def _lstm(module: Any) -> Lstm:
     if module.bidirectional or module.batch_first or module.proj_size:
-        raise _Unsupported("its recurrent layer has another form")
+        raise _Unsupported("its recurrent layer is of an unsupported kind")
     return Lstm(module)
 
 

@@ -33,7 +33,7 @@ def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
         "device": config.models.device,
         "tag_prompts": config.results.tag_prompts,
     }
-    # JSON escapes every character, lone surrogates too, and writes floats without loss.
+    # JSON escapes every character, including lone surrogates, and writes floats without loss.
     text = json.dumps([__version__, revision, settings, arithmetic(), requested], sort_keys=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
