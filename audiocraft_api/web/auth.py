@@ -52,7 +52,7 @@ def _authenticate() -> None:
         return  # CORS preflight: browsers send it without credentials
     access = access_of(current_app, rule.endpoint)
     if access is None:
-        raise Forbidden("This route does not declare who may call it.")
+        raise Forbidden("This route does not declare an access policy.")
     if not needs_key(access, services().config.access.audio_requires_key):
         return
     credential = _credential(request)

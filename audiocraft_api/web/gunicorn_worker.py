@@ -78,7 +78,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     def handle(self, conn: Any) -> Any:
         """Serve a request of a connection, from a thread of the pool, with a time limit for stalls.
 
-        gunicorn has no setting for it. Test: test_a_connection_that_stalls_in_its_body_is_answered_and_closed.
+        gunicorn has no setting for it. Test: test_a_connection_that_stalls_in_its_body_gets_a_response_and_is_closed.
         """
         seconds = self.services.config.server.socket_timeout_seconds
         # A kernel timeout, because gunicorn resets Python's own timeout of the socket before each request.
@@ -94,7 +94,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Respond to malformed HTTP in the shape of every other error.
 
-        gunicorn has no setting for it. Test: test_what_is_no_request_is_refused_in_the_same_shape.
+        gunicorn has no setting for it. Test: test_malformed_http_is_refused_in_the_common_error_format.
         """
         if not isinstance(exc, ParseException):
             super().handle_error(req, client, addr, exc)
@@ -125,7 +125,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
 
         gunicorn keeps the listening socket open until the last request has ended. Clients would connect in that time,
         get no response and be cut off; when they are refused, a proxy tries another server.
-        Test: test_sigterm_lets_running_requests_finish_and_takes_no_more.
+        Test: test_sigterm_lets_running_requests_finish_and_refuses_new_ones.
         """
         super().set_accept_enabled(enabled)
         if not self.alive:
@@ -144,7 +144,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Start a graceful stop (SIGTERM): drain the engine while gunicorn lets requests finish.
 
-        Test: test_a_request_that_outlasts_the_grace_is_told_so.
+        Test: test_a_request_that_outlasts_the_grace_period_gets_503.
         """
         # New connections no longer compete for threads, and a deferred connection would now be dropped.
         gthread.DEFAULT_WORKER_DATA_TIMEOUT = LAST_BYTES_SECONDS
@@ -157,7 +157,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         """Exit immediately (SIGINT, SIGQUIT), as workers without a thread pool do.
 
         gthread's handler first shuts down the pool, and deadlocks if the interrupted code holds the pool's lock. That
-        depends on timing, so that test_interrupting_the_server_ends_it_at_once fails without this only sometimes.
+        depends on timing, so that test_sigint_stops_the_server_immediately fails without this only sometimes.
         """
         base.Worker.handle_quit(self, sig, frame)
 
@@ -179,7 +179,10 @@ def _linger(connection: socket.socket) -> None:
 
 
 def _without_traceback_of_stalls(record: logging.LogRecord) -> bool:
-    """Log one line for a client that stalled: clients must not be able to fill the log with tracebacks."""
+    """Log one line for a client that stalled: clients must not be able to fill the log with tracebacks.
+
+    Test: test_a_connection_that_stalls_in_its_body_gets_a_response_and_is_closed.
+    """
     if record.exc_info and isinstance(record.exc_info[1], BlockingIOError):
         record.msg, record.args, record.exc_info = "Closed a connection that stalled.", (), None
         record.levelno, record.levelname = logging.INFO, "INFO"

@@ -46,7 +46,8 @@ def build_openapi(
 ) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of an app.
 
-    `model_sizes` lists the model names that each request schema accepts; `needs_key` says which routes need a key.
+    `model_sizes` lists the model names that each request schema accepts; `needs_key` returns whether a
+    route requires a key.
     """
     documented = [(rule, found) for rule in app.url_map.iter_rules() if (found := _operation_of(app, rule))]
     paths: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Stand-ins for the parts below the HTTP layer, for tests of HTTP itself: an engine of fixed speed, an empty cache."""
+"""Fakes for the components below the HTTP layer: an engine that generates a tone immediately, and an empty cache."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ REVISION = "fake"
 
 class Gate(Protocol):
     def wait(self, seconds: float, /) -> bool:
-        """Wait for the gate to open; say whether it is open."""
+        """Wait for the gate to open; return whether it is open."""
 
 
 class FakeEngine:
-    """Makes a tone of the right length, a thread a request. Requests go on running while `gate` is closed."""
+    """Generates a tone of the requested length, with one thread per request. Requests wait while `gate` is closed."""
 
     def __init__(self, gate: Gate | None = None) -> None:
         self.capacity = 1000
@@ -33,7 +33,7 @@ class FakeEngine:
         self.open_gate.set()
         self.gate: Gate = gate or self.open_gate
         self.submitted: list[EngineRequest] = []
-        self.failure: BaseException | None = None  # raised in place of audio
+        self.failure: BaseException | None = None  # raised instead of returning audio
         self.is_alive = True
         self.num_imports = 0
         self.revision = REVISION
@@ -41,7 +41,7 @@ class FakeEngine:
         self._threads: list[threading.Thread] = []
 
     def import_libraries(self) -> None:
-        """Import nothing; count."""
+        """Count the call; there is nothing to import."""
         self.num_imports += 1
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
@@ -73,7 +73,7 @@ class FakeEngine:
         request.start(
             num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision=self.revision, precision="exact"
         )
-        if request.has_ended:  # the engine was closed meanwhile
+        if request.has_ended:  # the engine was closed in between
             return
         try:
             while not self.gate.wait(0.01):
@@ -91,14 +91,14 @@ class FakeEngine:
 
 
 class ShortEngine(FakeEngine):
-    """Makes a second of audio, whatever was asked: in fuzzing the number of requests counts."""
+    """Always generates one second of audio, whatever the requested duration, so that fuzzing covers more requests."""
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         return super().submit(replace(params, duration_seconds=1.0), deadline=deadline)
 
 
 class FakeCache:
-    """A model cache that holds nothing."""
+    """An empty model cache."""
 
     device = "cpu"
 

@@ -1,11 +1,13 @@
-"""Apps and requests for tests of the HTTP layer."""
+"""Apps, requests and melodies for tests of the HTTP layer."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import soundfile
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -20,7 +22,7 @@ from support.intervals import FAST_INTERVALS
 def fake_app(
     directory: Path, engine: FakeEngine | None = None, intervals: TaskIntervals = FAST_INTERVALS, **settings: Any
 ) -> Flask:
-    """Return a new app over a fake engine, with everything else real."""
+    """Return a new app with a fake engine and a fake model cache; everything else is real."""
     directories = {"audio_dir": "audio", "checkpoints_dir": "checkpoints"}
     directories |= {"task_db": "tasks.sqlite3", "state_db": "state.sqlite3"}
     config = Config(**{name: directory / part for name, part in directories.items()} | settings)
@@ -28,14 +30,25 @@ def fake_app(
 
 
 def generate(client: FlaskClient, **fields: Any) -> TestResponse:
-    """Ask for a second of audio."""
+    """Generate one second of audio with `POST /generate`."""
     return client.post("/generate", json={"prompt": "solo cello", "duration": 1} | fields)
+
+
+def melody_file(format: str = "WAV") -> io.BytesIO:
+    """Return a mono audio file of one second at 16 kHz, to upload as a melody."""
+    file = io.BytesIO()
+    soundfile.write(file, [0.1, -0.1] * 8000, 16_000, format=format)
+    file.seek(0)
+    return file
 
 
 def assert_error(
     response: TestResponse, status: int, code: str, *fields: str, details: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Check that an answer is an error of the one shape, naming exactly `fields`, with `details`; return its body."""
+    """Check that a response is an error in the common format and names exactly `fields`; return its body.
+
+    `details` are the additional keys that the body must have.
+    """
     assert response.status_code == status, response.get_data()[:300]
     assert response.mimetype == "application/json"
     body: dict[str, Any] = response.get_json()

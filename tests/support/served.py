@@ -1,7 +1,7 @@
-"""A real gunicorn over an app, on a free port, for tests of the server itself.
+"""Starts a real gunicorn on a free port, for tests of the server itself.
 
-`gunicorn -c gunicorn.conf.py support.served:app` serves an app over a fake engine, whose requests go on running
-while the file that `AUDIOCRAFT_TEST_HOLD` names is there.
+`gunicorn -c gunicorn.conf.py support.served:app` serves an app with a fake engine. Its requests keep running as long as
+the file named by `AUDIOCRAFT_TEST_HOLD` exists.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Server:
         return self.process.wait(timeout)
 
     def worker_pid(self) -> int | None:
-        """Return the process that serves; None while there is none."""
+        """Return the process id of the worker, or None if no worker is running."""
         children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True)
         return int(children.stdout.split()[0]) if children.stdout.split() else None
 
     def kill(self) -> None:
-        """End master and worker with SIGKILL."""
+        """Kill the master and the worker with SIGKILL."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -85,7 +85,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     until = time.monotonic() + seconds
     pause = threading.Event()
     while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
+        assert time.monotonic() < until, f"the condition was not met within {seconds} s"
         pause.wait(0.01)
 
 
@@ -93,18 +93,18 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 def serve(
     directory: Path, app: str = "app:app", port: int = 0, *, host: str = "127.0.0.1", **settings: Any
 ) -> Iterator[Server]:
-    """Serve with gunicorn as `make run` does, on a free port; the server is gone at the end."""
+    """Start gunicorn as `make run` does, on a free port by default, and stop it at the end."""
     port = port or free_port()
     log = directory / "server.log"
     own = {"audio_dir": directory / "audio"}
-    own |= {"import_at_start": False}  # tests that generate import with their first request; others save the time
+    own |= {"import_at_start": False}  # the first generation imports; tests without one save the time
     own |= {"task_db": directory / "tasks.sqlite3", "state_db": directory / "state.sqlite3"}
     settings = {"bind": f"{host}:{port}", **own} | settings
     environ = os.environ | {variable_name(name): str(value) for name, value in settings.items()}
     environ |= {
         "PYTHONPATH": str(ROOT / "tests"),
         "AUDIOCRAFT_TEST_HOLD": str(directory / "hold"),
-        "HF_HOME": str(directory / "hub"),  # what this machine has downloaded is not the tests'
+        "HF_HOME": str(directory / "hub"),  # ignore models downloaded on this machine
         "OMP_NUM_THREADS": "1",
     }
     command = [Path(sys.executable).parent / "gunicorn", "-c", "gunicorn.conf.py", app]
@@ -124,8 +124,8 @@ def serve(
                 process.wait()
 
 
-def answers(url: str) -> bool:
-    """Say whether a server answers 200 there."""
+def responds_ok(url: str) -> bool:
+    """Return whether a server responds to `GET url` with status 200."""
     try:
         return requests.get(url, timeout=10).status_code == 200
     except requests.ConnectionError:
@@ -134,11 +134,11 @@ def answers(url: str) -> bool:
 
 def _has_started(server: Server) -> bool:
     assert server.process.poll() is None, server.log
-    return answers(server.url + "/health")
+    return responds_ok(server.url + "/health")
 
 
 class FileGate:
-    """A gate that is closed while a file is there."""
+    """A gate that is closed as long as a file exists."""
 
     def __init__(self, hold: Path) -> None:
         self._hold = hold

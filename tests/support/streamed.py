@@ -1,7 +1,8 @@
-"""An app over a fake engine that makes its audio in blocks of a tenth of a second, for tests of streams.
+"""An app with a fake engine that produces audio in blocks of a tenth of a second, for tests of streaming.
 
-`gunicorn -c gunicorn.conf.py support.streamed:app` serves it. A prompt like `fail after 3` or `hold after 0` says what
-happens after so many blocks: the generation fails, or it goes on once the file `AUDIOCRAFT_TEST_HOLD` is gone.
+Run it with `gunicorn -c gunicorn.conf.py support.streamed:app`. The prompt controls the engine: `fail after 3` makes
+the generation fail after 3 blocks; `hold after 0` pauses it before the first block until the file named by
+`AUDIOCRAFT_TEST_HOLD` is deleted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BLOCK_FRAMES = 5
 
 
 class BlockEngine(FakeEngine):
-    """Makes a stereo tone block by block."""
+    """Generates a stereo tone block by block."""
 
     def _run(self, request: EngineRequest) -> None:
         num_frames = round(request.params.duration_seconds * FRAME_RATE)
@@ -35,7 +36,7 @@ class BlockEngine(FakeEngine):
                 raise self.failure
             for number, start in enumerate(range(0, num_frames, BLOCK_FRAMES)):
                 if event and number == int(event[2]):
-                    self._meet(event[1], request)
+                    self._apply_event(event[1], request)
                 request.raise_if_stopped()
                 request.push(block(start, min(start + BLOCK_FRAMES, num_frames)))
                 request.advance(min(start + BLOCK_FRAMES, num_frames))
@@ -43,7 +44,7 @@ class BlockEngine(FakeEngine):
         except AudioCraftError as error:
             request.fail(error)
 
-    def _meet(self, event: str, request: EngineRequest) -> None:
+    def _apply_event(self, event: str, request: EngineRequest) -> None:
         if event == "fail":
             raise GenerationFailed("The generation failed.")
         while not self.gate.wait(0.01):
@@ -51,7 +52,7 @@ class BlockEngine(FakeEngine):
 
 
 def block(first_frame: int, last_frame: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the tone's frames [2, t]."""
+    """Return the samples [2, t] of the tone between two frames."""
     step = SAMPLE_RATE // FRAME_RATE
     time = np.arange(first_frame * step, last_frame * step) / SAMPLE_RATE
     return np.stack([0.3 * np.sin(2 * np.pi * 440 * time), 0.2 * np.sin(2 * np.pi * 660 * time)]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A real browser uses the service: a page of another origin generates and plays, and /docs needs no network."""
+"""A real browser uses the service: from a page of another origin, and the pages under /docs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from support.served import Server, serve
 PAGE = """<!doctype html><meta charset="utf-8"><title>A page of another origin</title><audio></audio>"""
 GENERATE_AND_PLAY = """
 async ([service, format]) => {
-  const answer = await fetch(service + "/generate", {
+  const response = await fetch(service + "/generate", {
     method: "POST",
     headers: {"Content-Type": "application/json"},
     body: JSON.stringify({prompt: "solo cello", duration: 1, output_format: format}),
   });
-  const requestId = answer.headers.get("X-Request-ID");
-  const body = await answer.json();
+  const requestId = response.headers.get("X-Request-ID");
+  const body = await response.json();
   const audio = document.querySelector("audio");
   audio.muted = true;
   audio.src = service + body.audio_url;
@@ -29,15 +29,15 @@ async ([service, format]) => {
     audio.onended = resolve;
     audio.onerror = () => reject(new Error(audio.error.message));
   });
-  return {status: answer.status, sameId: requestId === body.request_id, played: audio.currentTime};
+  return {status: response.status, sameId: requestId === body.request_id, played: audio.currentTime};
 }
 """
 READ_AN_ERROR = """
 async (service) => {
-  const answer = await fetch(service + "/generate", {
+  const response = await fetch(service + "/generate", {
     method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({prompt: ""}),
   });
-  return [answer.status, (await answer.json()).error];
+  return [response.status, (await response.json()).error];
 }
 """
 
@@ -75,7 +75,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that asks for a key."""
+    """A server that requires a key."""
     with serve(tmp_path_factory.mktemp("guarded"), "support.served:app", keys=KEY) as running:
         yield running
 
@@ -111,13 +111,13 @@ def test_a_page_of_another_origin_generates_and_plays(
     ]
 
 
-def test_the_docs_render_from_this_server_alone(server: Server, browser: BrowserContext) -> None:
+def test_the_docs_load_everything_from_this_server(server: Server, browser: BrowserContext) -> None:
     page = browser.new_page()
     requested: list[str] = []
-    complaints: list[str] = []
+    console_errors: list[str] = []
     page.on("request", lambda request: requested.append(request.url))
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: console_errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: console_errors.append(str(error)))
     page.goto(server.url + "/docs")
     page.get_by_text("/generate-with-melody").first.wait_for(timeout=20_000)
     page.locator("#operations-generation-generate button").first.click()
@@ -127,19 +127,17 @@ def test_the_docs_render_from_this_server_alone(server: Server, browser: Browser
     page.locator(".live-responses-table .response-col_status", has_text="200").wait_for(timeout=20_000)
     assert len(requested) > 4
     assert not [url for url in requested if not url.startswith((server.url, "data:", "blob:"))]
-    assert not complaints
+    assert not console_errors
 
 
-def test_the_first_page_leads_to_the_docs(server: Server, browser: BrowserContext) -> None:
+def test_the_index_page_links_to_the_docs(server: Server, browser: BrowserContext) -> None:
     page = browser.new_page()
     page.goto(server.url)
     page.get_by_role("link", name="Documentation").click()
     page.get_by_text("/generate-with-melody").first.wait_for(timeout=20_000)
 
 
-def test_a_page_of_another_origin_uses_its_key_everywhere(
-    guarded: Server, browser: BrowserContext, other_origin: str
-) -> None:
+def test_a_page_of_another_origin_can_use_its_key(guarded: Server, browser: BrowserContext, other_origin: str) -> None:
     page = browser.new_page()
     page.goto(other_origin)
     assert page.evaluate(USE_A_KEY, [guarded.url, KEY]) == {

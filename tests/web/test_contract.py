@@ -1,4 +1,4 @@
-"""Every row of the HTTP contract: paths, fields, defaults, ranges, responses. The engine is a fake of fixed speed."""
+"""The HTTP contract: paths, fields, defaults, bounds and responses. The engine is a fake."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
 from flask.testing import FlaskClient
 
 from audiocraft_api import __version__
@@ -17,9 +16,9 @@ from audiocraft_api.audio.convert import FORMATS
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.web.services import services_of
 from support.fakes import SAMPLE_RATE, FakeEngine
-from support.http import assert_error, fake_app, generate
+from support.http import assert_error, fake_app, generate, melody_file
 
-FIELDS_OF_EVERY_ANSWER = {
+COMMON_FIELDS = {
     "success",
     "generation_time",
     "format",
@@ -34,32 +33,15 @@ FIELDS_OF_EVERY_ANSWER = {
 }
 
 
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def client(tmp_path: Path, engine: FakeEngine) -> FlaskClient:
-    return fake_app(tmp_path, engine).test_client()
-
-
-def tune(seconds: float = 1.0, format: str = "WAV") -> io.BytesIO:
-    file = io.BytesIO()
-    soundfile.write(file, [0.1, -0.1] * int(seconds * 8000), 16_000, format=format)
-    file.seek(0)
-    return file
-
-
-def with_melody(client: FlaskClient, **fields: Any) -> Any:
-    form = {"prompt": "solo cello", "duration": "1", "melody": (tune(), "tune.wav")} | fields
+def generate_with_melody(client: FlaskClient, **fields: Any) -> Any:
+    form = {"prompt": "solo cello", "duration": "1", "melody": (melody_file(), "melody.wav")} | fields
     return client.post("/generate-with-melody", data=form, content_type="multipart/form-data")
 
 
 # --- GET /health, /ready, /models
 
 
-def test_health_tells_version_models_device_and_queue(client: FlaskClient) -> None:
+def test_health_reports_version_models_device_and_queue(client: FlaskClient) -> None:
     response = client.get("/health")
     assert response.status_code == 200
     assert response.json == {
@@ -71,7 +53,7 @@ def test_health_tells_version_models_device_and_queue(client: FlaskClient) -> No
     }
 
 
-def test_health_counts_what_runs(client: FlaskClient, engine: FakeEngine) -> None:
+def test_health_counts_running_requests(client: FlaskClient, engine: FakeEngine) -> None:
     engine.open_gate.clear()
     services_of(client.application).generation.stream(GenerateCommand("solo cello", "small", 1.0))
     assert client.get("/health").json["queue"] == {"waiting": 0, "running": 1}
@@ -91,7 +73,7 @@ def test_ready_is_503_when_the_engine_has_died(client: FlaskClient, engine: Fake
     assert client.get("/health").status_code == 200
 
 
-def test_a_closed_service_is_alive_but_not_ready_and_takes_no_work(client: FlaskClient) -> None:
+def test_a_closed_service_is_alive_but_not_ready_and_refuses_requests(client: FlaskClient) -> None:
     services_of(client.application).close()
     assert client.get("/health").status_code == 200
     assert "Retry-After" in client.get("/ready").headers
@@ -99,7 +81,7 @@ def test_a_closed_service_is_alive_but_not_ready_and_takes_no_work(client: Flask
     assert_error(generate(client), 503, "shutting_down")
 
 
-def test_models_tell_what_each_can_do_and_under_which_licence(client: FlaskClient) -> None:
+def test_models_lists_capabilities_and_licenses(client: FlaskClient) -> None:
     models = {model["name"]: model for model in client.get("/models").json["models"]}
     assert {"small", "medium", "large", "melody", "melody-large", "demo"} <= set(models)
     assert models["small"] | {"description": ""} == {
@@ -127,42 +109,42 @@ def test_models_tell_what_each_can_do_and_under_which_licence(client: FlaskClien
 # --- POST /generate
 
 
-def test_a_url_answer_has_the_founding_fields_and_the_added_ones(client: FlaskClient) -> None:
-    answer = generate(client, output_format="mp3").json
-    assert set(answer) == FIELDS_OF_EVERY_ANSWER | {"audio_url"}
-    assert answer["success"] is True
-    assert 0 < answer["generation_time"] < 60
-    assert answer["audio_url"].startswith("/audio/")
-    assert answer["audio_url"].endswith(".mp3")
-    assert (answer["format"], answer["sample_rate"], answer["duration"]) == ("mp3", SAMPLE_RATE, 1.0)
+def test_a_url_response_has_the_contract_fields(client: FlaskClient) -> None:
+    body = generate(client, output_format="mp3").json
+    assert set(body) == COMMON_FIELDS | {"audio_url"}
+    assert body["success"] is True
+    assert 0 < body["generation_time"] < 60
+    assert body["audio_url"].startswith("/audio/")
+    assert body["audio_url"].endswith(".mp3")
+    assert (body["format"], body["sample_rate"], body["duration"]) == ("mp3", SAMPLE_RATE, 1.0)
 
 
-def test_a_base64_answer_is_the_file_itself_and_nothing_is_stored(client: FlaskClient, tmp_path: Path) -> None:
-    answer = generate(client, return_type="base64", duration=1.5).json
-    assert set(answer) == FIELDS_OF_EVERY_ANSWER | {"audio"}
-    with wave.open(io.BytesIO(base64.b64decode(answer["audio"], validate=True))) as audio:
+def test_a_base64_response_contains_the_file_and_nothing_is_stored(client: FlaskClient, tmp_path: Path) -> None:
+    body = generate(client, return_type="base64", duration=1.5).json
+    assert set(body) == COMMON_FIELDS | {"audio"}
+    with wave.open(io.BytesIO(base64.b64decode(body["audio"], validate=True))) as audio:
         assert (audio.getframerate(), audio.getnframes()) == (SAMPLE_RATE, 48_000)
     assert not list((tmp_path / "audio").glob("*"))
 
 
-def test_defaults_are_those_of_the_contract(client: FlaskClient, engine: FakeEngine) -> None:
-    answer = client.post("/generate", json={"prompt": "solo cello"}).json
+def test_defaults_match_the_contract(client: FlaskClient, engine: FakeEngine) -> None:
+    body = client.post("/generate", json={"prompt": "solo cello"}).json
     params = engine.submitted[0].params
     assert (params.model, params.duration_seconds, params.temperature) == ("small", 5.0, 1.0)
     assert (params.top_k, params.top_p, params.cfg_coef, params.melody) == (250, 0.0, 3.0, None)
     assert params.description == "solo cello"
-    assert answer["format"] == "wav"
-    assert "audio_url" in answer
-    assert answer["seed"] == params.seed
+    assert body["format"] == "wav"
+    assert "audio_url" in body
+    assert body["seed"] == params.seed
 
 
 def test_every_field_reaches_the_engine(client: FlaskClient, engine: FakeEngine) -> None:
     fields = {"model_size": "medium", "duration": 2.5, "temperature": 0.5, "top_k": 7, "top_p": 0.9}
-    answer = generate(client, **fields, cfg_coef=4.5, seed=11, output_format="ogg", return_type="url").json
+    body = generate(client, **fields, cfg_coef=4.5, seed=11, output_format="ogg", return_type="url").json
     params = engine.submitted[0].params
     assert (params.model, params.duration_seconds, params.temperature, params.top_k) == ("medium", 2.5, 0.5, 7)
     assert (params.top_p, params.cfg_coef, params.seed) == (0.9, 4.5, 11)
-    assert (answer["model"], answer["seed"], answer["format"]) == ("medium", 11, "ogg")
+    assert (body["model"], body["seed"], body["format"]) == ("medium", 11, "ogg")
 
 
 ACCEPTED = [
@@ -190,7 +172,7 @@ ACCEPTED = [
 
 
 @pytest.mark.parametrize(("field", "value"), ACCEPTED)
-def test_values_at_the_bounds_are_taken(client: FlaskClient, field: str, value: Any) -> None:
+def test_values_at_the_bounds_are_accepted(client: FlaskClient, field: str, value: Any) -> None:
     response = generate(client, **{field: value})
     assert response.status_code == 200, response.get_data()
 
@@ -244,7 +226,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("field", "value"), REFUSED)
-def test_values_beyond_the_bounds_are_refused_by_name(
+def test_errors_name_the_field_that_is_out_of_bounds(
     client: FlaskClient, engine: FakeEngine, field: str, value: Any
 ) -> None:
     body = assert_error(generate(client, **{field: value}), 400, "invalid_request", field)
@@ -252,27 +234,27 @@ def test_values_beyond_the_bounds_are_refused_by_name(
     assert not engine.submitted
 
 
-def test_a_request_without_a_prompt_is_refused_by_name(client: FlaskClient) -> None:
+def test_a_missing_prompt_is_named_in_the_error(client: FlaskClient) -> None:
     body = assert_error(client.post("/generate", json={}), 400, "invalid_request", "prompt")
     assert body["error"] == "prompt is required."
 
 
-def test_an_unknown_model_is_refused_with_those_that_work(client: FlaskClient) -> None:
+def test_the_error_for_an_unknown_model_lists_the_valid_models(client: FlaskClient) -> None:
     assert "small, medium, large" in generate(client, model_size="huge").json["error"]
 
 
-def test_all_wrong_fields_are_named_at_once(client: FlaskClient) -> None:
+def test_one_error_names_all_invalid_fields(client: FlaskClient) -> None:
     response = generate(client, duration=0, top_k=-1, temperature="1", loudness=3)
     assert_error(response, 400, "invalid_request", "duration", "top_k", "temperature", "loudness")
 
 
-def test_a_request_with_ten_thousand_unknown_fields_gets_a_short_answer(client: FlaskClient) -> None:
+def test_ten_thousand_unknown_fields_get_a_short_error(client: FlaskClient) -> None:
     response = client.post("/generate", json={"prompt": "a"} | {f"field{n}": n for n in range(10_000)})
     assert response.status_code == 400
     assert len(response.get_data()) < 5000
 
 
-def test_a_model_that_makes_less_audio_says_so(tmp_path: Path) -> None:
+def test_the_duration_limit_of_a_model_is_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "models.json").write_text('{"short": {"checkpoint": "org/short", "max_duration_seconds": 10}}')
     client = fake_app(tmp_path, models_file=tmp_path / "models.json").test_client()
     assert generate(client, model_size="short", duration=10).status_code == 200
@@ -283,24 +265,26 @@ def test_a_model_that_makes_less_audio_says_so(tmp_path: Path) -> None:
 # --- POST /generate-with-melody
 
 
-def test_melody_defaults_are_those_of_the_contract(client: FlaskClient, engine: FakeEngine) -> None:
-    form = {"prompt": "solo cello", "melody": (tune(), "tune.wav")}
-    answer = client.post("/generate-with-melody", data=form).json
+def test_melody_defaults_match_the_contract(client: FlaskClient, engine: FakeEngine) -> None:
+    form = {"prompt": "solo cello", "melody": (melody_file(), "melody.wav")}
+    body = client.post("/generate-with-melody", data=form).json
     params = engine.submitted[0].params
     assert (params.model, params.duration_seconds) == ("melody", 10.0)
     assert (params.temperature, params.top_k, params.top_p, params.cfg_coef) == (1.0, 250, 0.0, 3.0)
     assert params.melody is not None
     assert (params.melody.waveform.shape, params.melody.sample_rate) == ((1, 16_000), 16_000)
-    assert (answer["duration"], answer["model"]) == (10.0, "melody")
+    assert (body["duration"], body["model"]) == (10.0, "melody")
 
 
-def test_melody_fields_are_texts(client: FlaskClient, engine: FakeEngine) -> None:
+def test_melody_form_fields_are_parsed_from_text(client: FlaskClient, engine: FakeEngine) -> None:
     fields = {"model_size": "large", "duration": "1.5", "temperature": "0.5", "top_k": "7", "top_p": "0.9"}
-    answer = with_melody(client, **fields, cfg_coef="4.5", seed="11", output_format="ogg", return_type="base64").json
+    body = generate_with_melody(
+        client, **fields, cfg_coef="4.5", seed="11", output_format="ogg", return_type="base64"
+    ).json
     params = engine.submitted[0].params
     assert (params.model, params.duration_seconds, params.temperature, params.top_k) == ("melody-large", 1.5, 0.5, 7)
     assert (params.top_p, params.cfg_coef, params.seed) == (0.9, 4.5, 11)
-    assert set(answer) == FIELDS_OF_EVERY_ANSWER | {"audio"}
+    assert set(body) == COMMON_FIELDS | {"audio"}
 
 
 @pytest.mark.parametrize(
@@ -309,19 +293,19 @@ def test_melody_fields_are_texts(client: FlaskClient, engine: FakeEngine) -> Non
 def test_public_sizes_map_to_the_melody_checkpoints(
     client: FlaskClient, engine: FakeEngine, size: str, model: str
 ) -> None:
-    assert with_melody(client, model_size=size).status_code == 200
+    assert generate_with_melody(client, model_size=size).status_code == 200
     assert engine.submitted[0].params.model == model
 
 
-def test_a_size_that_follows_no_melody_is_refused_with_those_that_do(client: FlaskClient) -> None:
-    body = assert_error(with_melody(client, model_size="small"), 400, "invalid_request", "model_size")
+def test_the_error_for_a_size_without_melody_support_lists_the_sizes_with_it(client: FlaskClient) -> None:
+    body = assert_error(generate_with_melody(client, model_size="small"), 400, "invalid_request", "model_size")
     assert "'small'" in body["error"]
     assert "medium, large" in body["error"]
 
 
 @pytest.mark.parametrize("format", ["WAV", "MP3", "OGG", "FLAC"])
-def test_a_melody_may_be_any_of_the_four_formats(client: FlaskClient, format: str) -> None:
-    assert with_melody(client, melody=(tune(format=format), "no-such.extension")).status_code == 200
+def test_a_melody_may_be_in_any_of_the_four_formats(client: FlaskClient, format: str) -> None:
+    assert generate_with_melody(client, melody=(melody_file(format), "no-such.extension")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -336,7 +320,7 @@ def test_a_melody_may_be_any_of_the_four_formats(client: FlaskClient, format: st
         {"data": b"--x", "content_type": "multipart/form-data"},
     ],
 )
-def test_without_a_file_the_answer_is_the_founding_sentence(
+def test_a_missing_melody_file_gets_the_sentence_of_the_contract(
     client: FlaskClient, request_arguments: dict[str, Any]
 ) -> None:
     body = assert_error(client.post("/generate-with-melody", **request_arguments), 400, "invalid_request", "melody")
@@ -363,12 +347,14 @@ def test_without_a_file_the_answer_is_the_founding_sentence(
         ("prompt", (io.BytesIO(b"solo cello"), "prompt.txt")),
     ],
 )
-def test_wrong_melody_fields_are_refused_by_name(client: FlaskClient, field: str, value: Any) -> None:
-    assert_error(with_melody(client, **{field: value}), 400, "invalid_request", field)
+def test_errors_name_the_invalid_melody_field(client: FlaskClient, field: str, value: Any) -> None:
+    assert_error(generate_with_melody(client, **{field: value}), 400, "invalid_request", field)
 
 
-def test_a_file_that_is_no_tune_is_refused(client: FlaskClient) -> None:
-    response = with_melody(client, melody=(io.BytesIO(b"#EXTM3U\nhttp://example.org/tune.wav"), "tune.wav"))
+def test_a_file_that_is_not_audio_is_refused(client: FlaskClient) -> None:
+    response = generate_with_melody(
+        client, melody=(io.BytesIO(b"#EXTM3U\nhttp://example.org/melody.wav"), "melody.wav")
+    )
     assert_error(response, 400, "invalid_melody", "melody")
 
 
@@ -376,7 +362,7 @@ def test_a_file_that_is_no_tune_is_refused(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_audio_is_an_attachment_with_the_right_type_and_may_be_cached(client: FlaskClient, output_format: str) -> None:
+def test_audio_is_a_cacheable_attachment_with_the_right_media_type(client: FlaskClient, output_format: str) -> None:
     url = generate(client, output_format=output_format).json["audio_url"]
     response = client.get(url, buffered=True)
     assert response.status_code == 200
@@ -388,7 +374,7 @@ def test_audio_is_an_attachment_with_the_right_type_and_may_be_cached(client: Fl
     assert response.headers["ETag"]
 
 
-def test_audio_is_given_in_ranges(client: FlaskClient) -> None:
+def test_audio_supports_range_requests(client: FlaskClient) -> None:
     url = generate(client).json["audio_url"]
     whole = client.get(url, buffered=True).get_data()
     for wanted, start, end in [("0-9", 0, 10), ("100-", 100, len(whole)), ("-5", len(whole) - 5, len(whole))]:
@@ -402,7 +388,7 @@ def test_audio_is_given_in_ranges(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["bytes=0-9,20-29", "samples=0-9", "bytes=nine", "bytes=", "", "bytes=9-0-9"])
-def test_what_is_not_one_range_of_bytes_is_answered_with_the_whole_file(client: FlaskClient, wanted: str) -> None:
+def test_an_unsupported_range_gets_the_whole_file(client: FlaskClient, wanted: str) -> None:
     url = generate(client).json["audio_url"]
     response = client.get(url, buffered=True, headers={"Range": wanted})
     assert (response.status_code, response.get_data()) == (200, client.get(url, buffered=True).get_data())
@@ -417,7 +403,7 @@ def test_audio_that_has_not_changed_is_304_and_head_has_no_body(client: FlaskCli
     assert (response.status_code, response.get_data()) == (304, b"")
 
 
-def test_every_way_of_reading_a_file_gives_it_back_for_sweeping(tmp_path: Path) -> None:
+def test_every_way_to_read_a_file_releases_its_lease(tmp_path: Path) -> None:
     client = fake_app(tmp_path).test_client()
     store = services_of(client.application).store
     url = generate(client).json["audio_url"]
@@ -442,12 +428,12 @@ def test_every_way_of_reading_a_file_gives_it_back_for_sweeping(tmp_path: Path) 
         "a" * 5000,
     ],
 )
-def test_an_unknown_file_is_404_and_says_no_path(client: FlaskClient, tmp_path: Path, filename: str) -> None:
+def test_an_unknown_file_is_404_without_a_path(client: FlaskClient, tmp_path: Path, filename: str) -> None:
     body = assert_error(client.get(f"/audio/{filename}"), 404, "not_found")
     assert str(tmp_path) not in body["error"]
 
 
-# --- pages for people
+# --- HTML pages
 
 
 def test_the_pages_load_nothing_from_elsewhere(client: FlaskClient) -> None:

@@ -1,4 +1,4 @@
-"""Errors have one shape everywhere, and no body makes the server fail."""
+"""Errors have one format on every route, and no request body causes a server error."""
 
 from __future__ import annotations
 
@@ -17,16 +17,6 @@ from audiocraft_api.core import errors
 from audiocraft_api.core.errors import AudioCraftError, ClientDisconnected, LimitExceeded, Unavailable
 from support.fakes import FakeEngine
 from support.http import assert_error, fake_app, generate
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def client(tmp_path: Path, engine: FakeEngine) -> FlaskClient:
-    return fake_app(tmp_path, engine).test_client()
 
 
 def post(client: FlaskClient, body: bytes, content_type: str = "application/json") -> Any:
@@ -72,11 +62,11 @@ NAMED = {
 
 
 @pytest.mark.parametrize(("body", "field"), NAMED.values(), ids=NAMED)
-def test_wrong_values_are_400_naming_the_field(client: FlaskClient, body: bytes, field: str) -> None:
+def test_invalid_values_are_400_and_the_error_names_the_field(client: FlaskClient, body: bytes, field: str) -> None:
     assert_error(post(client, body), 400, "invalid_request", field)
 
 
-def test_a_key_that_is_no_text_is_shown_escaped(client: FlaskClient) -> None:
+def test_a_lone_surrogate_in_a_key_is_escaped_in_the_error(client: FlaskClient) -> None:
     assert_error(post(client, b'{"prompt": "a", "\\ud83c": 1}'), 400, "invalid_request", "\\ud83c")
 
 
@@ -85,17 +75,17 @@ def test_json_in_another_charset_is_400(client: FlaskClient, charset: str) -> No
     assert_error(post(client, b'{"prompt": "a"}', f"application/json; charset={charset}"), 400, "invalid_request")
 
 
-def test_json_may_say_that_it_is_utf_8(client: FlaskClient) -> None:
+def test_the_content_type_may_declare_utf_8(client: FlaskClient) -> None:
     body = json.dumps({"prompt": "é", "duration": 1}, ensure_ascii=False).encode()
     assert post(client, body, "application/json; charset=UTF-8").status_code == 200
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-def test_another_content_type_than_json_is_415(client: FlaskClient, content_type: str) -> None:
+def test_a_content_type_other_than_json_is_415(client: FlaskClient, content_type: str) -> None:
     assert_error(post(client, b'{"prompt": "a"}', content_type), 415, "unsupported_media_type")
 
 
-def test_another_content_type_than_a_form_is_415(client: FlaskClient) -> None:
+def test_a_content_type_other_than_a_form_is_415(client: FlaskClient) -> None:
     response = client.post("/generate-with-melody", json={"prompt": "a"})
     assert_error(response, 415, "unsupported_media_type")
 
@@ -103,12 +93,12 @@ def test_another_content_type_than_a_form_is_415(client: FlaskClient) -> None:
 @pytest.mark.parametrize(
     "path", ["/index.html", "/generate/", "/nothing", "/audio/", "/docs/static/../docs.html", "/%00"]
 )
-def test_an_unknown_address_is_404(client: FlaskClient, path: str) -> None:
+def test_an_unknown_path_is_404(client: FlaskClient, path: str) -> None:
     assert_error(client.get(path), 404, "not_found")
 
 
 @pytest.mark.parametrize("path", ["/generate", "/generate-with-melody"])
-def test_another_method_is_405_and_says_which_are_allowed(client: FlaskClient, path: str) -> None:
+def test_another_method_is_405_and_lists_the_allowed_methods(client: FlaskClient, path: str) -> None:
     response = client.get(path)
     assert_error(response, 405, "method_not_allowed")
     assert "POST" in response.headers["Allow"]
@@ -125,26 +115,26 @@ def test_a_body_of_unknown_length_is_411(client: FlaskClient) -> None:
         assert_error(response, 411, "length_required")
 
 
-def test_too_large_a_body_is_413(tmp_path: Path) -> None:
+def test_a_body_that_is_too_large_is_413(tmp_path: Path) -> None:
     client = fake_app(tmp_path, max_upload_bytes=4096, max_json_bytes=1024).test_client()
     assert_error(post(client, b" " * 1025), 413, "payload_too_large")
-    melody = {"prompt": "a", "melody": (io.BytesIO(bytes(4096)), "tune.wav")}
+    melody = {"prompt": "a", "melody": (io.BytesIO(bytes(4096)), "melody.wav")}
     assert_error(client.post("/generate-with-melody", data=melody), 413, "payload_too_large")
 
 
-def test_too_long_or_too_many_form_fields_are_413(client: FlaskClient) -> None:
-    long = {"prompt": "a" * 300_000, "melody": (io.BytesIO(b"RIFF"), "tune.wav")}
+def test_form_fields_that_are_too_long_or_too_many_are_413(client: FlaskClient) -> None:
+    long = {"prompt": "a" * 300_000, "melody": (io.BytesIO(b"RIFF"), "melody.wav")}
     assert_error(client.post("/generate-with-melody", data=long), 413, "payload_too_large")
-    many = {f"field{n}": "" for n in range(1000)} | {"melody": (io.BytesIO(b"RIFF"), "tune.wav")}
+    many = {f"field{n}": "" for n in range(1000)} | {"melody": (io.BytesIO(b"RIFF"), "melody.wav")}
     assert_error(client.post("/generate-with-melody", data=many), 413, "payload_too_large")
 
 
-@pytest.mark.filterwarnings("ignore:Unclosed file:ResourceWarning")  # werkzeug's, of an upload that breaks off
-def test_no_room_for_a_large_upload_is_503(
+@pytest.mark.filterwarnings("ignore:Unclosed file:ResourceWarning")  # by werkzeug, when an upload is aborted
+def test_no_disk_space_for_a_large_upload_is_503(
     client: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    head = b'--b\r\nContent-Disposition: form-data; name="melody"; filename="tune.wav"\r\n\r\nRIFF'
+    head = b'--b\r\nContent-Disposition: form-data; name="melody"; filename="melody.wav"\r\n\r\nRIFF'
     body = head + bytes(2**20) + b"\r\n--b--\r\n"
     response = client.post("/generate-with-melody", data=body, content_type="multipart/form-data; boundary=b")
     assert_error(response, 503, "storage_unavailable")
@@ -156,7 +146,7 @@ def all_errors(base: type[AudioCraftError] = AudioCraftError) -> list[type[Audio
 
 
 @pytest.mark.parametrize("kind", [kind for kind in all_errors() if kind.__module__ == errors.__name__])
-def test_every_error_of_the_tree_has_the_one_shape(
+def test_every_error_class_has_the_common_error_format(
     client: FlaskClient, engine: FakeEngine, kind: type[AudioCraftError]
 ) -> None:
     error = kind() if kind is ClientDisconnected else kind("The sentence.")
@@ -167,7 +157,7 @@ def test_every_error_of_the_tree_has_the_one_shape(
     assert ("Retry-After" in response.headers) == issubclass(kind, Unavailable | LimitExceeded)
 
 
-def test_retry_after_is_whole_seconds_rounded_up(client: FlaskClient, engine: FakeEngine) -> None:
+def test_retry_after_is_rounded_up_to_whole_seconds(client: FlaskClient, engine: FakeEngine) -> None:
     engine.failure = Unavailable("Not now.", retry_after_seconds=2.1)
     assert generate(client).headers["Retry-After"] == "3"
     engine.failure = Unavailable("Not now.", retry_after_seconds=0.0)
@@ -181,7 +171,7 @@ def test_a_full_queue_is_503_with_the_engines_own_retry_after(client: FlaskClien
     assert response.headers["Retry-After"] == "7"
 
 
-def test_an_unexpected_error_says_nothing_of_its_cause_but_the_log_does(
+def test_the_cause_of_an_unexpected_error_is_logged_but_not_sent(
     client: FlaskClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_arguments: Any, **_options: Any) -> None:
@@ -197,7 +187,7 @@ def test_an_unexpected_error_says_nothing_of_its_cause_but_the_log_does(
     assert generate(client).status_code == 200
 
 
-def test_every_answer_carries_a_request_id_and_a_sane_one_is_taken_over(client: FlaskClient) -> None:
+def test_every_response_has_a_request_id_and_a_valid_one_is_adopted(client: FlaskClient) -> None:
     for path in ("/health", "/nothing", "/generate", "/docs"):
         first, second = (client.get(path, buffered=True).headers["X-Request-ID"] for _ in range(2))
         assert first != second
@@ -209,7 +199,7 @@ def test_every_answer_carries_a_request_id_and_a_sane_one_is_taken_over(client: 
         assert client.get("/health", headers={"X-Request-ID": wrong}).headers["X-Request-ID"] != wrong
 
 
-def test_the_request_id_is_in_the_answer_of_a_generation(client: FlaskClient) -> None:
+def test_the_request_id_is_in_the_body_of_a_generation(client: FlaskClient) -> None:
     response = client.post("/generate", json={"prompt": "a", "duration": 1}, headers={"X-Request-ID": "mine"})
     assert response.json["request_id"] == response.headers["X-Request-ID"] == "mine"
 
@@ -221,7 +211,7 @@ def test_errors_can_be_read_from_another_origin(client: FlaskClient) -> None:
     assert "X-Request-ID" in response.headers["Access-Control-Expose-Headers"]
 
 
-def test_only_configured_origins_may_call(tmp_path: Path) -> None:
+def test_only_configured_origins_are_allowed(tmp_path: Path) -> None:
     client = fake_app(tmp_path, cors_origins="https://app.example").test_client()
     allowed = client.get("/health", headers={"Origin": "https://app.example"})
     assert allowed.headers["Access-Control-Allow-Origin"] == "https://app.example"
@@ -232,7 +222,7 @@ def test_only_configured_origins_may_call(tmp_path: Path) -> None:
     assert "Access-Control-Allow-Origin" not in closed.get("/health", headers={"Origin": "https://app.example"}).headers
 
 
-def test_a_preflight_request_is_answered(client: FlaskClient) -> None:
+def test_a_preflight_request_lists_allowed_methods_and_headers(client: FlaskClient) -> None:
     response = client.options(
         "/generate",
         headers={

@@ -1,8 +1,7 @@
-"""The OpenAPI document is valid, matches the routes, and its examples work. The engine is a fake of fixed speed."""
+"""The OpenAPI document is valid, matches the routes, and its examples work. The engine is a fake."""
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,28 +9,17 @@ from typing import Any
 import hypothesis
 import pytest
 import schemathesis
-import soundfile
 from flask.testing import FlaskClient
 from openapi_spec_validator import validate
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from audiocraft_api.web.schemas import GenerateRequest, MelodyRequest
-from support.fakes import FakeEngine, ShortEngine
-from support.http import fake_app
+from support.fakes import ShortEngine
+from support.http import fake_app, melody_file
 
-PAGES = {"docs.static", "docs.index", "docs.docs", "docs.openapi"}  # for people, and the document itself
-NUM_CASES = 150  # for each route and mode
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def client(tmp_path: Path, engine: FakeEngine) -> FlaskClient:
-    return fake_app(tmp_path, engine).test_client()
+PAGES = {"docs.static", "docs.index", "docs.docs", "docs.openapi"}  # HTML pages, and the document itself
+NUM_CASES = 150  # per route and mode
 
 
 @pytest.fixture
@@ -44,7 +32,7 @@ def test_the_document_is_valid(document: dict[str, Any]) -> None:
     validate(document)
 
 
-def test_routes_and_document_agree(client: FlaskClient, document: dict[str, Any]) -> None:
+def test_the_document_describes_every_route(client: FlaskClient, document: dict[str, Any]) -> None:
     rules = client.application.url_map.iter_rules()
     routes = {
         (rule.rule.replace("<", "{").replace(">", "}"), method.lower())
@@ -55,7 +43,7 @@ def test_routes_and_document_agree(client: FlaskClient, document: dict[str, Any]
     assert routes == {(path, method) for path, item in document["paths"].items() for method in item}
 
 
-def test_every_documented_example_is_sent_and_works(client: FlaskClient, document: dict[str, Any]) -> None:
+def test_every_documented_example_works(client: FlaskClient, document: dict[str, Any]) -> None:
     num_sent = 0
     for path, item in document["paths"].items():
         for media_type, content in item.get("post", {}).get("requestBody", {}).get("content", {}).items():
@@ -68,7 +56,7 @@ def test_every_documented_example_is_sent_and_works(client: FlaskClient, documen
     assert num_sent >= 3
 
 
-def test_every_documented_default_is_accepted_as_sent(client: FlaskClient, document: dict[str, Any]) -> None:
+def test_every_documented_default_is_accepted(client: FlaskClient, document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     defaults = {
         name: {field: about["default"] for field, about in schemas[name]["properties"].items() if "default" in about}
@@ -78,10 +66,7 @@ def test_every_documented_default_is_accepted_as_sent(client: FlaskClient, docum
     assert defaults["MelodyRequest"] | {"duration": 5.0, "model_size": "small"} == defaults["GenerateRequest"]
     assert client.post("/generate", json={"prompt": "a"} | defaults["GenerateRequest"]).status_code == 200
     form = {name: str(value) for name, value in defaults["MelodyRequest"].items() if value is not None}
-    tune = io.BytesIO()
-    soundfile.write(tune, [0.1, -0.1] * 8000, 16_000, format="WAV")
-    tune.seek(0)
-    form |= {"prompt": "a", "melody": (tune, "tune.wav")}
+    form |= {"prompt": "a", "melody": (melody_file(), "melody.wav")}
     assert client.post("/generate-with-melody", data=form).status_code == 200
 
 
@@ -96,7 +81,7 @@ def test_requests_are_closed_objects_and_models_are_listed(document: dict[str, A
     assert schemas["MelodyRequest"]["properties"]["melody"]["format"] == "binary"
 
 
-def test_models_that_the_server_refuses_are_not_offered(tmp_path: Path) -> None:
+def test_models_that_are_not_allowed_are_not_documented(tmp_path: Path) -> None:
     client = fake_app(tmp_path, allow_non_commercial=False).test_client()
     sizes = client.get("/openapi.json").json["components"]["schemas"]["GenerateRequest"]["properties"]["model_size"]
     assert sizes["enum"] == ["demo", "demo-melody", "demo-stereo"]
@@ -124,14 +109,14 @@ def test_models_that_the_server_refuses_are_not_offered(tmp_path: Path) -> None:
         ("GET /tasks/{task_id}/events", GenerationMode.POSITIVE),
     ],
 )
-def test_generated_requests_get_documented_answers_and_no_server_error(
+def test_generated_requests_get_documented_responses_and_no_server_error(
     tmp_path: Path, label: str, mode: GenerationMode
 ) -> None:
     schema = schemathesis.openapi.from_wsgi("/openapi.json", fake_app(tmp_path, ShortEngine(), log_level="ERROR"))
     operation = schema.find_operation_by_label(label)
     assert operation is not None
     statuses: Counter[int] = Counter()
-    # A schema can say that there is a file, but not that it is a tune.
+    # A schema can require a file, but not that the file is audio.
     excluded = [positive_data_acceptance] if "melody" in label else []
 
     @hypothesis.settings(
@@ -143,9 +128,9 @@ def test_generated_requests_get_documented_answers_and_no_server_error(
     )
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
     def call(case: schemathesis.Case) -> None:
-        (case.headers or {}).pop("Idempotency-Key", None)  # one that came before with another request is rightly 422
+        (case.headers or {}).pop("Idempotency-Key", None)  # reusing a key with a different request is 422
         if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
-            case.body.pop("webhook_url", None)  # which addresses are called, no schema can say
+            case.body.pop("webhook_url", None)  # a schema cannot express which URLs are allowed
         statuses[case.call_and_validate(excluded_checks=excluded).status_code] += 1
 
     call()

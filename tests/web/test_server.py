@@ -1,4 +1,4 @@
-"""The server itself: a real gunicorn with the real configuration, real sockets, real signals."""
+"""A real gunicorn with the production configuration: slow clients, timeouts, shutdown and malformed HTTP."""
 
 from __future__ import annotations
 
@@ -20,30 +20,21 @@ import requests
 import soundfile
 
 from audiocraft_api.config import variable_name
-from support.served import ROOT, Server, answers, free_port, serve, wait_until
+from support.served import ROOT, Server, free_port, responds_ok, serve, wait_until
 
 REQUEST = {"prompt": "solo cello", "duration": 1}
 FAKE = "support.served:app"
 
 
-@pytest.fixture
-def hold(tmp_path: Path) -> Iterator[Path]:
-    """While this file is there, generations of the fake engine go on."""
-    file = tmp_path / "hold"
-    file.touch()
-    yield file
-    file.unlink(missing_ok=True)
-
-
-def quick_health(server: Server) -> float:
-    """Return how many seconds `/health` took on a new connection."""
+def time_health(server: Server) -> float:
+    """Return the seconds that `/health` takes on a new connection."""
     started = time.monotonic()
     assert server.get("/health", timeout=5).status_code == 200
     return time.monotonic() - started
 
 
-def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
-    """Read an HTTP answer to its end from a raw connection: status, headers, JSON body."""
+def read_response(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
+    """Read an HTTP response to its end from a raw connection; return status, headers and JSON body."""
     connection.settimeout(10)
     received = b""
     while block := connection.recv(65536):
@@ -59,7 +50,7 @@ def test_health_responds_soon_after_the_start_without_torch(tmp_path: Path) -> N
     started = time.monotonic()
     with serve(tmp_path) as server:
         seconds = time.monotonic() - started
-        print(f"first answer after {seconds:.2f} s")
+        print(f"first response after {seconds:.2f} s")
         children = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True, check=True)
         (worker,) = children.stdout.split()
         mapped = Path(f"/proc/{worker}/maps").read_text()
@@ -67,6 +58,16 @@ def test_health_responds_soon_after_the_start_without_torch(tmp_path: Path) -> N
         assert server.get("/health").json()["models_loaded"] == []
         assert server.terminate() == 0
     assert seconds < 6
+
+
+def test_an_untested_version_of_gunicorn_is_refused_at_the_start() -> None:
+    start = "import gunicorn; gunicorn.__version__ = '27.1.0'; from gunicorn.app.wsgiapp import run; run()"
+    command = [sys.executable, "-c", start, "-c", "gunicorn.conf.py", FAKE]
+    environ = os.environ | {variable_name("bind"): f"127.0.0.1:{free_port()}", "PYTHONPATH": str(ROOT / "tests")}
+    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "gunicorn 27.1.0 is not supported" in ended.stderr
+    assert "Install the locked version with: pip install gunicorn==27.0.1" in ended.stderr
 
 
 @pytest.mark.timing
@@ -81,24 +82,24 @@ def test_idle_and_stalled_connections_do_not_hold_up_health(tmp_path: Path) -> N
                     b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
                     b'Content-Length: 100\r\n\r\n{"prompt"'
                 )
-            for connection in connections[80:]:  # answered, and then never closed by the client
+            for connection in connections[80:]:  # these get a response but are never closed by the client
                 connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            slowest = max(quick_health(server) for _ in range(10))
-            print(f"slowest /health beside 100 such connections: {slowest:.3f} s")
+            slowest = max(time_health(server) for _ in range(10))
+            print(f"slowest /health with 100 such connections: {slowest:.3f} s")
             assert slowest < 3
         finally:
             for connection in connections:
                 connection.close()
 
 
-def test_a_connection_that_stalls_in_its_body_is_answered_and_closed(tmp_path: Path) -> None:
+def test_a_connection_that_stalls_in_its_body_gets_a_response_and_is_closed(tmp_path: Path) -> None:
     with serve(tmp_path, FAKE, socket_timeout_seconds=1) as server:
         with server.connect() as connection:
             connection.sendall(
                 b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
                 b"Connection: close\r\nContent-Length: 100\r\n\r\n{"
             )
-            status, _, body = read_answer(connection)
+            status, _, body = read_response(connection)
             assert (status, body["code"]) == (400, "invalid_request")
         with server.connect() as connection:
             connection.sendall(b"GET /health HTTP/1.1\r\nHo")
@@ -109,7 +110,7 @@ def test_a_connection_that_stalls_in_its_body_is_answered_and_closed(tmp_path: P
 
 
 @pytest.mark.timing
-def test_a_client_that_leaves_stops_its_generation(tmp_path: Path, hold: Path) -> None:
+def test_a_client_that_disconnects_stops_its_generation(tmp_path: Path, hold: Path) -> None:
     with serve(tmp_path, FAKE) as server:
         assert hold.exists()
         body = json.dumps(REQUEST).encode()
@@ -140,7 +141,7 @@ def test_a_missed_deadline_is_504_and_stops_the_generation(tmp_path: Path, hold:
 
 
 @pytest.mark.timing
-def test_over_the_waiters_cap_the_answer_is_503_at_once_and_health_goes_on(tmp_path: Path, hold: Path) -> None:
+def test_requests_over_max_waiting_get_503_immediately_and_health_still_responds(tmp_path: Path, hold: Path) -> None:
     with serve(tmp_path, FAKE, threads=8, max_waiting=100) as server, ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(server.post, "/generate", json=REQUEST) for _ in range(2)]  # a quarter of the threads
         wait_until(lambda: server.num_running() == 2)
@@ -152,14 +153,14 @@ def test_over_the_waiters_cap_the_answer_is_503_at_once_and_health_goes_on(tmp_p
             assert (response.status_code, response.json()["code"]) == (503, "queue_full")
             assert int(response.headers["Retry-After"]) >= 1
         print(f"503 after at most {max(times) * 1000:.0f} ms")
-        assert sorted(times)[-2] < 0.5  # one of twenty may meet a busy machine
-        assert quick_health(server) < 3
+        assert sorted(times)[-2] < 0.5  # one of twenty may hit a busy machine
+        assert time_health(server) < 3
         hold.unlink()
-        assert [answer.result().status_code for answer in waiting] == [200, 200]
+        assert [future.result().status_code for future in waiting] == [200, 200]
         assert server.post("/generate", json=REQUEST).status_code == 200
 
 
-def test_sigterm_lets_running_requests_finish_and_takes_no_more(tmp_path: Path, hold: Path) -> None:
+def test_sigterm_lets_running_requests_finish_and_refuses_new_ones(tmp_path: Path, hold: Path) -> None:
     with serve(tmp_path, FAKE, graceful_timeout_seconds=20) as server, ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, "/generate", json=REQUEST)
         wait_until(lambda: server.num_running() == 1)
@@ -167,9 +168,9 @@ def test_sigterm_lets_running_requests_finish_and_takes_no_more(tmp_path: Path, 
         assert kept.get(server.url + "/ready").status_code == 200
         server.process.terminate()
         wait_until(lambda: "Draining" in server.log)
-        ready = kept.get(server.url + "/ready")  # on a connection from before; new ones are not taken
+        ready = kept.get(server.url + "/ready")  # on an existing connection; new ones are refused
         assert (ready.status_code, ready.json()["code"]) == (503, "shutting_down")
-        with pytest.raises(requests.ConnectionError):  # refused, not left to wait, so that a proxy goes elsewhere
+        with pytest.raises(requests.ConnectionError):  # refused immediately, so that a proxy tries another server
             server.get("/health", timeout=1)
         hold.unlink()
         assert running.result(20).status_code == 200
@@ -178,15 +179,15 @@ def test_sigterm_lets_running_requests_finish_and_takes_no_more(tmp_path: Path, 
             server.get("/health")
 
 
-def test_a_request_that_outlasts_the_grace_is_told_so(tmp_path: Path, hold: Path) -> None:
+def test_a_request_that_outlasts_the_grace_period_gets_503(tmp_path: Path, hold: Path) -> None:
     with serve(tmp_path, FAKE, graceful_timeout_seconds=2) as server, ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, "/generate", json=REQUEST)
         wait_until(lambda: server.num_running() == 1)
         assert hold.exists()
         assert server.terminate() == 0
-        answer = running.result(20)
-        assert (answer.status_code, answer.json()["code"]) == (503, "shutting_down")
-        assert "Retry-After" in answer.headers
+        response = running.result(20)
+        assert (response.status_code, response.json()["code"]) == (503, "shutting_down")
+        assert "Retry-After" in response.headers
 
 
 @pytest.mark.parametrize(
@@ -197,21 +198,21 @@ def test_a_request_that_outlasts_the_grace_is_told_so(tmp_path: Path, hold: Path
         (b"GET / HTTP/1.1\r\nHost: a\r\nX-Large: " + b"a" * 65536 + b"\r\n\r\n", 431, "headers_too_large"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nBad Header: 1\r\n\r\n", 400, "invalid_request"),
     ],
-    ids=["no HTTP", "long address", "large header", "bad header"],
+    ids=["no HTTP", "long path", "large header", "bad header"],
 )
-def test_what_is_no_request_is_refused_in_the_same_shape(
+def test_malformed_http_is_refused_in_the_common_error_format(
     shared_server: Server, sent: bytes, status: int, code: str
 ) -> None:
     with shared_server.connect() as connection:
         connection.sendall(sent)
-        answered, headers, body = read_answer(connection)
-    assert answered == status
+        received_status, headers, body = read_response(connection)
+    assert received_status == status
     assert set(body) == {"error", "code", "request_id"}
     assert body["code"] == code
     assert headers["X-Request-ID"] == body["request_id"]
 
 
-def test_chunked_bodies_are_411_and_large_ones_413_over_the_wire(shared_server: Server) -> None:
+def test_a_real_server_refuses_chunked_bodies_with_411_and_large_bodies_with_413(shared_server: Server) -> None:
     chunked = shared_server.post("/generate", data=iter([b"{}"]), headers={"Content-Type": "application/json"})
     assert (chunked.status_code, chunked.json()["code"]) == (411, "length_required")
     large = shared_server.post("/generate", data=b" " * 2**20, headers={"Content-Type": "application/json"})
@@ -230,18 +231,18 @@ def test_curl_saves_a_playable_file_under_the_servers_name(shared_server: Server
         assert abs(len(audio) - 32_000) < 2 * 1152 if output_format == "mp3" else len(audio) == 32_000
 
 
-def test_many_clients_at_once_each_get_their_own_file(shared_server: Server) -> None:
+def test_concurrent_clients_each_get_their_own_file(shared_server: Server) -> None:
     def fetch(number: int) -> tuple[int, bytes]:
-        answer = shared_server.post("/generate", json=REQUEST | {"duration": 1 + number % 3, "seed": number}).json()
-        assert answer["seed"] == number
-        return number, shared_server.get(answer["audio_url"]).content
+        body = shared_server.post("/generate", json=REQUEST | {"duration": 1 + number % 3, "seed": number}).json()
+        assert body["seed"] == number
+        return number, shared_server.get(body["audio_url"]).content
 
     with ThreadPoolExecutor(12) as pool:
         for number, audio in pool.map(fetch, range(48)):
             assert soundfile.info(io.BytesIO(audio)).frames == 32_000 * (1 + number % 3)
 
 
-def test_logs_of_the_server_and_the_app_have_one_format(tmp_path: Path) -> None:
+def test_gunicorn_and_the_app_log_in_the_same_format(tmp_path: Path) -> None:
     with serve(tmp_path, FAKE, log_format="json") as server:
         server.get("/health", headers={"X-Request-ID": "mine"})
         assert server.terminate() == 0
@@ -252,13 +253,13 @@ def test_logs_of_the_server_and_the_app_have_one_format(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server over the fake engine for tests that leave it as it was."""
+    """A server with the fake engine, for tests that do not change its state."""
     with serve(tmp_path_factory.mktemp("server"), FAKE) as server:
         yield server
 
 
 @pytest.mark.timing
-def test_interrupting_the_server_ends_it_at_once(tmp_path: Path, hold: Path) -> None:
+def test_sigint_stops_the_server_immediately(tmp_path: Path, hold: Path) -> None:
     with serve(tmp_path, FAKE, graceful_timeout_seconds=20) as server, ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, "/generate", json=REQUEST)
         wait_until(lambda: server.num_running() == 1)
@@ -267,7 +268,7 @@ def test_interrupting_the_server_ends_it_at_once(tmp_path: Path, hold: Path) -> 
         server.process.send_signal(2)
         assert server.process.wait(20) == 0
         assert time.monotonic() - started < 10
-        running.exception(10)  # the client is not left waiting, with or without an answer
+        running.exception(10)  # the client does not keep waiting, whether or not it gets a response
 
 
 def test_the_development_server_serves_the_same_routes(tmp_path: Path) -> None:
@@ -278,7 +279,7 @@ def test_the_development_server_serves_the_same_routes(tmp_path: Path) -> None:
     with (tmp_path / "server.log").open("wb") as output:
         process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environ, stdout=output, stderr=output)
     try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 20)
+        wait_until(lambda: responds_ok(f"http://127.0.0.1:{port}/health"), 20)
     finally:
         process.terminate()
         process.wait(20)

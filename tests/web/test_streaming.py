@@ -1,4 +1,4 @@
-"""Audio that is heard while it is made: the encoders alone, the route, and a real server with clients of all kinds."""
+"""Streaming of audio during generation: the encoders, the route, and a real server with clients of all kinds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SAMPLE_RATE = 32_000
 BLOCKED = "support.streamed:app"
 REQUEST = {"prompt": "solo cello", "duration": 1}
 DEMO = {"prompt": "warm analog synth arpeggio", "model_size": "demo", "duration": 3, "seed": 7}
-ENCODER_DELAY = {"m4a": 1024}  # samples that a file's header says to leave out
+ENCODER_DELAY = {"m4a": 1024}  # samples that the header of a file tells decoders to skip
 
 
 def decode(audio: bytes) -> np.ndarray[Any, Any]:
@@ -48,7 +48,7 @@ def decode(audio: bytes) -> np.ndarray[Any, Any]:
 def assert_same_sound(streamed: bytes, file: bytes, output_format: str) -> None:
     stream, whole = decode(streamed), decode(file)
     stream = stream[ENCODER_DELAY.get(output_format, 0) :]
-    if output_format in ("mp3", "m4a"):  # silence at the end, that the decoder may leave out or not
+    if output_format in ("mp3", "m4a"):  # the decoder may drop silence at the end
         assert abs(len(stream) - len(whole)) < 2 * 1152
     else:
         assert len(stream) == len(whole)
@@ -60,7 +60,7 @@ def assert_same_sound(streamed: bytes, file: bytes, output_format: str) -> None:
 
 
 def music(num_channels: int, seconds: float = 3.01) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Noise and tones that come and go, some of it over full scale."""
+    """Return a tone of changing volume with noise [C, T], partly beyond full scale."""
     generator = np.random.default_rng(1)
     length = int(seconds * SAMPLE_RATE)
     envelope = np.repeat(generator.random(length // 800 + 1), 800)[:length]
@@ -81,14 +81,14 @@ def stream(waveform: np.ndarray[Any, Any], output_format: str) -> bytes:
 
 @pytest.mark.parametrize("num_channels", [1, 2])
 @pytest.mark.parametrize("output_format", list(FORMATS))
-def test_a_stream_sounds_as_the_file_does(output_format: str, num_channels: int) -> None:
+def test_a_stream_decodes_to_the_samples_of_the_file(output_format: str, num_channels: int) -> None:
     waveform = music(num_channels)
     file = convert.encode(waveform, SAMPLE_RATE, output_format)
     assert_same_sound(stream(waveform, output_format), file, output_format)
 
 
 @pytest.mark.parametrize("output_format", ["wav", "wav24", "wav32f"])
-def test_the_samples_of_a_wav_stream_are_the_bytes_of_the_file(output_format: str) -> None:
+def test_a_wav_stream_has_the_sample_bytes_of_the_file(output_format: str) -> None:
     waveform = music(2)
     streamed, file = stream(waveform, output_format), convert.encode(waveform, SAMPLE_RATE, output_format)
     start = streamed.index(b"data") + 8
@@ -99,17 +99,17 @@ def test_the_samples_of_a_wav_stream_are_the_bytes_of_the_file(output_format: st
 
 
 @pytest.mark.parametrize("output_format", ["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "opus"])
-def test_a_saved_stream_is_a_file_that_libsndfile_reads(output_format: str) -> None:
+def test_libsndfile_reads_a_saved_stream(output_format: str) -> None:
     waveform = music(2)
     samples, sample_rate = soundfile.read(io.BytesIO(stream(waveform, output_format)))
     assert sample_rate == (FORMATS[output_format].sample_rate or SAMPLE_RATE)
     assert len(samples) == -(-waveform.shape[1] * sample_rate // SAMPLE_RATE)
 
 
-def test_an_mp3_stream_is_made_of_the_files_own_frames() -> None:
+def test_an_mp3_stream_has_the_frames_of_the_file() -> None:
     waveform = music(1)
     streamed, file = stream(waveform, "mp3"), convert.encode(waveform, SAMPLE_RATE, "mp3")
-    begin = streamed.index(b"\xff\xfb", 4)  # after the one that tells the length
+    begin = streamed.index(b"\xff\xfb", 4)  # after the first frame, which contains the length
     assert 150 < begin < 300
     assert file.endswith(streamed[begin:])
 
@@ -128,8 +128,8 @@ def feed_all(encoder: StreamEncoder, block: np.ndarray[Any, Any], times: int) ->
     return b"".join([*[encoder.feed(block) for _ in range(times)], encoder.finish()])
 
 
-def program(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put a shell script in the place of ffmpeg."""
+def replace_ffmpeg(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Replace ffmpeg with a shell script."""
     path = directory / "ffmpeg"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -140,12 +140,12 @@ def program(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
 @pytest.mark.parametrize(
     "script",
     ["exit 1", "echo wrong >&2; head -c 100000 >/dev/null; exit 1", "exec sleep 60", "cat >/dev/null; exit 3"],
-    ids=["ends at once", "ends in the middle", "hangs", "fails at the end"],
+    ids=["exits immediately", "exits in the middle", "hangs", "fails at the end"],
 )
 def test_an_ffmpeg_that_fails_or_hangs_is_a_failed_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
-    program(tmp_path, monkeypatch, script)
+    replace_ffmpeg(tmp_path, monkeypatch, script)
     encoder = open_encoder("mp3", 1, SAMPLE_RATE, 10 * SAMPLE_RATE, 0.5)
     started = time.monotonic()
     with pytest.raises(ConversionFailed):
@@ -157,10 +157,10 @@ def test_an_ffmpeg_that_fails_or_hangs_is_a_failed_conversion(
     assert encoder._process.poll() is not None
 
 
-def test_an_ffmpeg_that_writes_more_than_it_reads_does_not_lock_up(
+def test_an_ffmpeg_that_writes_more_than_it_reads_does_not_deadlock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program(tmp_path, monkeypatch, "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; cat")
+    replace_ffmpeg(tmp_path, monkeypatch, "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; cat")
     waveform = music(1, 10.0)
     encoder = open_encoder("mp3", 1, SAMPLE_RATE, waveform.shape[1], 10)
     encoded = encoder.feed(waveform) + encoder.finish()
@@ -170,7 +170,7 @@ def test_an_ffmpeg_that_writes_more_than_it_reads_does_not_lock_up(
 
 @pytest.mark.parametrize("sample_rate", [8_000, 22_050, 32_000, 44_100, 48_000])
 @pytest.mark.parametrize("length", [640, 33_408, 33_409, 34_560])
-def test_an_mp3_stream_of_any_rate_and_length_sounds_as_the_file_does(sample_rate: int, length: int) -> None:
+def test_an_mp3_stream_of_any_rate_and_length_decodes_to_the_samples_of_the_file(sample_rate: int, length: int) -> None:
     waveform = music(1)[:, :length]
     encoder = open_encoder("mp3", 1, sample_rate, length, 20)
     streamed = encoder.feed(waveform) + encoder.finish()
@@ -179,14 +179,14 @@ def test_an_mp3_stream_of_any_rate_and_length_sounds_as_the_file_does(sample_rat
     stream = decode(streamed)
     if sample_rate >= 32_000:
         np.testing.assert_array_equal(stream, whole)
-    else:  # no MPEG-1: nothing tells the decoder of the delay
+    else:  # not MPEG-1: the stream cannot declare the delay of the encoder
         assert len(stream) > length
 
 
-# --- the route: what can fail fails before the first byte
+# --- the route: errors before the first byte
 
 
-def test_what_can_be_refused_is_refused_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_before_the_first_byte_have_their_own_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = BlockEngine()
     app = fake_app(tmp_path, engine)
     client = app.test_client()
@@ -218,7 +218,7 @@ def test_a_missed_deadline_is_504_before_the_first_byte(tmp_path: Path) -> None:
     assert services_of(app).stream_slots.num_open == 0
 
 
-# --- a real server over the demo model
+# --- a real server with the demo model
 
 
 @pytest.fixture(scope="module")
@@ -229,10 +229,10 @@ def demo_server(demo_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("output_format", ["wav", "mp3", "opus", "ogg", "flac", "m4a"])
-def test_joined_chunks_sound_as_the_file_of_the_same_seed(demo_server: Server, output_format: str) -> None:
+def test_a_stream_matches_the_file_of_the_same_seed(demo_server: Server, output_format: str) -> None:
     fields = DEMO | {"output_format": output_format}
-    answer = demo_server.post("/generate", json=fields).json()
-    file = demo_server.get(answer["audio_url"]).content
+    body = demo_server.post("/generate", json=fields).json()
+    file = demo_server.get(body["audio_url"]).content
     response = demo_server.post("/generate-stream", json=fields, headers={"X-Request-ID": "mine", "Origin": "http://a"})
     assert response.status_code == 200
     assert response.headers["Transfer-Encoding"] == "chunked"
@@ -240,7 +240,7 @@ def test_joined_chunks_sound_as_the_file_of_the_same_seed(demo_server: Server, o
     assert response.headers["X-Request-ID"] == "mine"
     for name in ("seed", "model", "revision", "sample_rate", "duration"):
         header = f"X-Audio-{name.title().replace('_', '-')}"
-        assert response.headers[header] == f"{answer[name]:g}" if name == "duration" else str(answer[name])
+        assert response.headers[header] == f"{body[name]:g}" if name == "duration" else str(body[name])
         assert header in response.headers["Access-Control-Expose-Headers"]
     assert_same_sound(response.content, file, output_format)
     if output_format == "wav":
@@ -248,7 +248,7 @@ def test_joined_chunks_sound_as_the_file_of_the_same_seed(demo_server: Server, o
             assert response.content[44:] == whole.readframes(whole.getnframes())
 
 
-def test_audio_comes_while_it_is_made_and_within_a_second(demo_server: Server) -> None:
+def test_the_first_audio_arrives_before_generation_ends_and_within_a_second(demo_server: Server) -> None:
     firsts, wholes = [], []
     for _ in range(3):
         started = time.monotonic()
@@ -264,7 +264,7 @@ def test_audio_comes_while_it_is_made_and_within_a_second(demo_server: Server) -
     assert min(firsts) < min(wholes) / 2
 
 
-def test_streams_at_the_same_time_each_get_their_own_audio(demo_server: Server) -> None:
+def test_concurrent_streams_each_get_their_own_audio(demo_server: Server) -> None:
     def listen(seed: int) -> bytes:
         return demo_server.post("/generate-stream", json=DEMO | {"seed": seed, "duration": 2}).content
 
@@ -274,24 +274,16 @@ def test_streams_at_the_same_time_each_get_their_own_audio(demo_server: Server) 
     assert len(set(alone)) == 6
 
 
-# --- a real server, and clients of all kinds
-
-
-@pytest.fixture
-def hold(tmp_path: Path) -> Iterator[Path]:
-    file = tmp_path / "hold"
-    file.touch()
-    yield file
-    file.unlink(missing_ok=True)
+# --- a real server with clients that disconnect, stall or fail
 
 
 def children_of(server: Server) -> list[psutil.Process]:
-    """Return the programs that the server's worker has started."""
+    """Return the child processes of the server's worker."""
     (worker,) = psutil.Process(server.process.pid).children()
     return worker.children()
 
 
-def test_an_error_after_the_first_byte_breaks_the_body_off(tmp_path: Path) -> None:
+def test_an_error_after_the_first_byte_aborts_the_body(tmp_path: Path) -> None:
     with serve(tmp_path, BLOCKED) as server:
         with server.post("/generate-stream", json=REQUEST | {"prompt": "fail after 3"}, stream=True) as response:
             assert response.status_code == 200
@@ -305,7 +297,7 @@ def test_an_error_after_the_first_byte_breaks_the_body_off(tmp_path: Path) -> No
 @pytest.mark.timing
 @pytest.mark.parametrize("output_format", ["wav", "mp3"])
 @pytest.mark.parametrize("prompt", ["hold after 0", "hold after 4"])
-def test_a_listener_that_leaves_stops_its_generation_and_its_encoder(
+def test_a_client_that_disconnects_stops_its_generation_and_its_encoder(
     tmp_path: Path, hold: Path, prompt: str, output_format: str
 ) -> None:
     with serve(tmp_path, BLOCKED) as server:
@@ -327,10 +319,10 @@ def test_a_listener_that_leaves_stops_its_generation_and_its_encoder(
         assert time.monotonic() - left < 1.5
 
 
-def test_a_listener_that_does_not_read_holds_nobody_up_and_loses_its_thread(tmp_path: Path) -> None:
+def test_a_client_that_does_not_read_loses_its_thread_and_delays_no_other_request(tmp_path: Path) -> None:
     with serve(tmp_path, BLOCKED, threads=4, socket_timeout_seconds=1) as server:
-        connection = stalled_listener(server)
-        wait_until(lambda: server.num_running() == 0)  # the generation has ended, read or not
+        connection = open_stalled_client(server)
+        wait_until(lambda: server.num_running() == 0)  # the generation ends even if the client does not read
         refused = server.post("/generate-stream", json=REQUEST)
         assert (refused.status_code, refused.json()["code"]) == (503, "too_many_streams")
         assert server.get("/health", timeout=1).status_code == 200
@@ -338,8 +330,8 @@ def test_a_listener_that_does_not_read_holds_nobody_up_and_loses_its_thread(tmp_
         connection.close()
 
 
-def stalled_listener(server: Server) -> socket.socket:
-    """Ask for 8 MB of audio and read nothing."""
+def open_stalled_client(server: Server) -> socket.socket:
+    """Request 8 MB of audio and read only the status line."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", server.port))
@@ -351,12 +343,12 @@ def stalled_listener(server: Server) -> socket.socket:
 
 
 @pytest.mark.timing
-def test_ten_streams_over_the_cap_are_refused_and_health_goes_on(tmp_path: Path, hold: Path) -> None:
+def test_ten_streams_over_the_limit_are_refused_and_health_still_responds(tmp_path: Path, hold: Path) -> None:
     with serve(tmp_path, BLOCKED) as server, ThreadPoolExecutor(26) as pool:
         cap = 16  # a quarter of the threads
         held = REQUEST | {"prompt": "hold after 2"}
-        answers = [pool.submit(server.post, "/generate-stream", json=held, stream=True) for _ in range(cap + 10)]
-        responses = [answer.result(20) for answer in answers]
+        futures = [pool.submit(server.post, "/generate-stream", json=held, stream=True) for _ in range(cap + 10)]
+        responses = [future.result(20) for future in futures]
         refused = [response for response in responses if response.status_code == 503]
         assert len(refused) == 10
         assert {response.json()["code"] for response in refused} == {"too_many_streams"}
@@ -381,9 +373,9 @@ def test_a_stopping_server_lets_streams_finish(tmp_path: Path, hold: Path) -> No
 
 
 @pytest.mark.timing
-def test_a_listener_that_does_not_read_does_not_hold_a_stop(tmp_path: Path) -> None:
+def test_a_client_that_does_not_read_does_not_delay_a_shutdown(tmp_path: Path) -> None:
     with serve(tmp_path, BLOCKED, graceful_timeout_seconds=20) as server:
-        connection = stalled_listener(server)
+        connection = open_stalled_client(server)
         wait_until(lambda: server.num_running() == 0)
         started = time.monotonic()
         assert server.terminate() == 0
@@ -391,7 +383,7 @@ def test_a_listener_that_does_not_read_does_not_hold_a_stop(tmp_path: Path) -> N
         connection.close()
 
 
-def test_nothing_is_left_over_after_many_streams(tmp_path: Path) -> None:
+def test_many_streams_leak_no_files_or_processes(tmp_path: Path) -> None:
     with serve(tmp_path, BLOCKED) as server:
         formats = ["wav", "mp3", "opus", "flac"]
 
@@ -411,5 +403,5 @@ def test_nothing_is_left_over_after_many_streams(tmp_path: Path) -> None:
             list(pool.map(listen, range(16)))
             before = open_files()
             list(pool.map(listen, range(48)))
-        wait_until(lambda: open_files() <= before + 4)  # connections that are kept alive
+        wait_until(lambda: open_files() <= before + 4)  # keep-alive connections
         assert not children_of(server)

@@ -1,4 +1,4 @@
-"""The server-sent events of a task: what they carry, how they resume and end. The engine is a fake of fixed speed."""
+"""The server-sent events of a task: their content, and how streams resume and end. The engine is a fake."""
 
 from __future__ import annotations
 
@@ -23,11 +23,6 @@ OpenClient = Callable[..., FlaskClient]
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
 def open_client(tmp_path: Path, engine: FakeEngine) -> Iterator[OpenClient]:
     apps = []
 
@@ -46,8 +41,8 @@ def client(open_client: OpenClient) -> FlaskClient:
     return open_client()
 
 
-class Stream:
-    """Reads the events of an answer one by one, as an EventSource does."""
+class EventStream:
+    """Reads the events of a response one by one, as an EventSource does."""
 
     def __init__(self, response: TestResponse) -> None:
         assert response.status_code == 200, response.get_data()
@@ -75,12 +70,12 @@ def _text(piece: bytes | str) -> str:
     return piece if isinstance(piece, str) else piece.decode()
 
 
-def follow(client: FlaskClient, task_id: str, last_event_id: int | str | None = None) -> Stream:
+def follow(client: FlaskClient, task_id: str, last_event_id: int | str | None = None) -> EventStream:
     headers = {} if last_event_id is None else {"Last-Event-ID": str(last_event_id)}
-    return Stream(client.get(f"/tasks/{task_id}/events", headers=headers))
+    return EventStream(client.get(f"/tasks/{task_id}/events", headers=headers))
 
 
-def test_events_tell_the_way_to_the_final_state_and_end(client: FlaskClient, engine: FakeEngine) -> None:
+def test_events_report_every_state_up_to_the_final_one(client: FlaskClient, engine: FakeEngine) -> None:
     engine.open_gate.clear()
     task_id = submit(client)
     stream = follow(client, task_id)
@@ -101,7 +96,7 @@ def test_events_tell_the_way_to_the_final_state_and_end(client: FlaskClient, eng
     assert any(data["total"] == 50 for _, data in events if data["status"] == "processing")
 
 
-def test_a_change_of_the_place_in_the_queue_is_told(client: FlaskClient, engine: FakeEngine) -> None:
+def test_a_changed_queue_position_is_an_event(client: FlaskClient, engine: FakeEngine) -> None:
     engine.open_gate.clear()
     running, first, second = (submit(client) for _ in range(3))
     wait_for(client, running, "processing")
@@ -114,7 +109,7 @@ def test_a_change_of_the_place_in_the_queue_is_told(client: FlaskClient, engine:
     stream.response.close()
 
 
-def test_a_client_that_comes_back_goes_on_after_its_last_event(client: FlaskClient, engine: FakeEngine) -> None:
+def test_a_client_that_reconnects_resumes_after_its_last_event(client: FlaskClient, engine: FakeEngine) -> None:
     engine.open_gate.clear()
     task_id = submit(client)
     wait_for(client, task_id, "processing")
@@ -129,7 +124,7 @@ def test_a_client_that_comes_back_goes_on_after_its_last_event(client: FlaskClie
     assert events[-1][1]["state"] == "completed"
 
 
-def test_the_final_state_is_told_late_and_then_there_is_nothing_more(client: FlaskClient) -> None:
+def test_the_final_state_is_sent_to_late_clients_once(client: FlaskClient) -> None:
     task_id = submit(client)
     wait_for(client, task_id)
     ((version, data),) = follow(client, task_id)
@@ -141,21 +136,21 @@ def test_the_final_state_is_told_late_and_then_there_is_nothing_more(client: Fla
     assert (response.status_code, response.get_data()) == (204, b"")
 
 
-def test_failed_and_canceled_end_a_stream_too(client: FlaskClient, engine: FakeEngine) -> None:
+def test_failed_and_canceled_tasks_end_a_stream_too(client: FlaskClient, engine: FakeEngine) -> None:
     engine.open_gate.clear()
     task_id = submit(client)
     stream = follow(client, task_id)
     next(stream)
     client.delete(f"/tasks/{task_id}")
     assert [data["state"] for _, data in stream][-1] == "canceled"
-    engine.failure = GenerationFailed("The model makes no such sound.")
+    engine.failure = GenerationFailed("The model cannot generate this sound.")
     engine.open_gate.set()
     *_, (_, data) = follow(client, submit(client))
     assert (data["state"], data["code"]) == ("failed", "generation_failed")
 
 
 @pytest.mark.timing
-def test_silence_is_filled_with_comments(open_client: OpenClient, engine: FakeEngine) -> None:
+def test_comments_are_sent_when_there_are_no_events(open_client: OpenClient, engine: FakeEngine) -> None:
     client = open_client(event_heartbeat_seconds=0.1)
     engine.open_gate.clear()
     task_id = submit(client)
@@ -168,9 +163,7 @@ def test_silence_is_filled_with_comments(open_client: OpenClient, engine: FakeEn
     stream.response.close()
 
 
-def test_over_the_cap_the_answer_is_503_and_a_closed_stream_makes_room(
-    open_client: OpenClient, engine: FakeEngine
-) -> None:
+def test_over_the_limit_a_stream_is_503_until_another_closes(open_client: OpenClient, engine: FakeEngine) -> None:
     client = open_client(max_streams=2)
     engine.open_gate.clear()
     task_id = submit(client)
@@ -214,7 +207,7 @@ def test_an_expired_task_ends_its_stream(client: FlaskClient, engine: FakeEngine
 
 
 @pytest.mark.timing
-def test_streams_do_not_hold_up_health_and_end_when_their_clients_leave(tmp_path: Path) -> None:
+def test_streams_do_not_delay_health_and_end_when_their_clients_disconnect(tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
     with serve(tmp_path, "support.served:app", threads=8) as server:
         task_id = server.post("/generate-async", json=REQUEST).json()["task_id"]

@@ -1,6 +1,6 @@
-"""Every row of the contract for tasks, worked by the server itself and by a Celery worker.
+"""The HTTP contract for tasks, with tasks run by the server itself and by a Celery worker.
 
-The engine below is a fake of fixed speed; at the end, a real model.
+The engine is a fake, except in the last test.
 """
 
 from __future__ import annotations
@@ -28,17 +28,12 @@ from audiocraft_api.services import Services
 from audiocraft_api.web.services import services_of
 from support.celery_workplace import CeleryWorkplace
 from support.fakes import FakeEngine
-from support.http import assert_error, fake_app
+from support.http import assert_error, fake_app, melody_file
 from support.served import wait_until
 from support.tasks import REQUEST, get_task, submit, wait_for
 
 UNKNOWN_IDS = ["00000000-0000-4000-8000-000000000000", "nothing", "a" * 5000, "%00", "%ff", "0", "' OR 1=1--"]
-EVERY_TASK = {"task_id", "state", "status", "model", "seed", "attempts", "created_at", "started_at", "finished_at"}
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
+COMMON_FIELDS = {"task_id", "state", "status", "model", "seed", "attempts", "created_at", "started_at", "finished_at"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +44,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CeleryWorkpl
 
 @pytest.fixture(params=["embedded", "celery"])
 def backend(request: pytest.FixtureRequest, engine: FakeEngine) -> dict[str, Any]:
-    """The settings that say who works the tasks."""
+    """The settings that select where tasks run."""
     if request.param == "embedded":
         return {}
     workplace: CeleryWorkplace = request.getfixturevalue("workplace")
@@ -58,7 +53,7 @@ def backend(request: pytest.FixtureRequest, engine: FakeEngine) -> dict[str, Any
 
 @pytest.fixture
 def open_client(tmp_path: Path, engine: FakeEngine, backend: dict[str, Any]) -> Iterator[Callable[..., FlaskClient]]:
-    """Opens clients of apps over the same files, which are closed at the end."""
+    """Return a function that opens a client of a new app on the same files; close the apps at the end."""
     opened: list[Services] = []
 
     def open_client(**settings: Any) -> FlaskClient:
@@ -77,19 +72,12 @@ def client(open_client: Callable[..., FlaskClient]) -> FlaskClient:
     return open_client()
 
 
-def run(client: FlaskClient, **fields: Any) -> dict[str, Any]:
+def run_task(client: FlaskClient, **fields: Any) -> dict[str, Any]:
     return wait_for(client, submit(client, **fields))
 
 
-def tune() -> io.BytesIO:
-    file = io.BytesIO()
-    soundfile.write(file, [0.1, -0.1] * 8000, 16_000, format="WAV")
-    file.seek(0)
-    return file
-
-
-class TestFoundingClients:
-    def test_submit_answers_202_with_the_task_and_its_place(self, client: FlaskClient) -> None:
+class TestSubmitAndPoll:
+    def test_submitting_responds_202_with_the_task_and_its_location(self, client: FlaskClient) -> None:
         response = client.post("/generate-async", json=REQUEST | {"seed": 7})
         assert response.status_code == 202
         body = response.json
@@ -98,7 +86,7 @@ class TestFoundingClients:
         assert client.get(response.headers["Location"]).status_code == 200
         assert body["request_id"] == response.headers["X-Request-ID"]
 
-    def test_polling_goes_from_processing_to_completed_with_the_file(
+    def test_polling_shows_processing_and_then_completed_with_the_file(
         self, client: FlaskClient, engine: FakeEngine
     ) -> None:
         engine.open_gate.clear()
@@ -113,7 +101,7 @@ class TestFoundingClients:
         )
         engine.open_gate.set()
         done = wait_for(client, task_id)
-        assert set(done) == EVERY_TASK | {"result", "audio_url"}
+        assert set(done) == COMMON_FIELDS | {"result", "audio_url"}
         assert (done["status"], done["attempts"]) == ("completed", 1)
         result = done["result"]
         assert (result["success"], result["format"], result["sample_rate"]) == (True, "mp3", 32_000)
@@ -122,20 +110,20 @@ class TestFoundingClients:
         times = [datetime.fromisoformat(done[name]) for name in ("created_at", "started_at", "finished_at")]
         assert times == sorted(times)
 
-    def test_a_failed_task_says_why(self, client: FlaskClient, engine: FakeEngine) -> None:
-        engine.failure = AudioCraftError("The model makes no such sound.")
-        failed = run(client)
-        assert set(failed) == EVERY_TASK | {"error", "code"}
-        assert (failed["status"], failed["error"]) == ("failed", "The model makes no such sound.")
+    def test_a_failed_task_has_its_error(self, client: FlaskClient, engine: FakeEngine) -> None:
+        engine.failure = AudioCraftError("The model cannot generate this sound.")
+        failed = run_task(client)
+        assert set(failed) == COMMON_FIELDS | {"error", "code"}
+        assert (failed["status"], failed["error"]) == ("failed", "The model cannot generate this sound.")
         assert failed["code"] == "internal_error"
 
-    def test_defaults_are_those_of_the_synchronous_route(self, client: FlaskClient, engine: FakeEngine) -> None:
+    def test_defaults_match_the_synchronous_route(self, client: FlaskClient, engine: FakeEngine) -> None:
         wait_for(client, str(client.post("/generate-async", json={"prompt": "solo cello"}).json["task_id"]))
         assert client.post("/generate", json={"prompt": "solo cello"}).status_code == 200
         of_task, of_call = (vars(request.params) | {"seed": 0} for request in engine.submitted)
         assert of_task == of_call
 
-    def test_every_wrong_field_is_refused_by_name(self, client: FlaskClient, engine: FakeEngine) -> None:
+    def test_errors_name_the_invalid_field(self, client: FlaskClient, engine: FakeEngine) -> None:
         for field, value in [("return_type", "url"), ("duration", 31), ("top_k", "1"), ("prompt", " "), ("x", 1)]:
             response = client.post("/generate-async", json=REQUEST | {field: value})
             assert_error(response, 400, "invalid_request", field)
@@ -143,7 +131,7 @@ class TestFoundingClients:
         assert client.get("/tasks").json["tasks"] == []
 
     @pytest.mark.parametrize("task_id", UNKNOWN_IDS)
-    def test_an_unknown_id_is_404_always(self, client: FlaskClient, task_id: str) -> None:
+    def test_an_unknown_id_is_404_on_every_route(self, client: FlaskClient, task_id: str) -> None:
         for response in (
             client.get(f"/tasks/{task_id}"),
             client.delete(f"/tasks/{task_id}"),
@@ -151,8 +139,8 @@ class TestFoundingClients:
         ):
             assert_error(response, 404, "not_found")
 
-    def test_a_melody_is_kept_with_its_task(self, client: FlaskClient, engine: FakeEngine) -> None:
-        form = {"prompt": "solo cello", "duration": "1", "melody": (tune(), "tune.wav")}
+    def test_a_melody_is_stored_with_its_task(self, client: FlaskClient, engine: FakeEngine) -> None:
+        form = {"prompt": "solo cello", "duration": "1", "melody": (melody_file(), "melody.wav")}
         response = client.post("/generate-with-melody-async", data=form)
         assert response.status_code == 202
         assert wait_for(client, response.json["task_id"])["model"] == "melody"
@@ -160,15 +148,15 @@ class TestFoundingClients:
         assert melody is not None
         assert melody.waveform.shape == (1, 16_000)
 
-    def test_without_a_melody_file_the_answer_is_the_founding_sentence(self, client: FlaskClient) -> None:
+    def test_a_missing_melody_file_gets_the_sentence_of_the_contract(self, client: FlaskClient) -> None:
         response = client.post("/generate-with-melody-async", data={"prompt": "solo cello"})
         body = assert_error(response, 400, "invalid_request", "melody")
         assert body["error"] == "No melody file provided"
 
 
 class TestQueue:
-    def test_queued_tasks_read_processing_and_know_their_place(self, client: FlaskClient, engine: FakeEngine) -> None:
-        run(client)  # so that there is a measured speed
+    def test_queued_tasks_are_processing_and_have_a_position(self, client: FlaskClient, engine: FakeEngine) -> None:
+        run_task(client)  # measures the speed, from which the ETA is estimated
         engine.open_gate.clear()
         task_ids = [submit(client) for _ in range(4)]
         for task_id in task_ids[:2]:
@@ -183,7 +171,7 @@ class TestQueue:
         assert {wait_for(client, task_id)["status"] for task_id in task_ids} == {"completed"}
         wait_until(lambda: client.get("/health").json["queue"] == {"waiting": 0, "running": 0})
 
-    def test_over_the_limit_the_answer_is_503_within_100_ms(
+    def test_over_the_limit_submitting_is_503_within_100_ms(
         self, open_client: Callable[..., FlaskClient], engine: FakeEngine
     ) -> None:
         client = open_client(max_queued_tasks=3)
@@ -201,16 +189,16 @@ class TestQueue:
             assert_error(response, 503, "queue_full")
             assert int(response.headers["Retry-After"]) >= 1
         assert len(client.get("/tasks").json["tasks"]) == 5
-        assert sorted(times)[-2] < 0.1  # one of twenty may meet a busy machine
+        assert sorted(times)[-2] < 0.1  # one of twenty may hit a busy machine
 
-    def test_a_new_process_works_what_was_left_without_being_asked(
+    def test_a_new_process_resumes_the_remaining_tasks(
         self, open_client: Callable[..., FlaskClient], engine: FakeEngine
     ) -> None:
         engine.open_gate.clear()
         client = open_client()
         task_ids = [submit(client) for _ in range(4)]
         wait_for(client, task_ids[0], "processing")
-        services_of(client.application).tasks.close()  # gives back what runs
+        services_of(client.application).tasks.close()  # returns running tasks to the queue
         client = open_client()
         engine.open_gate.set()
         services_of(client.application).start()
@@ -220,7 +208,7 @@ class TestQueue:
 
     @pytest.mark.parametrize("backend", ["embedded"], indirect=True)
     def test_health_and_ready_do_not_wait_for_a_locked_store(self, client: FlaskClient) -> None:
-        run(client)
+        run_task(client)
         store = services_of(client.application).tasks._store  # type: ignore[attr-defined]
         with store._file.write(), store._file.read():
             started = time.monotonic()
@@ -230,14 +218,14 @@ class TestQueue:
 
 
 class TestCancel:
-    def test_a_queued_task_is_canceled_at_once(self, client: FlaskClient, engine: FakeEngine) -> None:
+    def test_a_queued_task_is_canceled_immediately(self, client: FlaskClient, engine: FakeEngine) -> None:
         engine.open_gate.clear()
         task_ids = [submit(client) for _ in range(3)]
         wait_for(client, task_ids[1], "processing")
         for _ in range(2):
             response = client.delete(f"/tasks/{task_ids[2]}")
             assert (response.status_code, response.json["status"]) == (200, "canceled")
-        assert set(response.json) == EVERY_TASK
+        assert set(response.json) == COMMON_FIELDS
         engine.open_gate.set()
         for task_id in task_ids[:2]:
             wait_for(client, task_id)
@@ -249,14 +237,14 @@ class TestCancel:
         wait_until(lambda: bool(engine.submitted))
         for _ in range(2):
             response = client.delete(f"/tasks/{task_id}")
-            assert response.status_code in (200, 202)  # the second time it may have ended
+            assert response.status_code in (200, 202)  # by the second call the task may have ended
         started = time.monotonic()
         assert wait_for(client, task_id)["status"] == "canceled"
         assert time.monotonic() - started < 1
         wait_until(lambda: engine.submitted[0].has_ended)
 
     @pytest.mark.parametrize("failure", [None, AudioCraftError("No.")])
-    def test_a_finished_task_stays_as_it_is(
+    def test_canceling_a_finished_task_changes_nothing(
         self, client: FlaskClient, engine: FakeEngine, failure: AudioCraftError | None
     ) -> None:
         engine.failure = failure
@@ -269,7 +257,7 @@ class TestCancel:
 
 
 class TestList:
-    def test_pages_go_from_the_newest_to_the_oldest_task(self, client: FlaskClient) -> None:
+    def test_pages_list_tasks_from_newest_to_oldest(self, client: FlaskClient) -> None:
         task_ids = [submit(client) for _ in range(5)]
         seen, cursor, num_pages = [], None, 0
         while cursor or not num_pages:
@@ -278,12 +266,12 @@ class TestList:
             seen += [task["task_id"] for task in page["tasks"]]
             cursor, num_pages = page["next_cursor"], num_pages + 1
             if num_pages == 1:
-                submit(client)  # newer than the list: it moves nothing
+                submit(client)  # a newer task must not shift the following pages
         assert seen == task_ids[::-1]
         assert num_pages == 3
 
-    def test_a_list_shows_tasks_as_they_are_shown_alone(self, client: FlaskClient) -> None:
-        done = run(client)
+    def test_a_list_shows_tasks_as_the_task_route_does(self, client: FlaskClient) -> None:
+        done = run_task(client)
         assert client.get("/tasks").json == {"tasks": [done], "next_cursor": None}
 
     @pytest.mark.parametrize(
@@ -298,13 +286,13 @@ class TestList:
             ("limit=1&limit=2", "limit"),
         ],
     )
-    def test_a_wrong_query_is_refused_by_name(self, client: FlaskClient, query: str, field: str) -> None:
+    def test_errors_name_the_invalid_query_parameter(self, client: FlaskClient, query: str, field: str) -> None:
         assert_error(client.get(f"/tasks?{query}"), 400, "invalid_request", field)
 
 
 class TestAudioGone:
     def test_a_completed_task_without_its_file_is_410(self, client: FlaskClient) -> None:
-        done = run(client)
+        done = run_task(client)
         services_of(client.application).store.delete(done["result"]["filename"])
         assert_error(client.get(f"/tasks/{done['task_id']}"), 410, "audio_gone")
         assert_error(client.get(f"/tasks/{done['task_id']}/events"), 410, "audio_gone")
@@ -313,7 +301,7 @@ class TestAudioGone:
 
 
 class TestIdempotencyKey:
-    def test_the_same_key_and_request_are_the_same_task_even_when_it_is_done(
+    def test_the_same_key_and_request_return_the_same_task_even_when_it_is_done(
         self, client: FlaskClient, engine: FakeEngine
     ) -> None:
         key = {"Idempotency-Key": "mine"}
@@ -333,16 +321,16 @@ class TestIdempotencyKey:
 
     def test_melodies_count_as_part_of_the_request(self, client: FlaskClient) -> None:
         def send(**fields: Any) -> Any:
-            form = {"prompt": "solo cello", "duration": "1", "melody": (tune(), "tune.wav")} | fields
+            form = {"prompt": "solo cello", "duration": "1", "melody": (melody_file(), "melody.wav")} | fields
             return client.post("/generate-with-melody-async", data=form, headers={"Idempotency-Key": "mine"})
 
         assert send().json["task_id"] == send().json["task_id"]
         louder = io.BytesIO()
         soundfile.write(louder, [0.2, -0.2] * 8000, 16_000, format="WAV")
         louder.seek(0)
-        assert_error(send(melody=(louder, "tune.wav")), 422, "idempotency_conflict")
+        assert_error(send(melody=(louder, "melody.wav")), 422, "idempotency_conflict")
 
-    def test_a_hundred_parallel_posts_make_one_task(self, client: FlaskClient, engine: FakeEngine) -> None:
+    def test_a_hundred_concurrent_posts_create_one_task(self, client: FlaskClient, engine: FakeEngine) -> None:
         app = client.application
 
         def send(_: int) -> str:
@@ -355,7 +343,7 @@ class TestIdempotencyKey:
         assert len(engine.submitted) == 1
 
     @pytest.mark.parametrize("key", ["", "a b", "a" * 256, "ü"])
-    def test_a_key_that_cannot_be_kept_is_refused(self, client: FlaskClient, key: str) -> None:
+    def test_an_invalid_key_is_refused(self, client: FlaskClient, key: str) -> None:
         response = client.post("/generate-async", json=REQUEST, headers={"Idempotency-Key": key})
         assert_error(response, 400, "invalid_request", "Idempotency-Key")
 
@@ -365,7 +353,7 @@ class TestPrefer:
         return client.post("/generate", json=REQUEST | fields, headers={"Prefer": value})
 
     @pytest.mark.parametrize("value", ["respond-async", "Respond-Async; x=1", "handling=lenient, respond-async"])
-    def test_a_client_may_ask_for_a_task_at_once(self, client: FlaskClient, engine: FakeEngine, value: str) -> None:
+    def test_respond_async_returns_a_task(self, client: FlaskClient, engine: FakeEngine, value: str) -> None:
         engine.open_gate.clear()
         response = self.prefer(client, value)
         assert (response.status_code, response.json["status"]) == (202, "processing")
@@ -375,7 +363,7 @@ class TestPrefer:
         assert client.get(response.headers["Location"]).json["status"] == "completed"
 
     @pytest.mark.parametrize("value", ["wait=30", 'wait="30"', "respond-async, wait=30, wait=0"])
-    def test_within_the_wait_the_answer_is_that_of_the_synchronous_route(self, client: FlaskClient, value: str) -> None:
+    def test_within_the_wait_the_response_is_synchronous(self, client: FlaskClient, value: str) -> None:
         response = self.prefer(client, value, seed=3)
         assert response.status_code == 200
         plain = client.post("/generate", json=REQUEST | {"seed": 3}).json
@@ -385,11 +373,11 @@ class TestPrefer:
         assert "wait=30" in response.headers["Preference-Applied"]
         assert client.get(response.json["audio_url"], buffered=True).status_code == 200
 
-    def test_base64_is_answered_too(self, client: FlaskClient) -> None:
+    def test_base64_works_too(self, client: FlaskClient) -> None:
         audio = base64.b64decode(self.prefer(client, "wait=30", return_type="base64").json["audio"])
         assert soundfile.info(io.BytesIO(audio)).frames == 32_000
 
-    def test_after_the_wait_the_answer_is_the_task_and_the_work_goes_on(
+    def test_after_the_wait_the_response_is_the_task_and_the_generation_continues(
         self, client: FlaskClient, engine: FakeEngine
     ) -> None:
         engine.open_gate.clear()
@@ -400,7 +388,7 @@ class TestPrefer:
         engine.open_gate.set()
         assert wait_for(client, response.json["task_id"])["status"] == "completed"
 
-    def test_an_outage_in_the_wait_is_answered_with_the_task(
+    def test_a_store_outage_during_the_wait_returns_the_task(
         self, client: FlaskClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         engine.open_gate.clear()
@@ -415,30 +403,30 @@ class TestPrefer:
         engine.open_gate.set()
         assert client.get(f"/tasks/{response.json['task_id']}").status_code == 200
 
-    def test_audio_that_cannot_be_deleted_after_it_was_sent_is_sent_all_the_same(
+    def test_audio_is_sent_even_if_it_cannot_be_deleted_afterward(
         self, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(_filename: str) -> None:
-            raise StorageUnavailable("The audio store deletes nothing now.")
+            raise StorageUnavailable("The audio store cannot delete files now.")
 
         monkeypatch.setattr(services_of(client.application).store, "delete", fail)
         assert client.post("/generate", json=REQUEST | {"return_type": "base64"}).status_code == 200
 
-    def test_an_error_is_that_of_the_synchronous_route(self, client: FlaskClient, engine: FakeEngine) -> None:
-        engine.failure = ModelUnavailable("The model cannot be had.", retry_after_seconds=0.1)
+    def test_errors_match_the_synchronous_route(self, client: FlaskClient, engine: FakeEngine) -> None:
+        engine.failure = ModelUnavailable("The model cannot be loaded.", retry_after_seconds=0.1)
         response = self.prefer(client, "wait=30")
         assert_error(response, 503, "model_unavailable")
         assert "Retry-After" in response.headers
 
     @pytest.mark.parametrize("value", ["wait", "wait=-1", "wait=soon", "wait=1.5", "return=minimal", ","])
-    def test_what_is_malformed_or_unknown_is_ignored(self, client: FlaskClient, value: str) -> None:
+    def test_malformed_and_unknown_preferences_are_ignored(self, client: FlaskClient, value: str) -> None:
         response = self.prefer(client, value)
         assert response.status_code == 200
         assert "Preference-Applied" not in response.headers
         assert client.get("/tasks").json["tasks"] == []
 
     def test_melody_requests_may_prefer_too(self, client: FlaskClient) -> None:
-        form = {"prompt": "solo cello", "duration": "1", "melody": (tune(), "tune.wav")}
+        form = {"prompt": "solo cello", "duration": "1", "melody": (melody_file(), "melody.wav")}
         response = client.post("/generate-with-melody", data=form, headers={"Prefer": "respond-async"})
         assert response.status_code == 202
         assert wait_for(client, response.json["task_id"])["model"] == "melody"
@@ -449,14 +437,14 @@ class TestPrefer:
         assert first["audio_url"] == second["audio_url"]
 
 
-def test_every_kept_code_becomes_its_error_again() -> None:
+def test_every_stored_code_is_restored_to_its_error() -> None:
     assert type(error_of("model_unavailable", "a")) is ModelUnavailable
     unknown = error_of("task_interrupted", "a")
     assert (unknown.code, unknown.status, unknown.message) == ("task_interrupted", 500, "a")
 
 
 class BadEngine(FakeEngine):
-    """Makes audio of NaN."""
+    """Generates audio of NaN."""
 
     def submit(self, params: GenerationParams, **options: Any) -> Any:
         request = super().submit(params, **options)
@@ -479,7 +467,7 @@ def test_audio_of_nan_fails_the_task(tmp_path: Path) -> None:
     assert not list((tmp_path / "audio").glob("*.wav"))
 
 
-def test_a_real_model_makes_the_same_audio_by_every_door(tmp_path: Path, demo_checkpoints: Path) -> None:
+def test_a_real_model_generates_the_same_audio_on_every_endpoint(tmp_path: Path, demo_checkpoints: Path) -> None:
     config = Config(
         audio_dir=tmp_path / "audio",
         task_db=tmp_path / "tasks.sqlite3",
@@ -493,7 +481,7 @@ def test_a_real_model_makes_the_same_audio_by_every_door(tmp_path: Path, demo_ch
     client = app.test_client()
     fields = {"model_size": "demo", "duration": 2, "seed": 7}
     task_id = submit(client, **fields)
-    melody = {"prompt": "solo cello", "model_size": "demo", "duration": "1", "melody": (tune(), "tune.wav")}
+    melody = {"prompt": "solo cello", "model_size": "demo", "duration": "1", "melody": (melody_file(), "melody.wav")}
     melody_id = client.post("/generate-with-melody-async", data=melody).json["task_id"]
     plain = client.post("/generate", json=REQUEST | fields).json
     waited = client.post("/generate", json=REQUEST | fields, headers={"Prefer": "wait=60"}).json

@@ -1,4 +1,4 @@
-"""Music over a WebSocket: what is said, who may speak, and that every way to leave frees what was held."""
+"""Streaming over a WebSocket: messages, errors, origins, and the release of resources however a connection ends."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from support.streamed import BlockEngine
 BLOCKED = "support.streamed:app"
 REQUEST = {"prompt": "solo cello", "duration": 1}
 DEMO = {"prompt": "warm analog synth arpeggio", "model_size": "demo", "duration": 2, "seed": 7}
-WHOLE = 44 + 4 * 32_000  # bytes of one second in stereo
-SECONDS = 20.0
+NUM_BYTES = 44 + 4 * 32_000  # bytes of one second in stereo
+TIMEOUT_SECONDS = 20.0
 
 
-class Conversation:
+class StreamClient:
     """A client of `/ws/generate`."""
 
     def __init__(self, port: int, request: Any = None) -> None:
@@ -37,27 +37,27 @@ class Conversation:
         self.messages: list[dict[str, Any]] = []
         self.audio = b""
         if request is not None:
-            self.say(request)
+            self.send(request)
 
-    def say(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         self.ws.send(message if isinstance(message, str | bytes) else json.dumps(message))
 
-    def hear(self) -> None:
-        """Take the next message."""
-        message = self.ws.receive(timeout=SECONDS)
-        assert message is not None, "nothing came"
+    def receive(self) -> None:
+        """Receive the next message and store it."""
+        message = self.ws.receive(timeout=TIMEOUT_SECONDS)
+        assert message is not None, "no message was received"
         if isinstance(message, bytes):
             self.audio += message
         else:
             self.messages.append(json.loads(message))
 
-    def hear_all(self) -> dict[str, Any]:
-        """Listen until the server closes; return the last message."""
+    def receive_all(self) -> dict[str, Any]:
+        """Receive until the server closes the connection; return the last message."""
         try:
             while True:
-                self.hear()
+                self.receive()
         except ConnectionClosed:
-            self.ws.thread.join(SECONDS)
+            self.ws.thread.join(TIMEOUT_SECONDS)
             return self.messages[-1]
 
     @property
@@ -65,31 +65,23 @@ class Conversation:
         return int(self.ws.close_reason)
 
 
-@pytest.fixture
-def hold(tmp_path: Path) -> Iterator[Path]:
-    file = tmp_path / "hold"
-    file.touch()
-    yield file
-    file.unlink(missing_ok=True)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for tests that leave it as it was."""
+    """A server for tests that do not change its state."""
     with serve(tmp_path_factory.mktemp("server"), BLOCKED) as running:
         yield running
 
 
-def test_progress_and_audio_come_and_the_samples_are_those_of_the_file(demo_checkpoints: Path, tmp_path: Path) -> None:
+def test_progress_and_audio_are_sent_and_the_samples_match_the_file(demo_checkpoints: Path, tmp_path: Path) -> None:
     with serve(tmp_path, checkpoints_dir=demo_checkpoints, offline=True) as server:
-        answer = server.post("/generate", json=DEMO).json()
-        with wave.open(io.BytesIO(server.get(answer["audio_url"]).content)) as file:
+        body = server.post("/generate", json=DEMO).json()
+        with wave.open(io.BytesIO(server.get(body["audio_url"]).content)) as file:
             samples = file.readframes(file.getnframes())
-        conversation = Conversation(server.port, DEMO)
-        done = conversation.hear_all()
-        assert conversation.close_code == 1000
-        assert conversation.audio[44:] == samples
-        accepted, *steps = conversation.messages[:-1]
+        client = StreamClient(server.port, DEMO)
+        done = client.receive_all()
+        assert client.close_code == 1000
+        assert client.audio[44:] == samples
+        accepted, *steps = client.messages[:-1]
         assert accepted["type"] == "accepted"
         assert (accepted["seed"], accepted["format"], accepted["media_type"]) == (7, "wav", "audio/wav")
         assert {step["type"] for step in steps} == {"progress"}
@@ -99,13 +91,13 @@ def test_progress_and_audio_come_and_the_samples_are_those_of_the_file(demo_chec
         assert currents[-1] == 100
         assert done["type"] == "done"
         same = ("duration", "sample_rate", "seed", "model", "revision", "format")
-        assert {name: done[name] for name in same} == {name: answer[name] for name in same}
+        assert {name: done[name] for name in same} == {name: body[name] for name in same}
 
 
-def test_an_encoded_stream_comes_whole(server: Server) -> None:
-    conversation = Conversation(server.port, REQUEST | {"output_format": "mp3"})
-    assert conversation.hear_all()["type"] == "done"
-    assert conversation.audio == server.post("/generate-stream", json=REQUEST | {"output_format": "mp3"}).content
+def test_an_encoded_stream_is_complete(server: Server) -> None:
+    client = StreamClient(server.port, REQUEST | {"output_format": "mp3"})
+    assert client.receive_all()["type"] == "done"
+    assert client.audio == server.post("/generate-stream", json=REQUEST | {"output_format": "mp3"}).content
 
 
 @pytest.mark.parametrize(
@@ -122,58 +114,58 @@ def test_an_encoded_stream_comes_whole(server: Server) -> None:
     ],
     ids=["range", "missing", "unknown field", "unknown model", "array", "no JSON", "binary", "nested"],
 )
-def test_a_wrong_request_is_told_so_and_closed(server: Server, sent: Any, fields: list[str]) -> None:
-    conversation = Conversation(server.port, sent)
-    error = conversation.hear_all()
-    assert (error["type"], error["code"], conversation.close_code) == ("error", "invalid_request", 1008)
+def test_an_invalid_request_gets_an_error_and_is_closed(server: Server, sent: Any, fields: list[str]) -> None:
+    client = StreamClient(server.port, sent)
+    error = client.receive_all()
+    assert (error["type"], error["code"], client.close_code) == ("error", "invalid_request", 1008)
     assert error["error"]
     assert error["request_id"]
     assert list(error.get("errors", {})) == fields
 
 
-def test_a_message_over_the_limit_is_not_taken(server: Server) -> None:
-    conversation = Conversation(server.port)
-    conversation.say(" " * 300_000)
+def test_a_message_over_the_size_limit_closes_the_connection(server: Server) -> None:
+    client = StreamClient(server.port)
+    client.send(" " * 300_000)
     with pytest.raises(ConnectionClosed):
-        conversation.ws.receive(timeout=SECONDS)
+        client.ws.receive(timeout=TIMEOUT_SECONDS)
     wait_until(lambda: server.num_running() == 0)
 
 
-def test_a_failure_in_the_middle_is_told(server: Server) -> None:
-    conversation = Conversation(server.port, REQUEST | {"prompt": "fail after 3"})
-    error = conversation.hear_all()
-    assert (error["type"], error["code"], conversation.close_code) == ("error", "generation_failed", 1011)
-    assert 44 < len(conversation.audio) < WHOLE
+def test_a_failure_during_the_stream_is_an_error_message(server: Server) -> None:
+    client = StreamClient(server.port, REQUEST | {"prompt": "fail after 3"})
+    error = client.receive_all()
+    assert (error["type"], error["code"], client.close_code) == ("error", "generation_failed", 1011)
+    assert 44 < len(client.audio) < NUM_BYTES
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("way", ["a message", "a close", "no goodbye", "another message"])
+@pytest.mark.parametrize("way", ["cancel message", "close", "shutdown", "unknown message"])
 @pytest.mark.parametrize("moment", ["hold after 0", "hold after 4"])
-def test_every_way_to_leave_stops_the_generation(tmp_path: Path, hold: Path, way: str, moment: str) -> None:
+def test_every_way_to_disconnect_stops_the_generation(tmp_path: Path, hold: Path, way: str, moment: str) -> None:
     with serve(tmp_path, BLOCKED, threads=4) as server:
-        conversation = Conversation(server.port, REQUEST | {"prompt": moment})
-        conversation.hear()
+        client = StreamClient(server.port, REQUEST | {"prompt": moment})
+        client.receive()
         wait_until(lambda: server.num_running() == 1)
         left = time.monotonic()
-        if way == "a close":
-            conversation.ws.close()
-        elif way == "no goodbye":
-            conversation.ws.sock.shutdown(socket.SHUT_RDWR)
+        if way == "close":
+            client.ws.close()
+        elif way == "shutdown":
+            client.ws.sock.shutdown(socket.SHUT_RDWR)
         else:
-            conversation.say({"type": "cancel"} if way == "a message" else {"type": "louder"})
-            error = conversation.hear_all()
-            assert error["code"] == ("canceled" if way == "a message" else "invalid_request")
-            assert conversation.close_code == (1000 if way == "a message" else 1008)
+            client.send({"type": "cancel"} if way == "cancel message" else {"type": "louder"})
+            error = client.receive_all()
+            assert error["code"] == ("canceled" if way == "cancel message" else "invalid_request")
+            assert client.close_code == (1000 if way == "cancel message" else 1008)
         wait_until(lambda: server.num_running() == 0)
         assert time.monotonic() - left < 1.5
         assert hold.exists()
-        wait_until(lambda: server.post("/generate-stream", json=REQUEST).status_code == 200)  # the one place is free
+        wait_until(lambda: server.post("/generate-stream", json=REQUEST).status_code == 200)  # the slot is free
         assert "Traceback" not in server.log
 
 
-def test_a_listener_that_does_not_read_loses_its_place(tmp_path: Path) -> None:
+def test_a_client_that_does_not_read_loses_its_slot(tmp_path: Path) -> None:
     with serve(tmp_path, BLOCKED, threads=4, socket_timeout_seconds=1) as server:
-        connection = shake_hands(server, receive_buffer=4096)
+        connection = open_websocket(server, receive_buffer=4096)
         text = json.dumps(REQUEST | {"duration": 30, "output_format": "wav32f"}).encode()
         connection.sendall(bytes([0x81, 0x80 | len(text)]) + bytes(4) + text)  # masked with zeros
         wait_until(lambda: server.num_running() == 1)
@@ -184,11 +176,11 @@ def test_a_listener_that_does_not_read_loses_its_place(tmp_path: Path) -> None:
 
 def test_a_silent_client_is_closed(tmp_path: Path) -> None:
     with serve(tmp_path, BLOCKED, socket_timeout_seconds=1) as server:
-        conversation = Conversation(server.port)
-        assert conversation.hear_all()["error"].startswith("No request was received")
-        # One that does not even answer pings, while its audio is waited for.
+        client = StreamClient(server.port)
+        assert client.receive_all()["error"].startswith("No request was received")
+        # A raw socket, which does not respond to pings during the generation.
         (tmp_path / "hold").touch()
-        connection = shake_hands(server)
+        connection = open_websocket(server)
         text = json.dumps(REQUEST | {"prompt": "hold after 0"}).encode()
         connection.sendall(bytes([0x81, 0x80 | len(text)]) + bytes(4) + text)
         wait_until(lambda: server.num_running() == 1)
@@ -197,10 +189,10 @@ def test_a_silent_client_is_closed(tmp_path: Path) -> None:
         (tmp_path / "hold").unlink()
 
 
-def shake_hands(server: Server, receive_buffer: int = 0, **headers: str) -> socket.socket:
-    """Open a WebSocket by hand; return it right after the answer's status line."""
+def open_websocket(server: Server, receive_buffer: int = 0, **headers: str) -> socket.socket:
+    """Open a WebSocket on a raw socket; return it after the status line of the response."""
     connection = socket.socket()
-    connection.settimeout(SECONDS)
+    connection.settimeout(TIMEOUT_SECONDS)
     if receive_buffer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connection.connect(("127.0.0.1", server.port))
@@ -230,13 +222,13 @@ HANDSHAKE = {
     ],
     ids=["no upgrade", "bad key", "no base64", "no ASCII", "old version"],
 )
-def test_what_is_no_handshake_is_400_in_the_usual_shape(server: Server, headers: dict[str, str]) -> None:
+def test_an_invalid_handshake_is_400_in_the_common_error_format(server: Server, headers: dict[str, str]) -> None:
     response = server.get("/ws/generate", headers=headers)
     assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
     assert response.json()["request_id"] == response.headers["X-Request-ID"]
 
 
-def test_pages_of_foreign_origins_are_refused_where_origins_are_listed(tmp_path: Path) -> None:
+def test_other_origins_are_refused_when_origins_are_configured(tmp_path: Path) -> None:
     with serve(tmp_path, BLOCKED, cors_origins="https://a.example") as server:
         for origin in (
             "https://evil.example",
@@ -248,72 +240,72 @@ def test_pages_of_foreign_origins_are_refused_where_origins_are_listed(tmp_path:
             response = server.get("/ws/generate", headers=HANDSHAKE | {"Origin": origin})
             assert (response.status_code, response.json()["code"]) == (403, "forbidden")
         for headers in ({"Origin": "https://a.example"}, {"Origin": "http://a:5000", "Host": "a:5000"}, {}):
-            shake_hands(server, **headers).close()
+            open_websocket(server, **headers).close()
 
 
-def test_websockets_and_streams_share_one_cap(tmp_path: Path, hold: Path) -> None:
+def test_websockets_and_streams_share_one_limit(tmp_path: Path, hold: Path) -> None:
     with serve(tmp_path, BLOCKED, max_streams=4) as server, ThreadPoolExecutor(2) as pool:
         held = REQUEST | {"prompt": "hold after 2"}
         streams = [pool.submit(server.post, "/generate-stream", json=held) for _ in range(2)]
-        conversations = [Conversation(server.port, held) for _ in range(2)]
+        clients = [StreamClient(server.port, held) for _ in range(2)]
         wait_until(lambda: server.num_running() == 4)
         refused = server.get("/ws/generate", headers=HANDSHAKE)
         assert (refused.status_code, refused.json()["code"]) == (503, "too_many_streams")
         assert int(refused.headers["Retry-After"]) >= 1
         assert server.post("/generate-stream", json=REQUEST).status_code == 503
         hold.unlink()
-        assert [len(stream.result().content) for stream in streams] == [WHOLE] * 2
-        assert [conversation.hear_all()["type"] for conversation in conversations] == ["done"] * 2
-        assert [len(conversation.audio) for conversation in conversations] == [WHOLE] * 2
+        assert [len(stream.result().content) for stream in streams] == [NUM_BYTES] * 2
+        assert [client.receive_all()["type"] for client in clients] == ["done"] * 2
+        assert [len(client.audio) for client in clients] == [NUM_BYTES] * 2
 
 
 @pytest.mark.timing
-def test_open_websockets_do_not_hold_a_stop(tmp_path: Path) -> None:
+def test_open_websockets_do_not_delay_a_shutdown(tmp_path: Path) -> None:
     with serve(tmp_path, BLOCKED, graceful_timeout_seconds=20) as server:
-        conversations = [Conversation(server.port) for _ in range(3)]
+        clients = [StreamClient(server.port) for _ in range(3)]
         started = time.monotonic()
         assert server.terminate() == 0
         assert time.monotonic() - started < 5
-        for conversation in conversations:
-            assert conversation.hear_all()["code"] == "shutting_down"
-            assert conversation.close_code == 1001
+        for client in clients:
+            assert client.receive_all()["code"] == "shutting_down"
+            assert client.close_code == 1001
 
 
-def test_a_stopping_server_lets_a_running_one_finish(tmp_path: Path, hold: Path) -> None:
+def test_a_stopping_server_lets_a_running_stream_finish(tmp_path: Path, hold: Path) -> None:
     with serve(tmp_path, BLOCKED, graceful_timeout_seconds=20) as server:
-        conversation = Conversation(server.port, REQUEST | {"prompt": "hold after 2"})
+        client = StreamClient(server.port, REQUEST | {"prompt": "hold after 2"})
         wait_until(lambda: server.num_running() == 1)
         server.process.terminate()
         wait_until(lambda: "Draining" in server.log)
         hold.unlink()
-        assert conversation.hear_all()["type"] == "done"
-        assert len(conversation.audio) == WHOLE
+        assert client.receive_all()["type"] == "done"
+        assert len(client.audio) == NUM_BYTES
         assert server.process.wait(10) == 0
 
 
-def test_nothing_is_left_over_after_many_websockets(server: Server) -> None:
-    def converse(number: int) -> str:
+def test_many_websockets_leave_no_errors(server: Server) -> None:
+    def stream(number: int) -> str:
         prompt = ("solo cello", "fail after 3")[number % 2]
-        return str(Conversation(server.port, REQUEST | {"prompt": prompt}).hear_all()["type"])
+        return str(StreamClient(server.port, REQUEST | {"prompt": prompt}).receive_all()["type"])
 
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(converse, range(40))) == ["done", "error"] * 20
+        assert list(pool.map(stream, range(40))) == ["done", "error"] * 20
     assert server.get("/ws/generate", headers=HANDSHAKE | {"Connection": "close"}).status_code == 400
     assert server.log.count("GET /ws/generate 200") >= 40
     assert "Traceback" not in server.log
 
 
-def test_the_development_server_speaks_it_too(tmp_path: Path) -> None:
+def test_the_development_server_supports_websockets_too(tmp_path: Path) -> None:
     development = make_server("127.0.0.1", 0, fake_app(tmp_path, BlockEngine()), threaded=True)
     thread = threading.Thread(target=development.serve_forever)
     thread.start()
     try:
-        conversation = Conversation(development.server_port, REQUEST)
-        assert conversation.hear_all()["type"] == "done"
-        assert len(conversation.audio) == WHOLE
+        client = StreamClient(development.server_port, REQUEST)
+        assert client.receive_all()["type"] == "done"
+        assert len(client.audio) == NUM_BYTES
         url = f"http://127.0.0.1:{development.server_port}/generate-stream"
-        assert len(requests.post(url, json=REQUEST, timeout=SECONDS).content) == WHOLE
+        assert len(requests.post(url, json=REQUEST, timeout=TIMEOUT_SECONDS).content) == NUM_BYTES
     finally:
         development.shutdown()
-        thread.join(SECONDS)
+        thread.join(TIMEOUT_SECONDS)
         development.server_close()
