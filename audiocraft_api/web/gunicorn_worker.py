@@ -32,7 +32,9 @@ SUPPORTED_VERSION = "27.0.1"
 # With gunicorn's 5 s, as many idle connections as there are threads stop the server for 5 s. No public setting.
 # Test: test_idle_and_stalled_connections_do_not_hold_up_health.
 FIRST_BYTE_SECONDS = 0.05
-LAST_BYTES_SECONDS = 2.0  # the same while the worker stops
+# The same while the worker stops, when gunicorn drops connections that wait outside of the thread pool.
+# Test: test_connections_established_before_a_stop_get_their_responses.
+LAST_BYTES_SECONDS = 2.0
 LINGER_SECONDS = 1.0
 DRAIN_SHARE = 0.8  # of the graceful timeout; the rest is for the responses of requests that were ended
 
@@ -134,7 +136,10 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
                 listener.close()
 
     def _accept_pending(self, listener: Any) -> None:
-        """Accept the connections that the kernel has already established."""
+        """Accept the connections that the kernel has already established; closing the listener would reset them.
+
+        Test: test_connections_established_before_a_stop_get_their_responses.
+        """
         num_connections = -1
         with suppress(OSError):  # out of file descriptors
             while self.nr_conns != num_connections:
@@ -146,7 +151,6 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
 
         Test: test_a_request_that_outlasts_the_grace_period_gets_503.
         """
-        # New connections no longer compete for threads, and a deferred connection would now be dropped.
         gthread.DEFAULT_WORKER_DATA_TIMEOUT = LAST_BYTES_SECONDS
         if self.alive and hasattr(self, "wsgi"):
             grace_seconds = self.cfg.graceful_timeout * DRAIN_SHARE
@@ -156,8 +160,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     def handle_quit(self, sig: int, frame: Any) -> None:
         """Exit immediately (SIGINT, SIGQUIT), as workers without a thread pool do.
 
-        gthread's handler first shuts down the pool, and deadlocks if the interrupted code holds the pool's lock. That
-        depends on timing, so that test_sigint_stops_the_server_immediately fails without this only sometimes.
+        gthread's handler first shuts down the pool, and deadlocks if the interrupted code holds the pool's lock.
+        Test: test_sigquit_exits_even_while_the_lock_of_the_thread_pool_is_held.
         """
         base.Worker.handle_quit(self, sig, frame)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,8 +20,10 @@ from typing import Any
 import pytest
 import requests
 import soundfile
+from gunicorn.config import Config as GunicornConfig
 
 from audiocraft_api.config import variable_name
+from audiocraft_api.web.gunicorn_worker import FIRST_BYTE_SECONDS, Worker
 from support.served import ROOT, Server, free_port, responds_ok, serve, wait_until
 
 REQUEST = {"prompt": "solo cello", "duration": 1}
@@ -179,6 +183,29 @@ def test_sigterm_lets_running_requests_finish_and_refuses_new_ones(tmp_path: Pat
             server.get("/health")
 
 
+def test_connections_established_before_a_stop_get_their_responses(tmp_path: Path) -> None:
+    request = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    with serve(tmp_path, FAKE, graceful_timeout_seconds=20) as server:
+        worker = server.worker_pid()
+        assert worker is not None
+        os.kill(worker, signal.SIGSTOP)  # until SIGCONT only the kernel accepts connections
+        connections = [server.connect() for _ in range(8)]
+        for connection in connections[:4]:
+            connection.sendall(request)
+        server.process.terminate()
+        wait_until(lambda: "Handling signal: term" in server.log)
+        os.kill(worker, signal.SIGTERM)  # in case the master has not sent it yet
+        os.kill(worker, signal.SIGCONT)
+        wait_until(lambda: "Draining" in server.log)
+        time.sleep(4 * FIRST_BYTE_SECONDS)
+        for connection in connections[4:]:
+            connection.sendall(request)
+        assert [read_response(connection)[0] for connection in connections] == [200] * 8
+        for connection in connections:
+            connection.close()
+        assert server.process.wait(20) == 0
+
+
 def test_a_request_that_outlasts_the_grace_period_gets_503(tmp_path: Path, hold: Path) -> None:
     with serve(tmp_path, FAKE, graceful_timeout_seconds=2) as server, ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, "/generate", json=REQUEST)
@@ -269,6 +296,18 @@ def test_sigint_stops_the_server_immediately(tmp_path: Path, hold: Path) -> None
         assert server.process.wait(20) == 0
         assert time.monotonic() - started < 10
         running.exception(10)  # the client does not keep waiting, whether or not it gets a response
+
+
+def test_sigquit_exits_even_while_the_lock_of_the_thread_pool_is_held() -> None:
+    class LockedPool:
+        def shutdown(self, **_options: bool) -> None:
+            raise AssertionError("The signal handler waits for a lock that the interrupted code may hold.")
+
+    worker = Worker(1, os.getppid(), [], None, 30, GunicornConfig(), logging.getLogger("test"))
+    worker.tpool = LockedPool()
+    with pytest.raises(SystemExit):
+        worker.handle_quit(signal.SIGQUIT, None)
+    worker.tmp.close()
 
 
 def test_the_development_server_serves_the_same_routes(tmp_path: Path) -> None:
