@@ -130,7 +130,7 @@ def make_engine(cache: LoadedModels) -> Iterator[Callable[..., GatedEngine]]:
         gated.engine.close()
 
 
-def alone(cache: LoadedModels, case: Any) -> np.ndarray[Any, Any]:
+def codes_alone(cache: LoadedModels, case: Any) -> np.ndarray[Any, Any]:
     engine = codes_engine(cache)
     try:
         return wait_for_codes(engine.submit(case))
@@ -164,8 +164,8 @@ def test_requests_join_a_running_batch(make_engine: Callable[..., GatedEngine], 
     second = gated.submit(params(seed=3, audio_prompt=noise(1.0)))
     gated.backend.gate.set()
 
-    assert np.array_equal(wait_for_codes(first), alone(cache, first.params))
-    assert np.array_equal(wait_for_codes(second), alone(cache, second.params))
+    assert np.array_equal(wait_for_codes(first), codes_alone(cache, first.params))
+    assert np.array_equal(wait_for_codes(second), codes_alone(cache, second.params))
 
 
 def test_progress_counts_frames_up_to_the_total(make_engine: Callable[..., GatedEngine]) -> None:
@@ -228,7 +228,7 @@ def test_a_canceled_request_frees_its_rows(make_engine: Callable[..., GatedEngin
 
     with pytest.raises(Canceled):
         running.result(SECONDS)
-    assert np.array_equal(wait_for_codes(waiting), alone(cache, waiting.params))
+    assert np.array_equal(wait_for_codes(waiting), codes_alone(cache, waiting.params))
     assert running.state == "aborted"
 
 
@@ -307,10 +307,10 @@ def test_a_failing_row_ends_only_its_request(
 
     with pytest.raises(error):
         second.result(SECONDS)
-    assert np.array_equal(wait_for_codes(first), alone(cache, first.params))
-    assert np.array_equal(wait_for_codes(third), alone(cache, third.params))
+    assert np.array_equal(wait_for_codes(first), codes_alone(cache, first.params))
+    assert np.array_equal(wait_for_codes(third), codes_alone(cache, third.params))
     gated.backend.failures.clear()
-    assert np.array_equal(wait_for_codes(gated.submit(params(seed=1))), alone(cache, second.params))
+    assert np.array_equal(wait_for_codes(gated.submit(params(seed=1))), codes_alone(cache, second.params))
 
 
 def test_nan_logits_end_only_their_request(make_engine: Callable[..., GatedEngine], cache: LoadedModels) -> None:
@@ -322,7 +322,7 @@ def test_nan_logits_end_only_their_request(make_engine: Callable[..., GatedEngin
 
     with pytest.raises(GenerationFailed, match="overflowed"):
         second.result(SECONDS)
-    assert np.array_equal(wait_for_codes(first), alone(cache, first.params))
+    assert np.array_equal(wait_for_codes(first), codes_alone(cache, first.params))
 
 
 def test_a_failing_codec_ends_only_its_request(make_engine: Callable[..., GatedEngine]) -> None:
@@ -551,7 +551,7 @@ def test_packed_weights_replace_the_models_own(real_cache: ModelCache, cache: Lo
         stored_bytes = model.weight_bytes
         weight = weakref.ref(model.lm.transformer.layers[0].linear1.weight)
         for case in (params(), params(description="slow strings", seed=8)):
-            assert np.array_equal(wait_for_codes(engine.submit(case)), alone(cache, case))
+            assert np.array_equal(wait_for_codes(engine.submit(case)), codes_alone(cache, case))
 
         assert model.has_released_decoder_weights
         assert weight() is None
@@ -594,7 +594,7 @@ def test_a_model_without_its_weights_is_loaded_again(demo_checkpoints: Path, cac
     join_engine_threads()
     assert failing_cache.loaded_names() == []
 
-    assert np.array_equal(wait_for_codes(engine.submit(case)), alone(cache, case))
+    assert np.array_equal(wait_for_codes(engine.submit(case)), codes_alone(cache, case))
 
     assert failing_cache.loaded_names() == ["demo"]
     engine.close()

@@ -1,4 +1,4 @@
-"""A request's codes do not depend on the requests around it: seeded random histories on every backend."""
+"""A request's codes do not depend on concurrent requests: random scripts from fixed seeds, on every backend."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_request_gives_the_same_codes_alone_and_in_any_batch(cache: LoadedMode
 
 
 def codes_of_or_none(request: EngineRequest) -> Any:
-    """Return the codes, or None when the history ended the request."""
+    """Return the codes, or None if the script canceled the request or made it fail."""
     try:
         return wait_for_codes(request)
     except (Canceled, GenerationFailed):

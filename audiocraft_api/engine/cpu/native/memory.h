@@ -15,7 +15,7 @@ namespace native {
 
 // Prefetch for sequential reads at `at`: one cache line near ahead into the inner cache and one far ahead into the
 // outer. Measured 20 % faster than either alone; the hardware prefetcher stops at page boundaries. Always inlined: GCC
-// considers a function that only prefetches to have no effect, and drops calls of it that it inlines late.
+// considers a function that only prefetches to have no effect, and drops calls to it unless they are inlined early.
 [[gnu::always_inline]] inline void prefetch_ahead(const void* at) {
     __builtin_prefetch(static_cast<const char*>(at) + 8192, 0, 2);
     __builtin_prefetch(static_cast<const char*>(at) + 1024, 0, 3);
@@ -71,8 +71,7 @@ public:
     size_t bytes() const { return mapped_ ? bytes_ : 0; }
 
     // Move the contents to huge pages, until `stop`. Other threads may read at the same time. The rest after the last
-    // whole huge page stays in small pages. Before Linux 6.1, which cannot do this at once, the kernel does it later or
-    // never.
+    // whole huge page stays in small pages. Kernels before Linux 6.1 cannot do this on request; they may do it later.
     void use_huge_pages(const std::atomic<bool>& stop) const {
 #if defined(MADV_HUGEPAGE)
         madvise(data_, bytes_ / kHuge * kHuge, MADV_HUGEPAGE);
