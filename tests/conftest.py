@@ -1,4 +1,4 @@
-"""Fixtures that several topics share."""
+"""Fixtures shared by several test packages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _own_log_levels() -> Iterator[None]:
-    """Undo what an app of this test set for the whole process."""
+def _restore_log_levels() -> Iterator[None]:
+    """Restore the log levels that an app of the test may have changed for the whole process."""
     loggers = [logging.getLogger(name) for name in (None, "audiocraft_api", "gunicorn.error", "gunicorn.access")]
     levels = [logger.level for logger in loggers]
     yield
@@ -21,7 +21,7 @@ def _own_log_levels() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def demo_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with all demo checkpoints, for `Config.checkpoints_dir`. Read only: copy what you change."""
+    """A directory with all demo checkpoints, for `Config.checkpoints_dir`. Read-only: copy what you change."""
     from audiocraft_api.model import demo
 
     directory = tmp_path_factory.mktemp("checkpoints")
@@ -31,7 +31,7 @@ def demo_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run `timing` tests once more when they fail; deselect `gpu` tests where there is no CUDA device."""
+    """Rerun failed `timing` tests once; deselect `gpu` tests if there is no CUDA device."""
     for item in items:
         if item.get_closest_marker("timing"):
             item.add_marker(pytest.mark.flaky(reruns=1))

@@ -1,4 +1,4 @@
-"""Who may call: every route asks, each credential is looked at before anything else, and a wrong one is 401."""
+"""Authentication: every route declares its access, credentials are checked first, and invalid credentials get 401."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ HANDSHAKE = {
     "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
     "Sec-WebSocket-Version": "13",
 }
-UNKNOWN_KEY = "acg_nobody00_" + "A" * 43
+UNKNOWN_KEY = "acg_unknown0_" + "A" * 43
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Flask:
-    """An app that asks for the key of its environment."""
+    """An app that requires the key of its environment."""
     return fake_app(tmp_path, keys=ENVIRONMENT_KEY)
 
 
@@ -50,10 +50,10 @@ def client(app: Flask) -> FlaskClient:
 
 
 def routes(app: Flask) -> Iterator[tuple[str, str, Access]]:
-    """Yield every method and path of an app, and its decision."""
+    """Yield every method and path of an app with its access."""
     for rule in app.url_map.iter_rules():
         access = access_of(app, rule.endpoint)
-        assert access is not None, f"{rule.endpoint} has not decided who may call it"
+        assert access is not None, f"{rule.endpoint} does not declare its access"
         path = rule.rule
         for name in rule.arguments:
             path = path.replace(f"<path:{name}>", "x").replace(f"<{name}>", "x")
@@ -62,21 +62,21 @@ def routes(app: Flask) -> Iterator[tuple[str, str, Access]]:
 
 
 class TestEveryRoute:
-    def test_every_route_has_decided(self, app: Flask) -> None:
-        decisions = {access for _, _, access in routes(app)}
-        assert {Access.OPEN, Access.LINK, Access.READ, Access.GENERATE} <= decisions
+    def test_every_route_declares_its_access(self, app: Flask) -> None:
+        declared = {access for _, _, access in routes(app)}
+        assert {Access.OPEN, Access.LINK, Access.READ, Access.GENERATE} <= declared
 
-    def test_a_route_that_forgot_is_closed_to_everybody(self, app: Flask) -> None:
+    def test_a_route_without_declared_access_is_closed_to_every_caller(self, app: Flask) -> None:
         app.add_url_rule("/forgotten", "forgotten", lambda: "secret")
-        with pytest.raises(AssertionError, match="forgotten has not decided"):
+        with pytest.raises(AssertionError, match="forgotten does not declare"):
             list(routes(app))
         client = app.test_client()
         assert_error(client.get("/forgotten", headers=with_key(ENVIRONMENT_KEY)), 403, "forbidden")
         assert_error(client.get("/forgotten"), 403, "forbidden")
 
-    def test_what_is_not_open_is_401_without_a_key_and_with_a_wrong_one(self, app: Flask) -> None:
+    def test_routes_that_are_not_open_get_401_without_a_key_and_with_a_wrong_key(self, app: Flask) -> None:
         client = app.test_client()
-        num_asked = 0
+        num_requests = 0
         for method, path, access in routes(app):
             if access is Access.OPEN or method == "OPTIONS":
                 continue
@@ -86,16 +86,16 @@ class TestEveryRoute:
                 assert response.headers["WWW-Authenticate"] == "Bearer"
                 if method != "HEAD":
                     assert assert_error(response, 401, "unauthorized")["error"] == SENTENCE
-                num_asked += 1
-        assert num_asked > 30
+                num_requests += 1
+        assert num_requests > 30
 
-    def test_what_is_open_asks_for_nothing_whatever_is_sent(self, client: FlaskClient) -> None:
+    def test_open_routes_need_no_key_and_ignore_invalid_ones(self, client: FlaskClient) -> None:
         for path in ("/health", "/ready", "/", "/docs", "/openapi.json", "/docs/static/docs.js"):
             for headers in ({}, with_key("wrong"), with_key("a,b"), {"Authorization": "Bearer \xff"}):
                 with client.get(path, headers=headers) as response:
                     assert response.status_code == 200, path
 
-    def test_the_right_key_opens_everything_its_scopes_name(self, app: Flask) -> None:
+    def test_a_valid_key_can_call_every_route_of_its_scopes(self, app: Flask) -> None:
         client = app.test_client()
         for method, path, access in routes(app):
             if "/ws/" not in path and method != "OPTIONS":
@@ -103,14 +103,14 @@ class TestEveryRoute:
                     assert (response.status_code == 403) == (access is Access.ADMIN), (method, path)
                     assert response.status_code not in (401, 500)
 
-    def test_what_is_not_there_is_404_and_405_as_ever(self, client: FlaskClient) -> None:
+    def test_unknown_paths_are_404_and_the_allowed_methods_are_listed(self, client: FlaskClient) -> None:
         assert_error(client.get("/nothing"), 404, "not_found")
         assert set(client.get("/generate").headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
 
-    def test_a_browser_may_ask_what_it_may_send(self, client: FlaskClient) -> None:
-        asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
-        asked["Access-Control-Request-Headers"] = "x-api-key, authorization, content-type"
-        response = client.options("/generate", headers=asked)
+    def test_a_browser_preflight_needs_no_key_and_allows_the_key_headers(self, client: FlaskClient) -> None:
+        preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+        preflight["Access-Control-Request-Headers"] = "x-api-key, authorization, content-type"
+        response = client.options("/generate", headers=preflight)
         assert response.status_code == 200
         allowed = {name.strip() for name in response.headers["Access-Control-Allow-Headers"].lower().split(",")}
         assert {"x-api-key", "authorization", "content-type"} <= allowed
@@ -120,18 +120,18 @@ class TestEveryRoute:
 
 
 class TestCredentials:
-    def test_a_key_comes_in_either_header(self, client: FlaskClient) -> None:
+    def test_a_key_is_accepted_in_either_header(self, client: FlaskClient) -> None:
         for headers in (
             with_key(ENVIRONMENT_KEY),
             with_key(f" {ENVIRONMENT_KEY} "),
             {"Authorization": f"Bearer {ENVIRONMENT_KEY}"},
             {"Authorization": f"bearer  {ENVIRONMENT_KEY}"},
-            # What a proxy asked for is not ours.
+            # Basic authentication belongs to a proxy and is ignored.
             {"Authorization": "Basic dXNlcjpwYXNzd29yZA==", **with_key(ENVIRONMENT_KEY)},
         ):
             assert client.get("/models", headers=headers).status_code == 200, headers
 
-    def test_several_are_refused_even_when_they_are_the_same(self, client: FlaskClient) -> None:
+    def test_several_keys_are_refused_even_if_they_are_equal(self, client: FlaskClient) -> None:
         key = ENVIRONMENT_KEY
         for headers in (
             {"X-API-Key": key, "Authorization": f"Bearer {key}"},
@@ -146,31 +146,31 @@ class TestCredentials:
         ["", " ", "é\xff", "\x00", "a b", "x" * 1_000_000, "a.b.c", "..", "acg__", ENVIRONMENT_KEY[:-1],
          ENVIRONMENT_KEY.upper()],
     )  # fmt: skip
-    def test_nonsense_is_401(self, client: FlaskClient, given: str) -> None:
+    def test_a_malformed_key_is_401(self, client: FlaskClient, given: str) -> None:
         for headers in (with_key(given), {"Authorization": f"Bearer {given}"}, {"Authorization": given}):
             assert_error(client.get("/models", headers=headers), 401, "unauthorized")
 
-    def test_keys_in_urls_are_no_keys(self, client: FlaskClient) -> None:
+    def test_keys_in_urls_are_ignored(self, client: FlaskClient) -> None:
         for name in ("key", "api_key", "X-API-Key", "access_token"):
             assert client.get(f"/models?{name}={ENVIRONMENT_KEY}").status_code == 401
 
-    def test_a_real_server_refuses_before_the_body_comes_and_headers_that_are_too_many_or_too_long(
+    def test_a_real_server_refuses_before_the_body_arrives_and_refuses_repeated_or_too_long_headers(
         self, tmp_path: Path
     ) -> None:
         with serve(tmp_path, "support.served:app", keys=ENVIRONMENT_KEY) as server:
             form = "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n"
             key = f"X-API-Key: {ENVIRONMENT_KEY}\r\n"
             for head, status in (
-                ("POST /generate-with-melody HTTP/1.1\r\nHost: a\r\n" + form, 401),  # and nothing follows
+                ("POST /generate-with-melody HTTP/1.1\r\nHost: a\r\n" + form, 401),  # no body follows
                 (f"GET /models HTTP/1.1\r\nHost: a\r\n{key}{key}\r\n", 400),
                 (f"GET /models HTTP/1.1\r\nHost: a\r\n{key}\r\n", 200),
                 (f"GET /models HTTP/1.1\r\nHost: a\r\nX-API-Key: {'x' * 2**20}\r\n\r\n", 431),
             ):
                 with server.connect() as connection:
-                    with suppress(ConnectionError):  # it is closed before the end of a megabyte
+                    with suppress(ConnectionError):  # the server closes it before the whole megabyte is sent
                         connection.sendall(head.encode())
-                    answer = connection.makefile("rb").readline()
-                    assert int(answer.split()[1]) == status
+                    status_line = connection.makefile("rb").readline()
+                    assert int(status_line.split()[1]) == status
             assert ENVIRONMENT_KEY not in server.log
 
 
@@ -188,7 +188,7 @@ class TestScopes:
             assert_error(client.get(path, headers=keys["admin"]), 403, "forbidden")
 
 
-class TestKeysOfTheStore:
+class TestStoredKeys:
     def test_a_created_key_works_until_it_expires(self, tmp_path: Path) -> None:
         app = fake_app(tmp_path)
         good, expired = create_key(app, expires_in_seconds=1000), create_key(app, expires_in_seconds=-1)
@@ -196,7 +196,7 @@ class TestKeysOfTheStore:
         assert client.get("/models", headers=with_key(good)).status_code == 200
         assert_error(client.get("/models", headers=with_key(expired)), 401, "unauthorized")
 
-    def test_a_key_ends_at_the_moment_of_its_expiry(self, tmp_path: Path) -> None:
+    def test_a_key_stops_working_when_it_expires(self, tmp_path: Path) -> None:
         app = fake_app(tmp_path)
         key, now = create_key(app, expires_in_seconds=1000), time.time()
         times = [now]
@@ -207,7 +207,7 @@ class TestKeysOfTheStore:
         with pytest.raises(Exception, match=SENTENCE):
             authenticator.caller_of(key)
 
-    def test_the_first_key_closes_a_running_service_and_a_revocation_holds_within_a_second(
+    def test_the_first_key_and_a_revocation_take_effect_in_a_running_service_within_a_second(
         self, tmp_path: Path
     ) -> None:
         app = fake_app(tmp_path)
@@ -219,7 +219,7 @@ class TestKeysOfTheStore:
         assert client.get("/models", headers=with_key(key)).status_code == 200
         revoke_key(app, key)
         wait_until(lambda: client.get("/models", headers=with_key(key)).status_code == 401, 1.0)
-        assert client.get("/models").status_code == 401  # revoking the last key opens nothing
+        assert client.get("/models").status_code == 401  # revoking the last key does not open the service
         assert fake_app(tmp_path).test_client().get("/models").status_code == 401
 
     @pytest.mark.timing
@@ -227,19 +227,19 @@ class TestKeysOfTheStore:
         app = fake_app(tmp_path, keys=",".join(f"{index:040x}" for index in range(2**60, 2**60 + 5)))
         for _ in range(100):
             create_key(app)
-        key, check = create_key(app), services_of(app).access.caller_of
-        check(key)
-        fastest = min(_seconds_of(lambda: check(key)) for _ in range(200))
+        key, caller_of = create_key(app), services_of(app).access.caller_of
+        caller_of(key)
+        fastest = min(_seconds_of(lambda: caller_of(key)) for _ in range(200))
         assert fastest < 2e-3  # measured: under 100 µs
 
-    def test_while_the_store_is_away_its_keys_are_503_and_those_of_the_environment_work(
+    def test_while_the_store_is_unreachable_its_keys_get_503_and_environment_keys_work(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         app = fake_app(tmp_path, keys=ENVIRONMENT_KEY)
         key, client = create_key(app), app.test_client()
 
         def fail(_store: object) -> int:
-            raise StorageUnavailable("The state store cannot be reached now; try again later.")
+            raise StorageUnavailable("The state store cannot be reached; try again later.")
 
         monkeypatch.setattr(SqliteKeyStore, "version", fail)
         response = client.get("/models", headers=with_key(key))
@@ -249,19 +249,19 @@ class TestKeysOfTheStore:
         assert client.get("/models", headers=with_key("wrong")).status_code == 401
         assert client.get("/health").status_code == 200
 
-    def test_a_damaged_store_opens_nothing(self, tmp_path: Path) -> None:
+    def test_a_damaged_store_does_not_disable_authentication(self, tmp_path: Path) -> None:
         (tmp_path / "state.sqlite3").write_bytes(b"no database" * 1000)
         client = fake_app(tmp_path).test_client()
         assert_error(client.get("/models"), 503, "storage_unavailable")
         assert client.get("/openapi.json").json["paths"]["/models"]["get"]["security"]
         assert client.get("/health").status_code == 200
 
-    def test_a_key_can_be_required_before_there_is_one(self, tmp_path: Path) -> None:
+    def test_a_key_can_be_required_before_any_key_exists(self, tmp_path: Path) -> None:
         assert_error(fake_app(tmp_path, require_key=True).test_client().get("/models"), 401, "unauthorized")
 
 
-class TestKeysOfTheEnvironment:
-    def test_they_may_have_names_and_scopes(self, tmp_path: Path) -> None:
+class TestEnvironmentKeys:
+    def test_environment_keys_may_have_names_and_scopes(self, tmp_path: Path) -> None:
         key, plain = "acg_abcd1234_" + "Ab-_" * 10 + "abc", "f" * 64
         client = fake_app(tmp_path, keys=f"studio:{key}, ops:read+admin:{plain} ,{ENVIRONMENT_KEY}").test_client()
         for given, status in ((key, 200), (ENVIRONMENT_KEY, 200), (plain, 403)):
@@ -275,17 +275,17 @@ class TestKeysOfTheEnvironment:
         ["short", ",", " ", "a b" * 20, "n:write:" + "k" * 40, "n:" + "k" * 31, "acg_abcd1234_" + "x" * 42, "k" * 129,
          "k" * 40 + ",a:" + "k" * 40],
     )  # fmt: skip
-    def test_a_wrong_one_stops_the_start_naming_the_variable_with_the_value_hidden(self, wrong: str) -> None:
+    def test_an_invalid_key_stops_the_start_with_the_variable_named_and_the_value_hidden(self, wrong: str) -> None:
         with pytest.raises(ConfigError) as refusal:
             load_config({"AUDIOCRAFT_API_KEYS": wrong})
         assert "AUDIOCRAFT_API_KEYS=(hidden) is not valid" in str(refusal.value)
         assert len(wrong) < 2 or wrong not in str(refusal.value)
 
-    def test_they_are_never_printed(self) -> None:
+    def test_environment_keys_are_never_printed(self) -> None:
         assert ENVIRONMENT_KEY not in repr(load_config({"AUDIOCRAFT_API_KEYS": ENVIRONMENT_KEY}))
 
 
-class TestTheWarning:
+class TestOpenServiceWarning:
     @pytest.mark.parametrize(
         ("settings", "warns"),
         [
@@ -300,7 +300,7 @@ class TestTheWarning:
             ({"require_key": True}, False),
         ],
     )
-    def test_an_open_service_warns_unless_only_this_machine_reaches_it(
+    def test_an_open_service_warns_unless_only_this_machine_can_reach_it(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], warns: bool
     ) -> None:
         app = fake_app(tmp_path, **settings)
@@ -308,7 +308,7 @@ class TestTheWarning:
         services_of(app).close()
         assert ("No API key is configured" in capsys.readouterr().err) == warns
 
-    def test_a_key_in_the_store_is_enough(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_stored_key_prevents_the_warning(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         app = fake_app(tmp_path)
         create_key(app)
         services_of(app).access.start()
@@ -317,7 +317,7 @@ class TestTheWarning:
 
 class TestLogs:
     @pytest.mark.parametrize("log_format", ["text", "json"])
-    def test_lines_name_the_key_by_its_id_and_never_hold_it(
+    def test_log_lines_contain_the_id_of_the_key_and_never_the_key(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], log_format: str
     ) -> None:
         app = fake_app(tmp_path, log_format=log_format)
@@ -347,16 +347,16 @@ def server(directory: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def _held(directory: Path) -> Iterator[None]:
-    """Keep generations from ending: the client forgets what it has not read when the server closes."""
+def _generations_paused(directory: Path) -> Iterator[None]:
+    """Keep generations from ending: a closed connection would make the client discard unread messages."""
     (directory / "hold").touch()
     yield
     (directory / "hold").unlink()
 
 
 class TestWebSocket:
-    @pytest.mark.usefixtures("_held")
-    def test_a_page_offers_its_key_as_a_protocol_which_is_not_echoed(self, server: Server) -> None:
+    @pytest.mark.usefixtures("_generations_paused")
+    def test_a_page_sends_its_key_as_a_subprotocol_that_is_not_echoed(self, server: Server) -> None:
         offered = ["audiocraft-api", f"audiocraft-api-key.{ENVIRONMENT_KEY}"]
         ws = Client.connect(f"ws://127.0.0.1:{server.port}/ws/generate", subprotocols=offered)
         assert ws.subprotocol == "audiocraft-api"
@@ -365,23 +365,23 @@ class TestWebSocket:
         ws.close()
         assert ENVIRONMENT_KEY not in server.log
 
-    @pytest.mark.usefixtures("_held")
-    def test_a_client_that_can_sends_a_header(self, server: Server) -> None:
+    @pytest.mark.usefixtures("_generations_paused")
+    def test_a_key_is_accepted_in_a_header(self, server: Server) -> None:
         ws = Client.connect(f"ws://127.0.0.1:{server.port}/ws/generate", headers=with_key(ENVIRONMENT_KEY))
         ws.send(json.dumps({"prompt": "hold after 0", "duration": 1}))
         assert json.loads(ws.receive(timeout=10))["type"] == "accepted"
         ws.close()
 
-    def test_strangers_get_no_socket(self, server: Server) -> None:
+    def test_clients_without_a_valid_key_get_no_websocket(self, server: Server) -> None:
         for protocols in ("", "audiocraft-api", f"audiocraft-api, audiocraft-api-key.{OTHER_KEY}"):
             headers = HANDSHAKE | ({"Sec-WebSocket-Protocol": protocols} if protocols else {})
-            answer = server.get("/ws/generate", headers=headers)
-            assert (answer.status_code, answer.json()["error"]) == (401, SENTENCE)
+            response = server.get("/ws/generate", headers=headers)
+            assert (response.status_code, response.json()["error"]) == (401, SENTENCE)
         key = f"audiocraft-api-key.{ENVIRONMENT_KEY}"
         twice = server.get("/ws/generate", headers=HANDSHAKE | {"Sec-WebSocket-Protocol": f"{key}, {key}"})
         assert twice.status_code == 400
 
-    def test_the_protocol_is_a_credential_of_websockets_alone(self, server: Server) -> None:
+    def test_a_key_in_a_subprotocol_is_accepted_only_for_websockets(self, server: Server) -> None:
         headers = {"Sec-WebSocket-Protocol": f"audiocraft-api-key.{ENVIRONMENT_KEY}"}
         assert requests.get(server.url + "/models", headers=headers, timeout=10).status_code == 401
 
@@ -399,18 +399,18 @@ class TestOpenApi:
                 assert found["security"] == ([{"ApiKey": []}, {"Bearer": []}] if needs_key else []), (method, path)
                 assert not needs_key or {"401", "403"} <= set(found["responses"])
 
-    def test_an_open_service_asks_for_nothing_in_it(self, tmp_path: Path) -> None:
+    def test_the_document_of_an_open_service_requires_no_key(self, tmp_path: Path) -> None:
         document = fake_app(tmp_path).test_client().get("/openapi.json").json
         assert not [found for item in document["paths"].values() for found in item.values() if found["security"]]
 
 
 def _seconds_of(call: Any) -> float:
-    began = time.perf_counter()
+    started = time.perf_counter()
     call()
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
-def test_every_setting_of_access_has_a_default_that_asks_for_nothing() -> None:
+def test_by_default_the_settings_require_no_key() -> None:
     config = Config()
     assert (config.access.keys.get_secret_value(), config.access.require_key, config.access.jwt_issuer) == (
         "",

@@ -1,4 +1,4 @@
-"""Generated requests against a service that requires keys: without a key none succeeds, and none breaks it."""
+"""Generated requests to a service that requires keys: none succeeds without a key, and none breaks the service."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ ROUTES = [
     ("DELETE /tasks/{task_id}", GenerationMode.POSITIVE),
     ("GET /tasks/{task_id}/events", GenerationMode.POSITIVE),
 ]
-NUM_CASES = 30  # of a route and mode
-NUM_MANY_CASES = 10_000  # of all
+NUM_CASES = 30  # per route and mode
+NUM_MANY_CASES = 10_000  # in total
 
 
 def send_generated(directory: Path, label: str, mode: GenerationMode, num_cases: int) -> int:
-    """Send generated requests with the key, with a wrong one and with none; return how many."""
+    """Send generated requests with a valid key, with an invalid key and without a key. Return their number."""
     app = fake_app(directory, ShortEngine(), log_level="ERROR", max_queued_tasks=100_000)
-    key, stranger = create_key(app), "acg_aaaaaaaa_" + "x" * 43
+    key, unknown_key = create_key(app), "acg_aaaaaaaa_" + "x" * 43
     found = schemathesis.openapi.from_wsgi("/openapi.json", app).find_operation_by_label(label)
     assert found is not None
     credentials = strategies.one_of(
         strategies.just(key),
-        strategies.sampled_from([None, stranger, key[:-1], key + "x", key.upper()]),
+        strategies.sampled_from([None, unknown_key, key[:-1], key + "x", key.upper()]),
         strategies.text(strategies.characters(codec="ascii", exclude_characters=",", min_codepoint=33), min_size=1),
     )
     statuses: Counter[int] = Counter()
@@ -61,7 +61,7 @@ def send_generated(directory: Path, label: str, mode: GenerationMode, num_cases:
         for name in ("Idempotency-Key", "X-API-Key", "Authorization"):
             (case.headers or {}).pop(name, None)
         if "stream" in label and isinstance(case.body, dict) and case.body.get("output_format") in FORMATS:
-            case.body["output_format"] = "wav"  # the client does not end what it has not read, and ffmpeg would stay
+            case.body["output_format"] = "wav"  # the client does not close unread streams, so ffmpeg would keep running
         response = case.call(headers={} if credential is None else with_key(credential))
         statuses[response.status_code] += 1
         if credential != key:
@@ -77,12 +77,12 @@ def send_generated(directory: Path, label: str, mode: GenerationMode, num_cases:
 
 
 @pytest.mark.parametrize(("label", "mode"), ROUTES)
-def test_no_request_gets_past_the_key_or_breaks_the_server(tmp_path: Path, label: str, mode: GenerationMode) -> None:
+def test_no_request_bypasses_the_key_or_breaks_the_server(tmp_path: Path, label: str, mode: GenerationMode) -> None:
     send_generated(tmp_path, label, mode, NUM_CASES)
 
 
 @pytest.mark.fault
-def test_none_of_ten_thousand_requests_gets_past_the_key_or_breaks_the_server(tmp_path: Path) -> None:
+def test_none_of_ten_thousand_requests_bypasses_the_key_or_breaks_the_server(tmp_path: Path) -> None:
     num_each = NUM_MANY_CASES // len(ROUTES) + 1
     assert (
         sum(
@@ -97,32 +97,32 @@ def app(tmp_path: Path) -> Flask:
     return fake_app(tmp_path)
 
 
-def test_other_peoples_ids_are_like_unknown_ones_on_every_route_that_takes_one(app: Flask) -> None:
+def test_ids_of_other_owners_look_like_unknown_ids_on_every_route_with_an_id(app: Flask) -> None:
     alice, bob = (with_key(create_key(app)) for _ in range(2))
     client = app.test_client()
-    made = client.post("/generate", json={"prompt": "solo cello", "duration": 1}, headers=alice).json
+    generated = client.post("/generate", json={"prompt": "solo cello", "duration": 1}, headers=alice).json
     task_id = client.post("/generate-async", json={"prompt": "solo cello", "duration": 1}, headers=alice).json[
         "task_id"
     ]
     wait_until(lambda: client.get(f"/tasks/{task_id}", headers=alice).json["status"] == "completed")
     ids = {
-        "filename": (made["audio_url"].removeprefix("/audio/"), f"{UNKNOWN}.wav"),
+        "filename": (generated["audio_url"].removeprefix("/audio/"), f"{UNKNOWN}.wav"),
         "task_id": (task_id, UNKNOWN),
     }
-    num_asked = 0
+    num_requests = 0
     for rule in app.url_map.iter_rules():
         if not rule.arguments or access_of(app, rule.endpoint) is Access.OPEN:
             continue
-        (argument,) = rule.arguments  # a new kind of id needs its lines above
+        (argument,) = rule.arguments  # a new kind of id must be added to `ids`
         for method in (rule.methods or set()) - {"OPTIONS"}:
-            answers = []
+            responses = []
             for value in ids[argument]:
                 path = rule.rule.replace(f"<{argument}>", value)
-                answers.append(client.open(path, method=method, headers=bob, buffered=True))
-            assert [answer.status_code for answer in answers] == [404, 404], (method, rule.rule)
-            bodies: list[Any] = [answer.get_json(silent=True) or {} for answer in answers]
+                responses.append(client.open(path, method=method, headers=bob, buffered=True))
+            assert [response.status_code for response in responses] == [404, 404], (method, rule.rule)
+            bodies: list[Any] = [response.get_json(silent=True) or {} for response in responses]
             assert [body.pop("request_id", None) is None for body in bodies] == [method == "HEAD"] * 2
             assert bodies[0] == bodies[1]
-            num_asked += 1
-    assert num_asked >= 5
+            num_requests += 1
+    assert num_requests >= 5
     assert generate(client).status_code == 401

@@ -1,4 +1,4 @@
-"""How much a caller may have: exact under threads, over servers, and while Redis is dead."""
+"""Limits are exact with many threads, across servers, and while Redis is down."""
 
 from __future__ import annotations
 
@@ -21,14 +21,6 @@ from audiocraft_api.state.sqlite import SqliteFile
 from support.redis_server import RedisServer
 
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
-
-
 @pytest.fixture(params=["sqlite", "redis"])
 def quotas(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QuotaStore]:
     state = (
@@ -40,7 +32,7 @@ def quotas(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QuotaStor
     state.close()
 
 
-def test_racing_charges_share_no_place_and_refunds_never_go_below_0(quotas: QuotaStore) -> None:
+def test_concurrent_charges_never_exceed_the_quota_and_refunds_never_go_below_0(quotas: QuotaStore) -> None:
     def charge(_: int) -> bool:
         return quotas.charge("a", 7, 1.1, max_requests=0, max_seconds=11).is_charged
 
@@ -53,19 +45,19 @@ def test_racing_charges_share_no_place_and_refunds_never_go_below_0(quotas: Quot
     assert (quotas.usage("a", 7).requests, quotas.usage("a", 7).seconds) == (0, 0.0)
 
 
-def test_a_minute_in_memory_is_exact_moves_and_forgets_names() -> None:
+def test_the_limiter_in_memory_is_exact_slides_its_window_and_drops_old_keys() -> None:
     now = [0.0]
-    bursts = MemoryRateLimiter(clock=lambda: now[0], max_keys=50)
+    limiter = MemoryRateLimiter(clock=lambda: now[0], max_keys=50)
     with ThreadPoolExecutor(20) as pool:
-        assert sum(pool.map(lambda _: bursts.hit("a", 50).is_allowed, range(400))) == 50
+        assert sum(pool.map(lambda _: limiter.hit("a", 50).is_allowed, range(400))) == 50
     now[0] = 60.1
-    assert bursts.hit("a", 50).remaining == 49
+    assert limiter.hit("a", 50).remaining == 49
     for name in range(200):
-        bursts.hit(str(name), 1)
-    assert len(bursts) == 50
+        limiter.hit(str(name), 1)
+    assert len(limiter) == 50
 
 
-def test_servers_share_a_minute_and_the_death_of_redis_gives_nobody_a_new_one(redis_server: RedisServer) -> None:
+def test_servers_share_the_limit_and_without_redis_each_server_keeps_its_own_counts(redis_server: RedisServer) -> None:
     servers = [RedisRateLimiter(redis_server.url, "test:") for _ in range(3)]
 
     def hit(index: int) -> bool:
@@ -74,21 +66,21 @@ def test_servers_share_a_minute_and_the_death_of_redis_gives_nobody_a_new_one(re
     with ThreadPoolExecutor(20) as pool:
         assert sum(pool.map(hit, range(120))) == 30
         redis_server.kill()
-        assert sum(pool.map(hit, range(300))) == 60  # each server goes on to 30 of its own
+        assert sum(pool.map(hit, range(300))) == 60  # each server admits up to 30 of its own
 
 
-def test_without_a_quota_its_store_is_not_touched() -> None:
+def test_without_a_quota_the_quota_store_is_not_accessed() -> None:
     quotas, is_repeat = Mock(spec=SqliteQuotaStore), Mock(return_value=False)
     limits = Limits(MemoryRateLimiter(), quotas, LimitSettings(requests_per_minute=5))
     for _ in range(2):
         admission = limits.admit(Caller("a"), "1.2.3.4", 10.0, is_repeat=is_repeat)
         admission.refund()
-        assert [window.name for window in admission.states] == ["burst"]
-    assert [window.remaining for window in limits.peek(Caller("a"), "1.2.3.4")] == [3]
+        assert [state.name for state in admission.states] == ["burst"]
+    assert [state.remaining for state in limits.peek(Caller("a"), "1.2.3.4")] == [3]
     assert quotas.mock_calls == is_repeat.mock_calls == []
 
 
-def test_a_customer_of_ipv6_is_one_address_and_one_of_ipv4_too() -> None:
+def test_an_ipv6_network_and_an_ipv4_address_each_count_as_one_address() -> None:
     assert network_of("2001:db8:1:2:3:4:5:6") == network_of("2001:db8:1:2::1") == "2001:db8:1:2::/64"
     assert network_of("2001:db8:1:3::1") != network_of("2001:db8:1:2::1")
     assert network_of("::ffff:192.0.2.7") == network_of("192.0.2.7") == "192.0.2.7"

@@ -1,4 +1,4 @@
-"""How much a caller may have, seen through every door: what is counted, what is refused, what is given back."""
+"""Limits on every endpoint: which requests are counted, refused and refunded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class MakeApp(Protocol):
 
 @pytest.fixture
 def make_app(tmp_path: Path) -> Iterator[MakeApp]:
-    """Make apps, each in a directory of its own, whose task workers run; they are closed at the end."""
+    """Return a function that creates apps, each with its own directory; all are closed at the end."""
     apps: list[Flask] = []
     engines: list[FakeEngine] = []
 
@@ -53,7 +53,7 @@ def make_app(tmp_path: Path) -> Iterator[MakeApp]:
         services_of(app).close()
 
 
-def test_a_refusal_is_429_with_headers_and_a_failure_costs_no_quota(make_app: MakeApp) -> None:
+def test_a_refusal_is_429_with_headers_and_a_failure_is_not_charged(make_app: MakeApp) -> None:
     engine = FakeEngine()
     app = make_app(engine, requests_per_day=2, requests_per_minute=4)
     client = app.test_client()
@@ -68,7 +68,7 @@ def test_a_refusal_is_429_with_headers_and_a_failure_costs_no_quota(make_app: Ma
     assert_error(generate(client), 429, "rate_limited")
 
 
-def test_an_address_is_the_one_that_the_trusted_proxy_saw(make_app: MakeApp) -> None:
+def test_the_client_address_comes_from_the_trusted_proxy(make_app: MakeApp) -> None:
     for num_proxies, expected in ((0, 429), (1, 200)):
         client = make_app(address_requests_per_minute=1, trusted_proxies=num_proxies).test_client()
         body = {"prompt": "a", "duration": 1}
@@ -77,7 +77,7 @@ def test_an_address_is_the_one_that_the_trusted_proxy_saw(make_app: MakeApp) -> 
         assert second.status_code == expected
 
 
-def test_a_stream_holds_its_place_until_it_ends(make_app: MakeApp) -> None:
+def test_a_stream_occupies_its_slot_until_it_ends(make_app: MakeApp) -> None:
     client = make_app(concurrent_requests=1).test_client()
     stream = client.post("/generate-stream", json={"prompt": "a", "duration": 1})
     assert stream.status_code == 200
@@ -86,35 +86,35 @@ def test_a_stream_holds_its_place_until_it_ends(make_app: MakeApp) -> None:
     assert generate(client).status_code == 200
 
 
-class TestRepeats:
-    def test_a_repeat_is_told_its_task_when_the_days_quota_is_used_up(self, make_app: MakeApp) -> None:
+class TestRepeatedRequests:
+    def test_a_repeated_request_gets_its_task_when_the_daily_quota_is_used_up(self, make_app: MakeApp) -> None:
         client = make_app(requests_per_day=2).test_client()
-        made = submit(client, **{"Idempotency-Key": "once"}).json["task_id"]
+        task_id = submit(client, **{"Idempotency-Key": "once"}).json["task_id"]
         again = submit(client, **{"Idempotency-Key": "once"})
-        assert (again.status_code, again.json["task_id"]) == (202, made)
-        assert submit(client, **{"Idempotency-Key": "another"}).status_code == 202  # the repeat has cost nothing
+        assert (again.status_code, again.json["task_id"]) == (202, task_id)
+        assert submit(client, **{"Idempotency-Key": "another"}).status_code == 202  # the repeat was not charged
         again = submit(client, **{"Idempotency-Key": "once"})
-        assert (again.status_code, again.json["task_id"]) == (202, made)
+        assert (again.status_code, again.json["task_id"]) == (202, task_id)
         preferred = submit(client, path="/generate", **{"Prefer": "respond-async", "Idempotency-Key": "once"})
-        assert preferred.status_code in (200, 202)  # 200 when the task is done
+        assert preferred.status_code in (200, 202)  # 200 if the task is done
         assert preferred.json["seed"] == again.json["seed"]
         assert_error(submit(client, **{"Idempotency-Key": "third"}), 429, "quota_exceeded")
 
-    def test_a_used_key_opens_no_door_that_makes_something(self, make_app: MakeApp) -> None:
+    def test_a_used_idempotency_key_does_not_bypass_the_quota_elsewhere(self, make_app: MakeApp) -> None:
         client = make_app(requests_per_day=1).test_client()
         assert submit(client, **{"Idempotency-Key": "once"}).status_code == 202
-        for path in ("/generate", "/generate-stream"):  # neither makes tasks
+        for path in ("/generate", "/generate-stream"):  # neither creates a task
             assert_error(submit(client, path=path, **{"Idempotency-Key": "once"}), 429, "quota_exceeded")
         other = client.post("/generate-async", json=REQUEST | {"seed": 5}, headers={"Idempotency-Key": "once"})
         assert_error(other, 422, "idempotency_conflict")
 
-    def test_repeats_count_within_a_minute(self, make_app: MakeApp) -> None:
+    def test_repeats_count_toward_the_rate_limit(self, make_app: MakeApp) -> None:
         client = make_app(requests_per_minute=2).test_client()
         assert [submit(client, **{"Idempotency-Key": "once"}).status_code for _ in range(3)] == [202, 202, 429]
 
 
 class TestTasks:
-    def test_a_task_that_was_accepted_stays_charged_whatever_becomes_of_it(self, make_app: MakeApp) -> None:
+    def test_an_accepted_task_stays_charged_even_if_it_fails(self, make_app: MakeApp) -> None:
         engine = FakeEngine()
         engine.failure = GenerationFailed("It broke.")
         app = make_app(engine, requests_per_day=1)
@@ -123,20 +123,20 @@ class TestTasks:
         wait_until(lambda: client.get(f"/tasks/{task_id}").json["status"] == "failed")
         assert_error(submit(client), 429, "quota_exceeded")
 
-    def test_a_task_that_found_no_place_costs_nothing(self, make_app: MakeApp) -> None:
+    def test_a_task_refused_by_a_full_queue_is_not_charged(self, make_app: MakeApp) -> None:
         engine = FakeEngine()
         engine.open_gate.clear()
         app = make_app(engine, requests_per_day=100, max_queued_tasks=1)
         client = app.test_client()
-        num_accepted, answers = 0, []
-        while (answer := submit(client)).status_code == 202:
+        num_accepted, accepted = 0, []
+        while (response := submit(client)).status_code == 202:
             num_accepted += 1
-        assert_error(answer, 503, "queue_full")
+        assert_error(response, 503, "queue_full")
         engine.open_gate.set()
-        wait_until(lambda: (answer := submit(client)).status_code == 202 and answers.append(answer) is None)
-        assert answers[0].headers["X-RateLimit-Remaining"] == str(100 - num_accepted - 1)
+        wait_until(lambda: (response := submit(client)).status_code == 202 and accepted.append(response) is None)
+        assert accepted[0].headers["X-RateLimit-Remaining"] == str(100 - num_accepted - 1)
 
-    def test_a_request_that_finds_no_place_to_wait_makes_no_task_and_costs_nothing(self, make_app: MakeApp) -> None:
+    def test_a_request_without_a_free_slot_creates_no_task_and_is_not_charged(self, make_app: MakeApp) -> None:
         client = make_app(requests_per_day=2).test_client()
         request_slots = services_of(client.application).request_slots
         with ExitStack() as stack:
@@ -147,7 +147,7 @@ class TestTasks:
             assert client.get("/tasks").json["tasks"] == []
         assert submit(client).headers["X-RateLimit-Remaining"] == "1"
 
-    def test_unfinished_tasks_of_a_key_are_bounded_and_an_ended_one_makes_room(self, make_app: MakeApp) -> None:
+    def test_unfinished_tasks_of_a_key_are_limited_and_a_finished_task_frees_its_place(self, make_app: MakeApp) -> None:
         engine = FakeEngine()
         engine.open_gate.clear()
         app = make_app(engine, keys=f"{ENVIRONMENT_KEY},{OTHER_KEY}", concurrent_tasks=2)
@@ -161,20 +161,20 @@ class TestTasks:
         wait_until(lambda: submit(client, **mine).status_code == 202)
 
 
-class TestWhoseLimits:
-    def test_a_key_with_limits_of_its_own_goes_by_those(self, make_app: MakeApp) -> None:
+class TestLimitsPerCaller:
+    def test_limits_of_a_key_override_the_settings(self, make_app: MakeApp) -> None:
         app = make_app(requests_per_minute=2)
         strict = create_key(app, limits=CallerLimits(requests_per_minute=1, audio_seconds_per_day=3))
-        free = create_key(app, limits=CallerLimits(requests_per_minute=0))
-        usual = create_key(app)
+        unlimited = create_key(app, limits=CallerLimits(requests_per_minute=0))
+        default = create_key(app)
         client = app.test_client()
-        passed = {
+        num_accepted = {
             key: [submit(client, path="/generate", **with_key(key)).status_code for _ in range(4)].count(200)
-            for key in (strict, free, usual)
+            for key in (strict, unlimited, default)
         }
-        assert list(passed.values()) == [1, 4, 2]
+        assert list(num_accepted.values()) == [1, 4, 2]
 
-    def test_seconds_of_audio_are_told_and_refused_before_any_work(self, make_app: MakeApp) -> None:
+    def test_the_audio_quota_is_reported_and_enforced_before_any_work(self, make_app: MakeApp) -> None:
         engine = FakeEngine()
         app = make_app(engine)
         headers = with_key(create_key(app, limits=CallerLimits(audio_seconds_per_day=3)))
@@ -186,7 +186,7 @@ class TestWhoseLimits:
         assert len(engine.submitted) == 1
         assert client.post("/generate", json=REQUEST, headers=headers).status_code == 200
 
-    def test_wrong_keys_count_for_their_address(self, make_app: MakeApp) -> None:
+    def test_invalid_keys_count_toward_the_limit_of_their_address(self, make_app: MakeApp) -> None:
         client = make_app(keys=ENVIRONMENT_KEY, address_requests_per_minute=3).test_client()
         guesses = [generate_with(client, f"guess-{number:040}").status_code for number in range(5)]
         assert guesses == [401, 401, 401, 429, 429]
@@ -196,87 +196,79 @@ class TestWhoseLimits:
         )
         assert elsewhere.status_code == 200
 
-    def test_addresses_of_one_ipv6_customer_share_a_minute(self, make_app: MakeApp) -> None:
+    def test_addresses_of_one_ipv6_network_share_a_limit(self, make_app: MakeApp) -> None:
         client = make_app(address_requests_per_minute=1).test_client()
         for address, expected in (("2001:db8::1", 200), ("2001:db8::2", 429), ("2001:db8:0:1::1", 200)):
-            answer = client.post("/generate", json=REQUEST, environ_base={"REMOTE_ADDR": address})
-            assert answer.status_code == expected
+            response = client.post("/generate", json=REQUEST, environ_base={"REMOTE_ADDR": address})
+            assert response.status_code == expected
 
 
 def generate_with(client: FlaskClient, key: str) -> TestResponse:
     return client.post("/generate", json=REQUEST, headers=with_key(key))
 
 
-def converse(server: Server, prompt: str) -> dict[str, Any]:
-    """Ask for a second of audio over a WebSocket, and return the last message."""
+def generate_over_websocket(server: Server, prompt: str) -> dict[str, Any]:
+    """Request one second of audio over a WebSocket and return the last message."""
     ws = Client.connect(f"ws://127.0.0.1:{server.port}/ws/generate")
     ws.send(json.dumps(REQUEST | {"prompt": prompt}))
     while True:
         message = ws.receive(timeout=20)
         assert message is not None
-        told = json.loads(message) if isinstance(message, str) else {"type": "audio"}
-        if told["type"] in ("done", "error"):
-            return dict(told)
+        event = json.loads(message) if isinstance(message, str) else {"type": "audio"}
+        if event["type"] in ("done", "error"):
+            return dict(event)
 
 
-def test_a_websocket_is_told_when_to_come_again(tmp_path: Path) -> None:
+def test_a_refused_websocket_receives_the_time_to_retry(tmp_path: Path) -> None:
     with serve(tmp_path, "support.streamed:app", requests_per_minute=1) as server:
-        assert converse(server, "solo cello")["type"] == "done"
-        refused = converse(server, "solo cello")
+        assert generate_over_websocket(server, "solo cello")["type"] == "done"
+        refused = generate_over_websocket(server, "solo cello")
         assert refused["code"] == "rate_limited"
         assert 0 < refused["retry_after"] <= 60
 
 
-def test_a_websocket_that_fails_before_any_audio_costs_nothing(tmp_path: Path) -> None:
+def test_a_websocket_that_fails_before_any_audio_is_not_charged(tmp_path: Path) -> None:
     with serve(tmp_path, "support.streamed:app", requests_per_day=2) as server:
         for prompt, code in (
             ("fail after 0", "generation_failed"),
-            ("fail after 4", "generation_failed"),  # audio had come: charged
+            ("fail after 4", "generation_failed"),  # charged, because audio was sent
             ("fail after 0", "generation_failed"),
             ("fail after 4", "generation_failed"),
             ("fail after 0", "quota_exceeded"),
         ):
-            assert converse(server, prompt)["code"] == code
+            assert generate_over_websocket(server, prompt)["code"] == code
 
 
 class TestRedis:
     @pytest.fixture
-    def redis(self, tmp_path: Path) -> Iterator[RedisServer]:
-        (tmp_path / "redis").mkdir()
-        redis = RedisServer(tmp_path / "redis")
-        redis.start()
-        yield redis
-        redis.kill()
+    def shared(self, redis_server: RedisServer) -> dict[str, Any]:
+        """The settings of servers that share a Redis."""
+        return {"state_backend": "redis", "redis_url": redis_server.url, "keys": ENVIRONMENT_KEY}
 
-    @pytest.fixture
-    def shared(self, redis: RedisServer) -> dict[str, Any]:
-        """Return the settings of servers that share a Redis."""
-        return {"state_backend": "redis", "redis_url": redis.url, "keys": ENVIRONMENT_KEY}
-
-    def test_servers_share_a_minute_and_none_fails_when_redis_dies(
-        self, shared: dict[str, Any], redis: RedisServer, make_app: MakeApp
+    def test_servers_share_a_rate_limit_and_keep_working_when_redis_dies(
+        self, shared: dict[str, Any], redis_server: RedisServer, make_app: MakeApp
     ) -> None:
         apps = [make_app(**shared, requests_per_minute=10) for _ in range(2)]
 
-        def ask(number: int) -> int:
+        def send(number: int) -> int:
             return generate_with(apps[number % 2].test_client(), ENVIRONMENT_KEY).status_code
 
         with ThreadPoolExecutor(8) as pool:
-            assert Counter(pool.map(ask, range(40))) == {200: 10, 429: 30}
-            redis.kill()
-            after = Counter(pool.map(ask, range(60)))
-        assert after == {200: 10, 429: 50}  # each fills its own minute up to 10
+            assert Counter(pool.map(send, range(40))) == {200: 10, 429: 30}
+            redis_server.kill()
+            after = Counter(pool.map(send, range(60)))
+        assert after == {200: 10, 429: 50}  # each server admits up to 10 of its own
 
-    def test_a_quota_that_cannot_be_asked_is_503_before_any_work(
-        self, shared: dict[str, Any], redis: RedisServer, make_app: MakeApp
+    def test_a_quota_that_cannot_be_read_is_503_before_any_work(
+        self, shared: dict[str, Any], redis_server: RedisServer, make_app: MakeApp
     ) -> None:
         engine = FakeEngine()
         client = make_app(engine, **shared, requests_per_day=10).test_client()
         assert generate_with(client, ENVIRONMENT_KEY).status_code == 200
-        redis.kill()
+        redis_server.kill()
         refused = generate_with(client, ENVIRONMENT_KEY)
         assert_error(refused, 503, "storage_unavailable")
         assert int(refused.headers["Retry-After"]) > 0
         assert len(engine.submitted) == 1
-        redis.start()
+        redis_server.start()
         wait_until(lambda: generate_with(client, ENVIRONMENT_KEY).status_code == 200)

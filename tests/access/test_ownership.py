@@ -1,4 +1,4 @@
-"""Two callers: whatever is one's is to the other as if it were not there, whichever store keeps the state."""
+"""Ownership: tasks and audio of one caller do not exist for another caller, with every state store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from support.celery_workplace import CeleryWorkplace
 from support.fakes import FakeEngine
 from support.http import fake_app
 from support.keys import create_key, with_key
-from support.redis_server import RedisServer
 from support.served import wait_until
 
 UNKNOWN = "53f5808b-70f6-4e39-9600-4adbf18dca4d"
@@ -25,7 +24,7 @@ REQUEST = {"prompt": "solo cello", "duration": 1}
 
 
 class Caller:
-    """Somebody with a key."""
+    """A client with an API key."""
 
     def __init__(self, client: FlaskClient, key: str) -> None:
         self._client = client
@@ -39,9 +38,9 @@ class Caller:
         return self.open("GET", path)
 
     def submit(self, **headers: str) -> str:
-        answer = self.open("POST", "/generate-async", headers, json=REQUEST)
-        assert answer.status_code == 202
-        return str(answer.json["task_id"])
+        response = self.open("POST", "/generate-async", headers, json=REQUEST)
+        assert response.status_code == 202
+        return str(response.json["task_id"])
 
     def finish(self, task_id: str) -> dict[str, Any]:
         def has_ended() -> bool:
@@ -64,21 +63,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CeleryWorkpl
         yield workplace
 
 
-@pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
-    (tmp_path / "redis").mkdir()
-    redis = RedisServer(tmp_path / "redis")
-    redis.start()
-    yield redis.url
-    redis.kill()
-
-
 @pytest.fixture(params=["sqlite", "redis", "celery"])
 def app(request: pytest.FixtureRequest, tmp_path: Path, engine: FakeEngine) -> Iterator[Flask]:
-    """An app that has not started and has no key."""
+    """An app that is not started and has no keys."""
     settings: dict[str, Any] = {}
     if request.param == "redis":
-        settings = {"state_backend": "redis", "redis_url": request.getfixturevalue("redis_url")}
+        settings = {"state_backend": "redis", "redis_url": request.getfixturevalue("redis_server").url}
     if request.param == "celery":
         settings = request.getfixturevalue("workplace").prepared_for(engine)
     app = fake_app(tmp_path, engine, **settings)
@@ -89,7 +79,7 @@ def app(request: pytest.FixtureRequest, tmp_path: Path, engine: FakeEngine) -> I
 
 @pytest.fixture
 def callers(app: Flask) -> list[Caller]:
-    # The scope `admin` opens nothing of others.
+    # The scope `admin` gives no access to data of other owners.
     keys = [create_key(app), create_key(app, "read", "generate", "admin")]
     services_of(app).start()
     return [Caller(app.test_client(), key) for key in keys]
@@ -106,15 +96,15 @@ def bob(callers: list[Caller]) -> Caller:
 
 
 def assert_same_404(found: TestResponse, unknown: TestResponse) -> None:
-    """Check that an answer is that of something unknown, but for the id."""
+    """Assert that both responses are 404 and equal, except for the request id."""
     assert (found.status_code, unknown.status_code) == (404, 404)
     assert set(found.headers.keys()) == set(unknown.headers.keys())
-    bodies = [json.loads(answer.data) if answer.data else {} for answer in (found, unknown)]
+    bodies = [json.loads(response.data) if response.data else {} for response in (found, unknown)]
     assert [body.pop("request_id", None) is None for body in bodies] in ([True, True], [False, False])
     assert bodies[0] == bodies[1]
 
 
-def test_a_task_of_another_is_404_by_every_route(alice: Caller, bob: Caller, engine: FakeEngine) -> None:
+def test_a_task_of_another_owner_is_404_on_every_route(alice: Caller, bob: Caller, engine: FakeEngine) -> None:
     engine.open_gate.clear()
     task_id = alice.submit()
     for method, path in (
@@ -132,40 +122,40 @@ def test_a_task_of_another_is_404_by_every_route(alice: Caller, bob: Caller, eng
         assert bob.get(path).status_code == 404
 
 
-def test_each_lists_its_own_tasks(alice: Caller, bob: Caller) -> None:
-    mine, others = [alice.submit(), alice.submit()], [bob.submit()]
-    for who, expected in ((alice, mine), (bob, others)):
-        assert {task["task_id"] for task in who.get("/tasks").json["tasks"]} == set(expected)
+def test_each_caller_lists_only_its_own_tasks(alice: Caller, bob: Caller) -> None:
+    of_alice, of_bob = [alice.submit(), alice.submit()], [bob.submit()]
+    for caller, expected in ((alice, of_alice), (bob, of_bob)):
+        assert {task["task_id"] for task in caller.get("/tasks").json["tasks"]} == set(expected)
     page = alice.get("/tasks?limit=1").json
-    older = bob.get(f"/tasks?cursor={page['next_cursor']}").json  # a cursor of another leads to nothing of the other
-    assert not [task for task in older["tasks"] if task["task_id"] in mine]
+    older = bob.get(f"/tasks?cursor={page['next_cursor']}").json  # a cursor gives no access to another owner's tasks
+    assert not [task for task in older["tasks"] if task["task_id"] in of_alice]
 
 
-def test_audio_of_another_is_404_in_every_way_of_asking(alice: Caller, bob: Caller) -> None:
-    made = alice.open("POST", "/generate", json=REQUEST).json["audio_url"]
+def test_audio_of_another_owner_is_404_for_every_kind_of_request(alice: Caller, bob: Caller) -> None:
+    synchronous_url = alice.open("POST", "/generate", json=REQUEST).json["audio_url"]
     task = alice.finish(alice.submit())
-    for url in (made, task["audio_url"]):
-        answer = alice.get(url)
-        assert answer.status_code == 200
+    for url in (synchronous_url, task["audio_url"]):
+        response = alice.get(url)
+        assert response.status_code == 200
         assert alice.key_id not in url
         conditions: list[dict[str, str]] = [
             {},
             {"Range": "bytes=0-9"},
             {"Range": "bytes=999999999-"},
-            {"If-None-Match": answer.headers["ETag"]},
+            {"If-None-Match": response.headers["ETag"]},
             {"If-None-Match": "*"},
-            {"If-Modified-Since": answer.headers["Last-Modified"]},
+            {"If-Modified-Since": response.headers["Last-Modified"]},
         ]
         for headers in conditions:
             for method in ("GET", "HEAD"):
-                asked = bob.open(method, url, headers)
-                assert_same_404(asked, bob.open(method, f"/audio/{UNKNOWN}.wav", headers))
+                refused = bob.open(method, url, headers)
+                assert_same_404(refused, bob.open(method, f"/audio/{UNKNOWN}.wav", headers))
         assert alice.open("GET", url, {"Range": "bytes=0-9"}).status_code == 206
-        assert alice.open("GET", url, {"If-None-Match": answer.headers["ETag"]}).status_code == 304
+        assert alice.open("GET", url, {"If-None-Match": response.headers["ETag"]}).status_code == 304
     assert task["result"]["filename"] == task["audio_url"].removeprefix("/audio/")
 
 
-def test_no_path_leads_into_the_folder_of_another(alice: Caller, bob: Caller) -> None:
+def test_no_path_reaches_the_directory_of_another_owner(alice: Caller, bob: Caller) -> None:
     name = alice.open("POST", "/generate", json=REQUEST).json["audio_url"].removeprefix("/audio/")
     for path in (
         f"{alice.key_id}/{name}",
@@ -173,28 +163,28 @@ def test_no_path_leads_into_the_folder_of_another(alice: Caller, bob: Caller) ->
         f"..%2f{alice.key_id}%2f{name}",
         f"../{alice.key_id}/{name}",
     ):
-        for who in (alice, bob):
-            assert who.get(f"/audio/{path}").status_code == 404
+        for caller in (alice, bob):
+            assert caller.get(f"/audio/{path}").status_code == 404
 
 
-def test_idempotency_keys_are_each_callers_own(alice: Caller, bob: Caller) -> None:
-    ids = [who.submit(**{"Idempotency-Key": "same"}) for who in (alice, bob, alice, bob)]
+def test_idempotency_keys_are_separate_for_each_caller(alice: Caller, bob: Caller) -> None:
+    ids = [caller.submit(**{"Idempotency-Key": "same"}) for caller in (alice, bob, alice, bob)]
     assert ids[:2] == ids[2:]
     assert ids[0] != ids[1]
     other = REQUEST | {"duration": 2}
     assert bob.open("POST", "/generate-async", {"Idempotency-Key": "same"}, json=other).status_code == 422
 
 
-def test_a_synchronous_request_that_is_answered_by_a_task_is_its_callers_too(alice: Caller, bob: Caller) -> None:
-    answer = alice.open("POST", "/generate", {"Prefer": "wait=10"}, json=REQUEST)
-    assert answer.status_code == 200
-    assert alice.get(answer.json["audio_url"]).status_code == 200
-    assert bob.get(answer.json["audio_url"]).status_code == 404
+def test_a_synchronous_request_that_runs_as_a_task_belongs_to_its_caller(alice: Caller, bob: Caller) -> None:
+    response = alice.open("POST", "/generate", {"Prefer": "wait=10"}, json=REQUEST)
+    assert response.status_code == 200
+    assert alice.get(response.json["audio_url"]).status_code == 200
+    assert bob.get(response.json["audio_url"]).status_code == 404
     accepted = alice.open("POST", "/generate", {"Prefer": "respond-async"}, json=REQUEST)
     assert bob.get(accepted.headers["Location"]).status_code == 404
 
 
-def test_what_was_made_before_the_first_key_is_nobodys(app: Flask) -> None:
+def test_tasks_and_audio_created_before_the_first_key_are_inaccessible(app: Flask) -> None:
     services_of(app).start()
     client = app.test_client()
     url = client.post("/generate", json=REQUEST).json["audio_url"]
@@ -205,19 +195,19 @@ def test_what_was_made_before_the_first_key_is_nobodys(app: Flask) -> None:
     assert caller.get("/tasks").json["tasks"] == []
 
 
-def test_links_may_be_left_open_while_tasks_are_not(tmp_path: Path) -> None:
+def test_audio_links_may_be_public_while_tasks_are_not(tmp_path: Path) -> None:
     app = fake_app(tmp_path, audio_requires_key=False)
     alice, bob = (Caller(app.test_client(), key) for key in [create_key(app), create_key(app)])
     services_of(app).start()
     url = alice.open("POST", "/generate", json=REQUEST).json["audio_url"]
     task_id = alice.submit()
     task = alice.finish(task_id)
-    stranger = app.test_client()
+    anonymous = app.test_client()
     for link in (url, task["audio_url"]):
-        assert stranger.get(link, buffered=True).status_code == 200
-        assert stranger.get(link, headers=with_key("wrong"), buffered=True).status_code == 200
+        assert anonymous.get(link, buffered=True).status_code == 200
+        assert anonymous.get(link, headers=with_key("wrong"), buffered=True).status_code == 200
         assert bob.get(link).status_code == 200
-    assert stranger.get(f"/tasks/{task_id}").status_code == 401
+    assert anonymous.get(f"/tasks/{task_id}").status_code == 401
     assert bob.get(f"/tasks/{task_id}").status_code == 404
     assert not [entry for entry in (tmp_path / "audio").iterdir() if entry.is_dir()]
     services_of(app).close()

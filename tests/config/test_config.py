@@ -42,10 +42,10 @@ def test_settings_are_read_from_the_environment() -> None:
         ("AUDIOCRAFT_API_MAX_UPLOAD_BYTES", "1e309"),
     ],
 )
-def test_a_wrong_value_is_refused_naming_variable_and_value(variable: str, value: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
+def test_an_invalid_value_is_refused_with_the_variable_and_the_value_named(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         load_config({variable: value})
-    assert f"{variable}={value} is not valid" in str(refusal.value)
+    assert f"{variable}={value} is not valid" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_a_wrong_value_is_refused_naming_variable_and_value(variable: str, value
     ],
 )
 def test_the_message_says_what_was_expected(variable: str, value: str, expected: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(ConfigError) as caught:
         load_config({variable: value})
-    assert str(refusal.value).endswith(f" is not valid: {expected}")
+    assert str(caught.value).endswith(f" is not valid: {expected}")
 
 
-def test_an_unknown_variable_with_the_prefix_warns(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_variable_with_the_prefix_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "audiocraft_api"):
         load_config({"AUDIOCRAFT_API_TREADS": "8", "OTHER": "1"})
     assert "AUDIOCRAFT_API_TREADS" in caplog.text
@@ -75,7 +75,7 @@ def test_an_unknown_variable_with_the_prefix_warns(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize("command", [["gunicorn", "-c", "gunicorn.conf.py", "app:app"], ["python", "app.py"]])
 @pytest.mark.parametrize("wrong", ["threads", "models_file", "prompt_list_file"])
-def test_a_wrong_value_stops_the_start_with_one_sentence(command: list[str], wrong: str, tmp_path: Path) -> None:
+def test_an_invalid_value_stops_the_start_with_one_sentence(command: list[str], wrong: str, tmp_path: Path) -> None:
     value = "0" if wrong == "threads" else str(tmp_path / "absent")
     program = Path(sys.executable).parent / command[0]
     run = subprocess.run(

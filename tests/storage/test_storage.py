@@ -1,4 +1,4 @@
-"""Stores of finished audio: one contract for every backend, then what is the local store's own."""
+"""Audio stores: one contract for every backend, then the tests of each backend."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from audiocraft_api.core.errors import NotFound, StorageUnavailable
 from audiocraft_api.storage.base import AudioStore, link_of, name_of
 from audiocraft_api.storage.local import LocalStore
 from audiocraft_api.storage.s3 import READERS_SECONDS, S3Store
-from support.s3_server import CREDENTIALS, REGION, S3Server
+from support.s3_server import REGION, S3Server
 
 DEADLINE_SECONDS = 30.0
 
@@ -68,22 +68,22 @@ HOSTILE_NAMES = [
 
 
 class AudioStoreContract:
-    """What every backend promises. A subclass gives the fixture `store`."""
+    """The contract of every backend. Subclasses define the fixture `store`."""
 
-    def test_a_saved_file_is_read_back_whole(self, store: AudioStore) -> None:
+    def test_a_saved_file_is_read_back_completely(self, store: AudioStore) -> None:
         saved = store.save(b"some audio", "wav")
         opened = store.open(saved.filename)
         with opened.file as file:
             assert file.read() == b"some audio"
             file.seek(5)
             assert file.read() == b"audio"
-        # A store that is another server has a clock of its own.
+        # A remote store has its own clock.
         assert replace(opened.audio, modified_at=saved.modified_at) == saved
         assert abs(opened.audio.modified_at - saved.modified_at) < 60
         assert saved.size_bytes == 10
         assert abs(saved.modified_at - time.time()) < 60
 
-    def test_a_name_is_new_and_ends_in_the_extension(self, store: AudioStore) -> None:
+    def test_filenames_are_unique_and_end_in_the_extension(self, store: AudioStore) -> None:
         saved = [store.save(b"same", extension) for extension in ("wav", "mp3", "flac") for _ in range(5)]
         assert len({audio.filename for audio in saved}) == len({audio.etag for audio in saved}) == 15
         for audio in saved:
@@ -91,11 +91,11 @@ class AudioStoreContract:
             assert audio.filename.partition(".")[2] in ("wav", "mp3", "flac")
             assert '"' not in audio.etag
 
-    def test_an_address_names_the_file(self, store: AudioStore) -> None:
+    def test_a_url_contains_the_filename(self, store: AudioStore) -> None:
         filename = store.save(b"audio", "ogg").filename
         assert filename in store.url_for(filename)
 
-    def test_an_extension_that_is_none_is_refused(self, store: AudioStore) -> None:
+    def test_an_invalid_extension_is_refused(self, store: AudioStore) -> None:
         for extension in ("", "../wav", "w/v", "WAV", "wav\x00", "much-too-long"):
             with pytest.raises(ValueError, match="not a file name extension"):
                 store.save(b"audio", extension)
@@ -105,20 +105,20 @@ class AudioStoreContract:
             store.open(UNKNOWN)
 
     @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=range(len(HOSTILE_NAMES)))
-    def test_a_name_that_no_store_makes_is_not_found(self, store: AudioStore, name: str) -> None:
+    def test_an_invalid_name_is_not_found(self, store: AudioStore, name: str) -> None:
         store.save(b"audio", "wav")
         with pytest.raises(NotFound):
             store.open(name)
         store.delete(name)
 
-    def test_a_deleted_file_is_gone(self, store: AudioStore) -> None:
+    def test_a_deleted_file_is_not_found(self, store: AudioStore) -> None:
         filename = store.save(b"audio", "wav").filename
         store.delete(filename)
         with pytest.raises(NotFound):
             store.open(filename)
         store.delete(filename)
 
-    def test_an_owner_s_file_is_nobody_else_s(self, store: AudioStore) -> None:
+    def test_a_file_is_found_only_for_its_owner(self, store: AudioStore) -> None:
         filename = store.save(b"audio", "wav", "alice").filename
         link = link_of(filename)
         assert (filename, store.url_for(filename)) == (f"alice/{link}", f"/audio/{link}")
@@ -130,7 +130,7 @@ class AudioStoreContract:
         with pytest.raises(ValueError, match="not an owner"):
             store.save(b"audio", "wav", "../bob")
 
-    def test_parts_are_read_in_any_order(self, store: AudioStore) -> None:
+    def test_ranges_are_read_in_any_order(self, store: AudioStore) -> None:
         data = os.urandom(400_000)
         with store.open(store.save(data, "wav").filename).file as file:
             for start, end in [(399_990, 400_000), (0, 10), (5, 300_000), (70_000, 70_001), (400_000, 400_000)]:
@@ -140,12 +140,12 @@ class AudioStoreContract:
             assert file.seek(-4, os.SEEK_END) == 399_996
             assert file.read() == data[-4:]
 
-    def test_an_empty_file_and_a_large_one_are_kept(self, store: AudioStore) -> None:
+    def test_an_empty_file_and_a_large_file_are_stored(self, store: AudioStore) -> None:
         for data in (b"", os.urandom(3_000_001)):
             with store.open(store.save(data, "wav").filename).file as file:
                 assert file.read() == data
 
-    def test_many_threads_save_open_delete_and_sweep_at_once(self, store: AudioStore) -> None:
+    def test_many_threads_save_open_delete_and_sweep_concurrently(self, store: AudioStore) -> None:
         def round_trip(index: int) -> bool:
             data = str(index).encode() * 1000
             filename = store.save(data, "wav").filename
@@ -170,11 +170,12 @@ def make_store(directory: Path, **settings: Any) -> LocalStore:
 
 
 def age(directory: Path, filename: str, seconds: float) -> None:
+    """Make a file look `seconds` old."""
     then = time.time() - seconds
     os.utime(directory / filename, (then, then))
 
 
-def readable(store: AudioStore, filename: str) -> bool:
+def is_readable(store: AudioStore, filename: str) -> bool:
     try:
         store.open(filename).file.close()
     except NotFound:
@@ -185,48 +186,48 @@ def readable(store: AudioStore, filename: str) -> bool:
 class TestLocalStore(AudioStoreContract):
     @pytest.fixture
     def store(self, directory: Path) -> Iterator[LocalStore]:
-        # The sweeper's first round would race with the test's own; it has tests of its own below.
+        # The first sweep of the background thread would race with sweeps of the test. Other tests cover that thread.
         config = load_config({}, audio_dir=directory, audio_max_age_seconds=100, audio_max_total_bytes=5_000_000)
         store = LocalStore(config.storage, background_sweep=False)
         yield store
         store.close()
-        assert not list(directory.glob(".*")), "no temporary file is left"
+        assert not list(directory.glob(".*")), "a temporary file is left"
 
-    def test_an_address_is_the_route_of_the_file(self, store: LocalStore) -> None:
+    def test_a_url_is_the_route_of_the_file(self, store: LocalStore) -> None:
         assert store.url_for(UNKNOWN) == f"/audio/{UNKNOWN}"
 
-    def test_a_deleted_file_s_readers_read_on(self, store: LocalStore) -> None:
+    def test_a_deleted_file_can_still_be_read_by_its_readers(self, store: LocalStore) -> None:
         filename = store.save(b"audio", "wav").filename
         with store.open(filename).file as file:
             store.delete(filename)
             assert file.read() == b"audio"
 
-    def test_no_client_is_sent_elsewhere(self, store: LocalStore) -> None:
+    def test_clients_are_never_redirected(self, store: LocalStore) -> None:
         assert store.redirect_for(store.save(b"audio", "wav").filename) is None
 
-    def test_a_file_over_the_age_is_swept_and_a_younger_one_stays(self, store: LocalStore, directory: Path) -> None:
+    def test_only_files_beyond_the_maximum_age_are_swept(self, store: LocalStore, directory: Path) -> None:
         old, young = (store.save(b"audio", "wav").filename for _ in range(2))
         age(directory, old, 101)
         age(directory, young, 90)
         assert store.sweep() == 1
-        assert (readable(store, old), readable(store, young)) == (False, True)
+        assert (is_readable(store, old), is_readable(store, young)) == (False, True)
 
     def test_the_oldest_files_beyond_the_total_size_are_swept(self, store: LocalStore, directory: Path) -> None:
         names = [store.save(bytes(2_000_000), "wav").filename for _ in range(4)]
         for index, filename in enumerate(names):
             age(directory, filename, 50 - index)
         assert store.sweep() == 2
-        assert [readable(store, filename) for filename in names] == [False, False, True, True]
+        assert [is_readable(store, filename) for filename in names] == [False, False, True, True]
 
-    def test_no_limit_keeps_everything(self, directory: Path) -> None:
+    def test_without_limits_every_file_is_kept(self, directory: Path) -> None:
         store = make_store(directory, audio_max_age_seconds=0, audio_max_total_bytes=0)
         filename = store.save(bytes(1000), "wav").filename
         age(directory, filename, 1e9)
         assert store.sweep() == 0
-        assert readable(store, filename)
+        assert is_readable(store, filename)
         store.close()
 
-    def test_a_file_being_served_is_not_swept_until_its_last_reader_closes(
+    def test_an_open_file_is_not_swept_until_its_last_reader_closes_it(
         self, store: LocalStore, directory: Path
     ) -> None:
         filename = store.save(b"audio", "wav").filename
@@ -239,17 +240,17 @@ class TestLocalStore(AudioStoreContract):
         assert second.read() == b"audio"
         second.close()
         assert store.sweep() == 1
-        assert not readable(store, filename)
+        assert not is_readable(store, filename)
 
-    def test_a_served_file_counts_for_the_size_and_others_go_for_it(self, store: LocalStore, directory: Path) -> None:
+    def test_an_open_file_counts_toward_the_size_but_is_not_swept(self, store: LocalStore, directory: Path) -> None:
         names = [store.save(bytes(2_000_000), "wav").filename for _ in range(3)]
         for index, filename in enumerate(names):
             age(directory, filename, 50 - index)
         with store.open(names[0]).file:
             assert store.sweep() == 1
-        assert [readable(store, filename) for filename in names] == [True, False, True]
+        assert [is_readable(store, filename) for filename in names] == [True, False, True]
 
-    def test_a_reader_that_is_forgotten_ends_its_lease(self, store: LocalStore, directory: Path) -> None:
+    def test_garbage_collection_of_an_unclosed_file_ends_its_lease(self, store: LocalStore, directory: Path) -> None:
         filename = store.save(b"audio", "wav").filename
         with pytest.warns(ResourceWarning):
             store.open(filename)
@@ -262,7 +263,7 @@ class TestLocalStore(AudioStoreContract):
                 store.open(UNKNOWN)
         assert not store._leases
 
-    def test_files_of_others_are_neither_swept_nor_opened(self, store: LocalStore, directory: Path) -> None:
+    def test_foreign_files_are_neither_swept_nor_opened(self, store: LocalStore, directory: Path) -> None:
         store.save(b"audio", "wav")
         others = [".gitkeep", "notes.txt", "song.wav", f".{UNKNOWN}", f"{UNKNOWN}.part"]
         for name in others:
@@ -295,24 +296,24 @@ class TestLocalStore(AudioStoreContract):
         assert len(os.listdir("/dev/fd")) == num_descriptors
         assert not store._leases
 
-    def test_temporary_files_of_dead_writers_are_removed_and_those_of_live_ones_stay(
+    def test_temporary_files_of_dead_writers_are_removed_and_those_of_live_writers_kept(
         self, store: LocalStore, directory: Path
     ) -> None:
         store.save(b"audio", "wav")
         dead, live = (f".{uuid.uuid4()}.wav.part" for _ in range(2))
         for name in (dead, live):
-            (directory / name).write_bytes(b"half")
+            (directory / name).write_bytes(b"partial")
         age(directory, dead, 4000)
         store.sweep()
         assert ((directory / dead).exists(), (directory / live).exists()) == (False, True)
         (directory / live).unlink()
 
-    def test_a_full_disk_is_a_503_and_leaves_nothing_half_written(
+    def test_a_full_disk_is_a_503_and_leaves_no_partial_file(
         self, store: LocalStore, directory: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         kept = store.save(b"audio", "wav").filename
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, hard))  # a write beyond it fails half-way, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, hard))  # a larger write fails part-way, as on a full disk
         try:
             with pytest.raises(StorageUnavailable) as caught:
                 store.save(bytes(1_000_000), "wav")
@@ -324,7 +325,7 @@ class TestLocalStore(AudioStoreContract):
         assert [path.name for path in directory.iterdir()] == [kept]
 
 
-def test_a_directory_that_cannot_be_written_is_a_503(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_writable_is_a_503(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     store = make_store(tmp_path / "file" / "audio")
     with pytest.raises(StorageUnavailable):
@@ -334,7 +335,7 @@ def test_a_directory_that_cannot_be_written_is_a_503(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_store_that_is_not_used_makes_neither_directory_nor_thread(directory: Path) -> None:
+def test_an_unused_store_creates_neither_a_directory_nor_a_thread(directory: Path) -> None:
     num_threads = threading.active_count()
     store = make_store(directory)
     store.url_for(UNKNOWN)
@@ -343,16 +344,16 @@ def test_a_store_that_is_not_used_makes_neither_directory_nor_thread(directory: 
     assert threading.active_count() == num_threads
 
 
-def test_a_directory_removed_while_running_is_made_again(directory: Path) -> None:
+def test_a_directory_removed_while_running_is_created_again(directory: Path) -> None:
     store = make_store(directory)
     store.delete(store.save(b"audio", "wav").filename)
     directory.rmdir()
     assert store.sweep() == 0
-    assert readable(store, store.save(b"audio", "wav").filename)
+    assert is_readable(store, store.save(b"audio", "wav").filename)
     store.close()
 
 
-def test_the_sweeper_starts_with_the_first_use_sweeps_what_an_earlier_run_left_and_stops_on_close(
+def test_the_sweeper_starts_on_first_use_sweeps_files_of_an_earlier_run_and_stops_on_close(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     earlier = make_store(directory)
@@ -373,15 +374,15 @@ def test_the_sweeper_starts_with_the_first_use_sweeps_what_an_earlier_run_left_a
     assert threading.active_count() <= num_threads
 
 
-def test_the_sweeper_sweeps_again_after_each_interval_and_survives_a_failure(
+def test_the_sweeper_sweeps_at_each_interval_and_survives_a_failure(
     directory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_store(directory, audio_sweep_interval_seconds=0.01)
-    rounds = threading.Semaphore(0)
+    sweeps = threading.Semaphore(0)
     files = store._files
 
     def fail_first() -> list[tuple[str, os.stat_result]]:
-        rounds.release()
+        sweeps.release()
         if not caplog.records:
             raise OSError(errno.EIO, "the disk is broken")
         return files()
@@ -389,22 +390,12 @@ def test_the_sweeper_sweeps_again_after_each_interval_and_survives_a_failure(
     monkeypatch.setattr(store, "_files", fail_first)
     store.save(b"audio", "wav")
     for _ in range(3):
-        assert rounds.acquire(timeout=DEADLINE_SECONDS)
+        assert sweeps.acquire(timeout=DEADLINE_SECONDS)
     store.close()
     assert "the disk is broken" in caplog.text
 
 
 # --- S3
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    server = S3Server()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
-        yield server
-    server.close()
 
 
 @contextmanager
@@ -429,17 +420,12 @@ class TestS3Store(AudioStoreContract):
 
 
 @pytest.fixture
-def bucket(server: S3Server) -> str:
-    return server.make_bucket()
-
-
-@pytest.fixture
 def s3_store(server: S3Server, bucket: str) -> Iterator[S3Store]:
     with opened_s3_store(server, bucket) as store:
         yield store
 
 
-def test_an_object_has_the_headers_of_the_route(s3_store: S3Store, server: S3Server, bucket: str) -> None:
+def test_an_object_has_the_same_headers_as_the_route(s3_store: S3Store, server: S3Server, bucket: str) -> None:
     filename = s3_store.save(b"audio", "mp3", "alice").filename
     found = server.objects(bucket)
     assert list(found) == [f"audio/{filename}"]
@@ -449,21 +435,21 @@ def test_an_object_has_the_headers_of_the_route(s3_store: S3Store, server: S3Ser
     assert "immutable" in metadata["cache-control"]
 
 
-def test_what_is_over_the_age_is_gone_at_once_and_deleted_when_its_readers_had_their_time(
+def test_an_expired_object_is_not_found_and_is_deleted_after_the_time_for_readers(
     s3_store: S3Store, server: S3Server, bucket: str
 ) -> None:
     young, read, old = (s3_store.save(b"audio", "wav", owner).filename for owner in (None, "alice", "bob"))
     server.age(bucket, f"audio/{young}", 90)
     server.age(bucket, f"audio/{old}", 105 + READERS_SECONDS)
     with s3_store.open(read).file as file:
-        server.age(bucket, f"audio/{read}", 95 + READERS_SECONDS)  # lists cut times to whole seconds
-        assert [readable(s3_store, filename) for filename in (young, read, old)] == [True, False, False]
+        server.age(bucket, f"audio/{read}", 95 + READERS_SECONDS)  # lists truncate times to whole seconds
+        assert [is_readable(s3_store, filename) for filename in (young, read, old)] == [True, False, False]
         assert s3_store.sweep() == 1
         assert file.read() == b"audio"
     assert set(server.objects(bucket)) == {f"audio/{young}", f"audio/{read}"}
 
 
-def test_the_objects_of_others_are_neither_swept_nor_opened(s3_store: S3Store, server: S3Server, bucket: str) -> None:
+def test_foreign_objects_are_neither_swept_nor_opened(s3_store: S3Store, server: S3Server, bucket: str) -> None:
     others = [
         f"audio/{UNKNOWN}.part",
         "audio/notes.txt",
@@ -491,7 +477,7 @@ def test_a_prefix_may_be_empty_or_deep(server: S3Server, bucket: str, prefix: st
         assert set(server.objects(bucket)) == {prefix + young}
 
 
-def test_many_pages_are_swept_by_several_servers_at_once(s3_store: S3Store, server: S3Server, bucket: str) -> None:
+def test_several_servers_sweep_many_pages_concurrently(s3_store: S3Store, server: S3Server, bucket: str) -> None:
     for index in range(1010):
         key = f"audio/{uuid.uuid4()}.wav"
         server.put(bucket, key)

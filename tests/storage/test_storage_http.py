@@ -1,9 +1,8 @@
-"""Audio in S3, from the request to the bytes that a client downloads: gunicorn with a server that implements S3."""
+"""Audio in S3, from the request to the download: gunicorn with a server that implements S3."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import socket
 import time
@@ -19,11 +18,11 @@ from audiocraft_api.web.services import services_of
 from support.celery_workplace import CeleryWorkplace
 from support.fakes import FakeEngine
 from support.http import assert_error, fake_app, generate
-from support.s3_server import CREDENTIALS, REGION, Gate, S3Server, pass_on, refuse
+from support.s3_server import REGION, Gate, S3Server, pass_on, refuse
 from support.served import Server, serve, wait_until
 
 REQUEST = {"prompt": "solo cello", "duration": 30, "seed": 7}
-NUM_SAMPLE_BYTES = 2 * 30 * 32_000  # before them a header, behind them tags
+NUM_SAMPLE_BYTES = 2 * 30 * 32_000  # the file also contains a header and tags
 UNKNOWN = "00000000-0000-4000-8000-000000000000.wav"
 TIMEOUT_SECONDS = 4.5
 TRAVERSALS = [
@@ -52,18 +51,6 @@ TRAVERSALS = [
     "?versionId=1",
     "~%2fsecret.wav",
 ]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    server = S3Server()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
-        yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +91,11 @@ def served(shared_served: Server, gate: Gate) -> Server:
     return shared_served
 
 
-def made(served: Server, **fields: Any) -> str:
-    answer = served.post("/generate", json=REQUEST | fields)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["audio_url"])
+def generate_url(served: Server, **fields: Any) -> str:
+    """Generate audio and return its URL."""
+    response = served.post("/generate", json=REQUEST | fields)
+    assert response.status_code == 200, response.text
+    return str(response.json()["audio_url"])
 
 
 def key_of(url: str) -> str:
@@ -118,105 +106,109 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_audio_comes_whole_and_in_ranges_byte_for_byte(served: Server, server: S3Server, bucket: str) -> None:
-    url = made(served)
+def test_audio_is_downloaded_completely_and_in_ranges_byte_for_byte(
+    served: Server, server: S3Server, bucket: str
+) -> None:
+    url = generate_url(served)
     whole = server.objects(bucket)[key_of(url)].value
-    answer = served.get(url)
-    assert answer.status_code == 200
+    response = served.get(url)
+    assert response.status_code == 200
     num_bytes = len(whole)
     assert num_bytes > NUM_SAMPLE_BYTES
-    assert (len(answer.content), sha256(answer.content)) == (num_bytes, sha256(whole))
-    assert answer.headers["Content-Type"] == "audio/wav"
-    assert answer.headers["Accept-Ranges"] == "bytes"
-    assert "immutable" in answer.headers["Cache-Control"]
-    assert answer.headers["Content-Disposition"] == f"attachment; filename={url.removeprefix('/audio/')}"
-    chance = random.Random(7)
+    assert (len(response.content), sha256(response.content)) == (num_bytes, sha256(whole))
+    assert response.headers["Content-Type"] == "audio/wav"
+    assert response.headers["Accept-Ranges"] == "bytes"
+    assert "immutable" in response.headers["Cache-Control"]
+    assert response.headers["Content-Disposition"] == f"attachment; filename={url.removeprefix('/audio/')}"
+    rng = random.Random(7)
     with requests.Session() as session:
         for _ in range(120):
-            start = chance.randrange(num_bytes)
-            length = chance.choice([1, 2, 1000, 70_000, 500_000])
+            start = rng.randrange(num_bytes)
+            length = rng.choice([1, 2, 1000, 70_000, 500_000])
             end = min(start + length, num_bytes)
-            wanted = chance.choice([f"{start}-{start + length - 1}", f"{start}-", f"-{num_bytes - start}"])
+            wanted = rng.choice([f"{start}-{start + length - 1}", f"{start}-", f"-{num_bytes - start}"])
             if not wanted.endswith(str(start + length - 1)) or wanted.startswith("-"):
                 end = num_bytes
-            answer = session.get(served.url + url, headers={"Range": f"bytes={wanted}"}, timeout=30)
-            assert answer.status_code == 206, served.log
-            assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{num_bytes}"
-            assert sha256(answer.content) == sha256(whole[start:end])
+            response = session.get(served.url + url, headers={"Range": f"bytes={wanted}"}, timeout=30)
+            assert response.status_code == 206, served.log
+            assert response.headers["Content-Range"] == f"bytes {start}-{end - 1}/{num_bytes}"
+            assert sha256(response.content) == sha256(whole[start:end])
 
 
-def test_head_a_known_copy_and_a_range_outside_cost_one_call_each(
+def test_head_not_modified_and_unsatisfiable_ranges_need_one_call(
     served: Server, gate: Gate, server: S3Server, bucket: str
 ) -> None:
-    url = made(served)
+    url = generate_url(served)
     num_bytes = len(server.objects(bucket)[key_of(url)].value)
     gate.calls.clear()
     head = requests.head(served.url + url, timeout=10)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["Content-Length"] == str(num_bytes)
-    known = served.get(url, headers={"If-None-Match": head.headers["ETag"]})
-    assert (known.status_code, known.content) == (304, b"")
+    cached = served.get(url, headers={"If-None-Match": head.headers["ETag"]})
+    assert (cached.status_code, cached.content) == (304, b"")
     outside = served.get(url, headers={"Range": f"bytes={num_bytes}-"})
     assert (outside.status_code, outside.json()["code"]) == (416, "range_not_satisfiable")
     assert outside.headers["Content-Range"] == f"bytes */{num_bytes}"
     assert gate.methods() == ["HEAD"] * 3
 
 
-def test_nothing_before_a_range_is_fetched(served: Server, gate: Gate) -> None:
-    url = made(served)
+def test_bytes_before_a_range_are_not_fetched(served: Server, gate: Gate) -> None:
+    url = generate_url(served)
     gate.calls.clear()
     assert len(served.get(url, headers={"Range": "bytes=1000000-1000001"}).content) == 2
     assert gate.methods() == ["HEAD", "GET"]
     assert gate.calls[-1][2]["Range"].startswith("bytes=1000000-")
 
 
-def test_what_is_deleted_or_over_the_age_is_404(served: Server, server: S3Server, bucket: str) -> None:
-    old, young = made(served, duration=1), made(served, duration=1)
+def test_deleted_and_expired_audio_is_404(served: Server, server: S3Server, bucket: str) -> None:
+    old, young = generate_url(served, duration=1), generate_url(served, duration=1)
     server.age(bucket, key_of(old), 86_401)
     server.age(bucket, key_of(young), 86_300)
     assert [served.get(url).status_code for url in (old, young)] == [404, 200]
     server.delete(bucket, key_of(young))
-    answer = served.get(young)
-    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    response = served.get(young)
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
-def test_no_spelling_of_another_path_is_found_or_asked_for(served: Server, gate: Gate) -> None:
+def test_path_traversals_are_404_and_cause_no_call(served: Server, gate: Gate) -> None:
     for name in TRAVERSALS:
-        with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:  # sent as it is written
+        with socket.create_connection(
+            ("127.0.0.1", served.port), timeout=10
+        ) as connection:  # sent without normalizing the path
             connection.sendall(f"GET /audio/{name} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
-            answer = connection.makefile("rb").read()
-        assert answer.startswith(b"HTTP/1.1 404 "), (name, answer[:200])
+            response = connection.makefile("rb").read()
+        assert response.startswith(b"HTTP/1.1 404 "), (name, response[:200])
     assert gate.calls == []
 
 
-def test_a_store_that_fails_is_503_for_the_one_request_and_the_next_one_works(served: Server, gate: Gate) -> None:
-    url = made(served)
+def test_a_failing_store_is_503_for_one_request_and_the_next_request_works(served: Server, gate: Gate) -> None:
+    url = generate_url(served)
     for faults in (
         [refuse(503, "SlowDown")],
-        [pass_on, refuse(403, "AccessDenied")],  # it fails when the bytes are to be sent
+        [pass_on, refuse(403, "AccessDenied")],  # fails when the bytes are fetched
         [gate.hang],
     ):
         gate.faults = list(faults)
-        answer = served.get(url)
-        assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
-        assert int(answer.headers["Retry-After"]) >= 1
-        assert "Cache-Control" not in answer.headers
+        response = served.get(url)
+        assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")
+        assert int(response.headers["Retry-After"]) >= 1
+        assert "Cache-Control" not in response.headers
         assert served.get(url).status_code == 200
     gate.faults = [refuse(507, "XMinioStorageFull")]
-    answer = served.post("/generate", json=REQUEST)
-    assert (answer.status_code, answer.json()["code"]) == (503, "storage_unavailable")
-    assert sha256(served.get(made(served)).content) == sha256(served.get(url).content)
+    response = served.post("/generate", json=REQUEST)
+    assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")
+    assert sha256(served.get(generate_url(served)).content) == sha256(served.get(url).content)
 
 
-def test_a_store_that_breaks_off_in_the_middle_breaks_off_the_answer(served: Server, gate: Gate) -> None:
-    url = made(served)
+def test_a_store_that_fails_in_the_middle_truncates_the_response(served: Server, gate: Gate) -> None:
+    url = generate_url(served)
     gate.faults = [pass_on] * 2 + [refuse(500, "InternalError")]
-    with pytest.raises(requests.exceptions.ChunkedEncodingError):  # so says requests of a body that is too short
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):  # requests raises this for a truncated body
         served.get(url)
     assert len(served.get(url).content) > NUM_SAMPLE_BYTES
 
 
-def test_health_answers_while_the_store_hangs(served: Server, gate: Gate) -> None:
+def test_health_responds_while_the_store_hangs(served: Server, gate: Gate) -> None:
     gate.faults = [gate.hang] * 32
     connections = []
     for _ in range(32):
@@ -232,7 +224,7 @@ def test_health_answers_while_the_store_hangs(served: Server, gate: Gate) -> Non
 
 
 @pytest.mark.fault
-def test_a_task_whose_audio_cannot_be_kept_comes_again(
+def test_a_task_whose_audio_cannot_be_stored_is_retried(
     served: Server, gate: Gate, server: S3Server, bucket: str
 ) -> None:
     before = len(server.objects(bucket))
@@ -247,7 +239,7 @@ def test_a_task_whose_audio_cannot_be_kept_comes_again(
     assert served.get(f"/tasks/{task_id}").status_code == 410
 
 
-def test_a_wrong_setting_stops_the_start_with_a_sentence(tmp_path: Path, gate: Gate) -> None:
+def test_an_invalid_setting_stops_the_start_with_a_message(tmp_path: Path, gate: Gate) -> None:
     gate.faults.clear()
     starting = serve(tmp_path, "support.served:app", **settings(gate, "no-such-bucket"))
     with pytest.raises(AssertionError, match="AUDIOCRAFT_API_S3_BUCKET=no-such-bucket is not valid"), starting:
@@ -257,21 +249,21 @@ def test_a_wrong_setting_stops_the_start_with_a_sentence(tmp_path: Path, gate: G
 # --- presigned links
 
 
-def test_a_plain_client_follows_to_the_store(tmp_path: Path, gate: Gate, server: S3Server, bucket: str) -> None:
+def test_a_client_follows_the_redirect_to_the_store(tmp_path: Path, gate: Gate, server: S3Server, bucket: str) -> None:
     gate.faults.clear()
     links = {"s3_delivery": "presigned", "s3_link_seconds": 60, "s3_link_endpoint_url": server.url}
     with serve(tmp_path, "support.served:app", **settings(gate, bucket, **links)) as served:
-        url = made(served)
+        url = generate_url(served)
         redirect = served.get(url, allow_redirects=False)
         assert redirect.status_code == 302
         assert redirect.headers["Location"].startswith(f"{server.url}/{bucket}/{key_of(url)}?")
         assert redirect.headers["Cache-Control"] == "private, max-age=30"
         whole = server.objects(bucket)[key_of(url)].value
-        answer = served.get(url)
-        assert sha256(answer.content) == sha256(whole)
-        assert answer.headers["Content-Type"] == "audio/wav"
-        assert answer.headers["Content-Disposition"] == f"attachment; filename={url.removeprefix('/audio/')}"
-        assert "immutable" in answer.headers["Cache-Control"]
+        response = served.get(url)
+        assert sha256(response.content) == sha256(whole)
+        assert response.headers["Content-Type"] == "audio/wav"
+        assert response.headers["Content-Disposition"] == f"attachment; filename={url.removeprefix('/audio/')}"
+        assert "immutable" in response.headers["Cache-Control"]
         part = served.get(url, headers={"Range": "bytes=1000-1999"})
         assert (part.status_code, part.content) == (206, whole[1000:2000])
         head = requests.head(served.url + url, allow_redirects=True, timeout=10)
@@ -281,7 +273,7 @@ def test_a_plain_client_follows_to_the_store(tmp_path: Path, gate: Gate, server:
         assert served.get(url, allow_redirects=False).status_code == 503
 
 
-def test_a_redirect_is_for_the_owner_of_the_audio_alone(tmp_path: Path, gate: Gate, bucket: str) -> None:
+def test_only_the_owner_of_the_audio_gets_a_redirect(tmp_path: Path, gate: Gate, bucket: str) -> None:
     gate.faults.clear()
     alice, bob = ({"X-API-Key": name * 8} for name in ("alice", "bobby"))
     keys = ",".join(key["X-API-Key"] for key in (alice, bob))
@@ -292,12 +284,12 @@ def test_a_redirect_is_for_the_owner_of_the_audio_alone(tmp_path: Path, gate: Ga
     gate.calls.clear()
     assert_error(client.get(url, headers=bob), 404, "not_found")
     assert_error(client.get(url), 401, "unauthorized")
-    assert gate.methods() == ["HEAD", "GET"], "nothing is asked for nobody, and of bob's own folder alone for bob"
+    assert gate.methods() == ["HEAD", "GET"], "only bob's request reaches the store, and only for bob's own directory"
     assert all(url.removeprefix("/audio/") in path and "X-API-Key" not in headers for _, path, headers in gate.calls)
     services_of(app).close()
 
 
-# --- in one process
+# --- without gunicorn
 
 
 @pytest.fixture
@@ -310,7 +302,7 @@ def client(tmp_path: Path, gate: Gate, bucket: str) -> Iterator[FlaskClient]:
     services_of(app).close()
 
 
-def test_what_a_client_that_leaves_does_not_read_is_not_fetched(client: FlaskClient, gate: Gate) -> None:
+def test_bytes_that_a_disconnected_client_does_not_read_are_not_fetched(client: FlaskClient, gate: Gate) -> None:
     url = generate(client, duration=30).json["audio_url"]
     gate.calls.clear()
     response = client.get(url)
@@ -319,7 +311,7 @@ def test_what_a_client_that_leaves_does_not_read_is_not_fetched(client: FlaskCli
     assert gate.methods() == ["HEAD", "GET"]
 
 
-def test_polling_asks_the_store_nothing_until_the_task_is_completed(client: FlaskClient, gate: Gate) -> None:
+def test_polling_calls_the_store_only_when_the_task_is_completed(client: FlaskClient, gate: Gate) -> None:
     engine = services_of(client.application).engine
     engine.open_gate.clear()
     gate.calls.clear()
@@ -334,7 +326,7 @@ def test_polling_asks_the_store_nothing_until_the_task_is_completed(client: Flas
     assert gate.methods() == ["HEAD"]
 
 
-def test_the_audio_of_a_celery_worker_is_fetched_from_a_server(tmp_path: Path, gate: Gate, bucket: str) -> None:
+def test_a_server_sends_the_audio_of_a_celery_worker(tmp_path: Path, gate: Gate, bucket: str) -> None:
     gate.faults.clear()
     with CeleryWorkplace(tmp_path, **settings(gate, bucket)).opened() as workplace:
         app = fake_app(tmp_path / "server", **workplace.prepared_for(FakeEngine()))
@@ -342,8 +334,8 @@ def test_the_audio_of_a_celery_worker_is_fetched_from_a_server(tmp_path: Path, g
         client = app.test_client()
         url = generate(client, duration=1).json["audio_url"]
         assert len(client.get(url, buffered=True).get_data()) > 64_000
-        answer = generate(client, duration=1, return_type="base64")
-        assert answer.status_code == 200
+        response = generate(client, duration=1, return_type="base64")
+        assert response.status_code == 200
         gate.faults = [refuse(500, "InternalError")]
         assert_error(client.get(url), 503, "storage_unavailable")
         services_of(app).close()

@@ -1,4 +1,4 @@
-"""A store that is another server fails: each fault ends one call in time, with one error, and nothing half done."""
+"""Faults of an S3 store: each fails one call in time, with one error, and leaves nothing half-written."""
 
 from __future__ import annotations
 
@@ -25,28 +25,13 @@ from audiocraft_api.storage.create import check_store, create_store
 from audiocraft_api.storage.local import LocalStore
 from audiocraft_api.storage.s3 import READERS_SECONDS, S3Store
 from audiocraft_api.storage.s3_file import MAX_READ_BYTES, MIN_READ_BYTES
-from support.s3_server import CREDENTIALS, REGION, Fault, Gate, S3Server, break_off, hang_up, page, pass_on, refuse
+from support.s3_server import CREDENTIALS, REGION, Fault, Gate, S3Server, error_page, hang_up, pass_on, refuse, truncate
 from support.served import ROOT, free_port, wait_until
 
-TIMEOUT_SECONDS = 2.0  # of a whole call
+TIMEOUT_SECONDS = 2.0  # for a whole call
 SILENCE_SECONDS = 0.8
 UNKNOWN = "00000000-0000-4000-8000-000000000000.wav"
 AUDIO = os.urandom(3_000_000)
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    server = S3Server()
-    yield server
-    server.close()
 
 
 @pytest.fixture
@@ -54,11 +39,6 @@ def gate(server: S3Server) -> Iterator[Gate]:
     gate = Gate(server.port)
     yield gate
     gate.close()
-
-
-@pytest.fixture
-def bucket(server: S3Server) -> str:
-    return server.make_bucket()
 
 
 def settings(endpoint_url: str, bucket: str, **others: Any) -> dict[str, Any]:
@@ -89,7 +69,7 @@ def store(gate: Gate, bucket: str) -> Iterator[S3Store]:
 
 
 @contextmanager
-def fails_in_time(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def expect_failure_in_time(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.clear()
     started = time.monotonic()
     with pytest.raises(StorageUnavailable) as caught:
@@ -100,48 +80,48 @@ def fails_in_time(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         "The audio store is unavailable. Try again later.",
     )
     lines = [record for record in caplog.records if record.name.startswith("audiocraft_api")]
-    assert [record.levelno for record in lines] == [logging.ERROR], "the log has the cause, once"
+    assert [record.levelno for record in lines] == [logging.ERROR], "the cause is not logged exactly once"
 
 
-Use = Callable[[S3Store, str], object]
-USES: dict[str, Use] = {
+Operation = Callable[[S3Store, str], object]
+OPERATIONS: dict[str, Operation] = {
     "save": lambda store, _: store.save(b"audio", "wav"),
     "open": lambda store, filename: store.open(filename),
     "delete": lambda store, filename: store.delete(filename),
 }
 REFUSALS = {
     "forbidden": refuse(403, "AccessDenied"),
-    "a clock that is wrong": refuse(403, "RequestTimeTooSkewed"),
+    "wrong clock": refuse(403, "RequestTimeTooSkewed"),
     "slow down": refuse(503, "SlowDown"),
-    "broken": refuse(500, "InternalError"),
-    "full": refuse(507, "XMinioStorageFull"),
-    "over the quota": refuse(403, "QuotaExceeded"),
-    "a page of a proxy": page(502),
+    "internal error": refuse(500, "InternalError"),
+    "storage full": refuse(507, "XMinioStorageFull"),
+    "quota exceeded": refuse(403, "QuotaExceeded"),
+    "proxy error page": error_page(502),
 }
 
 
 @pytest.mark.parametrize("fault", REFUSALS.values(), ids=REFUSALS)
-def test_a_refusal_fails_one_call_and_the_next_one_works(
+def test_an_error_response_fails_one_call_and_the_next_call_works(
     store: S3Store, gate: Gate, fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
     filename = store.save(b"audio", "wav").filename
-    for use in USES.values():
+    for operation in OPERATIONS.values():
         gate.faults = [fault]
-        with fails_in_time(caplog):
-            use(store, filename)
-        use(store, filename)
+        with expect_failure_in_time(caplog):
+            operation(store, filename)
+        operation(store, filename)
 
 
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 @pytest.mark.parametrize("fault", [refuse(500, "InternalError"), refuse(503, "SlowDown"), hang_up], ids=range(3))
-def test_an_error_that_passes_is_not_noticed(
-    gate: Gate, bucket: str, use: Use, fault: Fault, monkeypatch: pytest.MonkeyPatch
+def test_a_temporary_error_is_retried(
+    gate: Gate, bucket: str, operation: Operation, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(standard.ExponentialBackoff, "delay_amount", lambda *_: 0.0)
     store = make_store(gate.url, bucket, s3_attempts=2)
     filename = store.save(b"audio", "wav").filename
     gate.faults = [fault]
-    use(store, filename)
+    operation(store, filename)
     store.close()
 
 
@@ -151,50 +131,48 @@ def test_a_store_that_is_silent_slow_or_down_fails_every_call_in_time(
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}" if fault == "down" else gate.url
     store = make_store(url, bucket)
-    gate.faults = [getattr(gate, fault, gate.hang)] * len(USES)
+    gate.faults = [getattr(gate, fault, gate.hang)] * len(OPERATIONS)
     started = time.monotonic()
-    with ThreadPoolExecutor(len(USES)) as pool:
-        calls = [pool.submit(use, store, UNKNOWN) for use in USES.values()]
-    assert [type(call.exception()) for call in calls] == [StorageUnavailable] * len(USES)
+    with ThreadPoolExecutor(len(OPERATIONS)) as pool:
+        calls = [pool.submit(operation, store, UNKNOWN) for operation in OPERATIONS.values()]
+    assert [type(call.exception()) for call in calls] == [StorageUnavailable] * len(OPERATIONS)
     assert time.monotonic() - started < TIMEOUT_SECONDS + 2
-    assert [record.levelno for record in caplog.records] == [logging.ERROR] * len(USES)
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * len(OPERATIONS)
     store.close()
 
 
-def test_a_bucket_that_is_not_there_is_no_lack_of_a_file(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_bucket_is_an_error_and_not_a_missing_file(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
     store = make_store(gate.url, "no-such-bucket")
-    for use in USES.values():
-        with fails_in_time(caplog):
-            use(store, UNKNOWN)
+    for operation in OPERATIONS.values():
+        with expect_failure_in_time(caplog):
+            operation(store, UNKNOWN)
     store.close()
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(
+def test_an_interrupted_upload_leaves_no_object(
     store: S3Store, gate: Gate, server: S3Server, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate.faults = [hang_up]
-    with fails_in_time(caplog):
+    with expect_failure_in_time(caplog):
         store.save(AUDIO, "wav")
     assert server.objects(bucket) == {}
     with store.open(store.save(AUDIO, "wav").filename).file as file:
         assert file.read() == AUDIO
 
 
-def test_an_answer_that_breaks_off_is_asked_for_again(
-    store: S3Store, gate: Gate, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_truncated_response_is_fetched_again(store: S3Store, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
     filename = store.save(AUDIO, "wav").filename
     with store.open(filename).file as file:
-        gate.faults = [break_off]
+        gate.faults = [truncate]
         assert file.read() == AUDIO
-        gate.faults = [break_off, break_off]
+        gate.faults = [truncate, truncate]
         file.seek(10)
-        with fails_in_time(caplog):
+        with expect_failure_in_time(caplog):
             file.read(10)
         assert file.read(10) == AUDIO[10:20]
 
 
-def test_a_reader_of_a_deleted_file_gets_an_error_and_no_shorter_file(store: S3Store) -> None:
+def test_a_reader_of_a_deleted_file_gets_an_error_instead_of_a_truncated_file(store: S3Store) -> None:
     filename = store.save(AUDIO, "wav").filename
     with store.open(filename).file as file:
         assert file.read(10) == AUDIO[:10]
@@ -203,7 +181,7 @@ def test_a_reader_of_a_deleted_file_gets_an_error_and_no_shorter_file(store: S3S
             file.read()
 
 
-def test_only_what_is_read_is_fetched_in_growing_steps(store: S3Store, gate: Gate) -> None:
+def test_only_bytes_that_are_read_are_fetched_in_growing_blocks(store: S3Store, gate: Gate) -> None:
     filename = store.save(AUDIO, "wav").filename
     gate.calls.clear()
     store.open(filename).file.close()
@@ -215,7 +193,7 @@ def test_only_what_is_read_is_fetched_in_growing_steps(store: S3Store, gate: Gat
         while file.read(8192):
             pass
     assert gate.methods()[1:] == ["HEAD", "GET", "GET", "GET", "GET"]
-    sizes = [int(end) - int(start) + 1 for start, end in (ranges(call) for call in gate.calls[2:])]
+    sizes = [int(end) - int(start) + 1 for start, end in (range_of(call) for call in gate.calls[2:])]
     assert sizes == [
         MIN_READ_BYTES,
         4 * MIN_READ_BYTES,
@@ -224,11 +202,11 @@ def test_only_what_is_read_is_fetched_in_growing_steps(store: S3Store, gate: Gat
     ]
 
 
-def ranges(call: tuple[str, str, dict[str, str]]) -> list[str]:
+def range_of(call: tuple[str, str, dict[str, str]]) -> list[str]:
     return call[2]["Range"].removeprefix("bytes=").split("-")
 
 
-def test_a_name_that_no_store_makes_causes_no_call(gate: Gate, bucket: str) -> None:
+def test_an_invalid_name_causes_no_call(gate: Gate, bucket: str) -> None:
     store = make_store(gate.url, bucket, s3_delivery="presigned")
     for name in (
         "",
@@ -240,15 +218,15 @@ def test_a_name_that_no_store_makes_causes_no_call(gate: Gate, bucket: str) -> N
         "audio/",
         "%2e%2e%2fx.wav",
     ):
-        for use in (store.open, store.redirect_for):
+        for operation in (store.open, store.redirect_for):
             with pytest.raises(NotFound):
-                use(name)
+                operation(name)
         store.delete(name)
     assert gate.calls == []
     store.close()
 
 
-def test_a_store_that_hangs_takes_half_of_the_threads_at_most(
+def test_a_store_that_hangs_occupies_at_most_half_of_the_threads(
     gate: Gate, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = make_store(gate.url, bucket, threads=4, s3_timeout_seconds=20, s3_read_timeout_seconds=20)
@@ -270,7 +248,7 @@ def test_a_store_that_hangs_takes_half_of_the_threads_at_most(
 
 
 @pytest.mark.fault
-def test_a_call_that_was_left_behind_gives_its_place_back_when_it_ends(
+def test_an_abandoned_call_frees_its_slot_when_it_ends(
     gate: Gate, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = make_store(gate.url, bucket, threads=4)
@@ -288,24 +266,24 @@ def test_a_call_that_was_left_behind_gives_its_place_back_when_it_ends(
     store.close()
 
 
-def test_a_sweep_that_may_not_delete_says_so(
+def test_a_sweep_without_permission_to_delete_logs_the_error(
     gate: Gate, server: S3Server, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with closing(make_store(gate.url, bucket, s3_sweep=False)) as other:
         key = f"audio/{other.save(b'audio', 'wav').filename}"
-    # Nothing is saved or opened here: its own sweeper does not begin.
+    # This store saves and opens nothing, so its background sweep does not start.
     store = make_store(gate.url, bucket, s3_sweep=True, audio_max_age_seconds=1)
     server.age(bucket, key, 1e6)
     body = f"<DeleteResult><Error><Key>{key}</Key><Code>AccessDenied</Code></Error></DeleteResult>"
 
-    def keep_all(handler: Any) -> None:
+    def refuse_deletion(handler: Any) -> None:
         handler.rfile.read(int(handler.headers["Content-Length"]))
         handler.wfile.write(
             f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
         )
 
-    gate.faults = [pass_on, keep_all]
-    with fails_in_time(caplog):
+    gate.faults = [pass_on, refuse_deletion]
+    with expect_failure_in_time(caplog):
         store.sweep()
     assert "AccessDenied" in caplog.text
     assert store.sweep() == 1
@@ -313,26 +291,26 @@ def test_a_sweep_that_may_not_delete_says_so(
     store.close()
 
 
-def sweepers() -> set[threading.Thread]:
+def sweeper_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "audio-sweeper"}
 
 
 @pytest.mark.parametrize("others", [{"s3_sweep": False}, {"audio_max_age_seconds": 0}])
-def test_a_bucket_with_its_own_rule_is_never_listed(
+def test_without_sweeps_the_bucket_is_never_listed(
     gate: Gate, server: S3Server, bucket: str, others: dict[str, Any]
 ) -> None:
-    before = sweepers()
+    before = sweeper_threads()
     store = make_store(gate.url, bucket, **{"s3_sweep": True} | others)
     filename = store.save(b"audio", "wav").filename
     server.age(bucket, f"audio/{filename}", 1e6)
     gate.calls.clear()
     assert store.sweep() == 0
     assert gate.calls == []
-    assert sweepers() <= before
+    assert sweeper_threads() <= before
     store.close()
 
 
-def test_a_stop_does_not_wait_for_a_store_that_hangs(gate: Gate, bucket: str) -> None:
+def test_closing_does_not_wait_for_a_store_that_hangs(gate: Gate, bucket: str) -> None:
     store = make_store(gate.url, bucket, s3_sweep=True, s3_timeout_seconds=60, s3_read_timeout_seconds=60)
     gate.faults = [lambda handler: handler.command == "GET" and gate.hang(handler)] * 2
     store.save(b"audio", "wav")
@@ -345,7 +323,7 @@ def test_a_stop_does_not_wait_for_a_store_that_hangs(gate: Gate, bucket: str) ->
 # --- presigned links
 
 
-def test_a_link_is_signed_for_one_method_of_one_file_and_a_short_while(server: S3Server, bucket: str) -> None:
+def test_a_link_is_signed_for_one_method_one_file_and_a_short_time(server: S3Server, bucket: str) -> None:
     store = make_store(server.url, bucket, s3_delivery="presigned", s3_link_seconds=77)
     filename = store.save(b"audio", "wav", "alice").filename
     links = [store.redirect_for(filename, is_head=is_head) for is_head in (False, True)]
@@ -367,21 +345,21 @@ def test_a_link_is_signed_for_one_method_of_one_file_and_a_short_while(server: S
     store.close()
 
 
-def test_a_link_names_the_store_as_clients_reach_it(server: S3Server, bucket: str) -> None:
+def test_a_link_uses_the_endpoint_for_clients(server: S3Server, bucket: str) -> None:
     store = make_store(server.url, bucket, s3_delivery="presigned", s3_link_endpoint_url="https://audio.example.org")
     link = store.redirect_for(store.save(b"audio", "wav").filename)
     assert link.startswith(f"https://audio.example.org/{bucket}/audio/")
     store.close()
 
 
-def test_no_client_is_sent_elsewhere_unless_the_settings_say_so(store: S3Store, gate: Gate) -> None:
+def test_clients_are_redirected_only_if_the_settings_enable_it(store: S3Store, gate: Gate) -> None:
     filename = store.save(b"audio", "wav").filename
     gate.calls.clear()
     assert store.redirect_for(filename) is None
     assert gate.calls == []
 
 
-# --- the start
+# --- checks at the start
 
 
 def test_the_settings_choose_the_store(tmp_path: Path, server: S3Server, bucket: str) -> None:
@@ -398,7 +376,7 @@ def test_the_settings_choose_the_store(tmp_path: Path, server: S3Server, bucket:
         ({"audio_max_total_bytes": 10**9}, "AUDIOCRAFT_API_AUDIO_MAX_TOTAL_BYTES"),
     ],
 )
-def test_settings_that_say_nothing_or_would_do_nothing_stop_the_start(
+def test_missing_and_unsupported_settings_stop_the_start(
     server: S3Server, bucket: str, wrong: dict[str, Any], named: str
 ) -> None:
     config = load_config({}, **settings(server.url, bucket) | wrong)
@@ -407,7 +385,7 @@ def test_settings_that_say_nothing_or_would_do_nothing_stop_the_start(
             start(config)
 
 
-def test_no_bound_of_the_total_size_is_no_wrong_setting(server: S3Server, bucket: str) -> None:
+def test_a_total_size_without_a_limit_is_allowed(server: S3Server, bucket: str) -> None:
     make_store(server.url, bucket, audio_max_total_bytes=0).close()
 
 
@@ -421,21 +399,19 @@ def test_no_bound_of_the_total_size_is_no_wrong_setting(server: S3Server, bucket
         ("SignatureDoesNotMatch", "AWS credentials"),
     ],
 )
-def test_a_store_that_knows_the_settings_are_wrong_stops_the_start(
-    gate: Gate, bucket: str, code: str, named: str
-) -> None:
+def test_settings_that_the_store_rejects_stop_the_start(gate: Gate, bucket: str, code: str, named: str) -> None:
     gate.faults = [refuse(400, code)] * 2
     with pytest.raises(ConfigError, match=named):
         check_store(load_config({}, **settings(gate.url, bucket)))
 
 
-def test_a_bucket_that_is_not_there_stops_the_start(server: S3Server) -> None:
+def test_a_missing_bucket_stops_the_start(server: S3Server) -> None:
     with pytest.raises(ConfigError, match="AUDIOCRAFT_API_S3_BUCKET=no-such-bucket is not valid"):
         check_store(load_config({}, **settings(server.url, "no-such-bucket")))
 
 
-def test_no_credentials_stop_the_start(server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps credentials
+def test_missing_credentials_stop_the_start(server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it caches credentials
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID"):
@@ -443,7 +419,7 @@ def test_no_credentials_stop_the_start(server: S3Server, bucket: str, monkeypatc
 
 
 @pytest.mark.parametrize("fault", ["hang", "forbidden", "down"])
-def test_a_store_that_does_not_answer_or_may_not_be_listed_is_only_logged(
+def test_a_store_that_is_unreachable_or_forbids_listing_is_only_logged(
     gate: Gate, bucket: str, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate.faults = [REFUSALS["forbidden"] if fault == "forbidden" else getattr(gate, fault, gate.hang)] * 3
@@ -465,15 +441,15 @@ def test_a_store_that_does_not_answer_or_may_not_be_listed_is_only_logged(
         ("audio_store", "gcs"),
     ],
 )
-def test_a_setting_of_a_wrong_shape_is_named(field: str, value: Any) -> None:
+def test_the_message_for_an_invalid_setting_names_it(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"AUDIOCRAFT_API_{field.upper()}"):
         load_config({}, **{field: value})
 
 
-# --- what docs/storage.md shows
+# --- docs/storage.md
 
 
-def test_the_documents_that_are_shown_are_taken_and_the_settings_are_there(server: S3Server, bucket: str) -> None:
+def test_the_documented_policies_are_accepted_and_the_documented_settings_exist(server: S3Server, bucket: str) -> None:
     text = (ROOT / "docs" / "storage.md").read_text()
     policy, cors, rule = (json.loads(found) for found in re.findall(r"```json\n(.*?)```", text, re.DOTALL))
     client = boto3.client("s3", endpoint_url=server.url, region_name=REGION)

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector of the tests' own: takes OTLP over HTTP, and keeps the spans."""
+"""An OpenTelemetry collector for tests: receives OTLP over HTTP and stores the spans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector:
-    """Answers on a free port of loopback."""
+    """Listens on a free port of the loopback interface."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []

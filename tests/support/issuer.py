@@ -1,4 +1,4 @@
-"""An issuer of signed tokens: a real HTTP server with a JWKS, RSA and EC keys, and every way to be wrong."""
+"""An issuer of signed tokens for tests: a real HTTP server that publishes a JWKS and can be made to fail."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Issuer:
         self._name = name
         self.keys: dict[str, Any] = {}
         self.published: list[dict[str, Any]] = []
-        self.num_fetched = 0
+        self.num_fetches = 0
         self.status = 200
-        self.body: bytes | None = None  # in place of the keys
-        self.drips = False  # a byte now and then, for ever
-        self.is_open = threading.Event()
-        self.is_open.set()
+        self.body: bytes | None = None  # replaces the key set
+        self.drips = False  # sends one byte at a time, forever
+        self.responds = threading.Event()
+        self.responds.set()
         self.url = self.jwks_url = ""
 
     def add(self, key_id: str, algorithm: str = "RS256") -> None:
-        """Make a key and publish it."""
+        """Generate a key and publish it."""
         self.keys[key_id] = _private_key(self._name, key_id, algorithm[:2])
         to_jwk = jwt.get_algorithm_by_name(algorithm).to_jwk
         entry = to_jwk(self.keys[key_id].public_key(), as_dict=True)
@@ -43,7 +43,7 @@ class Issuer:
         self.published = [entry for entry in self.published if entry["kid"] != key_id]
 
     def claims(self, **changed: Any) -> dict[str, Any]:
-        """Return claims that are taken; `changed` ones that are None are left out."""
+        """Return valid claims updated with `changed`; claims that are None are omitted."""
         now = int(time.time())
         claims = {"iss": self.url, "aud": AUDIENCE, "sub": "alice", "iat": now, "exp": now + 300}
         claims |= {"scope": "openid read generate"} | changed
@@ -57,7 +57,7 @@ class Issuer:
         return jwt.encode(self.claims(**changed), self.keys[key_id], algorithm=algorithm, headers=signed_headers)
 
 
-@functools.cache  # RSA keys take long to make
+@functools.cache  # generating RSA keys is slow
 def _private_key(_issuer: str, _key_id: str, family: str) -> Any:
     if family == "ES":
         return ec.generate_private_key(ec.SECP256R1())
@@ -67,14 +67,14 @@ def _private_key(_issuer: str, _key_id: str, family: str) -> Any:
 
 
 @contextmanager
-def issue(name: str = "issuer") -> Iterator[Issuer]:
-    """Serve an issuer on a free port; those of one name have the same keys."""
+def run_issuer(name: str = "issuer") -> Iterator[Issuer]:
+    """Run an issuer on a free port. Issuers with the same name have the same keys."""
     issuer = Issuer(name)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            issuer.num_fetched += 1
-            issuer.is_open.wait(20)
+            issuer.num_fetches += 1
+            issuer.responds.wait(20)
             body = json.dumps({"keys": issuer.published}).encode() if issuer.body is None else issuer.body
             try:
                 self.send_response(issuer.status)
@@ -101,6 +101,6 @@ def issue(name: str = "issuer") -> Iterator[Issuer]:
             yield issuer
         finally:
             issuer.drips = False
-            issuer.is_open.set()
+            issuer.responds.set()
             server.shutdown()
             thread.join()

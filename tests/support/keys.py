@@ -1,4 +1,4 @@
-"""Keys for tests: made in the store of an app, as the command makes them, before the app has looked."""
+"""API keys for tests: created directly in the store of an app, as the command line does."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def create_key(
     """Create a key in the app's store and return it."""
     now = time.time()
     expires = None if expires_in_seconds is None else now + expires_in_seconds
-    given = scopes_of(scopes) if scopes else DEFAULT_SCOPES
-    key, known = new_key("a test", given, limits or CallerLimits(), created=now, expires=expires)
-    create_key_store(services_of(app).state).add(known)
+    granted = scopes_of(scopes) if scopes else DEFAULT_SCOPES
+    key, record = new_key("a test", granted, limits or CallerLimits(), created=now, expires=expires)
+    create_key_store(services_of(app).state).add(record)
     return key
 
 
@@ -32,5 +32,5 @@ def revoke_key(app: Flask, key: str) -> None:
 
 
 def with_key(key: str) -> dict[str, str]:
-    """Return the header that carries a key."""
+    """Return the request header with this key."""
     return {"X-API-Key": key}

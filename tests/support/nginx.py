@@ -1,4 +1,4 @@
-"""A real nginx with the configuration that is shipped, before servers of a test, and the name server that it asks."""
+"""A real nginx with the shipped configuration in front of test servers, and the DNS server that it queries."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from types import TracebackType
 from support.served import ROOT, free_port, wait_until
 
 SHIPPED = ROOT / "deploy" / "nginx" / "nginx.conf"
-# Debian has it beside what every user's path names.
+# Debian installs it in a directory that is not in every user's PATH.
 PROGRAM = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or "nginx"
 
 
 def render(directory: Path, *, port: int, name_server_port: int, servers_port: int) -> Path:
-    """Write the shipped configuration with the ports and directories of a test; return where."""
+    """Write the shipped configuration with the ports and directories of a test. Return its path."""
     text = SHIPPED.read_text()
-    own = {
+    replacements = {
         "resolver 127.0.0.11": f"resolver 127.0.0.1:{name_server_port}",
         "server:5000": f"server:{servers_port}",
         "listen 8080": f"listen 127.0.0.1:{port}",
@@ -32,23 +32,23 @@ def render(directory: Path, *, port: int, name_server_port: int, servers_port: i
         "worker_processes auto": "worker_processes 1",
         "/tmp/": f"{directory}/",
     }
-    assert [shipped for shipped in own if shipped not in text] == []
-    text = re.sub("|".join(map(re.escape, own)), lambda found: own[found[0]], text)
+    assert [shipped for shipped in replacements if shipped not in text] == []
+    text = re.sub("|".join(map(re.escape, replacements)), lambda found: replacements[found[0]], text)
     path = directory / "nginx.conf"
     path.write_text(text)
     return path
 
 
 def arguments(directory: Path, configuration: Path) -> list[str]:
-    """Return the command line, but for what it is to do."""
-    # Started by root, its workers would be nobody's, whom the test's directories are closed to.
+    """Return the command line without an action such as `-t`."""
+    # If root starts nginx, its workers run as `nobody`, which cannot access the test's directories.
     user = "user root; " if os.geteuid() == 0 else ""
     return [PROGRAM, "-p", str(directory), "-c", str(configuration), "-e", "stderr", "-g", f"{user}daemon off;"]
 
 
 @contextmanager
 def proxy(directory: Path, addresses: list[str], servers_port: int) -> Iterator[str]:
-    """Run nginx before the servers at `addresses`; yield its URL."""
+    """Run nginx in front of the servers at `addresses`. Yield its URL."""
     port = free_port()
     log = directory / "nginx.log"
     with NameServer(addresses) as names, log.open("wb") as output:
@@ -64,7 +64,7 @@ def proxy(directory: Path, addresses: list[str], servers_port: int) -> Iterator[
 
 
 class NameServer:
-    """Answers every question for an IPv4 address with all of `addresses`, as Docker does for a service (RFC 1035)."""
+    """A DNS server that answers every query with all of `addresses`, as Docker does for a service (RFC 1035)."""
 
     def __init__(self, addresses: list[str]) -> None:
         self._addresses = addresses
@@ -86,17 +86,17 @@ class NameServer:
 
     def _answer(self) -> None:
         while True:
-            question, client = self._socket.recvfrom(512)
-            if not question:
+            query, client = self._socket.recvfrom(512)
+            if not query:
                 return
-            end = question.index(b"\0", 12) + 5  # of the name, the type and the class
-            head = question[:2] + struct.pack("!5H", 0x8180, 1, len(self._addresses), 0, 0)
+            end = query.index(b"\0", 12) + 5  # end of the name, the type and the class
+            head = query[:2] + struct.pack("!5H", 0x8180, 1, len(self._addresses), 0, 0)
             records = [
                 # A pointer to the name, type A, class IN, 1 s to live.
                 struct.pack("!3HIH", 0xC00C, 1, 1, 1, 4) + socket.inet_aton(address)
                 for address in self._addresses
             ]
-            self._socket.sendto(head + question[12:end] + b"".join(records), client)
+            self._socket.sendto(head + query[12:end] + b"".join(records), client)
 
 
 def _listens(port: int) -> bool:

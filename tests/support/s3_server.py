@@ -1,4 +1,4 @@
-"""A store that speaks S3, over real HTTP: moto's server, and a gate before it that counts calls and makes faults."""
+"""An S3 server for tests over real HTTP: moto's server, behind a gate that records calls and injects faults."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from moto.server import ThreadedMotoServer
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing-secret",
-    "AWS_CONFIG_FILE": "/dev/null",  # what this machine's user has set is not the tests'
+    "AWS_CONFIG_FILE": "/dev/null",  # tests ignore the settings of this machine's user
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 REGION = "eu-central-1"
 DEADLINE_SECONDS = 30.0
 
-# Makes an answer, or none, to a call; returning False lets it through to the store.
+# Handles a call, with or without a response. Returning False forwards the call to the store.
 Fault = Callable[[BaseHTTPRequestHandler], bool | None]
 
 
 class S3Server:
-    """moto's server, which keeps objects in this process."""
+    """moto's server, which stores objects in this process."""
 
     def __init__(self) -> None:
         self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -42,17 +42,17 @@ class S3Server:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def make_bucket(self) -> str:
-        """Make a new bucket and return its name."""
+        """Create a bucket and return its name."""
         name = f"test-{uuid.uuid4()}"
         self._backend.create_bucket(name, REGION)
         return name
 
     def objects(self, bucket: str) -> dict[str, Any]:
-        """Return moto's own objects of a bucket, by key."""
+        """Return moto's objects in a bucket, by key."""
         return dict(self._backend.buckets[bucket].keys.items())
 
     def age(self, bucket: str, key: str, seconds: float) -> None:
-        """Let an object have been put so long ago."""
+        """Make an object look `seconds` old."""
         self.objects(bucket)[key].last_modified = datetime.fromtimestamp(time.time() - seconds, UTC).replace(
             tzinfo=None
         )
@@ -68,12 +68,12 @@ class S3Server:
 
 
 class Gate:
-    """An HTTP server before another: it keeps the calls, and `faults[n]` takes call number n from now on."""
+    """An HTTP server in front of another. It records calls; `faults[n]` handles the n-th call from now."""
 
     def __init__(self, target_port: int) -> None:
         self.calls: list[tuple[str, str, dict[str, str]]] = []  # method, path with query, headers
         self.faults: list[Fault] = []
-        self.opened = threading.Event()  # ends what hangs
+        self.opened = threading.Event()  # when set, hanging calls end
         gate = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -92,12 +92,12 @@ class Gate:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 inner = http.client.HTTPConnection("127.0.0.1", target_port, timeout=DEADLINE_SECONDS)
                 inner.request(self.command, self.path, body, dict(self.headers.items()))
-                answer = inner.getresponse()
-                content = answer.read()
+                response = inner.getresponse()
+                content = response.read()
                 inner.close()
-                self.send_response_only(answer.status, answer.reason)
-                length = answer.headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(content))
-                for name, value in answer.headers.items():
+                self.send_response_only(response.status, response.reason)
+                length = response.headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(content))
+                for name, value in response.headers.items():
                     if name.lower() not in ("content-length", "transfer-encoding", "connection"):
                         self.send_header(name, value)
                 self.send_header("Content-Length", length)
@@ -119,11 +119,11 @@ class Gate:
         return [method for method, _, _ in self.calls]
 
     def hang(self, _handler: BaseHTTPRequestHandler) -> None:
-        """Take the call and do not answer."""
+        """Accept the call and send no response."""
         self.opened.wait(DEADLINE_SECONDS)
 
     def drip(self, handler: BaseHTTPRequestHandler) -> None:
-        """Answer with a byte now and then, never to the end."""
+        """Send the response one byte at a time, without end."""
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
         while not self.opened.wait(0.02):
             handler.wfile.write(b"a")
@@ -135,38 +135,38 @@ class Gate:
 
 
 def refuse(status: int, code: str) -> Fault:
-    """Return a fault that answers with an error as S3 does."""
+    """Return a fault that responds with an error of S3."""
 
-    def answer(handler: BaseHTTPRequestHandler) -> None:
+    def respond(handler: BaseHTTPRequestHandler) -> None:
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>No: {code}.</Message></Error>".encode()
-        _answer(handler, status, body, "application/xml")
+        _respond(handler, status, body, "application/xml")
 
-    return answer
+    return respond
 
 
-def page(status: int) -> Fault:
-    """Return a fault that answers with a page for people, as a proxy in between may."""
-    return lambda handler: _answer(handler, status, b"<html><body><h1>Sorry</body>", "text/html")
+def error_page(status: int) -> Fault:
+    """Return a fault that responds with an HTML page, as a proxy may."""
+    return lambda handler: _respond(handler, status, b"<html><body><h1>Sorry</body>", "text/html")
 
 
 def pass_on(_handler: BaseHTTPRequestHandler) -> bool:
-    """Let a call through."""
+    """Forward the call to the store."""
     return False
 
 
 def hang_up(handler: BaseHTTPRequestHandler) -> None:
-    """Close the connection when a part of the call is there."""
+    """Close the connection after receiving a part of the call."""
     handler.connection.shutdown(socket.SHUT_RDWR)
 
 
-def break_off(handler: BaseHTTPRequestHandler) -> None:
-    """Promise a range, send its first bytes and hang up."""
+def truncate(handler: BaseHTTPRequestHandler) -> None:
+    """Send the headers and the first bytes of a range, then close the connection."""
     start, end = (int(part) for part in handler.headers["Range"].removeprefix("bytes=").split("-"))
     head = f"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{end}/*\r\nContent-Length: {end - start + 1}"
     handler.wfile.write(f"{head}\r\nContent-Type: audio/wav\r\n\r\nRIFF".encode())
 
 
-def _answer(handler: BaseHTTPRequestHandler, status: int, body: bytes, media_type: str) -> None:
+def _respond(handler: BaseHTTPRequestHandler, status: int, body: bytes, media_type: str) -> None:
     handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
     handler.send_response_only(status)
     handler.send_header("Content-Type", media_type)

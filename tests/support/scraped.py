@@ -1,4 +1,4 @@
-"""Reads Prometheus' text format, as Prometheus' own client does."""
+"""Parses the Prometheus text format with the parser of the Prometheus client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 class Scrape:
-    """What one process has exposed."""
+    """The metrics in one response of `/metrics`."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -15,18 +15,18 @@ class Scrape:
 
     @property
     def names(self) -> set[str]:
-        """All names that a query may use, of families without a series too."""
+        """All names that a query may use, including families without a series."""
         suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
         return {
             name + suffix for name, family in self.families.items() for suffix in suffixes.get(family.type, ("",))
         } | {sample.name for sample in self._samples}
 
     def total(self, name: str, **labels: str) -> float:
-        """Return the sum of our series of a name with these labels, 0 where there is none."""
+        """Return the sum of all series of one of our metrics with these labels; 0 if there is none."""
         wanted = labels.items()
         found = [s.value for s in self._samples if s.name == f"audiocraft_api_{name}" and wanted <= s.labels.items()]
         return sum(found)
 
     def values(self, name: str, label: str) -> set[str]:
-        """Return the values that a label has."""
+        """Return all values of a label."""
         return {s.labels[label] for s in self._samples if s.name == f"audiocraft_api_{name}"}

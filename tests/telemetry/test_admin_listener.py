@@ -1,4 +1,4 @@
-"""The operator's listener answers whatever clients do, on the public port and on its own."""
+"""The admin listener responds whatever clients do, on the public port and on its own port."""
 
 from __future__ import annotations
 
@@ -48,39 +48,39 @@ def connect(port: int, sent: bytes = b"") -> socket.socket:
 
 
 def seconds_of(port: int, path: str = "/health") -> float:
-    """Return how long an answer took on a new connection."""
-    begun = time.monotonic()
+    """Return the duration of a request on a new connection."""
+    started = time.monotonic()
     assert requests.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code == 200
-    return time.monotonic() - begun
+    return time.monotonic() - started
 
 
-def test_it_answers_what_the_public_port_answers(tmp_path: Path, port: int) -> None:
+def test_responses_equal_those_of_the_public_port(tmp_path: Path, port: int) -> None:
     with serve(tmp_path, FAKE, admin_bind=f"127.0.0.1:{port}") as server:
         admin = f"http://127.0.0.1:{port}"
         assert requests.get(f"{admin}/health", timeout=5).json() == server.get("/health").json()
         assert requests.get(f"{admin}/ready", timeout=5).json() == server.get("/ready").json()
-        answer = requests.get(f"{admin}/metrics", timeout=5)
-        assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-        assert Scrape(answer.text).names == Scrape(server.get("/metrics").text).names
+        response = requests.get(f"{admin}/metrics", timeout=5)
+        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert Scrape(response.text).names == Scrape(server.get("/metrics").text).names
         assert requests.get(f"{admin}/generate", timeout=5).status_code == 404
         assert requests.get(f"{admin}/tasks?x=/health", timeout=5).status_code == 404
 
 
-def test_neither_waiters_nor_stalled_nor_idle_clients_starve_it(tmp_path: Path, port: int) -> None:
+def test_waiting_stalled_and_idle_clients_do_not_starve_the_listener(tmp_path: Path, port: int) -> None:
     (tmp_path / "hold").touch()
     settings: dict[str, Any] = {"admin_bind": f"127.0.0.1:{port}", "threads": 64, "max_synchronous_requests": 64}
     stalled = b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     with ThreadPoolExecutor(64) as pool, serve(tmp_path, FAKE, **settings) as server, ExitStack() as connections:
-        waiters = [pool.submit(server.post, "/generate", json=REQUEST) for _ in range(64)]
+        waiting = [pool.submit(server.post, "/generate", json=REQUEST) for _ in range(64)]
         for sent in [stalled] * 50 + [b""] * 100:
             connections.enter_context(connect(server.port, sent))
         wait_until(lambda: scrape(port).total("waiting_synchronous_requests") >= 50, 20)
         slowest = max(seconds_of(port, path) for path in ("/health", "/ready", "/metrics") * 5)
-        print(f"slowest answer beside them: {slowest:.3f} s")
+        print(f"slowest response under this load: {slowest:.3f} s")
         assert slowest < 1
         (tmp_path / "hold").unlink()
         connections.close()
-        assert {waiter.result().status_code for waiter in waiters} == {200}
+        assert {request.result().status_code for request in waiting} == {200}
 
 
 def scrape(port: int) -> Scrape:
@@ -88,7 +88,7 @@ def scrape(port: int) -> Scrape:
 
 
 @pytest.mark.usefixtures("listener")
-def test_clients_that_stall_on_it_make_room(port: int) -> None:
+def test_stalled_connections_are_closed_for_new_ones(port: int) -> None:
     with ExitStack() as connections:
         opened = [connections.enter_context(connect(port, sent)) for sent in [b"", b"GET /hea"] * (2 * MAX_CONNECTIONS)]
         assert max(seconds_of(port) for _ in range(10)) < 1
@@ -97,7 +97,7 @@ def test_clients_that_stall_on_it_make_room(port: int) -> None:
         assert opened[0].recv(1) == b""  # the oldest was closed
 
 
-def test_a_client_that_stalls_is_closed(port: int) -> None:
+def test_a_stalled_connection_is_closed(port: int) -> None:
     listener = AdminListener({}, stall_seconds=0.1)
     listener.start(listen(f"127.0.0.1:{port}"))
     with connect(port, b"GET /health HT") as connection:
@@ -106,40 +106,40 @@ def test_a_client_that_stalls_is_closed(port: int) -> None:
 
 
 @pytest.mark.usefixtures("listener")
-def test_what_goes_wrong_is_an_answer_and_a_line_in_the_log(port: int, caplog: pytest.LogCaptureFixture) -> None:
-    answer = requests.get(f"http://127.0.0.1:{port}/broken", timeout=5)
-    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+def test_errors_are_responses_and_are_logged(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    response = requests.get(f"http://127.0.0.1:{port}/broken", timeout=5)
+    assert (response.status_code, response.json()["code"]) == (500, "internal_error")
     assert "failed to serve /broken" in caplog.text
-    refused = requests.post(f"http://127.0.0.1:{port}/health", timeout=5)
-    assert refused.status_code == 501
-    assert refused.json()["code"] == "not_found"
+    unsupported = requests.post(f"http://127.0.0.1:{port}/health", timeout=5)
+    assert unsupported.status_code == 501
+    assert unsupported.json()["code"] == "not_found"
     assert requests.head(f"http://127.0.0.1:{port}/health", timeout=5).content == b""
 
 
-def test_it_goes_on_while_the_server_drains_and_says_that_it_does(tmp_path: Path, port: int) -> None:
+def test_the_listener_works_while_the_server_drains_and_reports_not_ready(tmp_path: Path, port: int) -> None:
     hold = tmp_path / "hold"
     hold.touch()
     with ThreadPoolExecutor(1) as pool, serve(tmp_path, FAKE, admin_bind=f"127.0.0.1:{port}") as server:
-        waiter = pool.submit(server.post, "/generate", json=REQUEST)
+        waiting = pool.submit(server.post, "/generate", json=REQUEST)
         wait_until(lambda: server.num_running() == 1)
         server.process.terminate()
         wait_until(lambda: requests.get(f"http://127.0.0.1:{port}/ready", timeout=5).status_code == 503)
-        answer = requests.get(f"http://127.0.0.1:{port}/ready", timeout=5)
-        assert answer.json()["code"] == "shutting_down"
-        assert answer.headers["Retry-After"]
+        response = requests.get(f"http://127.0.0.1:{port}/ready", timeout=5)
+        assert response.json()["code"] == "shutting_down"
+        assert response.headers["Retry-After"]
         assert requests.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
         hold.unlink()
-        assert waiter.result().status_code == 200
+        assert waiting.result().status_code == 200
         assert server.process.wait(20) == 0
 
 
-def test_it_is_there_again_after_its_process_was_killed(tmp_path: Path, port: int) -> None:
+def test_the_listener_is_available_again_after_its_process_was_killed(tmp_path: Path, port: int) -> None:
     with serve(tmp_path, FAKE, admin_bind=f"127.0.0.1:{port}") as server:
         assert scrape(port).total("http_requests_total", route="/health") >= 1
         kill_worker(server)
         server.get("/models")
         assert seconds_of(port) < 5
-        assert scrape(port).total("http_requests_total") == 1  # counts begin anew
+        assert scrape(port).total("http_requests_total") == 1  # counts start again at zero
 
 
 def kill_worker(server: Server) -> None:
@@ -148,7 +148,7 @@ def kill_worker(server: Server) -> None:
     wait_until(lambda: server.worker_pid() not in (None, before), 20)
 
 
-def test_a_port_in_use_stops_a_server_with_a_sentence(port: int, listener: AdminListener) -> None:
+def test_a_port_in_use_stops_a_server_with_a_message(port: int, listener: AdminListener) -> None:
     assert listener
     gunicorn = [Path(sys.executable).parent / "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
     binds = {"AUDIOCRAFT_API_ADMIN_BIND": f"127.0.0.1:{port}", "AUDIOCRAFT_API_BIND": f"127.0.0.1:{free_port()}"}
@@ -159,7 +159,7 @@ def test_a_port_in_use_stops_a_server_with_a_sentence(port: int, listener: Admin
         assert "Traceback" not in run.stderr
 
 
-def test_a_worker_has_one_too_and_a_port_in_use_stops_it(tmp_path: Path, port: int) -> None:
+def test_a_celery_worker_has_a_listener_and_a_port_in_use_stops_the_worker(tmp_path: Path, port: int) -> None:
     redis = RedisServer(tmp_path)
     settings = {"task_backend": "celery", "redis_url": redis.url, "admin_bind": f"127.0.0.1:{port}"}
     settings |= {"audio_dir": str(tmp_path / "audio")}
@@ -168,7 +168,7 @@ def test_a_worker_has_one_too_and_a_port_in_use_stops_it(tmp_path: Path, port: i
     redis.start()
     try:
         first.start()
-        wait_until(lambda: answers(port, "/ready"), 20)
+        wait_until(lambda: responds(port, "/ready"), 20)
         assert requests.get(f"http://127.0.0.1:{port}/health", timeout=5).json()["queue"] == {
             "waiting": 0,
             "running": 0,
@@ -177,16 +177,16 @@ def test_a_worker_has_one_too_and_a_port_in_use_stops_it(tmp_path: Path, port: i
         wait_until(lambda: "cannot listen on this address" in second.log, 20)
         assert second.terminate() != 0
         assert "Traceback" not in second.log
-        redis.kill()  # no reason to restart a worker, which could not mend it
-        assert answers(port, "/health")
-        assert answers(port, "/ready")
+        redis.kill()  # must not fail the probes: a restart of the worker would not repair Redis
+        assert responds(port, "/health")
+        assert responds(port, "/ready")
     finally:
         first.kill()
         second.kill()
         redis.kill()
 
 
-def answers(port: int, path: str) -> bool:
+def responds(port: int, path: str) -> bool:
     try:
         return requests.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code == 200
     except requests.ConnectionError:
@@ -194,18 +194,18 @@ def answers(port: int, path: str) -> bool:
 
 
 @pytest.mark.parametrize("bind", ["9090", "nowhere:x", ":9090"])
-def test_an_address_without_host_or_port_is_refused(bind: str) -> None:
+def test_an_address_without_a_host_or_port_is_refused(bind: str) -> None:
     with pytest.raises(ConfigError, match="ADMIN_BIND"):
         load_config({"AUDIOCRAFT_API_ADMIN_BIND": bind})
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:99999", "203.0.113.1:9090"])
-def test_an_address_that_cannot_be_had_is_refused(bind: str) -> None:
+def test_an_address_that_cannot_be_bound_is_refused(bind: str) -> None:
     with pytest.raises(ConfigError, match="cannot listen on this address"):
         listen(bind)
 
 
-def test_it_listens_on_ipv6_too() -> None:
+def test_the_listener_supports_ipv6() -> None:
     listener = AdminListener({"/health": lambda: AdminResponse(b"{}")})
     listening = listen("[::1]:0")
     listener.start(listening)

@@ -1,4 +1,4 @@
-"""Dashboard and alerts ask for what is exposed, in queries that Prometheus takes; every alert has its test."""
+"""The dashboard and the alerts query exposed metrics with valid queries, and every alert is tested."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ SHARED = ("queued_tasks", "processing_tasks", "max_queued_tasks")
 
 
 def queries() -> list[str]:
-    """Return every query of dashboard and alerts, with Grafana's variables filled in."""
-    asked = [target["expr"] for panel in PANELS for target in panel.get("targets", [])]
+    """Return all queries of the dashboard and the alerts, with values for Grafana's variables."""
+    panel_queries = [target["expr"] for panel in PANELS for target in panel.get("targets", [])]
     return [
-        expr.replace("$__rate_interval", "5m").replace("$job", ".+").replace("$instance", ".+") for expr in asked
+        expr.replace("$__rate_interval", "5m").replace("$job", ".+").replace("$instance", ".+")
+        for expr in panel_queries
     ] + [rule["expr"] for rule in RULES]
 
 
@@ -37,27 +38,27 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> Scrape:
     return Scrape(app.test_client().get("/metrics").get_data(as_text=True))
 
 
-def test_every_metric_that_is_named_is_exposed(exposed: Scrape) -> None:
-    named = {name for query in queries() for name in re.findall(r"\b(?:audiocraft_api|process)_\w+", query)}
-    assert len(named) > 30
-    assert named <= exposed.names
+def test_every_queried_metric_is_exposed(exposed: Scrape) -> None:
+    queried = {name for query in queries() for name in re.findall(r"\b(?:audiocraft_api|process)_\w+", query)}
+    assert len(queried) > 30
+    assert queried <= exposed.names
 
 
-def test_every_metric_of_ours_is_on_the_dashboard(exposed: Scrape) -> None:
-    asked = " ".join(target["expr"] for panel in PANELS for target in panel.get("targets", []))
+def test_every_metric_of_this_service_is_on_the_dashboard(exposed: Scrape) -> None:
+    panel_queries = " ".join(target["expr"] for panel in PANELS for target in panel.get("targets", []))
     ours = {name for name in exposed.families if name.startswith("audiocraft_api_")}
-    assert {name for name in ours if not re.search(rf"\b{name}", asked)} == set()
+    assert {name for name in ours if not re.search(rf"\b{name}", panel_queries)} == set()
 
 
-def test_the_metric_that_autoscaling_goes_by_has_its_name(exposed: Scrape) -> None:
+def test_the_metric_for_autoscaling_is_exposed(exposed: Scrape) -> None:
     assert "audiocraft_api_queued_tasks" in exposed.names
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_what_all_servers_share_is_never_added_up(name: str) -> None:
-    asking = [query for query in queries() if re.search(rf"audiocraft_api_{name}\b", query)]
-    assert asking
-    for query in asking:
+def test_metrics_that_all_servers_share_are_never_summed(name: str) -> None:
+    matching = [query for query in queries() if re.search(rf"audiocraft_api_{name}\b", query)]
+    assert matching
+    for query in matching:
         assert re.search(rf"max\(audiocraft_api_{name}\b", query), query
 
 
@@ -69,7 +70,7 @@ def test_promtool_parses_every_query(tmp_path: Path) -> None:
     assert f"{len(rules)} rules found" in run.stdout
 
 
-def test_promtool_takes_the_alerts_and_their_tests_pass() -> None:
+def test_promtool_accepts_the_alerts_and_their_tests_pass() -> None:
     for command in (("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")):
         run = promtool(*command)
         assert run.returncode == 0, run.stdout + run.stderr
@@ -86,23 +87,23 @@ def test_every_alert_is_tested_firing_and_not_firing() -> None:
     assert {case["alertname"] for case in cases if not case.get("exp_alerts")} == alerts
 
 
-def test_every_alert_says_how_bad_it_is_and_what_is_the_matter() -> None:
+def test_every_alert_has_a_severity_a_summary_and_a_duration() -> None:
     for rule in RULES:
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"]["summary"].endswith(".")
         assert rule["for"]
 
 
-def test_panels_have_an_id_a_place_and_a_data_source_of_their_own() -> None:
+def test_panels_have_unique_ids_do_not_overlap_and_use_the_selected_data_source() -> None:
     assert max(Counter(panel["id"] for panel in PANELS).values()) == 1
     assert [panel["title"] for panel in PANELS if panel["type"] == "row"] == [
         *("Traffic", "Queue", "Engine", "Audio", "Limits", "Storage", "Process"),
     ]
     cells = Counter(
         (x, y)
-        for place in (panel["gridPos"] for panel in PANELS)
-        for x in range(place["x"], place["x"] + place["w"])
-        for y in range(place["y"], place["y"] + place["h"])
+        for position in (panel["gridPos"] for panel in PANELS)
+        for x in range(position["x"], position["x"] + position["w"])
+        for y in range(position["y"], position["y"] + position["h"])
     )
     assert max(cells.values()) == 1
     assert max(x for x, _ in cells) < 24

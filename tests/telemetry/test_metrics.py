@@ -1,9 +1,9 @@
-"""What Prometheus reads: every number is there, right, counted once, and says nothing of what clients write."""
+"""The metrics are complete, correct and counted once, and contain no text from clients."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,38 +26,19 @@ from audiocraft_api.telemetry.sources import engine_metrics
 from audiocraft_api.web.services import services_of
 from support.celery_worker import CeleryProcess
 from support.fakes import FakeEngine
-from support.http import fake_app, generate
+from support.http import generate
 from support.keys import ENVIRONMENT_KEY, with_key
 from support.receiver import SECRET, Receiver
 from support.redis_server import RedisServer
 from support.scraped import Scrape
 from support.served import ROOT, free_port, serve, wait_until
 
-SECONDS = 40.0
+TIMEOUT_SECONDS = 40.0
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def open_app(tmp_path: Path, engine: FakeEngine) -> Iterator[Callable[..., Flask]]:
-    opened: list[Flask] = []
-
-    def open_app(**settings: Any) -> Flask:
-        opened.append(fake_app(tmp_path, engine, **settings))
-        return opened[-1]
-
-    yield open_app
-    engine.open_gate.set()
-    for app in opened:
-        services_of(app).close()
-
-
-@pytest.fixture
-def client(open_app: Callable[..., Flask]) -> FlaskClient:
-    return open_app().test_client()
+def client(make_app: Callable[..., Flask]) -> FlaskClient:
+    return make_app().test_client()
 
 
 def scrape(client: FlaskClient) -> Scrape:
@@ -73,23 +54,23 @@ def scrape_url(url: str) -> Scrape:
     return Scrape(response.text)
 
 
-def test_promtool_finds_nothing_to_complain_of(client: FlaskClient) -> None:
+def test_promtool_reports_no_problems(client: FlaskClient) -> None:
     generate(client)
     text = scrape(client).text
     run = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
-def test_a_server_exposes_every_metric_of_a_server_and_a_worker_those_of_a_worker(client: FlaskClient) -> None:
+def test_servers_and_workers_each_expose_exactly_their_own_metrics(client: FlaskClient) -> None:
     for place, families in (
         ("servers", scrape(client).families),
         ("workers", Scrape(Metrics("workers").render().decode()).families),
     ):
-        wanted = {spec.full_name.removesuffix("_total") for spec in METRICS if spec.place in ("both", place)}
-        assert {name for name in families if name.startswith("audiocraft_api_")} == wanted
+        expected = {spec.full_name.removesuffix("_total") for spec in METRICS if spec.place in ("both", place)}
+        assert {name for name in families if name.startswith("audiocraft_api_")} == expected
 
 
-def test_the_document_lists_every_metric() -> None:
+def test_the_documentation_lists_every_metric() -> None:
     assert metrics_table() in (ROOT / "docs" / "metrics.md").read_text()
 
 
@@ -104,7 +85,7 @@ def test_requests_are_counted_by_route_method_and_status(client: FlaskClient) ->
     assert found.total("errors_total", code="not_found") == 2
 
 
-def test_what_clients_write_makes_no_series(client: FlaskClient) -> None:
+def test_text_from_clients_creates_no_series(client: FlaskClient) -> None:
     before = len(scrape(client).text.splitlines())
     for number in range(20):
         client.open(f"/secret-{number}", method=f"SECRET{number}", headers={"X-API-Key": f"secret-{number}"})
@@ -132,7 +113,7 @@ def test_a_generation_is_measured(client: FlaskClient) -> None:
         assert found.total("step_seconds_count", step=step) == 1
 
 
-def test_a_generation_that_fails_is_counted_by_its_code_and_makes_no_audio(
+def test_a_failed_generation_is_counted_by_its_error_code_and_adds_no_audio(
     client: FlaskClient, engine: FakeEngine
 ) -> None:
     engine.failure = GenerationFailed("It failed.")
@@ -143,7 +124,7 @@ def test_a_generation_that_fails_is_counted_by_its_code_and_makes_no_audio(
     assert found.total("generated_audio_seconds_total") == 0
 
 
-def test_refusals_are_there_before_the_first_and_counted_by_code(client: FlaskClient, engine: FakeEngine) -> None:
+def test_refusals_are_exposed_from_the_start_and_counted_by_code(client: FlaskClient, engine: FakeEngine) -> None:
     assert {"queue_full", "limit_exceeded", "prompt_refused"} <= scrape(client).values("refusals_total", "code")
     engine.capacity = 0
     assert generate(client).status_code == 503
@@ -154,7 +135,7 @@ def test_refusals_are_there_before_the_first_and_counted_by_code(client: FlaskCl
     assert found.total("errors_total", code="invalid_request") == 1
 
 
-def test_known_results_are_counted(client: FlaskClient) -> None:
+def test_lookups_in_the_result_cache_are_counted(client: FlaskClient) -> None:
     telemetry = services_of(client.application).telemetry
     for hit in (True, False, True):
         telemetry.cache_lookup(hit=hit)
@@ -162,26 +143,26 @@ def test_known_results_are_counted(client: FlaskClient) -> None:
     assert (found.total("result_cache_hits_total"), found.total("result_cache_misses_total")) == (2, 1)
 
 
-def test_open_streams_are_shown(client: FlaskClient) -> None:
+def test_open_streams_are_exposed(client: FlaskClient) -> None:
     response = client.post("/generate-stream", json={"prompt": "solo cello", "duration": 1}, buffered=False)
     assert scrape(client).total("open_streams") == 1
     response.close()
     assert scrape(client).total("open_streams") == 0
 
 
-def test_failures_of_the_audio_store_are_counted(open_app: Callable[..., Flask], tmp_path: Path) -> None:
+def test_failures_of_the_audio_store_are_counted(make_app: Callable[..., Flask], tmp_path: Path) -> None:
     (tmp_path / "no-directory").touch()
-    client = open_app(audio_dir=tmp_path / "no-directory").test_client()
+    client = make_app(audio_dir=tmp_path / "no-directory").test_client()
     assert generate(client).status_code == 503
-    assert scrape(client).total("storage_errors_total", store="audio") >= 1  # the sweep may fail, too
+    assert scrape(client).total("storage_errors_total", store="audio") >= 1  # the sweep may fail too
 
 
-def test_failures_of_the_task_store_and_of_the_key_store_are_counted(
-    open_app: Callable[..., Flask], tmp_path: Path
+def test_failures_of_the_task_store_and_the_key_store_are_counted(
+    make_app: Callable[..., Flask], tmp_path: Path
 ) -> None:
     for name in ("state", "tasks"):
         (tmp_path / f"{name}.sqlite3").write_bytes(b"no database" * 1000)
-    client = open_app(keys=ENVIRONMENT_KEY).test_client()
+    client = make_app(keys=ENVIRONMENT_KEY).test_client()
     headers = with_key(ENVIRONMENT_KEY)
     fields = {"prompt": "solo cello", "duration": 1}
     assert client.post("/generate-async", json=fields, headers=headers).status_code == 503
@@ -191,21 +172,21 @@ def test_failures_of_the_task_store_and_of_the_key_store_are_counted(
     assert counts.total("storage_errors_total", store="keys") >= 1
 
 
-def test_the_queue_and_the_ends_of_tasks_are_shown(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queued_and_finished_tasks_are_exposed(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TaskWorker, "start", lambda _: None)
-    answer = client.post("/generate-async", json={"prompt": "solo cello", "duration": 1})
+    response = client.post("/generate-async", json={"prompt": "solo cello", "duration": 1})
     wait_until(lambda: scrape(client).total("queued_tasks") == 1)
     assert scrape(client).total("max_queued_tasks") == 100
-    client.delete(answer.headers["Location"])
+    client.delete(response.headers["Location"])
     assert scrape(client).total("task_ends_total", state="canceled") == 1
-    client.delete(answer.headers["Location"])
+    client.delete(response.headers["Location"])
     assert scrape(client).total("task_ends_total") == 1
     wait_until(lambda: scrape(client).total("queued_tasks") == 0)
 
 
-def test_delivered_and_failed_webhooks_are_counted(open_app: Callable[..., Flask]) -> None:
+def test_delivered_and_failed_webhooks_are_counted(make_app: Callable[..., Flask]) -> None:
     receiver = Receiver(500)
-    client = open_app(webhook_secret=SECRET, webhook_allow_private=True).test_client()
+    client = make_app(webhook_secret=SECRET, webhook_allow_private=True).test_client()
     client.post("/generate-async", json={"prompt": "solo cello", "duration": 1, "webhook_url": receiver.url})
     wait_until(lambda: scrape(client).total("webhook_calls_total", outcome="delivered") == 1)
     receiver.close()
@@ -229,7 +210,7 @@ def test_an_engine_is_read_at_each_scrape(
         engine.close()
         cache.close()
     num_steps = found.total("batch_rows_count", model="demo")
-    assert 10 <= num_steps <= 14  # frames, and the delay of the last codebooks
+    assert 10 <= num_steps <= 14  # the frames, plus the delay of the last codebooks
     assert found.total("batch_rows_sum", model="demo") == 2 * num_steps
     assert found.total("batch_rows_bucket", model="demo", le="1.0") == 0
     assert found.total("batch_rows_bucket", model="demo", le="2.0") == num_steps
@@ -241,7 +222,7 @@ def test_an_engine_is_read_at_each_scrape(
     assert found.total("engine_waiting_requests") == 0
 
 
-def test_the_memory_of_running_requests_is_shown_and_given_back(demo_checkpoints: Path) -> None:
+def test_the_memory_of_a_running_request_is_exposed_until_the_request_ends(demo_checkpoints: Path) -> None:
     config = Config(checkpoints_dir=demo_checkpoints, device="cpu", offline=True)
     cache = ModelCache(Catalog(config), config)
     engine = BatchingEngine(cache, config.engine)
@@ -251,17 +232,17 @@ def test_the_memory_of_running_requests_is_shown_and_given_back(demo_checkpoints
 
     try:
         request = engine.submit(GenerationParams("demo", "solo cello", 30, seed=1))
-        wait_until(used, SECONDS)
+        wait_until(used, TIMEOUT_SECONDS)
         (model,) = engine.status().models
         assert used() * config.engine.max_batch_requests == model.kv_cache_bytes
         request.cancel()
-        wait_until(lambda: not used(), SECONDS)
+        wait_until(lambda: not used(), TIMEOUT_SECONDS)
     finally:
         engine.close()
         cache.close()
 
 
-def test_servers_and_workers_count_their_own_and_nothing_twice(tmp_path: Path) -> None:
+def test_servers_and_workers_count_their_own_work_and_nothing_twice(tmp_path: Path) -> None:
     redis, hold, port = RedisServer(tmp_path), tmp_path / "hold", free_port()
     settings: dict[str, Any] = {"task_backend": "celery", "redis_url": redis.url, "audio_dir": tmp_path / "audio"}
     worker_url = f"http://127.0.0.1:{port}"
@@ -292,13 +273,13 @@ def test_servers_and_workers_count_their_own_and_nothing_twice(tmp_path: Path) -
             def waiting() -> float:
                 return scrape_url(server.url).total("queued_tasks")
 
-            wait_until(lambda: 0 < running() == scrape_url(server.url).total("processing_tasks"), SECONDS)
-            wait_until(lambda: waiting() + running() == 30, SECONDS)
-            assert scrape_url(server.url).total("engine_running_requests") == 0  # else the sum would be too much
-        with serve(tmp_path, **settings) as server:  # begins at zero, and tells of the same queue
+            wait_until(lambda: 0 < running() == scrape_url(server.url).total("processing_tasks"), TIMEOUT_SECONDS)
+            wait_until(lambda: waiting() + running() == 30, TIMEOUT_SECONDS)
+            assert scrape_url(server.url).total("engine_running_requests") == 0  # or a sum would count twice
+        with serve(tmp_path, **settings) as server:  # its counters start at zero, and it reports the same queue
             found = scrape_url(server.url)
             assert found.total("http_requests_total", route="/generate") == 0
-            wait_until(lambda: waiting() + running() == 30, SECONDS)
+            wait_until(lambda: waiting() + running() == 30, TIMEOUT_SECONDS)
     finally:
         hold.unlink(missing_ok=True)
         worker.kill()

@@ -1,4 +1,4 @@
-"""`/ready` fails while no work should come, says why, and does not fail because there is much to do."""
+"""`/ready` fails with a reason while a process should not receive work. A busy process is ready."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from support.fakes import FakeCache, FakeEngine
 from support.http import assert_error, fake_app
 from support.served import wait_until
 
-SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
-class StatedEngine(FakeEngine):
-    """Is in the state that a test wants."""
+class StatusEngine(FakeEngine):
+    """An engine with the given status."""
 
     def __init__(self, *models: ModelStatus) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class StatedEngine(FakeEngine):
         return EngineStatus(num_waiting=100, num_running=100, models=self.models)
 
 
-class StatedCache(FakeCache):
+class StatesCache(FakeCache):
     def __init__(self, **states: str) -> None:
         self._states = states
 
@@ -48,8 +48,8 @@ class StatedCache(FakeCache):
         return self._states
 
 
-def reason(engine: Engine, cache: Any = None, pending: tuple[str, ...] = (), **settings: Any) -> str | None:
-    """Return the code of what keeps a process from being ready."""
+def not_ready_code(engine: Engine, cache: Any = None, pending: tuple[str, ...] = (), **settings: Any) -> str | None:
+    """Return the code of the error that says why a process is not ready, or None if it is ready."""
     health = Health(
         engine.status,
         cache or FakeCache(),
@@ -65,40 +65,46 @@ def reason(engine: Engine, cache: Any = None, pending: tuple[str, ...] = (), **s
 
 
 def test_a_busy_engine_is_ready() -> None:
-    assert reason(StatedEngine(ModelStatus("small", stalled_seconds=59.0))) is None
+    assert not_ready_code(StatusEngine(ModelStatus("small", stalled_seconds=59.0))) is None
 
 
-def test_an_engine_without_a_pass_for_too_long_is_not_ready() -> None:
-    assert reason(StatedEngine(ModelStatus("small", stalled_seconds=61.0))) == "engine_stalled"
-    assert reason(StatedEngine(ModelStatus("small", stalled_seconds=61.0)), engine_stall_seconds=70) is None
+def test_an_engine_without_progress_for_too_long_is_not_ready() -> None:
+    assert not_ready_code(StatusEngine(ModelStatus("small", stalled_seconds=61.0))) == "engine_stalled"
+    assert not_ready_code(StatusEngine(ModelStatus("small", stalled_seconds=61.0)), engine_stall_seconds=70) is None
 
 
 def test_an_engine_that_has_died_is_not_ready() -> None:
     engine = FakeEngine()
     engine.is_alive = False
-    assert reason(engine) == "engine_died"
+    assert not_ready_code(engine) == "engine_died"
 
 
-def test_it_is_not_ready_while_the_first_model_is_loaded_or_prepared() -> None:
-    assert reason(FakeEngine(), StatedCache(small="loading")) == "model_loading"
-    assert reason(StatedEngine(ModelStatus("small", is_loading=True)), StatedCache(small="loaded")) == "model_loading"
+def test_a_process_is_not_ready_while_its_first_model_is_loaded_or_prepared() -> None:
+    assert not_ready_code(FakeEngine(), StatesCache(small="loading")) == "model_loading"
+    assert (
+        not_ready_code(StatusEngine(ModelStatus("small", is_loading=True)), StatesCache(small="loaded"))
+        == "model_loading"
+    )
 
 
-def test_another_load_beside_a_model_that_serves_is_no_matter() -> None:
-    assert reason(FakeEngine(), StatedCache(small="loaded", large="loading")) is None
-    assert reason(StatedEngine(ModelStatus("large", is_loading=True)), StatedCache(small="loaded")) is None
+def test_a_process_with_a_loaded_model_stays_ready_while_it_loads_another() -> None:
+    assert not_ready_code(FakeEngine(), StatesCache(small="loaded", large="loading")) is None
+    assert not_ready_code(StatusEngine(ModelStatus("large", is_loading=True)), StatesCache(small="loaded")) is None
 
 
-def test_a_server_that_has_loaded_nothing_yet_or_failed_to_is_ready() -> None:
-    assert reason(FakeEngine(), StatedCache(small="unloaded", large="failed")) is None
+def test_a_process_without_a_loaded_model_is_ready() -> None:
+    assert not_ready_code(FakeEngine(), StatesCache(small="unloaded", large="failed")) is None
 
 
-def test_it_is_not_ready_before_what_is_to_be_loaded_first() -> None:
-    assert reason(FakeEngine(), StatedCache(small="loaded", large="unloaded"), pending=("large",)) == "model_loading"
+def test_a_process_is_not_ready_until_all_preloaded_models_are_loaded() -> None:
+    assert (
+        not_ready_code(FakeEngine(), StatesCache(small="loaded", large="unloaded"), pending=("large",))
+        == "model_loading"
+    )
 
 
-def test_the_route_tells_the_reason(tmp_path: Path) -> None:
-    app = fake_app(tmp_path, StatedEngine(ModelStatus("small", stalled_seconds=100.0)))
+def test_the_route_reports_the_reason(tmp_path: Path) -> None:
+    app = fake_app(tmp_path, StatusEngine(ModelStatus("small", stalled_seconds=100.0)))
     response = app.test_client().get("/ready")
     assert_error(response, 503, "engine_stalled")
     assert "small" in response.json["error"]
@@ -108,14 +114,14 @@ def test_the_route_tells_the_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine_name", ["batching", "plain"])
-def test_a_load_of_any_length_is_loading_and_no_stall(
-    demo_checkpoints: Path, engine_name: str, tmp_path: Path, stopped: threading.Event
+def test_a_long_load_counts_as_loading_and_not_as_a_stall(
+    demo_checkpoints: Path, engine_name: str, tmp_path: Path, resume: threading.Event
 ) -> None:
     loading = threading.Event()
 
     def load(spec: ModelSpec, catalog: Catalog, config: Config) -> Any:
         loading.set()
-        assert stopped.wait(SECONDS)
+        assert resume.wait(TIMEOUT_SECONDS)
         return load_model(spec, catalog, config)
 
     config = Config(
@@ -131,11 +137,11 @@ def test_a_load_of_any_length_is_loading_and_no_stall(
     app = create_app(config, cache=ModelCache(Catalog(config), config, load))
     client, services = app.test_client(), services_of(app)
     request = services.engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=1))
-    assert loading.wait(SECONDS)
+    assert loading.wait(TIMEOUT_SECONDS)
     assert [model.stalled_seconds for model in services.engine.status().models] == [0]
     assert_error(client.get("/ready"), 503, "model_loading")
-    stopped.set()
-    request.result(SECONDS)
+    resume.set()
+    request.result(TIMEOUT_SECONDS)
     wait_until(lambda: client.get("/ready").status_code == 200)
     services.close()
 
@@ -146,20 +152,20 @@ def config(demo_checkpoints: Path) -> Config:
 
 
 @pytest.mark.parametrize("kind", [BatchingEngine, PlainEngine])
-def test_a_step_that_hangs_is_a_stall_until_it_goes_on(
+def test_a_step_that_hangs_is_a_stall_until_it_continues(
     config: Config,
     kind: type[BatchingEngine] | type[PlainEngine],
-    stopped: threading.Event,
+    resume: threading.Event,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cache = ModelCache(Catalog(config), config)
     engine = kind(cache, config.engine)
-    engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=1)).result(SECONDS)
+    engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=1)).result(TIMEOUT_SECONDS)
     hung = threading.Event()
 
     def hang(*_: Any) -> None:
         hung.set()
-        assert stopped.wait(SECONDS)
+        assert resume.wait(TIMEOUT_SECONDS)
 
     if kind is BatchingEngine:
         step = batch.Batch.step
@@ -170,47 +176,47 @@ def test_a_step_that_hangs_is_a_stall_until_it_goes_on(
             monkeypatch.setattr(model, "generate_codes", lambda *args: (hang(), generate_codes(*args))[1])
     request = engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=1))
     try:
-        assert hung.wait(SECONDS)
-        wait_until(lambda: reason(engine, cache, engine_stall_seconds=0.5) == "engine_stalled")
-        stopped.set()
-        request.result(SECONDS)
-        wait_until(lambda: reason(engine, cache, engine_stall_seconds=0.5) is None)
+        assert hung.wait(TIMEOUT_SECONDS)
+        wait_until(lambda: not_ready_code(engine, cache, engine_stall_seconds=0.5) == "engine_stalled")
+        resume.set()
+        request.result(TIMEOUT_SECONDS)
+        wait_until(lambda: not_ready_code(engine, cache, engine_stall_seconds=0.5) is None)
     finally:
-        stopped.set()
+        resume.set()
         engine.close()
         cache.close()
 
 
 @pytest.mark.parametrize("kind", [BatchingEngine, PlainEngine])
-def test_work_that_comes_and_goes_never_takes_readiness_away(
+def test_a_process_stays_ready_while_requests_start_and_end(
     config: Config, kind: type[BatchingEngine] | type[PlainEngine]
 ) -> None:
     cache = ModelCache(Catalog(config), config)
     engine = kind(cache, config.engine)
-    reasons: set[str | None] = set()
+    codes: set[str | None] = set()
     done = threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.001):  # not in every moment: the work goes on beside it
-            reasons.add(reason(engine, cache))
+        while not done.wait(0.001):  # pauses, so that the engine gets CPU time
+            codes.add(not_ready_code(engine, cache))
 
-    engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=1)).result(SECONDS)
+    engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=1)).result(TIMEOUT_SECONDS)
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
         for seed in range(10):
-            engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=seed)).result(SECONDS)
+            engine.submit(GenerationParams("demo", "solo cello", 0.1, seed=seed)).result(TIMEOUT_SECONDS)
     finally:
         done.set()
         watcher.join()
         engine.close()
         cache.close()
-    assert reasons == {None}
+    assert codes == {None}
 
 
 @pytest.fixture
-def stopped() -> Iterator[threading.Event]:
-    """Set at the latest when the test ends: nothing waits on."""
+def resume() -> Iterator[threading.Event]:
+    """Lets hanging calls continue. Set at the end of the test at the latest."""
     event = threading.Event()
     yield event
     event.set()

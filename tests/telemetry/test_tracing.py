@@ -1,4 +1,4 @@
-"""Traces: one span for each request with its steps below, linked across machines; a dead collector costs nothing."""
+"""Traces: a span for each request with spans of its steps, linked across machines. A dead collector delays nothing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from flask import Flask
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from audiocraft_api.core.errors import GenerationFailed
-from audiocraft_api.web.services import services_of
 from support.celery_worker import CeleryProcess
 from support.collector import Collector, attributes
 from support.fakes import FakeEngine
-from support.http import fake_app, generate
+from support.http import generate
 from support.redis_server import RedisServer
 from support.served import ROOT, free_port, serve, wait_until
 
@@ -27,7 +26,7 @@ TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_export_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
 
@@ -39,26 +38,8 @@ def collector() -> Iterator[Collector]:
     collector.close()
 
 
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
-def open_app(tmp_path: Path, engine: FakeEngine) -> Iterator[Callable[..., Flask]]:
-    opened: list[Flask] = []
-
-    def open_app(endpoint: str) -> Flask:
-        opened.append(fake_app(tmp_path, engine, otlp_endpoint=endpoint))
-        return opened[-1]
-
-    yield open_app
-    for app in opened:
-        services_of(app).close()
-
-
-def test_a_request_is_a_span_with_its_steps_below(collector: Collector, open_app: Callable[..., Flask]) -> None:
-    client = open_app(collector.url).test_client()
+def test_a_request_is_a_span_with_its_steps_as_children(collector: Collector, make_app: Callable[..., Flask]) -> None:
+    client = make_app(otlp_endpoint=collector.url).test_client()
     response = client.post(
         "/generate",
         json={"prompt": "my secret song", "duration": 1},
@@ -78,7 +59,7 @@ def test_a_request_is_a_span_with_its_steps_below(collector: Collector, open_app
     steps = [collector.named(name)[0] for name in ("queue wait", "decode", "convert", "store")]
     for step in steps:
         assert (step.trace_id, step.parent_span_id) == (server.trace_id, server.span_id)
-        assert server.start_time_unix_nano <= step.start_time_unix_nano + 5_000_000  # two clocks
+        assert server.start_time_unix_nano <= step.start_time_unix_nano + 5_000_000  # the times come from two clocks
         assert step.start_time_unix_nano <= step.end_time_unix_nano <= server.end_time_unix_nano + 5_000_000
     assert [step.start_time_unix_nano for step in steps] == sorted(step.start_time_unix_nano for step in steps)
     assert attributes(steps[1]) == {"audiocraft.model": "small", "audiocraft.num_frames": 50}
@@ -87,10 +68,10 @@ def test_a_request_is_a_span_with_its_steps_below(collector: Collector, open_app
     assert not [body for body in collector.bodies if b"secret" in body]
 
 
-def test_a_failure_is_told_and_what_probes_ask_makes_no_span(
-    collector: Collector, open_app: Callable[..., Flask], engine: FakeEngine
+def test_a_failure_is_recorded_and_probes_create_no_spans(
+    collector: Collector, make_app: Callable[..., Flask], engine: FakeEngine
 ) -> None:
-    client = open_app(collector.url).test_client()
+    client = make_app(otlp_endpoint=collector.url).test_client()
     engine.failure = GenerationFailed("It failed.")
     assert generate(client).status_code == 500
     for path in ("/health", "/ready", "/metrics", "/models"):
@@ -104,8 +85,8 @@ def test_a_failure_is_told_and_what_probes_ask_makes_no_span(
     assert models.trace_id != collector.named("decode")[0].trace_id
 
 
-def test_a_stream_lasts_until_its_last_byte(collector: Collector, open_app: Callable[..., Flask]) -> None:
-    client = open_app(collector.url).test_client()
+def test_the_span_of_a_stream_ends_with_its_last_byte(collector: Collector, make_app: Callable[..., Flask]) -> None:
+    client = make_app(otlp_endpoint=collector.url).test_client()
     response = client.post("/generate-stream", json={"prompt": "solo cello", "duration": 1}, buffered=False)
     wait_until(lambda: bool(collector.named("decode")))
     assert not collector.named("POST /generate-stream")
@@ -114,7 +95,7 @@ def test_a_stream_lasts_until_its_last_byte(collector: Collector, open_app: Call
     assert collector.named("decode")[0].parent_span_id == collector.named("POST /generate-stream")[0].span_id
 
 
-def test_the_task_of_another_machine_is_linked_to_the_request_that_submitted_it(
+def test_a_task_on_another_machine_is_linked_to_the_request_that_submitted_it(
     tmp_path: Path, collector: Collector
 ) -> None:
     redis = RedisServer(tmp_path)
@@ -125,7 +106,7 @@ def test_the_task_of_another_machine_is_linked_to_the_request_that_submitted_it(
     worker.start()
     try:
         with serve(tmp_path, **settings) as server:
-            answer = server.post("/generate-async", json={"prompt": "solo cello", "duration": 1})
+            response = server.post("/generate-async", json={"prompt": "solo cello", "duration": 1})
             wait_until(lambda: bool(collector.named("task") and collector.named("POST /generate-async")), 30)
     finally:
         worker.kill()
@@ -134,31 +115,31 @@ def test_the_task_of_another_machine_is_linked_to_the_request_that_submitted_it(
     (link,) = task.links
     assert (link.trace_id, link.span_id) == (submitted.trace_id, submitted.span_id)
     assert task.trace_id != submitted.trace_id
-    assert attributes(task) == {"audiocraft.task_id": answer.json()["task_id"], "audiocraft.attempt": 1}
+    assert attributes(task) == {"audiocraft.task_id": response.json()["task_id"], "audiocraft.attempt": 1}
     for name in ("queue wait", "decode", "convert", "store"):
         assert collector.named(name)[0].parent_span_id == task.span_id
 
 
-def test_what_waits_is_sent_at_the_end(collector: Collector, tmp_path: Path) -> None:
+def test_pending_spans_are_sent_when_the_server_stops(collector: Collector, tmp_path: Path) -> None:
     with serve(tmp_path, "support.served:app", otlp_endpoint=collector.url) as server:
         assert server.get("/models").status_code == 200
         assert server.terminate() == 0
     assert len(collector.named("GET /models")) == 1
 
 
-def test_a_dead_collector_delays_neither_requests_nor_the_end(tmp_path: Path) -> None:
+def test_a_dead_collector_delays_neither_requests_nor_the_shutdown(tmp_path: Path) -> None:
     with serve(tmp_path, "support.served:app", otlp_endpoint=f"http://127.0.0.1:{free_port()}") as server:
         for _ in range(50):
             assert server.get("/models").status_code == 200
         wait_until(lambda: "does not accept spans" in server.log, 20)
-        begun = time.monotonic()
+        started = time.monotonic()
         assert server.terminate() == 0
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - started < 6
         assert server.log.count("does not accept spans") == 1
         assert "Traceback" not in server.log
 
 
-def test_without_a_collector_opentelemetry_is_not_even_imported() -> None:
+def test_without_a_collector_opentelemetry_is_not_imported() -> None:
     program = (
         "import sys; from audiocraft_api.config import load_config; from audiocraft_api.factory import create_app; "
         "create_app(load_config()).test_client().get('/models'); print('opentelemetry' in sys.modules)"
