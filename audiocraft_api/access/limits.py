@@ -137,8 +137,10 @@ class Limits:
     def _hit(self, name: str, key: str, limit: int) -> RateLimitState:
         state = self._rate_limiter.hit(key, limit)
         if not state.is_allowed:
-            subject = "address" if name == "address" else "key"
-            sentence = f"Your {subject} is limited to {limit} generations per minute. See `Retry-After`."
+            subject = "Your address is" if name == "address" else "You are"
+            sentence = (
+                f"{subject} limited to {limit} generations per minute. Try again after the time in `Retry-After`."
+            )
             raise RateLimited(sentence, state.reset_seconds)
         return replace(state, name=name)
 
@@ -163,7 +165,7 @@ class Limits:
         usage = self._quotas.charge(name, day, seconds, max_requests=max_requests, max_seconds=max_seconds)
         if not usage.is_charged:
             if max_requests and usage.requests >= max_requests:
-                sentence = f"Your daily quota of {max_requests} generations is used up."
+                sentence = f"Your daily quota of {max_requests} generations is used up. It resets at midnight UTC."
             else:
                 left = max_seconds - usage.seconds
                 sentence = f"Your daily quota is {max_seconds} seconds of audio, of which {left:g} are left for today."

@@ -29,14 +29,14 @@ from audiocraft_api.core.params import AudioInput
 COPY_BYTES = 2**20
 
 REFUSALS = {
-    "unknown": "The melody file is not a WAV, MP3, OGG or FLAC file.",
-    "damaged": "The melody file could not be read; it may be damaged. Export it again and retry.",
+    "unknown": "The melody file must be a WAV, MP3, Ogg or FLAC file.",
+    "damaged": "The melody file could not be read and may be damaged. Export it again and retry.",
     "sample_rate": f"The melody's sample rate must be between {MIN_SAMPLE_RATE:,} and {MAX_SAMPLE_RATE:,} Hz.",
     "channels": "The melody must be mono or stereo.",
     "too_short": f"The melody must be at least {MIN_SECONDS:g} seconds long.",
     "too_long": "The melody must be at most {max_seconds:g} seconds long.",
-    "too_fine": "The melody has more samples than {max_seconds:g} seconds of 48 kHz stereo; use a lower sample rate.",
-    "not_finite": "The melody contains invalid samples (NaN or infinity); export it again.",
+    "too_fine": "The melody has more samples than {max_seconds:g} seconds of 48 kHz stereo. Use a lower sample rate.",
+    "not_finite": "The melody contains invalid samples (NaN or infinity). Export it again.",
 }
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class UploadDecoder:
                 interleaved = np.fromfile(samples, dtype=np.float32).reshape(-1, verdict["channels"])  # [T, C]
         except OSError as error:
             logger.error("An uploaded melody could not be decoded: %s", error)
-            raise StorageUnavailable("The server has no disk space to decode the melody; try again later.") from error
+            raise StorageUnavailable("The server has no disk space to decode the melody. Try again later.") from error
         return AudioInput(np.ascontiguousarray(interleaved.T), verdict["sample_rate"])
 
     def _copy(self, upload: BinaryIO, source: BinaryIO) -> None:
@@ -99,7 +99,7 @@ class UploadDecoder:
 
     def _decode_in_child(self, source: BinaryIO, samples: BinaryIO) -> dict[str, Any]:
         if not self._slots.acquire(timeout=self._queue_timeout_seconds):
-            raise Unavailable("The server is decoding too many melodies; try again later.")
+            raise Unavailable("The server is decoding too many melodies. Try again later.")
         try:
             return self._run_child(source, samples)
         finally:
@@ -129,7 +129,7 @@ class UploadDecoder:
         )
         if child.returncode < 0:  # killed by a signal: a resource limit was reached, or the decoder crashed
             return {"refused": "damaged"}
-        raise Unavailable("The server cannot decode melodies at the moment; try again later.")
+        raise Unavailable("The server cannot decode melodies at the moment. Try again later.")
 
     def _refusal(self, cause: str) -> InvalidMelody:
         return InvalidMelody(REFUSALS[cause].format(max_seconds=self._max_seconds))

@@ -18,11 +18,11 @@ def as_request_error(error: Exception) -> AudioCraftError:
         logger.error("The engine ran out of memory.", exc_info=error)
         return OutOfMemory("There is not enough memory for this generation. Request less audio or try again later.")
     logger.error("A generation failed in the engine.", exc_info=error)
-    return GenerationFailed("The generation failed.")
+    return GenerationFailed("The generation failed unexpectedly. The server's log has the cause.")
 
 
 def not_finite() -> GenerationFailed:
     """Return the error that ends a request whose logits are infinite or NaN."""
     return GenerationFailed(
-        "The model's numbers overflowed. Try other parameters, or ask the operator to set a higher precision."
+        "The model produced invalid numbers. Try other parameters, or ask the operator to set a higher precision."
     )

@@ -103,7 +103,7 @@ class Catalog:
     def __init__(self, config: Config) -> None:
         """Collect the built-in models and those of `config.models.models_file`.
 
-        Raises ConfigError, including for a name in `config.models.preload` that cannot be served.
+        Raises ConfigError, also for a name in `config.models.preload` that cannot be served.
         """
         self._allow_non_commercial = config.models.allow_non_commercial
         self._checkpoints_dir = config.models.checkpoints_dir
@@ -137,8 +137,8 @@ class Catalog:
             raise _invalid(f"There is no model {name!r}. Choose one of: {self._listed(self._specs.values())}.")
         if not self.is_allowed(spec):
             raise _invalid(
-                f"The weights of {name!r} are licensed {spec.licence}, which forbids commercial use, and this server "
-                f"does not serve such weights. Choose one of: {self._listed(self._specs.values())}."
+                f"The weights of {name!r} are licensed under {spec.licence}, which forbids commercial use, and this "
+                f"server does not serve such models. Choose one of: {self._listed(self._specs.values())}."
             )
         return spec
 

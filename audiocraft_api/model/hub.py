@@ -125,7 +125,7 @@ def _download(repository: str, files: Files, revision: str | None) -> Path:
         reason = "the hub has no such repository, or it is private: check the id, or log in with `hf auth login`"
     except (HTTPError, OSError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
-            reason = "the disk is full: make room in the hub's cache directory"
+            reason = "the disk is full: free some space in the hub's cache directory"
         else:
             logger.warning("The download of %s failed: %s", repository, error)
             reason = "the model hub cannot be reached: check the network, or put the files on this machine"

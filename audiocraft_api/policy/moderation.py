@@ -63,7 +63,7 @@ class Moderation:
     def require_allowed(self, prompt: str) -> None:
         """Raise PromptRefused for a prompt that the service refuses, ModerationUnavailable without a verdict."""
         if not self._slots.acquire(blocking=False):
-            raise ModerationUnavailable("The server is checking too many prompts; try again in a moment.", 1.0)
+            raise ModerationUnavailable("The server is checking too many prompts. Try again in a moment.", 1.0)
         try:
             verdict = self._verdict(prompt)
         finally:
@@ -87,7 +87,7 @@ class Moderation:
             logger.warning("The moderation service returned no verdict: %s.", cause)
             if self._is_open:
                 return None
-            raise ModerationUnavailable("The server cannot check prompts at the moment; try again later.") from None
+            raise ModerationUnavailable("The server cannot check prompts at the moment. Try again later.") from None
 
     def _call_service(self, prompt: str, until: float) -> _Verdict:
         seconds = until - time.monotonic()

@@ -60,7 +60,7 @@ class RedisClient:
             if not self._failing:  # log once per outage, not once per request
                 self._failing = True
                 logger.error("The %s in Redis cannot be used: %s", self._name, error)
-            raise StorageUnavailable(f"The {self._name} cannot be reached; try again later.") from error
+            raise StorageUnavailable(f"The {self._name} cannot be reached. Try again later.") from error
 
     def run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Run a Lua script atomically. Raises StorageUnavailable."""

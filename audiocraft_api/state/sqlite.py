@@ -24,12 +24,12 @@ from audiocraft_api.core.errors import StorageUnavailable
 WAL_BYTES = 64 * 2**20  # size to which the write-ahead log is truncated after a burst of large writes
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 MESSAGES = {
-    sqlite3.SQLITE_BUSY: "The {name} is busy; try again later.",
-    sqlite3.SQLITE_LOCKED: "The {name} is busy; try again later.",
-    sqlite3.SQLITE_FULL: "The disk of the {name} is full; try again later.",
+    sqlite3.SQLITE_BUSY: "The {name} is busy. Try again later.",
+    sqlite3.SQLITE_LOCKED: "The {name} is busy. Try again later.",
+    sqlite3.SQLITE_FULL: "The disk of the {name} is full. Try again later.",
 }
 DAMAGED_MESSAGE = "The {name} is damaged and cannot be used until an operator has repaired it."
-DEFAULT_MESSAGE = "The {name} is unavailable; try again later."
+DEFAULT_MESSAGE = "The {name} is unavailable. Try again later."
 DAMAGED_REMEDY = (
     " The file is damaged and was left unchanged. Stop the server, copy the file and its -wal, then restore a backup,"
     " recover the rows with `sqlite3 FILE .recover`, or move the file away to start with an empty one."

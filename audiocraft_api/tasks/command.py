@@ -47,7 +47,7 @@ def decode_command(plain: dict[str, Any], audio: bytes | None) -> GenerateComman
         return GenerateCommand(**values)
     except TypeError as error:
         raise GenerationFailed(
-            "Another release of this server accepted the task, and this release cannot run it; submit it again."
+            "The task was accepted by another release of this service, and this release cannot run it. Submit it again."
         ) from error
 
 

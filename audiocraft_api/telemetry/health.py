@@ -71,10 +71,10 @@ class Health:
                     f"{model.stalled_seconds:.0f} seconds."
                 )
         if names := self._pending_models():
-            raise ModelLoading(f"Models are still being preloaded: {', '.join(names)}.", RETRY_SECONDS)
+            raise ModelLoading(f"The server is still loading these models: {', '.join(names)}.", RETRY_SECONDS)
         states = self._cache.states()
         loading = {name for name, state in states.items() if state == "loading"}
         loading |= {model.model for model in status.models if model.is_loading}
         usable = {name for name, state in states.items() if state == "loaded"} - loading
         if loading and not usable:
-            raise ModelLoading(f"The first model is being loaded: {', '.join(sorted(loading))}.", RETRY_SECONDS)
+            raise ModelLoading(f"The server is loading its first model: {', '.join(sorted(loading))}.", RETRY_SECONDS)

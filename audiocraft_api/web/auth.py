@@ -67,7 +67,7 @@ def _authenticate() -> None:
         raise
     scope = "read" if access is Access.LINK else access.value
     if scope not in g.caller.scopes:
-        raise Forbidden(f"Your API key does not have the required scope: {scope}.")
+        raise Forbidden(f"Your API key does not have the required scope: {scope}. Use a key that has it.")
 
 
 def _credential(request: Request) -> str | None:
@@ -82,5 +82,5 @@ def _credential(request: Request) -> str | None:
         offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         found += [name.removeprefix(WEBSOCKET_KEY_PREFIX) for name in offered if name.startswith(WEBSOCKET_KEY_PREFIX)]
     if len(found) > 1:
-        raise InvalidRequest("The request carries more than one credential; send exactly one API key or token.")
+        raise InvalidRequest("The request contains more than one credential. Send exactly one API key or token.")
     return found[0].strip(" \t") if found else None

@@ -26,17 +26,17 @@ SENTENCES = {
     400: "The request is malformed.",
     401: "Invalid or missing API key",
     403: "You do not have permission to do this.",
-    404: "There is nothing at this address; see /docs for the list of routes.",
-    405: "This address does not support that method; the Allow header lists the supported methods.",
+    404: "There is nothing at this address. See /docs for the list of routes.",
+    405: "This address does not support that method. The Allow header lists the supported methods.",
     410: "The audio was generated but is no longer stored.",
-    411: "Send a Content-Length header; chunked request bodies are not supported.",
+    411: "Send a Content-Length header. Chunked request bodies are not supported.",
     413: "The request body is too large.",
     415: "The content type of the request body is not supported.",
     416: "The requested range is outside the file.",
     422: "The prompt is not allowed on this server, or the Idempotency-Key was already used with a different request.",
-    429: "You exceeded a limit; try again after the time in `Retry-After`.",
-    500: "An unexpected error occurred; the server's log has the cause under this request ID.",
-    501: "The audio is generated on other machines and cannot be streamed.",
+    429: "You exceeded a limit. Try again after the time in `Retry-After`.",
+    500: "An unexpected error occurred. The server's log has the cause under this request ID.",
+    501: "This server generates audio on other machines and cannot stream it. Use /generate or /generate-async.",
 }
 CODES = {400: "invalid_request", 404: "not_found", 413: "payload_too_large", 416: "range_not_satisfiable"}
 

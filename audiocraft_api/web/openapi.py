@@ -24,8 +24,9 @@ JSON = "application/json"
 REF = "#/components/schemas/{model}"
 ERROR_SENTENCES = SENTENCES | {
     400: "A field is missing, unknown or out of range.",
-    503: "The server is at capacity or not ready; try again after the time in `Retry-After`.",
-    504: "The audio was not ready in time.",
+    404: "The task or file does not exist, or belongs to another caller.",
+    503: "The server is at capacity or not ready. Try again after the time in `Retry-After`.",
+    504: "The audio was not ready in time. Request less audio, or submit a task.",
 }
 REQUEST_ID = {"X-Request-ID": {"description": "ID of this request in the server's log.", "schema": {"type": "string"}}}
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}}}

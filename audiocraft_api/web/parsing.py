@@ -58,10 +58,10 @@ def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Sche
     try:
         files, texts = request.files, request.form
     except UnicodeError:
-        raise InvalidRequest("The form is malformed.") from None
+        raise InvalidRequest("The form is not valid multipart/form-data.") from None
     except OSError as error:  # from the temporary file for a large upload, not from the connection
         logger.error("Could not write an upload to a temporary file: %s", error)
-        raise StorageUnavailable("The server cannot store the upload at the moment; try again later.") from error
+        raise StorageUnavailable("The server cannot store the upload at the moment. Try again later.") from error
     if not any(upload.filename for upload in files.getlist(file_field)):
         raise InvalidRequest(missing_file, {file_field: [missing_file]})
     given: list[tuple[str, list[Any]]] = [*texts.lists(), *files.lists()]

@@ -22,7 +22,7 @@ IDEMPOTENCY_KEY: dict[str, dict[str, Any]] = {
 PREFER: dict[str, dict[str, Any]] = {
     "Prefer": {
         "type": "string",
-        "description": "`respond-async` or `wait=N`, in seconds (RFC 7240).",
+        "description": "`respond-async`, or `wait=N` with N in seconds (RFC 7240).",
         "examples": ["wait=10"],
     },
     **IDEMPOTENCY_KEY,

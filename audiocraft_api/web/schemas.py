@@ -90,7 +90,7 @@ class StreamRequest(_Request):
         1.0,
         ge=MIN_TEMPERATURE,
         le=MAX_TEMPERATURE,
-        description="Sampling temperature; higher values are more varied, lower values more predictable.",
+        description="Sampling temperature. Higher values give more varied music, lower values more predictable music.",
     )
     top_k: Whole = Field(
         DEFAULT_TOP_K,
@@ -149,7 +149,7 @@ class MelodyFields(StreamRequest):
         10.0, ge=MIN_DURATION_SECONDS, le=MAX_DURATION_SECONDS, description="Duration of the audio in seconds."
     )
     melody: Annotated[FileStorage, WithJsonSchema({"type": "string", "format": "binary"})] = Field(
-        description="The melody to follow: a WAV, MP3, OGG or FLAC file."
+        description="The melody to follow: a WAV, MP3, Ogg or FLAC file."
     )
 
     @property
@@ -159,7 +159,7 @@ class MelodyFields(StreamRequest):
 
 
 class MelodyRequest(MelodyFields, GenerateRequest):
-    """A request with an uploaded melody: a form, with numbers as text."""
+    """A multipart form with an uploaded melody. Numbers are sent as text."""
 
 
 class TaskRequest(StreamRequest):
@@ -175,7 +175,7 @@ class TaskRequest(StreamRequest):
 
 
 class MelodyTaskRequest(MelodyFields, TaskRequest):
-    """A request with an uploaded melody that creates a task: a form, with numbers as text."""
+    """A multipart form with an uploaded melody that creates a task. Numbers are sent as text."""
 
 
 class PageQuery(BaseModel):
@@ -200,7 +200,7 @@ class _GenerateResponse(_Response):
     sample_rate: int = Field(description="Sample rate in Hz.")
     duration: float = Field(description="Duration of the audio file in seconds.")
     seed: int = Field(description="Send this seed to generate the same audio again.")
-    model: str = Field(description="Public name of the checkpoint.")
+    model: str = Field(description="Name of the model that generated the audio, as in `GET /models`.")
     revision: str = Field(description="Revision of the checkpoint.")
     cached: bool = Field(False, description="Whether the audio was reused from an earlier, identical request.")
     recipe: RecipeResponse | None = Field(
@@ -251,7 +251,7 @@ class QueueResponse(_Response):
 class HealthResponse(_Response):
     status: Literal["healthy"] = "healthy"
     version: str
-    models_loaded: list[str] = Field(description="Public names of the models in memory.")
+    models_loaded: list[str] = Field(description="Names of the models in memory.")
     device: str = Field(description="Device that models run on; `auto` until the first model is loaded.")
     queue: QueueResponse
 
@@ -263,7 +263,9 @@ class ReadyResponse(_Response):
 class ModelResponse(_Response):
     name: str = Field(description="Value for `model_size`.")
     description: str
-    checkpoint: str = Field(description="Hugging Face Hub ID or directory; `built-in` models are made by the server.")
+    checkpoint: str = Field(
+        description="Hugging Face Hub ID, local directory, or `built-in` for a model that the server builds."
+    )
     revision: str | None = Field(description="Pinned revision on the Hub, if any.")
     loaded_revision: str | None = Field(description="Revision of the checkpoint in memory, if the model is loaded.")
     sha256: str | None = Field(description="Pinned SHA-256 of `state_dict.bin`, if any.")
@@ -285,8 +287,10 @@ class ModelsResponse(_Response):
 
 class ErrorResponse(_Response):
     error: str = Field(description="A sentence that says what is wrong and what to do.")
-    code: str = Field(description="Machine-readable kind of error.")
+    code: str = Field(description="Machine-readable error code.")
     request_id: str
-    errors: dict[str, list[str]] | None = Field(None, description="Sentences by field name, for invalid fields.")
-    category: str | None = Field(None, description="Why the prompt was refused, machine-readable.")
+    errors: dict[str, list[str]] | None = Field(
+        None, description="For each invalid field, the sentences that say what is wrong."
+    )
+    category: str | None = Field(None, description="Machine-readable reason why the prompt was refused.")
     suggestion: str | None = Field(None, description="What to request instead of a refused prompt.")

@@ -54,7 +54,7 @@ def check_handshake(request: Request, cors_origins: Sequence[str]) -> None:
     if origin is None or _host_of(origin) == request.host.lower():
         return
     if not any(_is_origin(origin, allowed) for allowed in cors_origins):
-        raise Forbidden("Pages of this origin are not allowed to open a WebSocket to this server.")
+        raise Forbidden("This server does not accept WebSockets from pages of this origin.")
 
 
 def prepare_socket(environ: dict[str, Any], max_received_bytes: int) -> None:

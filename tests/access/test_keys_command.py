@@ -134,5 +134,5 @@ def test_a_command_that_fails_exits_with_one_sentence(tmp_path: Path, command: A
     assert command("revoke", "unknown0")[0] == "There is no key with the id unknown0."
     (tmp_path / "file").touch()
     unavailable = command("list", state_db=tmp_path / "file" / "state.sqlite3")
-    assert unavailable[0] == "The state store is unavailable; try again later."
+    assert unavailable[0] == "The state store is unavailable. Try again later."
     assert "AUDIOCRAFT_API_THREADS=0 is not valid" in command("list", threads=0)[0]

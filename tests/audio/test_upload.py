@@ -115,14 +115,14 @@ def test_samples_beyond_full_scale_are_clipped() -> None:
 def test_each_cause_has_its_message() -> None:
     nan = hostile_audio.bombs()["WAV of NaN samples"]
     assert refusal(b"") == "The melody file is empty."
-    assert refusal(b"\x00\x00\x00 ftypM4A ") == "The melody file is not a WAV, MP3, OGG or FLAC file."
+    assert refusal(b"\x00\x00\x00 ftypM4A ") == "The melody file must be a WAV, MP3, Ogg or FLAC file."
     assert refusal(wav_melody()[:40]).startswith("The melody file could not be read")
     assert refusal(wav_melody(0.4)) == "The melody must be at least 0.5 seconds long."
     assert refusal(wav_melody(2.1), max_melody_seconds=2) == "The melody must be at most 2 seconds long."
     assert refusal(wav_melody(1.0, 4_000)) == "The melody's sample rate must be between 8,000 and 192,000 Hz."
     assert refusal(wav_melody(1.0, 16_000, 3)) == "The melody must be mono or stereo."
     assert refusal(wav_melody(1.5, 192_000, 2), max_melody_seconds=2).startswith("The melody has more samples than 2 s")
-    assert refusal(nan) == "The melody contains invalid samples (NaN or infinity); export it again."
+    assert refusal(nan) == "The melody contains invalid samples (NaN or infinity). Export it again."
 
 
 def test_a_melody_of_the_maximum_length_is_accepted_whole() -> None:

@@ -589,7 +589,7 @@ class TestService:
         assert replace(unpacked, melody=None).__dict__ == replace(command, melody=None).__dict__
 
     def test_a_task_of_an_incompatible_release_fails_with_a_clear_error(self) -> None:
-        with pytest.raises(GenerationFailed, match="Another release"):
+        with pytest.raises(GenerationFailed, match="another release"):
             decode_command({"prompt": "a", "unheard_of": 1}, None)
 
 

@@ -33,7 +33,7 @@ from audiocraft_api.tasks.task import Task
 # The owner of tasks that a synchronous route waits for. It is no key's id, so that no client can list or read them.
 # The value is stored with the tasks and must not change.
 INTERACTIVE_OWNER = "(waited for)"
-NOT_STREAMABLE = "This server generates audio on other machines and cannot stream it; use /generate or /generate-async."
+NOT_STREAMABLE = "This server generates audio on other machines and cannot stream it. Use /generate or /generate-async."
 
 
 class RemoteGeneration:
@@ -63,8 +63,8 @@ class RemoteGeneration:
                 audio = file.read()
         except NotFound as error:
             raise AudioGone(
-                "The audio was generated but its file is missing; check that the workers and the server use the same "
-                "audio store."
+                "The audio was generated, but this server cannot find it. Check that the workers and the server use "
+                "the same audio store."
             ) from error
         with suppress(StorageUnavailable):  # otherwise it is deleted when its task expires
             self._files.delete(result["filename"])

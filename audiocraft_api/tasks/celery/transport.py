@@ -111,7 +111,7 @@ class CeleryTransport:
             for _ in range(num_tasks):
                 self._send("")
         except OperationalError as error:
-            raise Unavailable("The message broker cannot be reached.") from error
+            raise Unavailable("The message broker cannot be reached. Try again later.") from error
 
     def num_waiting(self) -> int:
         """Return how many messages no worker has received yet. Raises Unavailable."""
@@ -120,7 +120,7 @@ class CeleryTransport:
                 connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_SECONDS)
                 return sum(_num_messages(connection, name) for name in QUEUES)
             except (*connection.connection_errors, OperationalError) as error:
-                raise Unavailable("The message broker cannot be reached.") from error
+                raise Unavailable("The message broker cannot be reached. Try again later.") from error
 
     def close(self) -> None:
         """Send the remaining messages, for at most `CLOSE_SECONDS`."""

@@ -178,21 +178,21 @@ def check_fingerprint(task: Task, new: NewTask) -> Task:
     """Return the task that already has the idempotency key. Raises IdempotencyConflict if the request differs."""
     if task.fingerprint != new.fingerprint:
         raise IdempotencyConflict(
-            "This Idempotency-Key was already used with a different request; use a new key for a new request."
+            "This Idempotency-Key was already used with a different request. Use a new key for a new request."
         )
     return task
 
 
 def queue_full(num_queued: int) -> QueueFull:
     """Return the error for a full queue."""
-    return QueueFull(f"The queue is full: {num_queued} tasks are waiting; try again later.")
+    return QueueFull(f"The queue is full: {num_queued} tasks are waiting. Try again later.")
 
 
 def audio_full() -> QueueFull:
     """Return the error for a task whose audio inputs exceed the space for them."""
-    return QueueFull("The melodies of the waiting tasks use all of the space for them; try again later.")
+    return QueueFull("Unfinished tasks use all the space for uploaded melodies. Try again later.")
 
 
 def too_many_tasks(num_unfinished: int) -> TooManyTasks:
     """Return the error for an owner who has as many unfinished tasks as allowed."""
-    return TooManyTasks(f"You already have {num_unfinished} unfinished tasks; wait for one to finish, or cancel one.")
+    return TooManyTasks(f"You already have {num_unfinished} unfinished tasks. Wait for one to finish, or cancel one.")

@@ -132,7 +132,7 @@ def _receive_request(ws: Server) -> str:
         if services().draining.is_set():
             raise ShuttingDown
         if time.monotonic() >= deadline:
-            raise InvalidRequest("No request was received; send the request as the first message.")
+            raise InvalidRequest("No request was received. Send the request as the first message.")
     if not isinstance(message, str):
         raise InvalidRequest("Send the request as a text message that contains JSON.")
     return message

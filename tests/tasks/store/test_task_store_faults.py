@@ -137,7 +137,7 @@ class TestLockedDatabase:
         task = submit(store)
         other = sqlite3.connect(database, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StorageUnavailable, match="busy; try again later"):
+        with pytest.raises(StorageUnavailable, match=r"busy\. Try again later"):
             submit(store)
         assert store.get(task.id) is not None, "reads still work"
         other.execute("ROLLBACK")
@@ -319,7 +319,7 @@ class TestFullDisk:
     def test_a_directory_that_cannot_be_created_gives_a_clear_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         store = SqliteTaskStore(tmp_path / "file" / "tasks.sqlite3", max_attempts=2)
-        with pytest.raises(StorageUnavailable, match="is unavailable; try again later"):
+        with pytest.raises(StorageUnavailable, match=r"is unavailable\. Try again later"):
             submit(store)
         store.close()
 
