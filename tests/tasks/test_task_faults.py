@@ -30,8 +30,8 @@ LEASE_SECONDS = 1.0
 FINAL = ("completed", "failed", "canceled")
 
 
-class House:
-    """A server that comes back on its own port and files, however often it is killed."""
+class RestartableService:
+    """A server that restarts on the same port and with the same files after it was killed."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
         self.directory = directory
@@ -48,7 +48,7 @@ class House:
         self.url = self.server.url
         return self.server
 
-    def end(self) -> None:
+    def stop(self) -> None:
         if self._serving is not None:
             self._serving.__exit__(None, None, None)
             self._serving = None
@@ -61,14 +61,14 @@ class House:
 
     def kill_everything_and_restart(self) -> None:
         self.server.kill()
-        self.end()
+        self.stop()
         self.start()
 
-    def hold(self) -> None:
-        """Let generations go on until `release`."""
+    def pause_generation(self) -> None:
+        """Keep generations from finishing until `resume_generation`."""
         (self.directory / "hold").touch()
 
-    def release(self) -> None:
+    def resume_generation(self) -> None:
         (self.directory / "hold").unlink()
 
     def submit(self, key: str | None = None, **fields: Any) -> str:
@@ -85,14 +85,14 @@ class House:
             assert time.monotonic() < until
             threading.Event().wait(0.1)
 
-    def look(self, task_id: str) -> dict[str, Any]:
+    def get_task(self, task_id: str) -> dict[str, Any]:
         found: dict[str, Any] = self.server.get(f"/tasks/{task_id}").json()
         return found
 
     def attempts(self, task_id: str) -> int:
         """Return how often a task has been begun, 0 while the server is down."""
         with suppress(requests.RequestException):
-            return int(self.look(task_id)["attempts"])
+            return int(self.get_task(task_id)["attempts"])
         return 0
 
     def wait_for(self, task_id: str, *states: str, seconds: float = 30.0) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class House:
         until = time.monotonic() + seconds
         while True:
             with suppress(requests.RequestException):
-                task = self.look(task_id)
+                task = self.get_task(task_id)
                 if task["state"] in (states or FINAL):
                     return task
             assert time.monotonic() < until, "the task did not get there in time"
@@ -108,67 +108,69 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[House]:
+def service(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RestartableService]:
     marker = request.node.get_closest_marker("settings")
-    house = House(tmp_path, **(marker.kwargs if marker else {}))
-    yield house
+    service = RestartableService(tmp_path, **(marker.kwargs if marker else {}))
+    yield service
     (tmp_path / "hold").unlink(missing_ok=True)
-    house.end()
+    service.stop()
 
 
-def survive_kills(house: House, num_tasks: int, num_kills: int) -> None:
+def survive_kills(service: RestartableService, num_tasks: int, num_kills: int) -> None:
     """Submit tasks while the server is killed again and again; every one must be completed, and once."""
     seed = random.randrange(2**32)
     print(f"kills by random seed {seed}")
     chance = random.Random(seed)
     with ThreadPoolExecutor(4) as pool:
-        submitted = [pool.submit(house.submit, f"task-{number}", seed=number) for number in range(num_tasks)]
+        submitted = [pool.submit(service.submit, f"task-{number}", seed=number) for number in range(num_tasks)]
         for number in range(num_kills):
             threading.Event().wait(chance.uniform(0.05, 0.9))
             if number % 3 == 2:
-                house.kill_everything_and_restart()
+                service.kill_everything_and_restart()
             else:
-                house.kill_worker()
+                service.kill_worker()
         task_ids = [task.result() for task in submitted]
     assert len(set(task_ids)) == num_tasks
-    done = [house.wait_for(task_id, seconds=120) for task_id in task_ids]
-    house.kill_everything_and_restart()
-    assert [house.wait_for(task_id) for task_id in task_ids] == done  # a final state stays
+    done = [service.wait_for(task_id, seconds=120) for task_id in task_ids]
+    service.kill_everything_and_restart()
+    assert [service.wait_for(task_id) for task_id in task_ids] == done  # a final state stays
     assert [task["status"] for task in done] == ["completed"] * num_tasks
     assert [task["seed"] for task in done] == list(range(num_tasks))
     assert len({task["audio_url"] for task in done}) == num_tasks
-    listed = house.server.get("/tasks?limit=200").json()
+    listed = service.server.get("/tasks?limit=200").json()
     num_listed = len(listed["tasks"])
     while listed["next_cursor"]:
-        listed = house.server.get(f"/tasks?limit=200&cursor={listed['next_cursor']}").json()
+        listed = service.server.get(f"/tasks?limit=200&cursor={listed['next_cursor']}").json()
         num_listed += len(listed["tasks"])
     assert num_listed == num_tasks
     for task in done:
-        assert house.server.get(task["audio_url"]).status_code == 200
+        assert service.server.get(task["audio_url"]).status_code == 200
     num_again = sum(task["attempts"] > 1 for task in done)
     print(f"faults survived: {num_kills}/{num_kills} ({num_tasks} tasks completed once, {num_again} begun again)")
 
 
 @pytest.mark.settings(task_attempts=10)
-def test_three_kills_lose_no_task_and_finish_none_twice(house: House) -> None:
-    survive_kills(house, 30, 3)
+def test_three_kills_lose_no_task_and_finish_none_twice(service: RestartableService) -> None:
+    survive_kills(service, 30, 3)
 
 
 @pytest.mark.fault
 @pytest.mark.settings(task_attempts=10)
-def test_twenty_five_kills_lose_no_task_and_finish_none_twice(house: House) -> None:
-    survive_kills(house, 300, 25)
+def test_twenty_five_kills_lose_no_task_and_finish_none_twice(service: RestartableService) -> None:
+    survive_kills(service, 300, 25)
 
 
-def test_after_everything_is_killed_unfinished_work_runs_again_within_the_lease_and_five_seconds(house: House) -> None:
-    house.hold()
-    task_ids = [house.submit() for _ in range(12)]
+def test_after_everything_is_killed_unfinished_work_runs_again_within_the_lease_and_five_seconds(
+    service: RestartableService,
+) -> None:
+    service.pause_generation()
+    task_ids = [service.submit() for _ in range(12)]
     for task_id in task_ids[:8]:
-        house.wait_for(task_id, "processing")
-    house.kill_everything_and_restart()
+        service.wait_for(task_id, "processing")
+    service.kill_everything_and_restart()
     restarted = time.monotonic()
-    house.release()
-    done = [house.wait_for(task_id) for task_id in task_ids]
+    service.resume_generation()
+    done = [service.wait_for(task_id) for task_id in task_ids]
     seconds = time.monotonic() - restarted
     assert [task["status"] for task in done] == ["completed"] * 12
     assert [task["attempts"] for task in done] == [2] * 8 + [1] * 4
@@ -178,43 +180,43 @@ def test_after_everything_is_killed_unfinished_work_runs_again_within_the_lease_
 
 # A busy machine may give a process nothing for a second: neither the lease nor what is left of the grace is as short.
 @pytest.mark.settings(graceful_timeout_seconds=5, task_concurrency=2, task_lease_seconds=10)
-def test_sigterm_gives_back_what_does_not_finish_and_loses_nothing(house: House) -> None:
-    house.hold()
-    task_ids = [house.submit() for _ in range(4)]
+def test_sigterm_gives_back_what_does_not_finish_and_loses_nothing(service: RestartableService) -> None:
+    service.pause_generation()
+    task_ids = [service.submit() for _ in range(4)]
     for task_id in task_ids[:2]:
-        house.wait_for(task_id, "processing")
+        service.wait_for(task_id, "processing")
     started = time.monotonic()
-    house.server.process.terminate()
-    house.server.process.terminate()  # an impatient operator
-    assert house.server.process.wait(20) == 0
+    service.server.process.terminate()
+    service.server.process.terminate()  # an impatient operator
+    assert service.server.process.wait(20) == 0
     seconds = time.monotonic() - started
     assert seconds < 5 + 1
-    house.end()
-    house.release()
-    house.start()
-    done = [house.wait_for(task_id) for task_id in task_ids]
+    service.stop()
+    service.resume_generation()
+    service.start()
+    done = [service.wait_for(task_id) for task_id in task_ids]
     assert [(task["status"], task["attempts"]) for task in done] == [("completed", 1)] * 4
     print(f"faults survived: 1/1 (stopped in {seconds:.1f} s of 5 s grace)")
 
 
 @pytest.mark.fault
 @pytest.mark.settings(graceful_timeout_seconds=20, task_concurrency=1)
-def test_sigterm_lets_running_tasks_finish(house: House) -> None:
-    house.hold()
-    running, queued = house.submit(), house.submit()
-    house.wait_for(running, "processing")
-    events = requests.get(f"{house.url}/tasks/{running}/events", stream=True, timeout=30)
+def test_sigterm_lets_running_tasks_finish(service: RestartableService) -> None:
+    service.pause_generation()
+    running, queued = service.submit(), service.submit()
+    service.wait_for(running, "processing")
+    events = requests.get(f"{service.url}/tasks/{running}/events", stream=True, timeout=30)
     assert events.status_code == 200
-    house.server.process.terminate()
+    service.server.process.terminate()
     assert b"event" not in events.content  # the stream ends by itself
-    house.release()
-    assert house.server.process.wait(20) == 0
-    with sqlite3.connect(house.directory / "tasks.sqlite3") as db:
+    service.resume_generation()
+    assert service.server.process.wait(20) == 0
+    with sqlite3.connect(service.directory / "tasks.sqlite3") as db:
         states = dict(db.execute("SELECT id, state FROM tasks").fetchall())
     assert states == {running: "completed", queued: "queued"}
-    house.end()
-    house.start()
-    assert house.wait_for(queued)["attempts"] == 1
+    service.stop()
+    service.start()
+    assert service.wait_for(queued)["attempts"] == 1
     print("faults survived: 1/1 (the running task finished, the queued one after the restart)")
 
 
@@ -230,55 +232,57 @@ def test_sigterm_while_audio_is_encoded_loses_nothing(
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", str(slow.parent), prepend=os.pathsep)
     hold.touch()
-    house = House(tmp_path, graceful_timeout_seconds=3, log_level="INFO")
+    service = RestartableService(tmp_path, graceful_timeout_seconds=3, log_level="INFO")
     try:
-        task_id = house.submit(output_format="mp3")
+        task_id = service.submit(output_format="mp3")
         wait_until(begun.exists)
         started = time.monotonic()
-        house.server.process.terminate()
+        service.server.process.terminate()
         if num_attempts == 1:
-            wait_until(lambda: "Draining" in house.server.log)
+            wait_until(lambda: "Draining" in service.server.log)
             hold.unlink()
-        assert house.server.process.wait(20) == 0
+        assert service.server.process.wait(20) == 0
         seconds = time.monotonic() - started
         assert seconds < 3 + 1
         hold.unlink(missing_ok=True)
-        house.end()
-        house.start()
-        done = house.wait_for(task_id)
+        service.stop()
+        service.start()
+        done = service.wait_for(task_id)
         assert (done["status"], done["attempts"]) == ("completed", num_attempts)
         assert len(list((tmp_path / "audio").glob("*.mp3"))) == 1
     finally:
         hold.unlink(missing_ok=True)
-        house.end()
+        service.stop()
     print(f"faults survived: 1/1 (stopped in {seconds:.1f} s of 3 s grace)")
 
 
-def test_a_task_that_kills_its_server_fails_after_two_attempts_and_the_next_one_runs(house: House) -> None:
-    poison = house.submit(prompt="poison")
-    failed = house.wait_for(poison)
+def test_a_task_that_kills_its_server_fails_after_two_attempts_and_the_next_one_runs(
+    service: RestartableService,
+) -> None:
+    poison = service.submit(prompt="poison")
+    failed = service.wait_for(poison)
     assert (failed["status"], failed["code"], failed["attempts"]) == ("failed", "task_interrupted", 2)
-    assert house.wait_for(house.submit("next"))["attempts"] == 1
+    assert service.wait_for(service.submit("next"))["attempts"] == 1
     print("faults survived: 2/2 (kills by one task)")
 
 
 @pytest.mark.fault
-def test_a_task_that_kills_its_server_takes_none_of_those_beside_it_along(house: House) -> None:
-    house.hold()
-    innocent = [house.submit(seed=number) for number in range(5)]
+def test_a_task_that_kills_its_server_takes_none_of_those_beside_it_along(service: RestartableService) -> None:
+    service.pause_generation()
+    innocent = [service.submit(seed=number) for number in range(5)]
     for task_id in innocent:
-        house.wait_for(task_id, "processing")
-    poison = house.submit("poison", prompt="poison")
+        service.wait_for(task_id, "processing")
+    poison = service.submit("poison", prompt="poison")
     # Twice all are lost together; then each runs alone, the oldest first.
-    wait_until(lambda: house.attempts(innocent[0]) == 3, 30)
-    house.release()
-    assert [house.wait_for(task_id)["status"] for task_id in innocent] == ["completed"] * 5
-    failed = house.wait_for(poison)
+    wait_until(lambda: service.attempts(innocent[0]) == 3, 30)
+    service.resume_generation()
+    assert [service.wait_for(task_id)["status"] for task_id in innocent] == ["completed"] * 5
+    failed = service.wait_for(poison)
     assert (failed["status"], failed["code"], failed["attempts"]) == ("failed", "task_interrupted", 3)
     print("faults survived: 3/3 (kills by one task among others)")
 
 
-def test_faults_of_the_model_end_in_a_sentence_and_the_next_task_runs(house: House) -> None:
+def test_faults_of_the_model_end_in_a_sentence_and_the_next_task_runs(service: RestartableService) -> None:
     expected = {
         "no model": ("failed", "model_unavailable", 2),
         "out of memory": ("failed", "out_of_memory", 2),
@@ -286,85 +290,85 @@ def test_faults_of_the_model_end_in_a_sentence_and_the_next_task_runs(house: Hou
         "not a number": ("failed", "conversion_failed", 1),
         "solo cello": ("completed", None, 1),
     }
-    task_ids = {prompt: house.submit(prompt=prompt) for prompt in expected}
-    found = {prompt: house.wait_for(task_id) for prompt, task_id in task_ids.items()}
+    task_ids = {prompt: service.submit(prompt=prompt) for prompt in expected}
+    found = {prompt: service.wait_for(task_id) for prompt, task_id in task_ids.items()}
     assert {prompt: (task["status"], task.get("code"), task["attempts"]) for prompt, task in found.items()} == expected
     assert all(task["error"].endswith(".") for task in found.values() if task["status"] == "failed")
     print(f"faults survived: {len(expected) - 1}/{len(expected) - 1} (of the model)")
 
 
-def test_a_hundred_parallel_posts_with_one_key_make_one_task(house: House) -> None:
+def test_a_hundred_parallel_posts_with_one_key_make_one_task(service: RestartableService) -> None:
     with ThreadPoolExecutor(32) as pool:
-        task_ids = set(pool.map(lambda _: house.submit("one-key"), range(100)))
+        task_ids = set(pool.map(lambda _: service.submit("one-key"), range(100)))
     assert len(task_ids) == 1
-    assert len(house.server.get("/tasks").json()["tasks"]) == 1
+    assert len(service.server.get("/tasks").json()["tasks"]) == 1
 
 
-def test_a_client_that_leaves_before_it_knows_its_task_cancels_it(house: House) -> None:
-    house.hold()
+def test_a_client_that_leaves_before_it_knows_its_task_cancels_it(service: RestartableService) -> None:
+    service.pause_generation()
     for headers, state in (({}, "canceled"), ({"Idempotency-Key": "mine"}, "processing")):
         body = json.dumps(REQUEST)
         lines = ["POST /generate HTTP/1.1", "Host: a", "Content-Type: application/json", "Prefer: wait=30"]
         lines += [f"{name}: {value}" for name, value in headers.items()] + [f"Content-Length: {len(body)}", "", body]
-        with house.server.connect() as connection:
+        with service.server.connect() as connection:
             connection.sendall("\r\n".join(lines).encode())
-            wait_until(lambda: house.server.num_running() == 1)
-            (task, *_) = house.server.get("/tasks").json()["tasks"]
-        assert house.wait_for(task["task_id"], state)["state"] == state
-    house.release()
-    assert house.wait_for(task["task_id"])["status"] == "completed"
+            wait_until(lambda: service.server.num_running() == 1)
+            (task, *_) = service.server.get("/tasks").json()["tasks"]
+        assert service.wait_for(task["task_id"], state)["state"] == state
+    service.resume_generation()
+    assert service.wait_for(task["task_id"])["status"] == "completed"
 
 
 @pytest.mark.fault
 @pytest.mark.settings(task_concurrency=1)
-def test_cancel_works_at_every_state_and_twice(house: House) -> None:
+def test_cancel_works_at_every_state_and_twice(service: RestartableService) -> None:
     num_canceled = 0
-    house.hold()
+    service.pause_generation()
     for _ in range(10):
-        running, queued = house.submit(), house.submit()
-        house.wait_for(running, "processing")
+        running, queued = service.submit(), service.submit()
+        service.wait_for(running, "processing")
         for task_id in (queued, queued, running, running):
-            assert requests.delete(f"{house.url}/tasks/{task_id}", timeout=10).status_code in (200, 202)
+            assert requests.delete(f"{service.url}/tasks/{task_id}", timeout=10).status_code in (200, 202)
         started = time.monotonic()
         for task_id in (running, queued):
-            assert house.wait_for(task_id)["status"] == "canceled"
-            assert requests.delete(f"{house.url}/tasks/{task_id}", timeout=10).json()["status"] == "canceled"
+            assert service.wait_for(task_id)["status"] == "canceled"
+            assert requests.delete(f"{service.url}/tasks/{task_id}", timeout=10).json()["status"] == "canceled"
             num_canceled += 1
         assert time.monotonic() - started < 2
-    house.kill_everything_and_restart()
-    house.release()
-    assert house.wait_for(house.submit("next"))["status"] == "completed"
-    assert not list((house.directory / "audio").glob("*.wav"))[1:]
+    service.kill_everything_and_restart()
+    service.resume_generation()
+    assert service.wait_for(service.submit("next"))["status"] == "completed"
+    assert not list((service.directory / "audio").glob("*.wav"))[1:]
     print(f"faults survived: {num_canceled}/20 (cancels)")
 
 
 @pytest.mark.fault
-def test_a_locked_database_is_503_and_harms_nothing_else(house: House) -> None:
-    task_id = house.submit()
-    house.wait_for(task_id)
-    db = sqlite3.connect(house.directory / "tasks.sqlite3", isolation_level=None)
+def test_a_locked_database_is_503_and_harms_nothing_else(service: RestartableService) -> None:
+    task_id = service.submit()
+    service.wait_for(task_id)
+    db = sqlite3.connect(service.directory / "tasks.sqlite3", isolation_level=None)
     db.execute("BEGIN EXCLUSIVE")
     with ThreadPoolExecutor(4) as pool:
-        posts = [pool.submit(house.server.post, "/generate-async", json=REQUEST) for _ in range(4)]
+        posts = [pool.submit(service.server.post, "/generate-async", json=REQUEST) for _ in range(4)]
         for _ in range(5):
             started = time.monotonic()
-            assert house.server.get("/health").status_code == 200
+            assert service.server.get("/health").status_code == 200
             assert time.monotonic() - started < 1
-        assert house.server.post("/generate", json=REQUEST).status_code == 200
+        assert service.server.post("/generate", json=REQUEST).status_code == 200
         for post in posts:
             assert (post.result().status_code, post.result().json()["code"]) == (503, "storage_unavailable")
             assert "Retry-After" in post.result().headers
     db.execute("ROLLBACK")
     db.close()
-    assert house.wait_for(house.submit("next"))["status"] == "completed"
+    assert service.wait_for(service.submit("next"))["status"] == "completed"
     print("faults survived: 4/4 (posts to a locked database)")
 
 
-def test_audio_that_was_deleted_is_410_also_after_a_restart(house: House) -> None:
-    done = house.wait_for(house.submit())
-    (house.directory / "audio" / done["result"]["filename"]).unlink()
+def test_audio_that_was_deleted_is_410_also_after_a_restart(service: RestartableService) -> None:
+    done = service.wait_for(service.submit())
+    (service.directory / "audio" / done["result"]["filename"]).unlink()
     for _ in range(2):
-        response = house.server.get(f"/tasks/{done['task_id']}")
+        response = service.server.get(f"/tasks/{done['task_id']}")
         assert (response.status_code, response.json()["code"]) == (410, "audio_gone")
-        assert house.server.get(done["audio_url"]).status_code == 404
-        house.kill_everything_and_restart()
+        assert service.server.get(done["audio_url"]).status_code == 404
+        service.kill_everything_and_restart()

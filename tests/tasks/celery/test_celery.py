@@ -37,15 +37,15 @@ from support.served import ROOT, Server, free_port, serve, wait_until
 REQUEST = {"prompt": "solo cello", "duration": 1}
 LEASE_SECONDS = 2.0
 CONCURRENCY = 4
-SECONDS = 40.0  # deadline of every wait
+TIMEOUT_SECONDS = 40.0  # of every wait
 
 
-class Site:
-    """Several machines in one: a server, a store and broker, workers, and the disk that they share."""
+class Deployment:
+    """A server, a Redis as store and broker, workers, and an audio directory that they share."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
         self.directory = directory
-        self.hold = directory / "hold"  # while it is there, generations go on
+        self.hold_file = directory / "hold"  # while it exists, generations do not finish
         self.redis = RedisServer(directory)
         self.settings = {
             "task_backend": "celery",
@@ -61,31 +61,31 @@ class Site:
         self._serving = ExitStack()
         self.redis.start()
 
-    def serve(self) -> None:
+    def start_server(self) -> None:
         self.server = self._serving.enter_context(serve(self.directory, **self.settings))
 
-    def add_worker(self, **options: Any) -> CeleryProcess:
+    def start_worker(self, **options: Any) -> CeleryProcess:
         log = self.directory / f"worker-{len(self.workers)}.log"
-        worker = CeleryProcess(log, self.hold, **self.settings | options)
+        worker = CeleryProcess(log, self.hold_file, **self.settings | options)
         worker.start()
         self.workers.append(worker)
         return worker
 
     def submit(self, **fields: Any) -> str:
-        answer = self.server.post("/generate-async", json=REQUEST | fields)
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["task_id"])
+        response = self.server.post("/generate-async", json=REQUEST | fields)
+        assert response.status_code == 202, response.text
+        return str(response.json()["task_id"])
 
-    def look(self, task_id: str) -> dict[str, Any]:
-        answer = self.server.get(f"/tasks/{task_id}")
-        assert answer.status_code == 200, answer.text
-        return dict(answer.json())
+    def get_task(self, task_id: str) -> dict[str, Any]:
+        response = self.server.get(f"/tasks/{task_id}")
+        assert response.status_code == 200, response.text
+        return dict(response.json())
 
-    def wait_for(self, task_id: str, *states: str, seconds: float = SECONDS) -> dict[str, Any]:
+    def wait_for(self, task_id: str, *states: str, seconds: float = TIMEOUT_SECONDS) -> dict[str, Any]:
         """Poll until the task is in one of `states`, by default a final one."""
         wanted = states or ("completed", "failed", "canceled")
-        wait_until(lambda: self.look(task_id)["state"] in wanted, seconds)
-        return self.look(task_id)
+        wait_until(lambda: self.get_task(task_id)["state"] in wanted, seconds)
+        return self.get_task(task_id)
 
     def open_store(self) -> RedisTaskStore:
         return RedisTaskStore(self.redis.url, max_attempts=2)
@@ -102,356 +102,358 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def standing_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("site"))
+def shared_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    deployment = Deployment(tmp_path_factory.mktemp("deployment"))
     try:
-        site.add_worker()
-        site.serve()
-        yield site
+        deployment.start_worker()
+        deployment.start_server()
+        yield deployment
     finally:
-        site.close()
+        deployment.close()
 
 
 @pytest.fixture
-def site(standing_site: Site) -> Iterator[Site]:
-    """A site with a worker, which tests leave as they found it."""
-    yield standing_site
-    standing_site.hold.unlink(missing_ok=True)
+def deployment(shared_deployment: Deployment) -> Iterator[Deployment]:
+    """A deployment with a worker, which tests leave as they found it."""
+    yield shared_deployment
+    shared_deployment.hold.unlink(missing_ok=True)
 
 
 @pytest.fixture
-def open_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Opens a site of the test's own, without workers, for tests that break things."""
+def deploy(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+    """Opens a deployment of the test's own, without workers, for tests that break things."""
     with ExitStack() as opened:
 
-        def open_site(**settings: Any) -> Site:
-            site = Site(tmp_path, **settings)
-            opened.callback(site.close)
-            site.serve()
-            return site
+        def deploy(**settings: Any) -> Deployment:
+            deployment = Deployment(tmp_path, **settings)
+            opened.callback(deployment.close)
+            deployment.start_server()
+            return deployment
 
-        yield open_site
+        yield deploy
 
 
 class TestStandingSite:
-    def test_a_worker_makes_what_the_server_accepts_and_serves(self, site: Site) -> None:
-        done = site.wait_for(site.submit(output_format="flac", seed=7))
+    def test_a_worker_makes_what_the_server_accepts_and_serves(self, deployment: Deployment) -> None:
+        done = deployment.wait_for(deployment.submit(output_format="flac", seed=7))
         assert (done["state"], done["attempts"], done["seed"]) == ("completed", 1, 7)
         assert (done["result"]["format"], done["result"]["duration"]) == ("flac", 1.0)
-        audio = site.server.get(done["audio_url"])
+        audio = deployment.server.get(done["audio_url"])
         assert (audio.status_code, audio.content[:4]) == (200, b"fLaC")
 
-    def test_tasks_run_side_by_side_and_the_others_wait_in_line(self, site: Site) -> None:
-        site.hold.touch()
-        running = [site.submit() for _ in range(CONCURRENCY)]
+    def test_tasks_run_side_by_side_and_the_others_wait_in_line(self, deployment: Deployment) -> None:
+        deployment.pause_generation()
+        running = [deployment.submit() for _ in range(CONCURRENCY)]
         for task_id in running:
-            assert site.wait_for(task_id, "processing")
-        waiting = [site.submit() for _ in range(2)]
-        assert [site.look(task_id)["queue_position"] for task_id in waiting] == [1, 2]
-        wait_until(lambda: site.server.get("/health").json()["queue"] == {"waiting": 2, "running": CONCURRENCY})
-        wait_until(lambda: site.look(running[0])["total"] == 50)
-        site.hold.unlink()
-        assert {site.wait_for(task_id)["state"] for task_id in running + waiting} == {"completed"}
+            assert deployment.wait_for(task_id, "processing")
+        waiting = [deployment.submit() for _ in range(2)]
+        assert [deployment.get_task(task_id)["queue_position"] for task_id in waiting] == [1, 2]
+        wait_until(lambda: deployment.server.get("/health").json()["queue"] == {"waiting": 2, "running": CONCURRENCY})
+        wait_until(lambda: deployment.get_task(running[0])["total"] == 50)
+        deployment.resume_generation()
+        assert {deployment.wait_for(task_id)["state"] for task_id in running + waiting} == {"completed"}
 
-    def test_a_worker_starts_the_next_task_as_soon_as_a_thread_is_free(self, site: Site) -> None:
-        tasks = [site.submit() for _ in range(20 * CONCURRENCY)]
-        site.wait_for(tasks[-1], seconds=6)  # left alone, Celery looks once a second: 13 s here
+    def test_a_worker_starts_the_next_task_as_soon_as_a_thread_is_free(self, deployment: Deployment) -> None:
+        tasks = [deployment.submit() for _ in range(20 * CONCURRENCY)]
+        deployment.wait_for(tasks[-1], seconds=6)  # left alone, Celery looks once a second: 13 s here
 
-    def test_a_queued_task_is_canceled_at_once_and_a_running_one_soon(self, site: Site) -> None:
-        site.hold.touch()
-        running = [site.submit() for _ in range(CONCURRENCY)]
+    def test_a_queued_task_is_canceled_at_once_and_a_running_one_soon(self, deployment: Deployment) -> None:
+        deployment.pause_generation()
+        running = [deployment.submit() for _ in range(CONCURRENCY)]
         for task_id in running:
-            site.wait_for(task_id, "processing")
-        queued = site.submit()
-        assert site.server.delete(f"/tasks/{queued}").json()["state"] == "canceled"
-        assert site.server.delete(f"/tasks/{running[0]}").status_code == 202
-        assert site.wait_for(running[0], seconds=5)["state"] == "canceled"
-        again = site.server.delete(f"/tasks/{running[0]}")
+            deployment.wait_for(task_id, "processing")
+        queued = deployment.submit()
+        assert deployment.server.delete(f"/tasks/{queued}").json()["state"] == "canceled"
+        assert deployment.server.delete(f"/tasks/{running[0]}").status_code == 202
+        assert deployment.wait_for(running[0], seconds=5)["state"] == "canceled"
+        again = deployment.server.delete(f"/tasks/{running[0]}")
         assert (again.status_code, again.json()["state"]) == (200, "canceled")
-        site.hold.unlink()
-        assert {site.wait_for(task_id)["state"] for task_id in running[1:]} == {"completed"}
-        assert site.look(queued)["state"] == "canceled"
+        deployment.resume_generation()
+        assert {deployment.wait_for(task_id)["state"] for task_id in running[1:]} == {"completed"}
+        assert deployment.get_task(queued)["state"] == "canceled"
 
     @pytest.mark.parametrize("task_id", ["nothing", "00000000-0000-4000-8000-000000000000"])
-    def test_an_unknown_task_is_404(self, site: Site, task_id: str) -> None:
-        assert site.server.get(f"/tasks/{task_id}").status_code == 404
-        assert site.server.delete(f"/tasks/{task_id}").status_code == 404
+    def test_an_unknown_task_is_404(self, deployment: Deployment, task_id: str) -> None:
+        assert deployment.server.get(f"/tasks/{task_id}").status_code == 404
+        assert deployment.server.delete(f"/tasks/{task_id}").status_code == 404
 
-    def test_the_synchronous_route_answers_with_a_file_or_with_the_audio(self, site: Site) -> None:
-        by_url = site.server.post("/generate", json=REQUEST | {"seed": 7})
+    def test_the_synchronous_route_answers_with_a_file_or_with_the_audio(self, deployment: Deployment) -> None:
+        by_url = deployment.server.post("/generate", json=REQUEST | {"seed": 7})
         assert by_url.status_code == 200, by_url.text
-        audio = site.server.get(by_url.json()["audio_url"]).content
-        files = site.audio_files()
-        in_answer = site.server.post("/generate", json=REQUEST | {"seed": 7, "return_type": "base64"})
-        assert base64.b64decode(in_answer.json()["audio"]) == audio
-        assert site.audio_files() == files
+        audio = deployment.server.get(by_url.json()["audio_url"]).content
+        files = deployment.audio_files()
+        inline = deployment.server.post("/generate", json=REQUEST | {"seed": 7, "return_type": "base64"})
+        assert base64.b64decode(inline.json()["audio"]) == audio
+        assert deployment.audio_files() == files
         ignored = {"request_id", "generation_time", "audio", "audio_url"}
-        answers = [
-            {name: answer.json()[name] for name in set(answer.json()) - ignored} for answer in (by_url, in_answer)
+        results = [
+            {name: response.json()[name] for name in set(response.json()) - ignored} for response in (by_url, inline)
         ]
-        for answer in answers:
-            assert answer["recipe"].pop("created")
-        assert answers[0] == answers[1]
+        for response in results:
+            assert response["recipe"].pop("created")
+        assert results[0] == results[1]
 
-    def test_a_tune_reaches_the_worker(self, site: Site) -> None:
+    def test_a_tune_reaches_the_worker(self, deployment: Deployment) -> None:
         file = io.BytesIO()
         soundfile.write(file, [0.1, -0.1] * 8000, 16_000, format="WAV")
         form = {"prompt": "a", "duration": "1"}
-        answer = site.server.post("/generate-with-melody", data=form, files={"melody": file.getvalue()})
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["model"] == "melody"
+        response = deployment.server.post("/generate-with-melody", data=form, files={"melody": file.getvalue()})
+        assert response.status_code == 200, response.text
+        assert response.json()["model"] == "melody"
 
-    def test_a_client_that_leaves_cancels_its_generation(self, site: Site) -> None:
-        site.hold.touch()
+    def test_a_client_that_leaves_cancels_its_generation(self, deployment: Deployment) -> None:
+        deployment.pause_generation()
         with pytest.raises(requests.Timeout):
-            site.server.post("/generate", json=REQUEST, timeout=1)
-        store = site.open_store()
+            deployment.server.post("/generate", json=REQUEST, timeout=1)
+        store = deployment.open_store()
         newest = store.page(INTERACTIVE_OWNER)[0]
-        wait_until(lambda: store.get(newest.id).is_final, SECONDS)
+        wait_until(lambda: store.get(newest.id).is_final, TIMEOUT_SECONDS)
         assert store.get(newest.id).state == "canceled"
         store.close()
-        assert newest.id not in site.server.get("/tasks").text
+        assert newest.id not in deployment.server.get("/tasks").text
 
-    def test_a_client_that_waits_does_not_wait_behind_the_queue(self, site: Site) -> None:
-        site.hold.touch()
-        tasks = [site.submit() for _ in range(CONCURRENCY * 6)]
+    def test_a_client_that_waits_does_not_wait_behind_the_queue(self, deployment: Deployment) -> None:
+        deployment.pause_generation()
+        tasks = [deployment.submit() for _ in range(CONCURRENCY * 6)]
         with ThreadPoolExecutor() as threads:
-            answer = threads.submit(site.server.post, "/generate", json=REQUEST)
-            wait_until(lambda: site.server.get("/health").json()["queue"]["waiting"] == CONCURRENCY * 5 + 1)
-            site.hold.unlink()
-            assert answer.result().status_code == 200
-        store = site.open_store()
+            response = threads.submit(deployment.server.post, "/generate", json=REQUEST)
+            wait_until(lambda: deployment.server.get("/health").json()["queue"]["waiting"] == CONCURRENCY * 5 + 1)
+            deployment.resume_generation()
+            assert response.result().status_code == 200
+        store = deployment.open_store()
         waited_for = store.page(INTERACTIVE_OWNER)[0]
-        finished = [site.wait_for(task_id)["task_id"] for task_id in tasks]
+        finished = [deployment.wait_for(task_id)["task_id"] for task_id in tasks]
         num_before = sum(store.get(task_id).started < waited_for.started for task_id in finished)
         store.close()
         assert num_before <= CONCURRENCY * 3
 
-    def test_streams_are_refused_in_a_sentence(self, site: Site) -> None:
-        answer = site.server.post("/generate-stream", json=REQUEST)
-        assert (answer.status_code, answer.json()["code"]) == (501, "not_streamable")
-        assert "/generate" in answer.json()["error"]
+    def test_streams_are_refused_in_a_sentence(self, deployment: Deployment) -> None:
+        response = deployment.server.post("/generate-stream", json=REQUEST)
+        assert (response.status_code, response.json()["code"]) == (501, "not_streamable")
+        assert "/generate" in response.json()["error"]
 
-    def test_the_server_loads_neither_torch_nor_a_model(self, site: Site) -> None:
+    def test_the_server_loads_neither_torch_nor_a_model(self, deployment: Deployment) -> None:
         children = subprocess.run(
-            ["pgrep", "-P", str(site.server.process.pid)], capture_output=True, text=True, check=True
+            ["pgrep", "-P", str(deployment.server.process.pid)], capture_output=True, text=True, check=True
         )
         (process,) = children.stdout.split()
-        assert site.server.post("/generate", json=REQUEST).status_code == 200
+        assert deployment.server.post("/generate", json=REQUEST).status_code == 200
         assert "libtorch" not in Path(f"/proc/{process}/maps").read_text()
-        assert site.server.get("/health").json()["models_loaded"] == []
+        assert deployment.server.get("/health").json()["models_loaded"] == []
 
 
 class TestFaults:
     def test_a_killed_workers_task_runs_again_within_its_lease_and_five_seconds(
-        self, open_site: Callable[..., Site]
+        self, deploy: Callable[..., Deployment]
     ) -> None:
-        site = open_site()
-        site.hold.touch()
-        worker = site.add_worker()
-        task_id = site.submit()
-        site.wait_for(task_id, "processing")
-        other = site.add_worker()
-        wait_until(lambda: "Receiving tasks" in other.log, SECONDS)
+        deployment = deploy()
+        deployment.pause_generation()
+        worker = deployment.start_worker()
+        task_id = deployment.submit()
+        deployment.wait_for(task_id, "processing")
+        other = deployment.start_worker()
+        wait_until(lambda: "Receiving tasks" in other.log, TIMEOUT_SECONDS)
         worker.kill()
         killed = time.monotonic()
-        wait_until(lambda: site.look(task_id)["attempts"] == 2, SECONDS)
+        wait_until(lambda: deployment.get_task(task_id)["attempts"] == 2, TIMEOUT_SECONDS)
         seconds = time.monotonic() - killed
         print(f"ran again {seconds:.1f} s after the kill, with a lease of {LEASE_SECONDS:g} s")
-        site.hold.unlink()
-        assert site.wait_for(task_id)["state"] == "completed"
+        deployment.resume_generation()
+        assert deployment.wait_for(task_id)["state"] == "completed"
         assert seconds <= LEASE_SECONDS + 5
-        assert len(site.audio_files()) == 1
+        assert len(deployment.audio_files()) == 1
 
     def test_a_stopping_worker_finishes_what_it_can_and_gives_back_the_rest(
-        self, open_site: Callable[..., Site]
+        self, deploy: Callable[..., Deployment]
     ) -> None:
-        site = open_site(graceful_timeout_seconds=3)
-        worker = site.add_worker()
-        site.hold.touch()
-        task_id = site.submit()
-        site.wait_for(task_id, "processing")
+        deployment = deploy(graceful_timeout_seconds=3)
+        worker = deployment.start_worker()
+        deployment.pause_generation()
+        task_id = deployment.submit()
+        deployment.wait_for(task_id, "processing")
         assert worker.terminate() == 0
-        given_back = site.look(task_id)
-        assert (given_back["state"], given_back["attempts"]) == ("processing", 0) or given_back["state"] == "queued"
-        worker = site.add_worker()
-        site.wait_for(task_id, "processing")
+        released = deployment.get_task(task_id)
+        assert (released["state"], released["attempts"]) == ("processing", 0) or released["state"] == "queued"
+        worker = deployment.start_worker()
+        deployment.wait_for(task_id, "processing")
         with ThreadPoolExecutor() as threads:
             status = threads.submit(worker.terminate)
             wait_until(lambda: "Draining" in worker.log)
-            site.hold.unlink()
+            deployment.resume_generation()
             assert status.result() == 0
-        done = site.look(task_id)
+        done = deployment.get_task(task_id)
         assert (done["state"], done["attempts"]) == ("completed", 1)
 
     def test_a_stopping_server_lets_waiting_clients_have_their_audio_and_ends_the_others(
-        self, open_site: Callable[..., Site]
+        self, deploy: Callable[..., Deployment]
     ) -> None:
-        site = open_site(graceful_timeout_seconds=4)
-        site.add_worker()
-        site.hold.touch()
+        deployment = deploy(graceful_timeout_seconds=4)
+        deployment.start_worker()
+        deployment.pause_generation()
         with ThreadPoolExecutor() as threads:
             for is_held, status in ((False, 200), (True, 503)):
-                answer = threads.submit(site.server.post, "/generate", json=REQUEST)
-                wait_until(lambda: site.server.get("/health").json()["queue"]["running"] == 1, SECONDS)
-                stopped = threads.submit(site.server.terminate)
-                wait_until(lambda: "Draining" in site.server.log)
+                response = threads.submit(deployment.server.post, "/generate", json=REQUEST)
+                wait_until(lambda: deployment.server.get("/health").json()["queue"]["running"] == 1, TIMEOUT_SECONDS)
+                stopped = threads.submit(deployment.server.terminate)
+                wait_until(lambda: "Draining" in deployment.server.log)
                 if not is_held:
-                    site.hold.unlink()
-                assert answer.result().status_code == status
+                    deployment.resume_generation()
+                assert response.result().status_code == status
                 assert stopped.result() == 0
-                site.hold.touch()
-                site.serve()
-            store = site.open_store()
+                deployment.pause_generation()
+                deployment.start_server()
+            store = deployment.open_store()
             wait_until(lambda: {task.state for task in store.page(INTERACTIVE_OWNER)} == {"completed", "canceled"})
             store.close()
 
     def test_tasks_outlive_a_broker_that_comes_back_empty(
-        self, open_site: Callable[..., Site], tmp_path_factory: pytest.TempPathFactory
+        self, deploy: Callable[..., Deployment], tmp_path_factory: pytest.TempPathFactory
     ) -> None:
         broker = RedisServer(tmp_path_factory.mktemp("broker"), appendonly=False)
         broker.start()
         try:
-            site = open_site(broker_url=broker.url)
-            tasks = [site.submit() for _ in range(2 * CONCURRENCY)]
-            transport = CeleryTransport(create_celery(Config(**site.settings)))
+            deployment = deploy(broker_url=broker.url)
+            tasks = [deployment.submit() for _ in range(2 * CONCURRENCY)]
+            transport = CeleryTransport(create_celery(Config(**deployment.settings)))
             wait_until(lambda: transport.num_waiting() == len(tasks))
             broker.kill()
-            tasks.append(site.submit())  # accepted, since the store is there
+            tasks.append(deployment.submit())  # accepted, since the store is there
             broker.start()
             assert transport.num_waiting() == 0
-            site.add_worker()
-            assert {site.wait_for(task_id)["state"] for task_id in tasks} == {"completed"}
+            deployment.start_worker()
+            assert {deployment.wait_for(task_id)["state"] for task_id in tasks} == {"completed"}
             broker.kill()
-            tasks = [site.submit() for _ in range(CONCURRENCY)]
+            tasks = [deployment.submit() for _ in range(CONCURRENCY)]
             broker.start()
-            assert {site.wait_for(task_id)["state"] for task_id in tasks} == {"completed"}
-            assert len(site.audio_files()) == 3 * CONCURRENCY + 1
+            assert {deployment.wait_for(task_id)["state"] for task_id in tasks} == {"completed"}
+            assert len(deployment.audio_files()) == 3 * CONCURRENCY + 1
         finally:
-            site.close()
+            deployment.close()
             broker.kill()
 
     @pytest.mark.parametrize("seconds", [5, pytest.param(20, marks=pytest.mark.fault)])
     def test_an_outage_of_redis_refuses_new_tasks_and_loses_none(
-        self, open_site: Callable[..., Site], seconds: float
+        self, deploy: Callable[..., Deployment], seconds: float
     ) -> None:
-        site = open_site(task_lease_seconds=15)
-        site.add_worker()
-        site.hold.touch()
-        task_id = site.submit()
-        site.wait_for(task_id, "processing")
+        deployment = deploy(task_lease_seconds=15)
+        deployment.start_worker()
+        deployment.pause_generation()
+        task_id = deployment.submit()
+        deployment.wait_for(task_id, "processing")
         with ThreadPoolExecutor() as threads:
-            answer = threads.submit(site.server.post, "/generate", json=REQUEST)
-            wait_until(lambda: site.server.get("/health").json()["queue"]["running"] == 2)
-            site.redis.kill()
+            response = threads.submit(deployment.server.post, "/generate", json=REQUEST)
+            wait_until(lambda: deployment.server.get("/health").json()["queue"]["running"] == 2)
+            deployment.redis.kill()
             down = time.monotonic()
             for route in ("/generate", "/generate-async"):
-                refused = site.server.post(route, json=REQUEST, timeout=10)
+                refused = deployment.server.post(route, json=REQUEST, timeout=10)
                 assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
                 assert "Retry-After" in refused.headers
-            assert site.server.get(f"/tasks/{task_id}").status_code == 503
-            assert site.server.get("/health", timeout=1).status_code == 200
-            site.hold.unlink()
+            assert deployment.server.get(f"/tasks/{task_id}").status_code == 503
+            assert deployment.server.get("/health", timeout=1).status_code == 200
+            deployment.resume_generation()
             threading.Event().wait(seconds - (time.monotonic() - down))
-            site.redis.start()
-            assert answer.result().status_code == 200
-        assert site.wait_for(task_id)["state"] == "completed"
-        assert site.wait_for(site.submit())["state"] == "completed"
+            deployment.redis.start()
+            assert response.result().status_code == 200
+        assert deployment.wait_for(task_id)["state"] == "completed"
+        assert deployment.wait_for(deployment.submit())["state"] == "completed"
 
     @pytest.mark.fault
-    def test_a_task_that_kills_its_workers_fails_after_two_attempts(self, open_site: Callable[..., Site]) -> None:
-        site = open_site()
-        site.hold.touch()
-        task_id = site.submit()
+    def test_a_task_that_kills_its_workers_fails_after_two_attempts(self, deploy: Callable[..., Deployment]) -> None:
+        deployment = deploy()
+        deployment.pause_generation()
+        task_id = deployment.submit()
         for attempt in (1, 2):
-            worker = site.add_worker()
-            wait_until(lambda: site.look(task_id)["attempts"] == attempt, SECONDS)  # noqa: B023
+            worker = deployment.start_worker()
+            wait_until(lambda: deployment.get_task(task_id)["attempts"] == attempt, TIMEOUT_SECONDS)  # noqa: B023
             worker.kill()
-        site.hold.unlink()
-        site.add_worker()
-        assert site.wait_for(task_id)["code"] == "task_interrupted"
-        assert site.wait_for(site.submit())["state"] == "completed"
+        deployment.resume_generation()
+        deployment.start_worker()
+        assert deployment.wait_for(task_id)["code"] == "task_interrupted"
+        assert deployment.wait_for(deployment.submit())["state"] == "completed"
 
     @pytest.mark.fault
     def test_everything_killed_and_started_again_finishes_what_was_accepted(
-        self, open_site: Callable[..., Site]
+        self, deploy: Callable[..., Deployment]
     ) -> None:
-        site = open_site(task_attempts=3)  # both kills may meet the same task
-        site.add_worker(seconds=0.5)
-        tasks = [site.submit() for _ in range(40)]
+        deployment = deploy(task_attempts=3)  # both kills may meet the same task
+        deployment.start_worker(seconds=0.5)
+        tasks = [deployment.submit() for _ in range(40)]
         for task_id in (tasks[5], tasks[15]):
-            site.wait_for(task_id)
-            site.hold.touch()  # so that some are running when everything is killed
-            wait_until(lambda: site.server.get("/health").json()["queue"]["running"] > 0, SECONDS)
-            site.redis.kill()
-            site.workers[-1].kill()
-            site.server.process.kill()
-            site.server.process.wait()
-            site.hold.unlink()
-            site.redis.start()
-            site.serve()
-            site.add_worker(seconds=0.5)
-        states = [site.wait_for(task_id)["state"] for task_id in tasks]
+            deployment.wait_for(task_id)
+            deployment.pause_generation()  # so that some are running when everything is killed
+            wait_until(lambda: deployment.server.get("/health").json()["queue"]["running"] > 0, TIMEOUT_SECONDS)
+            deployment.redis.kill()
+            deployment.workers[-1].kill()
+            deployment.server.process.kill()
+            deployment.server.process.wait()
+            deployment.resume_generation()
+            deployment.redis.start()
+            deployment.start_server()
+            deployment.start_worker(seconds=0.5)
+        states = [deployment.wait_for(task_id)["state"] for task_id in tasks]
         assert states == ["completed"] * len(tasks)
 
     @pytest.mark.fault
     def test_25_random_kills_of_workers_over_300_tasks_lose_none_and_double_none(
-        self, open_site: Callable[..., Site]
+        self, deploy: Callable[..., Deployment]
     ) -> None:
-        site = open_site(max_queued_tasks=300, task_lease_seconds=1, task_attempts=10)
+        deployment = deploy(max_queued_tasks=300, task_lease_seconds=1, task_attempts=10)
         random_ = random.Random(1)
-        tasks = [site.submit() for _ in range(300)]
-        workers = [site.add_worker(seconds=1.6) for _ in range(2)]
+        tasks = [deployment.submit() for _ in range(300)]
+        workers = [deployment.start_worker(seconds=1.6) for _ in range(2)]
         for _ in range(25):
             threading.Event().wait(random_.uniform(0.5, 3.0))
-            queue = site.server.get("/health").json()["queue"]
+            queue = deployment.server.get("/health").json()["queue"]
             assert queue["waiting"] + queue["running"] > 0, "the kills came too late to matter"
             worker = random_.choice(workers)
             worker.kill()
             worker.start()
-        done = [site.wait_for(task_id, seconds=120) for task_id in tasks]
+        done = [deployment.wait_for(task_id, seconds=120) for task_id in tasks]
         filenames = [task["result"]["filename"] for task in done if task["state"] == "completed"]
         num_again = sum(task["attempts"] > 1 for task in done)
-        num_orphans = len(site.audio_files() - set(filenames))
-        print(f"25 kills: {len(filenames)} of 300 finished, {num_again} ran again, {num_orphans} files nobody has")
+        num_unreferenced = len(deployment.audio_files() - set(filenames))
+        print(
+            f"25 kills: {len(filenames)} of 300 finished, {num_again} ran again, {num_unreferenced} unreferenced files"
+        )
         assert len(set(filenames)) == 300
-        assert set(filenames) <= site.audio_files()
+        assert set(filenames) <= deployment.audio_files()
         assert num_again > 0
 
 
 class TestRabbit:
     def test_rabbitmq_carries_tasks_and_redis_keeps_them(
-        self, open_site: Callable[..., Site], tmp_path_factory: pytest.TempPathFactory
+        self, deploy: Callable[..., Deployment], tmp_path_factory: pytest.TempPathFactory
     ) -> None:
         broker = RabbitServer(tmp_path_factory.mktemp("rabbit"))
         broker.start()
         try:
-            site = open_site(broker_url=broker.url)
-            tasks = [site.submit() for _ in range(2 * CONCURRENCY)]
-            transport = CeleryTransport(create_celery(Config(**site.settings)))
+            deployment = deploy(broker_url=broker.url)
+            tasks = [deployment.submit() for _ in range(2 * CONCURRENCY)]
+            transport = CeleryTransport(create_celery(Config(**deployment.settings)))
             wait_until(lambda: transport.num_waiting() == len(tasks))
-            site.add_worker()
-            done = [site.wait_for(task_id) for task_id in tasks]
+            deployment.start_worker()
+            done = [deployment.wait_for(task_id) for task_id in tasks]
             assert [(task["state"], task["attempts"]) for task in done] == [("completed", 1)] * len(tasks)
-            assert site.server.post("/generate", json=REQUEST).status_code == 200
+            assert deployment.server.post("/generate", json=REQUEST).status_code == 200
             wait_until(lambda: transport.num_waiting() == 0)
         finally:
-            site.close()
+            deployment.close()
             broker.stop()
 
 
 class TestProcess:
     def test_a_real_model_is_loaded_by_the_worker_alone(
-        self, open_site: Callable[..., Site], demo_checkpoints: Path
+        self, deploy: Callable[..., Deployment], demo_checkpoints: Path
     ) -> None:
-        site = open_site(checkpoints_dir=demo_checkpoints, device="cpu", preload_models="demo")
-        worker = site.add_worker(app="audiocraft_api.celery_app")
-        assert site.server.get("/ready").status_code == 200  # it loads nothing itself
-        wait_until(lambda: "demo is loaded and ready" in worker.log, SECONDS)
-        answer = site.server.post("/generate", json=REQUEST | {"model_size": "demo", "seed": 7})
-        assert (answer.status_code, answer.json()["model"]) == (200, "demo")
-        assert site.server.get(answer.json()["audio_url"]).status_code == 200
-        assert site.server.get("/health").json()["models_loaded"] == []
+        deployment = deploy(checkpoints_dir=demo_checkpoints, device="cpu", preload_models="demo")
+        worker = deployment.start_worker(app="audiocraft_api.celery_app")
+        assert deployment.server.get("/ready").status_code == 200  # it loads nothing itself
+        wait_until(lambda: "demo is loaded and ready" in worker.log, TIMEOUT_SECONDS)
+        response = deployment.server.post("/generate", json=REQUEST | {"model_size": "demo", "seed": 7})
+        assert (response.status_code, response.json()["model"]) == (200, "demo")
+        assert deployment.server.get(response.json()["audio_url"]).status_code == 200
+        assert deployment.server.get("/health").json()["models_loaded"] == []
 
     @pytest.mark.parametrize(
         ("arguments", "settings", "sentence"),
