@@ -20,7 +20,7 @@ from audiocraft_api.access.api_key import ApiKey, new_key
 from audiocraft_api.access.caller import DEFAULT_SCOPES, SCOPES, CallerLimits, Scope, scopes_of
 from audiocraft_api.access.create import create_key_store
 from audiocraft_api.access.key_store import KeyStore
-from audiocraft_api.config import Config, ConfigError, load_config
+from audiocraft_api.config import Config, ConfigError, load_config, variable_name
 from audiocraft_api.core.errors import StorageUnavailable
 from audiocraft_api.state.create import create_state
 
@@ -58,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--expires-days", type=_days, help="number of days until the key expires (default: never)")
     for limit in fields(CallerLimits):
         option = "--" + limit.name.replace("_", "-")
-        create.add_argument(option, type=_count, help="limit that overrides the setting of the server; 0: no limit")
+        help_text = f"override {variable_name(limit.name)} for this key; 0: no limit"
+        create.add_argument(option, type=_count, help=help_text)
     create.set_defaults(run=_create)
     show = commands.add_parser("list", help="list all keys")
     show.set_defaults(run=_list)
@@ -104,7 +105,7 @@ def _list(store: KeyStore, _config: Config, given: argparse.Namespace) -> None:
 def _revoke(store: KeyStore, _config: Config, given: argparse.Namespace) -> None:
     key = store.revoke(given.id, time.time())
     if key is None:
-        sys.exit(f"There is no key with the id {given.id}.")
+        sys.exit(f"There is no key with the id {given.id}. List the ids with `keys list`.")
     print(json.dumps(_shown(key)) if given.json else f"{key.id} is revoked.")
 
 
@@ -147,14 +148,20 @@ def _scopes(text: str) -> frozenset[Scope]:
 
 
 def _days(text: str) -> float:
-    days = float(text)
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
     if not (math.isfinite(days) and 0 < days <= 36_500):
         raise argparse.ArgumentTypeError("expected a number of days greater than 0 and at most 36500")
     return days
 
 
 def _count(text: str) -> int:
-    count = int(text)
+    try:
+        count = int(text)
+    except ValueError:
+        count = -1
     if not 0 <= count <= 10**9:
         raise argparse.ArgumentTypeError("expected an integer from 0 to 1000000000")
     return count

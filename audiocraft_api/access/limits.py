@@ -168,7 +168,10 @@ class Limits:
                 sentence = f"Your daily quota of {max_requests} generations is used up. It resets at midnight UTC."
             else:
                 left = max_seconds - usage.seconds
-                sentence = f"Your daily quota is {max_seconds} seconds of audio, of which {left:g} are left for today."
+                sentence = (
+                    f"Your daily quota of {max_seconds} seconds of audio has {left:g} seconds left. "
+                    "Request less audio, or wait until it resets at midnight UTC."
+                )
             raise QuotaExceeded(sentence, DAY_SECONDS - now % DAY_SECONDS)
         admission.on_refund(lambda: self._refund(name, day, seconds))
         admission.states += _daily_states(limits, usage, now)

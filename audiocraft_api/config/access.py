@@ -88,7 +88,7 @@ class AccessSettings(Section):
         description="How long fetched keys stay in use while they cannot be fetched again.",
     )
     jwt_jwks_refetch_seconds: float = Field(
-        10.0, ge=0.1, le=3600, description="Minimum time between two fetches, however many unknown keys tokens name."
+        10.0, ge=0.1, le=3600, description="Minimum time between two fetches, even if tokens name unknown keys."
     )
     jwt_jwks_timeout_seconds: float = Field(5.0, gt=0, le=60, description="Maximum time for one fetch.")
     jwt_jwks_url: str = Field(

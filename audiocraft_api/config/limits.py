@@ -21,23 +21,26 @@ class LimitSettings(Section):
         ge=0,
         le=MAX_PER_MINUTE,
         description="Maximum number of generations per minute and key, or per address when no keys are "
-        "configured. A limit set for a key takes precedence. 0: no limit, as for the settings "
-        "below.",
+        "configured. A limit set for a key takes precedence. 0: no limit.",
     )
     address_requests_per_minute: int = Field(
         0,
         ge=0,
         le=MAX_PER_MINUTE,
         description="Maximum number of generations per minute and client address (IPv6: /64 network), whatever "
-        "the key. Failed authentication counts too.",
+        "the key. Failed authentication counts too. 0: no limit.",
     )
-    requests_per_day: int = Field(0, ge=0, description="Maximum number of generations per day (UTC) and key.")
-    audio_seconds_per_day: int = Field(0, ge=0, description="Maximum seconds of audio per day (UTC) and key.")
+    requests_per_day: int = Field(
+        0, ge=0, description="Maximum number of generations per day (UTC) and key. 0: no limit."
+    )
+    audio_seconds_per_day: int = Field(
+        0, ge=0, description="Maximum seconds of audio per day (UTC) and key. 0: no limit."
+    )
     concurrent_requests: int = Field(
         0,
         ge=0,
         description="Maximum number of concurrent generations, streams and uploads of one key on this server. "
-        "A task counts until it is accepted.",
+        "A task counts until it is accepted. 0: no limit.",
     )
     trusted_proxies: int = Field(
         0,

@@ -37,7 +37,7 @@ class ModelSettings(Section):
     import_at_start: bool = Field(
         True,
         description="Import PyTorch and audiocraft in the background when the server (or a Celery worker) starts, so "
-        "that the first request does not wait for them. A server whose tasks Celery workers run imports nothing.",
+        "that the first request does not wait for them. A server that uses Celery workers imports neither.",
     )
     idle_seconds: float = Field(
         0.0,

@@ -37,8 +37,8 @@ class PolicySettings(Section):
         8,
         ge=1,
         le=256,
-        description="Maximum number of concurrent calls of the moderation service. Further requests wait, on "
-        "at most half of the threads, or get 503.",
+        description="Maximum number of concurrent calls of the moderation service. Further requests wait, "
+        "occupying at most half of the threads; beyond that they get 503.",
     )
     moderation_failure: Literal["open", "closed"] = Field(
         "closed",

@@ -9,9 +9,9 @@ from audiocraft_api.config import SECTIONS, variable_name
 INTRODUCTION = """\
 # Settings
 
-Settings are environment variables that begin with `AUDIOCRAFT_API_`. They are read and checked once, at start-up: an
-invalid value stops the start with a message that names the variable, the value and what was expected. An unknown
-variable with this prefix is ignored, with a warning in the log.
+Settings are environment variables that begin with `AUDIOCRAFT_API_`. They are read and checked once, at startup. If
+a value is invalid, the server does not start, and its error message names the variable, the value and what was
+expected. Unknown variables with this prefix are ignored, with a warning in the log.
 
 Where a setting refers to another one, it leaves out the prefix and uses lower case: `max_waiting` is
 `AUDIOCRAFT_API_MAX_WAITING`.

@@ -45,5 +45,7 @@ class ServerSettings(Section):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Minimum severity of log messages."
     )
-    log_format: Literal["text", "json"] = Field("text", description="Write log lines as text or as JSON objects.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Format of log lines: `text`, or `json` for one JSON object per line."
+    )
     log_prompts: bool = Field(False, description="Log prompts at level INFO.")

@@ -28,5 +28,5 @@ class StateSettings(Section):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         pattern=r"^(rediss?|unix)://.+$",
-        description="Redis for the `redis` state back end. Configure it with `appendonly yes`.",
+        description="Redis for the `redis` state backend. Configure it with `appendonly yes`.",
     )

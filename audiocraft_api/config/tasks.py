@@ -76,5 +76,5 @@ class TaskSettings(Section):
         description="Delete finished tasks and their audio when they are older than this. 0: never.",
     )
     event_heartbeat_seconds: float = Field(
-        15.0, ge=0.1, le=300, description="Time between two comments on an event stream without events."
+        15.0, ge=0.1, le=300, description="Time between the comments that keep an idle event stream open."
     )

@@ -36,8 +36,8 @@ class WebhookSettings(Section):
     secret: Annotated[SecretStr, AfterValidator(_check_webhook_secret)] = Field(
         SecretStr(""),
         alias="webhook_secret",
-        description="Key that signs webhooks: `whsec_` and base64 (`openssl rand -base64 32`). Without it, "
-        "requests with a `webhook_url` are refused.",
+        description="Key that signs webhooks: `whsec_` followed by the output of `openssl rand -base64 32`. Without "
+        "it, requests with a `webhook_url` are refused.",
     )
     allow_private: bool = Field(
         False,

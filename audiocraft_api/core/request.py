@@ -158,7 +158,7 @@ class EngineRequest:
             raise DeadlineExceeded("The generation did not finish in time. Request less audio or try again later.")
 
     def start(self, num_frames: int, *, sample_rate: int, frame_rate: float, revision: str, precision: str) -> None:
-        """Start a result of `num_frames`, with `frame_rate` frames per second."""
+        """Mark the request as running: its result will have `num_frames`, with `frame_rate` frames per second."""
         num_samples = round(num_frames * sample_rate / frame_rate)
         with self._condition:
             if self._ended():

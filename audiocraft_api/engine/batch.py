@@ -36,10 +36,10 @@ class Batch:
         wake: threading.Event,
         aborting: threading.Event,
     ) -> None:
-        """`max_draining` limits the requests that wait for the codec only.
+        """`max_draining` limits the requests that are decoded and only wait for the codec.
 
-        The batch sets `wake` when another thread has made progress possible. While `aborting` is set, every request
-        ends with ShuttingDown.
+        The batch sets `wake` when the loop can advance again, because another thread has finished its part. While
+        `aborting` is set, every request ends with ShuttingDown.
         """
         self._executor, self._model_runner = executor, executor.model_runner
         self._scheduler, self._stats = scheduler, stats

@@ -2,8 +2,8 @@
 
 It is the reference that the native backend and the captured step are tested against, and it runs where neither can. A
 row's bits must not depend on the batch, but the bits of a matrix product may depend on its number of rows. So all
-products of a decode step have `ROW_BLOCK` rows, padded with zeros. Two rows are what one guided request needs, and the
-shape in which audiocraft multiplies for it.
+products of a decode step have `ROW_BLOCK` rows, padded with zeros. One guided request has
+two rows, and audiocraft multiplies these two together as well.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class TorchBackend:
         capacity: int,
         make_linear: Callable[[Tensor], Linear] = plain_linear,
     ) -> None:
-        """`weights` are on the device and in the type to compute with."""
+        """The device and the type of `weights` are those that the backend computes with."""
         self.num_slots, self.capacity = num_slots, capacity
         self.own_weight_bytes = 0
         first = weights.out_norm_weight

@@ -1,7 +1,7 @@
 """Stores audio as files in one directory, and sweeps it. Knows nothing of requests and callers.
 
-Several processes may share the directory. Leases are counted per process; a file that another process sweeps while it
-is read here stays readable, because POSIX keeps an unlinked file until its last reader closes it.
+Several processes may share the directory. Leases are counted per process. A file that another process deletes while
+this process reads it stays readable, because POSIX keeps an unlinked file until its last reader closes it.
 """
 
 from __future__ import annotations

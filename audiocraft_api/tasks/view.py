@@ -22,7 +22,7 @@ class RecipeResponse(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     prompt: str
-    model: str = Field(description="Public name of the checkpoint.")
+    model: str = Field(description="Name of the model, as in `GET /models`.")
     revision: str = Field(description="Revision of the checkpoint.")
     duration: float = Field(description="Requested duration in seconds.")
     temperature: float
@@ -61,7 +61,7 @@ class _TaskResponse(BaseModel):
 
     task_id: str
     state: str = Field(description="`queued`, `processing`, `completed`, `failed` or `canceled`.")
-    model: str = Field(description="Public name of the checkpoint.")
+    model: str = Field(description="Name of the model, as in `GET /models`.")
     seed: int = Field(description="Seed of the generation; every attempt uses the same one.")
     attempts: int = Field(description="How many times the task was started.")
     created_at: datetime
@@ -73,7 +73,7 @@ class TaskWorkingResponse(_TaskResponse):
     """A task that is queued or running."""
 
     status: Literal["processing"] = "processing"
-    current: int = Field(description="Frames generated so far.")
+    current: int = Field(description="Frames generated so far; 50 frames are one second of audio.")
     total: int = Field(description="Frames to generate; 0 until the engine has started.")
     queue_position: int | None = Field(
         description="Approximate position in the queue, counting this task; API keys are served in turn. "
@@ -98,7 +98,7 @@ class TaskFailedResponse(_TaskResponse):
 
     status: Literal["failed"] = "failed"
     error: str = Field(description="A sentence that says what went wrong and what to do.")
-    code: str = Field(description="Machine-readable kind of error.")
+    code: str = Field(description="Machine-readable error code.")
 
 
 class TaskCanceledResponse(_TaskResponse):

@@ -131,7 +131,7 @@ def test_invalid_arguments_are_refused_with_a_message_and_create_no_file(
 def test_a_command_that_fails_exits_with_one_sentence(tmp_path: Path, command: Any) -> None:
     assert command("create", "--name", "first", max_keys=1)[0] is None
     assert "Revoke a key" in command("create", "--name", "second")[0]
-    assert command("revoke", "unknown0")[0] == "There is no key with the id unknown0."
+    assert command("revoke", "unknown0")[0] == "There is no key with the id unknown0. List the ids with `keys list`."
     (tmp_path / "file").touch()
     unavailable = command("list", state_db=tmp_path / "file" / "state.sqlite3")
     assert unavailable[0] == "The state store is unavailable. Try again later."

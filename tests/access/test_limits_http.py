@@ -182,7 +182,8 @@ class TestLimitsPerCaller:
         first = client.post("/generate", json=REQUEST | {"duration": 2}, headers=headers)
         assert first.headers["RateLimit"].startswith('"audio-day";r=1;t=')
         refused = client.post("/generate", json=REQUEST | {"duration": 2}, headers=headers)
-        assert assert_error(refused, 429, "quota_exceeded")["error"].endswith("1 are left for today.")
+        sentence = assert_error(refused, 429, "quota_exceeded")["error"]
+        assert sentence.startswith("Your daily quota of 3 seconds of audio has 1 seconds left.")
         assert len(engine.submitted) == 1
         assert client.post("/generate", json=REQUEST, headers=headers).status_code == 200
 

@@ -24,7 +24,7 @@ from audiocraft_api.web.services import services
 
 HEADERS = {
     "X-Audio-Seed": "Send this seed to generate the same audio again.",
-    "X-Audio-Model": "Public name of the checkpoint.",
+    "X-Audio-Model": "Name of the model, as in `GET /models`.",
     "X-Audio-Revision": "Revision of the checkpoint.",
     "X-Audio-Sample-Rate": "Sample rate in Hz.",
     "X-Audio-Duration": "Duration of the whole stream in seconds.",

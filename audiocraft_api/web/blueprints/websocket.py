@@ -45,7 +45,7 @@ sends JSON text messages and, between them, the audio as binary messages:
   "retry_after"?}`.
 
 To stop the generation, send `{"type": "cancel"}` or close the connection. A connection carries one request.
-A page, which cannot set headers on a WebSocket, offers two subprotocols: `audiocraft-api` and
+A web page cannot set headers on a WebSocket. To send an API key, it offers two subprotocols, `audiocraft-api` and
 `audiocraft-api-key.<key>`; the server selects the first."""
 
 blueprint = Blueprint("websocket", __name__)
