@@ -449,7 +449,7 @@ class TestProcess:
         deployment = deploy(checkpoints_dir=demo_checkpoints, device="cpu", preload_models="demo")
         worker = deployment.start_worker(app="audiocraft_api.celery_app")
         assert deployment.server.get("/ready").status_code == 200  # it loads nothing itself
-        wait_until(lambda: "demo is loaded and ready" in worker.log, TIMEOUT_SECONDS)
+        wait_until(lambda: "Preloaded demo" in worker.log, TIMEOUT_SECONDS)
         response = deployment.server.post("/generate", json=REQUEST | {"model_size": "demo", "seed": 7})
         assert (response.status_code, response.json()["model"]) == (200, "demo")
         assert deployment.server.get(response.json()["audio_url"]).status_code == 200
