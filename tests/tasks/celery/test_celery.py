@@ -71,6 +71,13 @@ class Deployment:
         self.workers.append(worker)
         return worker
 
+    def pause_generation(self) -> None:
+        """Keep generations from finishing until `resume_generation`."""
+        self.hold_file.touch()
+
+    def resume_generation(self) -> None:
+        self.hold_file.unlink(missing_ok=True)
+
     def submit(self, **fields: Any) -> str:
         response = self.server.post("/generate-async", json=REQUEST | fields)
         assert response.status_code == 202, response.text
@@ -94,7 +101,7 @@ class Deployment:
         return {path.name for path in (self.directory / "audio").glob("*.wav")}
 
     def close(self) -> None:
-        self.hold.unlink(missing_ok=True)
+        self.resume_generation()
         for worker in self.workers:
             worker.kill()
         self._serving.close()
@@ -116,7 +123,7 @@ def shared_deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Depl
 def deployment(shared_deployment: Deployment) -> Iterator[Deployment]:
     """A deployment with a worker, which tests leave as they found it."""
     yield shared_deployment
-    shared_deployment.hold.unlink(missing_ok=True)
+    shared_deployment.resume_generation()
 
 
 @pytest.fixture
@@ -133,7 +140,7 @@ def deploy(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
         yield deploy
 
 
-class TestStandingSite:
+class TestSharedDeployment:
     def test_a_worker_makes_what_the_server_accepts_and_serves(self, deployment: Deployment) -> None:
         done = deployment.wait_for(deployment.submit(output_format="flac", seed=7))
         assert (done["state"], done["attempts"], done["seed"]) == ("completed", 1, 7)
@@ -193,7 +200,7 @@ class TestStandingSite:
             assert response["recipe"].pop("created")
         assert results[0] == results[1]
 
-    def test_a_tune_reaches_the_worker(self, deployment: Deployment) -> None:
+    def test_a_melody_reaches_the_worker(self, deployment: Deployment) -> None:
         file = io.BytesIO()
         soundfile.write(file, [0.1, -0.1] * 8000, 16_000, format="WAV")
         form = {"prompt": "a", "duration": "1"}
