@@ -14,7 +14,7 @@ SAMPLE_RATES = (44_100, 48_000, 32_000)  # Hz, of MPEG-1
 
 
 def length_frame(first_header: bytes, num_samples: int) -> bytes:
-    """Return a silent frame announcing `num_samples` per channel, in frames like the one that `first_header` starts.
+    """Return a silent frame announcing `num_samples` per channel, in frames of `first_header`'s kind.
 
     Returns b"" for sample rates that are not MPEG-1's.
     """

@@ -112,7 +112,7 @@ def make_sampler(backend: Backend, *, is_exact: bool) -> Sampler:
 
 
 def native_format(precision: Precision) -> Format:
-    """Return the weights' format; `auto` is the smallest accurate one that this processor multiplies fast."""
+    """Return the weights' format; `auto` selects the smallest accurate format that this processor multiplies fast."""
     if precision == "auto":
         return "int6" if has_fast_integers() else "float16"
     return _NATIVE_FORMATS[precision]

@@ -147,7 +147,7 @@ def test_opening_a_new_file_waits_for_another_process_that_is_opening_it(tmp_pat
     path = tmp_path / "state.sqlite3"
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
         other.execute("CREATE TABLE started (id)")
-        other.execute("BEGIN IMMEDIATE")  # meanwhile, SQLite refuses to switch to WAL immediately
+        other.execute("BEGIN IMMEDIATE")  # until it ends, SQLite refuses to switch to WAL
         commit = threading.Timer(0.2, other.execute, ("COMMIT",))
         commit.start()
         file = SqliteFile(path, schema.LAYOUT)

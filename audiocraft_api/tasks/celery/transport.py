@@ -58,8 +58,8 @@ def create_celery(config: Config) -> Celery:
     celery = Celery("audiocraft_api", set_as_current=False)
     celery.conf.update(
         broker_url=broker_url,
-        # With its own acknowledgement keys, kombu 5.7 returns unfinished messages over the connection that Redis just
-        # closed, and the error ends the worker. We acknowledge early and replace lost messages, so we need no keys.
+        # kombu 5.7 would keep unacknowledged messages in keys of its own, and restore them over a connection that Redis
+        # may just have closed. We acknowledge early and replace lost messages, so we need none of that.
         broker_transport_options={"ack_emulation": False} if is_redis else {},
         broker_connection_timeout=CONNECT_SECONDS,
         broker_connection_retry_on_startup=True,

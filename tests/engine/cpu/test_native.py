@@ -238,10 +238,8 @@ LATEST_PROCESSORS = {"x86_64": ["-march=sapphirerapids"]}.get(platform.machine()
 
 
 @pytest.mark.parametrize("processor", [*PROCESSORS, *LATEST_PROCESSORS])
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+@pytest.mark.parametrize("compiler", [name for name in ("g++", "clang++") if shutil.which(name)])
 def test_sources_compile_without_warnings(compiler: str, processor: str) -> None:
-    if shutil.which(compiler) is None:
-        pytest.skip(f"{compiler} is not installed")
     # Without optimization: with it, GCC 12 warns about its own header of AVX-512 intrinsics.
     command = [compiler, "-std=c++17", "-fsyntax-only", *build.STRICT_FLAGS, processor]
     done = subprocess.run([*command, *build.SOURCES.glob("*.cpp")], capture_output=True, text=True, check=False)

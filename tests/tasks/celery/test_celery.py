@@ -1,6 +1,6 @@
 """Tasks on many machines: a real Redis, real Celery workers, a real gunicorn, killed at will.
 
-The workers make tones with a fake engine, but for one that loads a model.
+The workers generate tones with a fake engine; one test loads a real model.
 """
 
 from __future__ import annotations
