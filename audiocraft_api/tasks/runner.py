@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from types import TracebackType
+from contextlib import suppress
 from typing import Any
 
 from audiocraft_api.config.tasks import TaskSettings
@@ -23,6 +23,7 @@ from audiocraft_api.core.errors import (
     StorageUnavailable,
     Unavailable,
 )
+from audiocraft_api.core.heartbeat import Heartbeat
 from audiocraft_api.core.log_context import log_lines_of
 from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.core.waiting import Waiter
@@ -65,7 +66,7 @@ class TaskRunner:
 
     def _run(self, task: Task, stopping: threading.Event) -> None:
         file: GeneratedFile | None = None
-        with Heartbeat(self._tasks, task, self._heartbeat_seconds, stopping) as heartbeat:
+        with TaskHeartbeat(self._tasks, task, self._heartbeat_seconds, stopping) as heartbeat:
             try:
                 file = self._generate(task, heartbeat)
                 result = result_of(file)
@@ -77,13 +78,13 @@ class TaskRunner:
         if file is not None and not is_stored:
             self._discard_late_result(task, file.filename)
 
-    def _generate(self, task: Task, heartbeat: Heartbeat) -> GeneratedFile:
+    def _generate(self, task: Task, heartbeat: TaskHeartbeat) -> GeneratedFile:
         command = decode_command(task.command, self._tasks.audio(task.id))
         waiter = Waiter(heartbeat.should_stop, self._deadline_seconds)
         return self._generation.generate_file(command, waiter, heartbeat.progress)
 
     def _outcome_of(
-        self, error: Exception, task: Task, heartbeat: Heartbeat, stopping: threading.Event
+        self, error: Exception, task: Task, heartbeat: TaskHeartbeat, stopping: threading.Event
     ) -> tuple[State, Callable[[], bool]]:
         """Return the state that an error leads to, and the store's method that writes it."""
         if isinstance(error, Canceled) and heartbeat.status == "canceled":
@@ -138,39 +139,25 @@ class TaskRunner:
             logger.warning("%s could not be deleted; if no task uses it, the audio store's sweep will.", filename)
 
 
-class Heartbeat:
-    """Renews a lease from its own thread, writes the progress, and learns whether the task should stop."""
+class TaskHeartbeat(Heartbeat):
+    """Renews a task's lease, writes the progress, and learns whether the task should stop."""
 
     def __init__(self, tasks: TaskStore, task: Task, seconds: float, stopping: threading.Event) -> None:
+        super().__init__(self._renew_lease, seconds, f"heartbeat-{task.id}")
         self.status: HeartbeatStatus = "leased"
         self.progress = Progress()
         self._tasks = tasks
         self._task = task
-        self._seconds = seconds
         self._stopping = stopping
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{task.id}", daemon=True)
 
     def should_stop(self) -> bool:
         """Return whether the task was canceled or lost, or the worker is stopping."""
         return self.status != "leased" or self._stopping.is_set()
 
-    def __enter__(self) -> Heartbeat:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        while self.status == "leased" and not self._ended.wait(self._seconds):
-            try:
-                self.status = self._tasks.heartbeat(self._task, *self.progress.frames)
-            except StorageUnavailable:
-                continue  # the store logged it; the lease may outlast the outage
+    def _renew_lease(self) -> bool:
+        with suppress(StorageUnavailable):  # the store logged it; the lease may outlast the outage
+            self.status = self._tasks.heartbeat(self._task, *self.progress.frames)
+        return self.status == "leased"
 
 
 def result_of(file: GeneratedFile) -> dict[str, Any]:

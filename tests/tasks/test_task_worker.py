@@ -393,16 +393,16 @@ class TestFailures:
     def test_a_worker_survives_an_unexpected_error(
         self, harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        enter, num_failures = runner_module.Heartbeat.__enter__, 4  # as many as there are threads
+        enter, num_failures = runner_module.TaskHeartbeat.__enter__, 4  # as many as there are threads
 
-        def enter_or_fail(heartbeat: runner_module.Heartbeat) -> runner_module.Heartbeat:
+        def enter_or_fail(heartbeat: runner_module.TaskHeartbeat) -> runner_module.TaskHeartbeat:
             nonlocal num_failures
             if num_failures:
                 num_failures -= 1
                 raise RuntimeError("can't start new thread")
             return enter(heartbeat)
 
-        monkeypatch.setattr(runner_module.Heartbeat, "__enter__", enter_or_fail)
+        monkeypatch.setattr(runner_module.TaskHeartbeat, "__enter__", enter_or_fail)
         harness.worker.start()
         lost = [harness.tasks.submit(COMMAND) for _ in range(4)]
         assert harness.wait_for(harness.tasks.submit(COMMAND)).state == "completed"
