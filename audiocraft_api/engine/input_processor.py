@@ -32,6 +32,9 @@ class InputProcessor:
         audiocraft's `uncond + (cond - uncond)` is not bit-identical to `cond`.
         """
         self._model = model
+        # Not the model's own fuser: it keeps the state of audiocraft's loop while that runs, and then adds no prefix.
+        fuser = model.lm.fuser
+        self._fuser = type(fuser)(fuser.fuse2cond, fuser.cross_attention_pos_emb, fuser.cross_attention_pos_emb_scale)
         self._max_prefix = max_prefix
         self._is_exact = is_exact
         self._cache_entries = cache_entries
@@ -75,7 +78,7 @@ class InputProcessor:
     def _conditioning(self, conditions: Conditions) -> Conditioning:
         """Fuse the conditions as the model does (audiocraft `conditioners.py::ConditionFuser`)."""
         some = next(iter(conditions.values()))[0]
-        prefix, context = self._model.lm.fuser(some.new_zeros(1, 0, some.shape[-1]), conditions)
+        prefix, context = self._fuser(some.new_zeros(1, 0, some.shape[-1]), conditions)
         if prefix.shape[1] > self._max_prefix:
             raise InvalidRequest("The prompt is too long for this model. Use a shorter one.")
         return Conditioning(
