@@ -51,19 +51,15 @@ def assert_same_codes(engine: BatchingEngine, cache: LoadedModels, cases: list[G
 
 
 def test_thirty_seconds_are_audiocrafts(engine: BatchingEngine, cache: LoadedModels) -> None:
-    cases = [
-        params(duration_seconds=30.0),
-        params(duration_seconds=30.0, top_p=0.9, temperature=0.8, cfg_coef=6.0, description="slow epic choir"),
-    ]
-    assert_same_codes(engine, cache, cases)
+    assert_same_codes(engine, cache, [params(duration_seconds=30.0)])
 
 
 def test_every_kind_of_sampling_is_audiocrafts(engine: BatchingEngine, cache: LoadedModels) -> None:
     cases = [
-        params(duration_seconds=5.0, use_sampling=False),
-        params(duration_seconds=5.0, cfg_coef=6.0, seed=6),
-        params(duration_seconds=5.0, top_p=0.9, temperature=0.8, seed=7),
-        params(duration_seconds=8.0, temperature=1.3, top_k=0, seed=8, audio_prompt=noise(5.0)),
+        params(duration_seconds=3.0, use_sampling=False),
+        params(duration_seconds=3.0, cfg_coef=6.0, seed=6),
+        params(duration_seconds=3.0, top_p=0.9, temperature=0.8, cfg_coef=6.0, seed=7, description="slow epic choir"),
+        params(duration_seconds=5.0, temperature=1.3, top_k=0, seed=8, audio_prompt=noise(3.0)),
     ]
     assert_same_codes(engine, cache, cases)
 
