@@ -23,7 +23,6 @@ TARGETS = {
     "medium_auto_speedup": "≥ 14, aim 18",
     "auto_kl_nats": "≤ 0.005",
     "auto_logit_error": "≤ 0.06",
-    "cold_first_token_seconds": "≤ 3",
     "first_audio_seconds": "≤ 1.5",
     "service_overhead_wav_ms": "≤ 50",
     "cached_answer_ms": "≤ 25",
