@@ -98,7 +98,7 @@ lint: $(VENV)/.tests
 check: lint test
 
 bench: setup
-	$(BIN)/python -m bench $(if $(QUICK),--quick)
+	$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(SECTION),--section $(SECTION))
 
 bench-gpu: setup
 	$(BIN)/python -m bench.gpu

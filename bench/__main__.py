@@ -1,11 +1,16 @@
-"""`python -m bench [--quick]`: measure and print a table; the last line of standard output is a JSON object."""
+"""`python -m bench [--quick] [--section NAME]`: measure and print a table; the last line of output is a JSON object."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
+import shutil
+import sys
 import time
+import traceback
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -53,18 +58,48 @@ TARGETS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="shorter runs, without the medium model")
-    quick = parser.parse_args().quick
+    parser.add_argument("--section", choices=list(SECTIONS), help="measure only this section")
+    options = parser.parse_args()
     openmp.limit_spinning()
     began = time.monotonic()
     figures: dict[str, object] = {"machine": machine()}
     print(json.dumps(figures["machine"]), flush=True)
-    for section in (engine_section, accuracy_section, http_section, service_section, tasks_section, limits_section):
-        for name, value in section(quick).items():
-            figures[name] = value
-            shown = f"{value:.4g}" if isinstance(value, float) else value
-            print(f"{name:30} {shown!s:>12}   {TARGETS.get(name, '')}", flush=True)
-    figures["bench_seconds"] = round(time.monotonic() - began)
-    print(json.dumps(figures))
+    failed = []
+    try:
+        for name in [options.section] if options.section else list(SECTIONS):
+            measure, programs = SECTIONS[name]
+            if not run_section(name, functools.partial(measure, options.quick), programs, figures):
+                failed.append(name)
+    finally:
+        figures["bench_seconds"] = round(time.monotonic() - began)
+        if failed:
+            figures["failed_sections"] = failed
+        print(json.dumps(figures))
+    sys.exit(1 if failed else 0)
+
+
+def run_section(
+    name: str, measure: Callable[[], dict[str, object]], programs: Sequence[str], figures: dict[str, object]
+) -> bool:
+    """Add a section's figures to `figures` and print them; return False if the section failed.
+
+    A section is skipped if one of the programs that it runs is not installed.
+    """
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        print(f"Skipped the section {name}: {', '.join(missing)} is not installed (`make setup-tests` installs it).")
+        return True
+    try:
+        measured = measure()
+    except Exception:  # noqa: BLE001 - the other sections still give figures
+        traceback.print_exc()
+        print(f"The section {name} failed.", flush=True)
+        return False
+    for figure, value in measured.items():
+        figures[figure] = value
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        print(f"{figure:30} {shown!s:>12}   {TARGETS.get(figure, '')}", flush=True)
+    return True
 
 
 def machine() -> dict[str, object]:
@@ -159,6 +194,16 @@ def limits_section(quick: bool) -> dict[str, object]:
         **limits.refusals(5.0 if quick else 15.0),
     }
 
+
+# Of each section: its function, and the programs that it runs.
+SECTIONS: dict[str, tuple[Callable[[bool], dict[str, object]], tuple[str, ...]]] = {
+    "engine": (engine_section, ()),
+    "accuracy": (accuracy_section, ()),
+    "http": (http_section, ()),
+    "service": (service_section, ()),
+    "tasks": (tasks_section, ()),
+    "limits": (limits_section, ("redis-server",)),
+}
 
 if __name__ == "__main__":
     main()

@@ -125,7 +125,7 @@ class Redis:
             port = free.getsockname()[1]
         self.url = f"redis://127.0.0.1:{port}/0"
         program = shutil.which("redis-server")
-        assert program, "redis-server is needed: `make test` installs it"
+        assert program, "redis-server is not installed"
         options = f"--bind 127.0.0.1 --port {port} --dir {directory} --appendonly yes"
         self._process = subprocess.Popen([program, *options.split()], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
