@@ -1,9 +1,7 @@
 """Decodes an uploaded melody to a waveform. The file is untrusted, so a resource-limited child process decodes it.
 
-WAV, MP3, OGG (Vorbis, Opus) and FLAC are recognized by their content; file names and media types are ignored. Other
-content is refused before it reaches a decoder, so no playlist or SDP file can make one open an address or a file. A
-file that is not audio is refused with 400, because 415 concerns the content type of the request itself. Knows nothing
-of Flask or models.
+The content decides the format; file names and media types are ignored. A file that is not audio is refused with 400,
+because 415 concerns the content type of the request itself. Knows nothing of Flask or models.
 """
 
 from __future__ import annotations
@@ -22,14 +20,20 @@ import numpy as np
 
 from audiocraft_api.audio import upload_decoder
 from audiocraft_api.audio.upload_decoder import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, MIN_SECONDS
+from audiocraft_api.audio.upload_kinds import kind_of_other_file
 from audiocraft_api.config.audio import AudioSettings
 from audiocraft_api.core.errors import InvalidMelody, PayloadTooLarge, StorageUnavailable, Unavailable
 from audiocraft_api.core.params import AudioInput
 
 COPY_BYTES = 2**20
 
+ACCEPTED_FORMATS = "WAV, AIFF, CAF, FLAC, MP3, Ogg, M4A, MP4 or WebM"
 REFUSALS = {
-    "unknown": "The melody file must be a WAV, MP3, Ogg or FLAC file.",
+    "other_file": "This file is {detail}, not audio. Upload the recording itself.",
+    "unknown": f"The melody must be a {ACCEPTED_FORMATS} file. This file is something else, or its start is damaged.",
+    "codec": "The encoding of the melody is not accepted: {detail}. Export it as WAV, FLAC or MP3.",
+    "no_audio": "The melody file contains no audio track. Upload a recording with sound.",
+    "joined": "The melody file joins recordings of different kinds. Export them as one recording.",
     "damaged": "The melody file could not be read and may be damaged. Export it again and retry.",
     "sample_rate": f"The melody's sample rate must be between {MIN_SAMPLE_RATE:,} and {MAX_SAMPLE_RATE:,} Hz.",
     "channels": "The melody must be mono or stereo.",
@@ -74,7 +78,7 @@ class UploadDecoder:
                 self._copy(upload, source)
                 verdict = self._decode_in_child(source, samples)
                 if "refused" in verdict:
-                    raise self._refusal(verdict["refused"])
+                    raise self._refusal(verdict["refused"], verdict.get("detail", ""))
                 samples.seek(0)
                 interleaved = np.fromfile(samples, dtype=np.float32).reshape(-1, verdict["channels"])  # [T, C]
         except OSError as error:
@@ -83,11 +87,11 @@ class UploadDecoder:
         return AudioInput(np.ascontiguousarray(interleaved.T), verdict["sample_rate"])
 
     def _copy(self, upload: BinaryIO, source: BinaryIO) -> None:
-        """Copy the upload to a file that the child can read. Raises if it is too large or of unknown format."""
+        """Copy the upload to a file that the child can read. Raises if it is too large, empty or clearly not audio."""
         num_bytes = 0
         while block := upload.read(COPY_BYTES):
-            if num_bytes == 0 and not _is_audio(block):
-                raise self._refusal("unknown")
+            if num_bytes == 0 and (kind := kind_of_other_file(block)):
+                raise self._refusal("other_file", kind)
             num_bytes += len(block)
             if num_bytes > self._max_bytes:
                 raise PayloadTooLarge(f"The melody file must be at most {self._max_bytes:,} bytes.")
@@ -131,20 +135,8 @@ class UploadDecoder:
             return {"refused": "damaged"}
         raise Unavailable("The server cannot decode melodies at the moment. Try again later.")
 
-    def _refusal(self, cause: str) -> InvalidMelody:
-        return InvalidMelody(REFUSALS[cause].format(max_seconds=self._max_seconds))
-
-
-def _is_audio(head: bytes) -> bool:
-    """Return whether a file that starts with `head` can be one of the four formats."""
-    if head[:4] in (b"RIFF", b"RF64"):
-        return head[8:12] == b"WAVE"
-    # An MP3 file starts with an ID3 tag or with a frame: eleven set bits, an MPEG version and layer III.
-    return (
-        head[:4] in (b"fLaC", b"OggS")
-        or head[:3] == b"ID3"
-        or (head[:1] == b"\xff" and head[1:2] > b"" and head[1] & 0xE6 == 0xE2)
-    )
+    def _refusal(self, cause: str, detail: str = "") -> InvalidMelody:
+        return InvalidMelody(REFUSALS[cause].format(max_seconds=self._max_seconds, detail=detail))
 
 
 def _environment() -> dict[str, str]:

@@ -149,7 +149,7 @@ class MelodyFields(StreamRequest):
         10.0, ge=MIN_DURATION_SECONDS, le=MAX_DURATION_SECONDS, description="Duration of the audio in seconds."
     )
     melody: Annotated[FileStorage, WithJsonSchema({"type": "string", "format": "binary"})] = Field(
-        description="The melody to follow: a WAV, MP3, Ogg or FLAC file."
+        description="The melody to follow: a WAV, AIFF, CAF, FLAC, MP3, Ogg, M4A, MP4 or WebM file."
     )
 
     @property
