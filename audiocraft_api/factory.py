@@ -60,6 +60,7 @@ def create_app(
     config = config or load_config()
     configure_logging(config)
     app = Flask("audiocraft_api", static_folder=None)
+    app.request_class = parsing.StrictRequest
     app.config.update(
         MAX_CONTENT_LENGTH=config.audio.max_upload_bytes,
         SOCK_SERVER_OPTIONS=websocket_support.server_options(config),

@@ -10,10 +10,11 @@ import logging
 from collections import Counter
 from typing import Any, TypeVar
 
-from flask import request
+from flask import Request, request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import LengthRequired
+from werkzeug.formparser import FormDataParser
 
 from audiocraft_api.core.errors import InvalidRequest, StorageUnavailable, UnsupportedMediaType
 from audiocraft_api.web.services import services
@@ -26,6 +27,15 @@ Schema = TypeVar("Schema", bound=BaseModel)
 logger = logging.getLogger(__name__)
 
 
+class StrictRequest(Request):
+    """A request whose form raises ValueError if it cannot be read. By default it would then have no fields."""
+
+    def make_form_data_parser(self) -> FormDataParser:
+        parser = super().make_form_data_parser()
+        parser.silent = False
+        return parser
+
+
 def parse_json(schema: type[Schema]) -> Schema:
     """Validate the JSON body of the current request. Raises InvalidRequest, UnsupportedMediaType, 413."""
     if request.mimetype != "application/json":
@@ -34,7 +44,7 @@ def parse_json(schema: type[Schema]) -> Schema:
         raise InvalidRequest("The JSON must be encoded as UTF-8.")
     request.max_content_length = services().config.audio.max_json_bytes
     try:
-        text = request.get_data(cache=False).decode()
+        text = request.get_data(cache=False).decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError:
         raise InvalidRequest("The JSON must be encoded as UTF-8.") from None
     return parse_json_text(schema, text)
@@ -51,14 +61,19 @@ def parse_json_text(schema: type[Schema], text: str) -> Schema:
 def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Schema:
     """Validate the form of the current request, with numbers as text and one file. Raises as `parse_json`.
 
-    Without the file the error is `missing_file`, whatever else is wrong. Raises also StorageUnavailable.
+    An empty optional field means its default: browsers send every field of a form. Without the file the error is
+    `missing_file`, whatever other field is wrong. Raises also StorageUnavailable.
     """
     if request.mimetype not in FORM_TYPES and (request.mimetype or request.content_length):
         raise UnsupportedMediaType("Send the body as a form with the header Content-Type: multipart/form-data.")
     try:
         files, texts = request.files, request.form
-    except UnicodeError:
-        raise InvalidRequest("The form is not valid multipart/form-data.") from None
+    except ValueError as error:
+        logger.info("Could not read a form: %s", error)
+        raise InvalidRequest(
+            f"The body is not a valid {request.mimetype} form. Check its boundaries, its end and the encoding of its "
+            "headers (UTF-8), or let your HTTP client write the form."
+        ) from None
     except OSError as error:  # from the temporary file for a large upload, not from the connection
         logger.error("Could not write an upload to a temporary file: %s", error)
         raise StorageUnavailable("The server cannot store the upload at the moment. Try again later.") from error
@@ -70,7 +85,10 @@ def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Sche
         if len(values) > 1 or name in fields:
             raise _repeated(name)
         fields[name] = values[0]
-    return _validate(schema, fields, strict=False)
+    optional = {name for name, field in schema.model_fields.items() if not field.is_required()}
+    return _validate(
+        schema, {name: value for name, value in fields.items() if value != "" or name not in optional}, strict=False
+    )
 
 
 def parse_query(schema: type[Schema]) -> Schema:
@@ -110,6 +128,8 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _validate(schema: type[Schema], fields: dict[str, Any], *, strict: bool) -> Schema:
+    if not strict:
+        fields = {name: _without_digit_separators(schema, name, value) for name, value in fields.items()}
     try:
         return schema.model_validate({_printable(name): value for name, value in fields.items()}, strict=strict)
     except ValidationError as error:
@@ -118,6 +138,13 @@ def _validate(schema: type[Schema], fields: dict[str, Any], *, strict: bool) -> 
             name = str(detail["loc"][0])
             errors.setdefault(name, []).append(_sentence(name, detail))
         raise _refusal(errors) from None
+
+
+def _without_digit_separators(schema: type[BaseModel], name: str, value: Any) -> Any:
+    """Keep pydantic from reading `1_0` as the number 10. Only text may contain an underscore."""
+    field = schema.model_fields.get(name)
+    is_text = field is not None and field.annotation in (str, str | None)
+    return value if is_text or not isinstance(value, str) else value.replace("_", " ")
 
 
 def _repeated(name: str) -> InvalidRequest:

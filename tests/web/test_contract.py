@@ -317,7 +317,6 @@ def test_a_melody_may_be_in_any_of_the_four_formats(client: FlaskClient, format:
         {"data": {"prompt": "solo cello", "melody": "a text"}, "content_type": "multipart/form-data"},
         {"data": {"prompt": "solo cello", "melody": (io.BytesIO(), "")}, "content_type": "multipart/form-data"},
         {"data": {"prompt": "", "duration": "x"}, "content_type": "multipart/form-data"},
-        {"data": b"--x", "content_type": "multipart/form-data"},
     ],
 )
 def test_a_missing_melody_file_gets_the_sentence_of_the_contract(
@@ -334,7 +333,6 @@ def test_a_missing_melody_file_gets_the_sentence_of_the_contract(
         ("duration", "31"),
         ("duration", "nan"),
         ("duration", "1e309"),
-        ("duration", ""),
         ("duration", "true"),
         ("top_k", "2.5"),
         ("seed", "1e3000"),

@@ -29,7 +29,6 @@ MALFORMED = {
     "trailing": b'{"prompt": "a"} {}',
     "not UTF-8": b'{"prompt": "\xe9"}',
     "UTF-16": '{"prompt": "a"}'.encode("utf-16"),
-    "byte order mark": b'\xef\xbb\xbf{"prompt": "a"}',
     "array": b'[{"prompt": "a"}]',
     "string": b'"prompt"',
     "null": b"null",
