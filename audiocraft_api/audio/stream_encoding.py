@@ -120,7 +120,8 @@ class LibsndfileEncoder:
         self._encoder.write(convert.to_libsndfile_samples(block, self._format))
 
     def _new_bytes(self) -> bytes:
-        encoded = self._file.getvalue()[self._num_sent :]
+        with self._file.getbuffer() as written:  # copies the new bytes only
+            encoded = bytes(written[self._num_sent :])
         if not self._num_sent and self._format.container == "FLAC" and encoded:
             encoded = _with_flac_length(encoded, self._num_samples)
         self._num_sent += len(encoded)

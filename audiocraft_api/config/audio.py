@@ -23,5 +23,9 @@ class AudioSettings(Section):
         description="Maximum time that an uploaded melody waits for a decoder, and maximum time to decode it.",
     )
     convert_timeout_seconds: float = Field(
-        60.0, gt=0, le=3600, description="Maximum time for ffmpeg to encode one file."
+        60.0,
+        gt=0,
+        le=3600,
+        description="Maximum time for ffmpeg to encode a file of up to 30 seconds. Longer files get proportionally "
+        "more time.",
     )

@@ -28,12 +28,15 @@ class EngineSettings(Section):
     kv_cache_bytes: int = Field(
         0,
         ge=0,
-        description="Memory for attention keys and values. 0: enough for `max_batch_requests` requests of "
-        "maximum duration.",
+        description="Memory for attention keys and values. 0: enough for `max_batch_requests` requests of 30 seconds.",
     )
     condition_cache_entries: int = Field(
         64, ge=0, le=10_000, description="Number of encoded prompts cached for each model."
     )
     request_deadline_seconds: float = Field(
-        600.0, gt=0, le=86_400, description="Maximum time for a synchronous request; then it gets 504."
+        600.0,
+        gt=0,
+        le=86_400,
+        description="Maximum time for a synchronous request; then it gets 504. Streams have the same time, and "
+        "proportionally more for more than 30 seconds of audio.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from audiocraft_api.config.section import Section
-from audiocraft_api.core.constants import MAX_DURATION_SECONDS, MAX_PROMPT_CHARACTERS, MIN_DURATION_SECONDS
+from audiocraft_api.core.constants import MAX_LONG_DURATION_SECONDS, MAX_PROMPT_CHARACTERS, MIN_DURATION_SECONDS
 
 MAX_PER_MINUTE = 10_000  # the rate limiter stores the time of each request of the last minute
 
@@ -53,8 +53,9 @@ class LimitSettings(Section):
         MAX_PROMPT_CHARACTERS, ge=1, le=MAX_PROMPT_CHARACTERS, description="Maximum length of a prompt."
     )
     max_duration_seconds: float = Field(
-        MAX_DURATION_SECONDS,
+        MAX_LONG_DURATION_SECONDS,
         ge=MIN_DURATION_SECONDS,
-        le=MAX_DURATION_SECONDS,
-        description="Maximum duration of generated audio.",
+        le=MAX_LONG_DURATION_SECONDS,
+        description="Maximum duration of generated audio. `/generate` and `/generate-with-melody` accept at most 30 "
+        "seconds in any case.",
     )

@@ -67,7 +67,8 @@ class TaskSettings(Section):
         alias="task_deadline_seconds",
         gt=0,
         le=86_400,
-        description="Maximum time for one attempt of a task; then the task fails.",
+        description="Maximum time for one attempt of a task that generates up to 30 seconds of audio; then the task "
+        "fails. Longer audio gets proportionally more time.",
     )
     max_age_seconds: float = Field(
         86_400.0,

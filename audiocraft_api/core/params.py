@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS
+
 Waveform = npt.NDArray[np.float32]  # [C, T], -1 … 1
 
 
@@ -37,6 +39,6 @@ class GenerationParams:
     top_p: float = 0.0
     cfg_coef: float = 3.0
     use_sampling: bool = True
-    extend_stride_seconds: float = 18.0
+    extend_stride_seconds: float = DEFAULT_EXTEND_STRIDE_SECONDS
     melody: AudioInput | None = None
     audio_prompt: AudioInput | None = None

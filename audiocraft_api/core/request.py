@@ -181,6 +181,8 @@ class EngineRequest:
         """End the request with the pushed blocks as its result."""
         assert self._audio_info is not None
         info, waveform = self._audio_info, np.concatenate(self._chunks, axis=1)
+        ends = np.cumsum([chunk.shape[1] for chunk in self._chunks])
+        self._chunks = np.split(waveform, ends[:-1], axis=1)  # views: the audio is in memory once
         result = GenerationResult(
             waveform, info.sample_rate, info.num_frames, self.params.model, info.revision, info.precision
         )

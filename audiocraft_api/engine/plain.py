@@ -8,18 +8,24 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from audiocraft_api.config.engine import EngineSettings
 from audiocraft_api.core.engine import EngineStatus
 from audiocraft_api.core.errors import AudioCraftError, GenerationFailed, QueueFull, ShuttingDown
-from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.params import GenerationParams, Waveform
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.failures import as_request_error
 from audiocraft_api.engine.loop_stats import LoopStats
 from audiocraft_api.model.loading import import_libraries
 from audiocraft_api.model.model_cache import ModelCache
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from audiocraft_api.model.audiocraft_adapter import LoadedModel
 
 INITIAL_MEAN_SECONDS = 5.0  # assumed duration of a generation until one has been measured
 ROWS_PER_REQUEST = 2  # audiocraft always computes the unconditional row, needed or not
@@ -140,7 +146,7 @@ class PlainEngine:
             stats.begin_pass()
             step_begin = time.monotonic()
             codes = model.generate_codes(params, on_step)
-            waveform = model.decode_codes(codes).numpy()
+            waveform = _decode(model, codes)
             request.raise_if_stopped()
             if not np.isfinite(waveform).all():
                 raise GenerationFailed("The model produced no usable audio. Try another seed or temperature.")
@@ -158,3 +164,13 @@ class PlainEngine:
                 request.raise_if_stopped()
             except AudioCraftError as error:
                 request.fail(error)
+
+
+def _decode(model: LoadedModel, codes: Tensor) -> Waveform:
+    """Return the waveform of codes [1, K, T]; more than one window block by block, because memory grows with length."""
+    if codes.shape[-1] <= model.max_window_frames:
+        waveform: Waveform = model.decode_codes(codes).numpy()
+        return waveform
+    from audiocraft_api.engine.codec.decoder import make_codec
+
+    return make_codec(model.codec).new_decoder().feed(codes[0], final=True)

@@ -39,6 +39,15 @@ class Scheduler:
         """Waiting requests beyond those that can be admitted immediately. `max_waiting` limits this number."""
         return max(0, len(self._waiting) - (self._max_running - self._num_running))
 
+    @property
+    def is_someone_waiting(self) -> bool:
+        """Whether a request waits for which there are no free slots."""
+        return bool(self._waiting) and not self._has_room
+
+    @property
+    def _has_room(self) -> bool:
+        return self._num_running < self._max_running and len(self._slots) >= ROWS_PER_REQUEST
+
     def add(self, request: EngineRequest) -> None:
         with self._lock:
             self._waiting.append(request)
@@ -56,13 +65,18 @@ class Scheduler:
 
     def admit(self) -> Iterator[tuple[EngineRequest, list[int]]]:
         """Yield requests from the head of the queue, with their slots, while there are slots for them."""
-        while self._num_running < self._max_running and len(self._slots) >= ROWS_PER_REQUEST:
+        while self._has_room:
             with self._lock:
                 if not self._waiting:
                     return
                 request = self._waiting.popleft()
             self._num_running += 1
             yield request, [self._slots.allocate() for _ in range(ROWS_PER_REQUEST)]
+
+    def requeue(self, request: EngineRequest, slots: list[int]) -> None:
+        """Free the slots of a running request and append it to the queue."""
+        self.finish(slots)
+        self.add(request)
 
     def free(self, slot: int) -> None:
         """Free a slot that a running request does not need."""

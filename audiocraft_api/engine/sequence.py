@@ -107,12 +107,12 @@ class Sequence:
 
     def append(self, sampled: Tensor) -> None:
         """Fill the next column with sampled tokens [K], except where the pattern or the prompt has fixed the token."""
-        self.num_draws += 1
         column = self.tokens[:, self.num_filled]
         self.append_columns(torch.where(column == UNKNOWN, sampled, column).unsqueeze(1))
 
     def append_columns(self, columns: Tensor) -> None:
         """Fill the next columns with final tokens [K, n]."""
+        self.num_draws += columns.shape[1]
         end = self.num_filled + columns.shape[1]
         self.tokens[:, self.num_filled : end] = columns
         self.num_filled, self.num_fed = end, end - 1

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from audiocraft_api.core.constants import DEFAULT_CFG_COEF, DEFAULT_TOP_K
+from audiocraft_api.core.constants import (
+    DEFAULT_CFG_COEF,
+    DEFAULT_EXTEND_STRIDE_SECONDS,
+    DEFAULT_TOP_K,
+    MAX_DURATION_SECONDS,
+)
 from audiocraft_api.core.params import AudioInput
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.generation.recipe import Recipe
+
+# Marks a field that the first release did not have. A task is stored with it only if it is not the default, so that
+# servers and workers of both releases can run the same tasks, and a repeated request keeps its fingerprint.
+ADDED = {"added": True}
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +35,12 @@ class GenerateCommand:
     melody: AudioInput | None = None
     audio_owner: str | None = None  # the only caller who may fetch the audio; None: anyone with the link
     seed_drawn: bool = False  # the service drew the seed, so no later request can have the same one by intention
+    extend_stride_seconds: float = field(default=DEFAULT_EXTEND_STRIDE_SECONDS, metadata=ADDED)
+
+    @property
+    def time_factor(self) -> float:
+        """How many times the limits of time apply, which are those of synchronous requests."""
+        return max(1.0, self.duration_seconds / MAX_DURATION_SECONDS)
 
 
 @dataclass

@@ -17,6 +17,7 @@ import numpy as np
 
 from audiocraft_api import __version__
 from audiocraft_api.audio.tags import Tags
+from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, MAX_DURATION_SECONDS
 from audiocraft_api.core.params import AudioInput, GenerationParams
 
 # From https://cv.iptc.org/newscodes/digitalsourcetype/: made by a model trained on the works of others.
@@ -89,7 +90,10 @@ class Recipe:
 def recipe_details(
     params: GenerationParams, revision: str, precision: str, output_format: str, engine: str
 ) -> dict[str, Any]:
-    """Return the `details` of a recipe: every resolved parameter and the software, as of now."""
+    """Return the `details` of a recipe: every resolved parameter and the software, as of now.
+
+    Controls that have no effect on the audio are left out, so that recipes and tags of plain requests stay as they are.
+    """
     return {
         "prompt": params.description,
         "model": params.model,
@@ -101,12 +105,21 @@ def recipe_details(
         "cfg_coef": params.cfg_coef,
         "seed": params.seed,
         "melody": None if params.melody is None else audio_digest(params.melody),
+        **_controls(params),
         "output_format": output_format,
         "engine": engine,
         "precision": precision,
         "service_version": __version__,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+
+
+def _controls(params: GenerationParams) -> dict[str, Any]:
+    """Return the controls of a request, under their field names."""
+    is_long = params.duration_seconds > MAX_DURATION_SECONDS
+    if is_long or params.extend_stride_seconds != DEFAULT_EXTEND_STRIDE_SECONDS:
+        return {"extend_stride": params.extend_stride_seconds}
+    return {}
 
 
 def audio_digest(audio: AudioInput) -> str:

@@ -76,7 +76,7 @@ class GenerationService:
 
     def stream(self, command: GenerateCommand) -> AudioStream:
         """Start a generation whose audio is sent as it is generated. Raises QueueFull, ShuttingDown."""
-        waiter = Waiter(timeout_seconds=self._config.engine.request_deadline_seconds)
+        waiter = Waiter(timeout_seconds=self._config.engine.request_deadline_seconds * command.time_factor)
         return AudioStream(self._submit(command, waiter), self._config.audio.convert_timeout_seconds)
 
     def _find_or_generate(
@@ -110,6 +110,7 @@ class GenerationService:
             top_k=command.top_k,
             top_p=command.top_p,
             cfg_coef=command.cfg_coef,
+            extend_stride_seconds=command.extend_stride_seconds,
             melody=command.melody,
         )
         request = self._engine.submit(params, deadline=waiter.deadline)
@@ -135,6 +136,6 @@ class GenerationService:
                 result.sample_rate,
                 recipe.format,
                 recipe.tags(with_prompt=self._config.results.tag_prompts),
-                timeout_seconds=self._config.audio.convert_timeout_seconds,
+                timeout_seconds=self._config.audio.convert_timeout_seconds * submission.command.time_factor,
             )
         return GeneratedBytes(audio, recipe)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from audiocraft_api.config import Config, ConfigError, variable_name
-from audiocraft_api.core.constants import MAX_DURATION_SECONDS
+from audiocraft_api.core.constants import MAX_LONG_DURATION_SECONDS, WINDOW_SECONDS
 from audiocraft_api.core.errors import InvalidRequest
 
 RELEASED_LICENSE = "CC-BY-NC-4.0"
@@ -37,7 +37,8 @@ class ModelSpec:
     melody: bool = False
     channels: int = 1
     sample_rate: int = 32_000  # Hz
-    max_duration_seconds: float = MAX_DURATION_SECONDS
+    max_duration_seconds: float = MAX_LONG_DURATION_SECONDS
+    window_seconds: float = WINDOW_SECONDS  # that the model generates at once
     num_codebooks: int = 4
     licence: str = RELEASED_LICENSE
     commercial_use: bool = False
@@ -90,7 +91,8 @@ class _Entry(BaseModel):
     melody: bool | None = None
     channels: int | None = Field(None, ge=1, le=2)
     sample_rate: int | None = Field(None, ge=8_000, le=192_000)
-    max_duration_seconds: float | None = Field(None, gt=0, le=MAX_DURATION_SECONDS)
+    max_duration_seconds: float | None = Field(None, gt=0, le=MAX_LONG_DURATION_SECONDS)
+    window_seconds: float | None = Field(None, gt=1, le=WINDOW_SECONDS)
     num_codebooks: int | None = Field(None, ge=1, le=64)
     licence: str | None = Field(None, min_length=1)
     commercial_use: bool | None = None
@@ -186,4 +188,4 @@ def _spec(name: str, entry: _Entry, known: ModelSpec | None, where: str) -> Mode
     return ModelSpec(**{"name": name, **abilities, **given})
 
 
-_ABILITIES = {"melody", "channels", "sample_rate", "max_duration_seconds", "num_codebooks"}
+_ABILITIES = {"melody", "channels", "sample_rate", "max_duration_seconds", "window_seconds", "num_codebooks"}

@@ -26,7 +26,7 @@ def encode_command(command: GenerateCommand) -> tuple[dict[str, Any], bytes | No
         if isinstance(value, AudioInput):
             arrays[field.name] = value.waveform
             arrays[f"{field.name}.sample_rate"] = np.int64(value.sample_rate)
-        else:
+        elif not (field.metadata.get("added") and value == field.default):
             plain[field.name] = value
     if not arrays:
         return plain, None

@@ -80,7 +80,7 @@ class TaskRunner:
 
     def _generate(self, task: Task, heartbeat: TaskHeartbeat) -> GeneratedFile:
         command = decode_command(task.command, self._tasks.audio(task.id))
-        waiter = Waiter(heartbeat.should_stop, self._deadline_seconds)
+        waiter = Waiter(heartbeat.should_stop, self._deadline_seconds * command.time_factor)
         return self._generation.generate_file(command, waiter, heartbeat.progress)
 
     def _outcome_of(

@@ -16,6 +16,10 @@ from audiocraft_api.tasks.service import TaskEstimate
 from audiocraft_api.tasks.task import Task
 
 
+def _is_unused(control: object) -> bool:
+    return control is None
+
+
 class RecipeResponse(BaseModel):
     """Everything needed to make the same audio again: the request's fields, resolved, and the software versions."""
 
@@ -31,6 +35,11 @@ class RecipeResponse(BaseModel):
     cfg_coef: float
     seed: int
     melody: str | None = Field(description="SHA-256 of the decoded melody; null without a melody.")
+    extend_stride: float | None = Field(
+        None,
+        description="Seconds of new audio in each window; left out if it has no effect.",
+        exclude_if=_is_unused,
+    )
     output_format: str
     engine: str
     precision: str

@@ -87,6 +87,7 @@ def _command_of(fields: StreamRequest, spec: ModelSpec, config: Config) -> Gener
         top_k=fields.top_k,
         top_p=fields.top_p,
         cfg_coef=fields.cfg_coef,
+        extend_stride_seconds=fields.extend_stride,
         seed=fields.seed,
         audio_owner=caller().owner if config.access.audio_requires_key else None,
     )
@@ -102,3 +103,6 @@ def _check_size(fields: StreamRequest, spec: ModelSpec, config: Config) -> None:
     if fields.duration > config.limits.max_duration_seconds:
         sentence = f"duration must be at most {config.limits.max_duration_seconds:g} on this server."
         raise InvalidRequest(sentence, {"duration": [sentence]})
+    if fields.duration > spec.window_seconds <= fields.extend_stride:
+        sentence = f"extend_stride must be less than {spec.window_seconds:g} for the model {spec.name}."
+        raise InvalidRequest(sentence, {"extend_stride": [sentence]})

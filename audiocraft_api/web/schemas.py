@@ -13,14 +13,18 @@ from audiocraft_api.audio.convert import FORMATS
 from audiocraft_api.core.constants import (
     CODEBOOK_SIZE,
     DEFAULT_CFG_COEF,
+    DEFAULT_EXTEND_STRIDE_SECONDS,
     DEFAULT_TOP_K,
     MAX_CFG_COEF,
     MAX_DURATION_SECONDS,
+    MAX_LONG_DURATION_SECONDS,
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
     MAX_TEMPERATURE,
     MIN_DURATION_SECONDS,
+    MIN_EXTEND_STRIDE_SECONDS,
     MIN_TEMPERATURE,
+    WINDOW_SECONDS,
 )
 from audiocraft_api.net.outbound import MAX_URL_CHARACTERS
 from audiocraft_api.tasks.view import (
@@ -64,6 +68,17 @@ Prompt = Annotated[
     AfterValidator(_not_blank),
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_PROMPT_CHARACTERS, "pattern": _VISIBLE}),
 ]
+Duration = Annotated[float, Field(ge=MIN_DURATION_SECONDS, le=MAX_DURATION_SECONDS)]
+LongDuration = Annotated[float, Field(ge=MIN_DURATION_SECONDS, le=MAX_LONG_DURATION_SECONDS)]
+ExtendStride = Annotated[
+    float,
+    Field(
+        ge=MIN_EXTEND_STRIDE_SECONDS,
+        lt=WINDOW_SECONDS,
+        description="Seconds of new audio in each window, for audio that is longer than the model's window "
+        "(30 seconds). Lower values keep more of the music in view and take more time.",
+    ),
+]
 OutputFormat = Annotated[str, AfterValidator(_known_format), WithJsonSchema({"type": "string", "enum": list(FORMATS)})]
 
 DEMO_EXAMPLE = {"prompt": "warm analog synth arpeggio, 100 bpm", "model_size": "demo", "duration": 2, "seed": 7}
@@ -83,9 +98,8 @@ class StreamRequest(_Request):
 
     prompt: Prompt
     model_size: str = Field("small", max_length=64, description="Name of a text-to-music model from `GET /models`.")
-    duration: float = Field(
-        5.0, ge=MIN_DURATION_SECONDS, le=MAX_DURATION_SECONDS, description="Duration of the audio in seconds."
-    )
+    duration: LongDuration = Field(5.0, description="Duration of the audio in seconds.")
+    extend_stride: ExtendStride = DEFAULT_EXTEND_STRIDE_SECONDS
     temperature: float = Field(
         1.0,
         ge=MIN_TEMPERATURE,
@@ -128,6 +142,7 @@ class GenerateRequest(StreamRequest):
         | {"output_format": "wav", "return_type": "url"},
     }
 
+    duration: Duration = Field(5.0, description="Duration of the audio in seconds.")
     return_type: Literal["url", "base64"] = Field(
         "url", description="`url` returns a link to the audio file, `base64` the file itself."
     )
@@ -145,9 +160,7 @@ class MelodyFields(StreamRequest):
     model_size: str = Field(
         "medium", max_length=64, description="Name of a model from `GET /models` that follows a melody."
     )
-    duration: float = Field(
-        10.0, ge=MIN_DURATION_SECONDS, le=MAX_DURATION_SECONDS, description="Duration of the audio in seconds."
-    )
+    duration: LongDuration = Field(10.0, description="Duration of the audio in seconds.")
     melody: Annotated[FileStorage, WithJsonSchema({"type": "string", "format": "binary"})] = Field(
         description="The melody to follow: a WAV, AIFF, CAF, FLAC, MP3, Ogg, M4A, MP4 or WebM file."
     )
@@ -160,6 +173,8 @@ class MelodyFields(StreamRequest):
 
 class MelodyRequest(MelodyFields, GenerateRequest):
     """A multipart form with an uploaded melody. Numbers are sent as text."""
+
+    duration: Duration = Field(10.0, description="Duration of the audio in seconds.")
 
 
 class TaskRequest(StreamRequest):
@@ -260,6 +275,29 @@ class ReadyResponse(_Response):
     status: Literal["ready"] = "ready"
 
 
+class DurationControl(_Response):
+    """Durations in seconds."""
+
+    minimum: float
+    maximum: float = Field(description="Longest duration of a task or a stream.")
+    synchronous_maximum: float = Field(description="Longest duration of `/generate` and `/generate-with-melody`.")
+
+
+class ExtendStrideControl(_Response):
+    """Seconds of new audio in each window of audio that is longer than one window."""
+
+    minimum: float
+    exclusive_maximum: float = Field(description="Length of a window in seconds.")
+    default: float
+
+
+class ControlsResponse(_Response):
+    """The controls of a model and their limits."""
+
+    duration: DurationControl
+    extend_stride: ExtendStrideControl
+
+
 class ModelResponse(_Response):
     name: str = Field(description="Value for `model_size`.")
     description: str
@@ -274,11 +312,12 @@ class ModelResponse(_Response):
     melody: bool = Field(description="Whether the model follows a melody.")
     channels: int
     sample_rate: int = Field(description="Sample rate in Hz.")
-    max_duration: float = Field(description="Longest duration in seconds.")
+    max_duration: float = Field(description="Longest duration of a synchronous request in seconds.")
     loaded: bool = Field(description="Whether the model is in memory.")
     licence: str = Field(description="License of the weights.")
     commercial_use: bool = Field(description="Whether the license allows commercial use.")
     allowed: bool = Field(description="Whether this server allows the model.")
+    controls: ControlsResponse = Field(description="The controls that requests for this model may use.")
 
 
 class ModelsResponse(_Response):

@@ -12,7 +12,7 @@ from audiocraft_api import __version__
 from audiocraft_api.audio.convert import FORMATS
 from audiocraft_api.config import all_settings, load_config, variable_name
 from audiocraft_api.model.catalog import Catalog
-from audiocraft_api.web.schemas import GenerateRequest, GenerateUrlResponse, HealthResponse, MelodyRequest
+from audiocraft_api.web.schemas import GenerateRequest, GenerateUrlResponse, HealthResponse, MelodyRequest, TaskRequest
 from support.documents import PAGES, ROOT, anchors, code_blocks, page, section
 
 page_by_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -58,10 +58,15 @@ def test_every_test_file_on_a_page_exists(path: Path) -> None:
 
 
 def test_every_request_body_on_a_page_validates() -> None:
-    bodies = [body for path in PAGES for body in re.findall(r"-d '(\{.*?\})'", path.read_text())]
+    bodies = [
+        (re.findall(r"/generate[\w-]*", text[: match.start()])[-1], match[1])
+        for text in (path.read_text() for path in PAGES)
+        for match in re.finditer(r"-d '(\{.*?\})'", text)
+    ]
     assert len(bodies) >= 8
-    for body in bodies:
-        GenerateRequest.model_validate(json.loads(body), strict=True)
+    for route, body in bodies:
+        schema = GenerateRequest if route == "/generate" else TaskRequest
+        schema.model_validate(json.loads(body), strict=True)
 
 
 def test_the_shown_response_is_a_valid_one() -> None:

@@ -101,6 +101,10 @@ def test_models_lists_capabilities_and_licenses(client: FlaskClient) -> None:
         "licence": "CC-BY-NC-4.0",
         "commercial_use": False,
         "allowed": True,
+        "controls": {
+            "duration": {"minimum": 1.0, "maximum": 300.0, "synchronous_maximum": 30.0},
+            "extend_stride": {"minimum": 1.0, "exclusive_maximum": 30.0, "default": 18.0},
+        },
     }
     assert models["melody"]["melody"]
     assert "noise" in models["demo"]["description"]

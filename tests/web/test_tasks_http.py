@@ -124,7 +124,7 @@ class TestSubmitAndPoll:
         assert of_task == of_call
 
     def test_errors_name_the_invalid_field(self, client: FlaskClient, engine: FakeEngine) -> None:
-        for field, value in [("return_type", "url"), ("duration", 31), ("top_k", "1"), ("prompt", " "), ("x", 1)]:
+        for field, value in [("return_type", "url"), ("duration", 301), ("top_k", "1"), ("prompt", " "), ("x", 1)]:
             response = client.post("/generate-async", json=REQUEST | {field: value})
             assert_error(response, 400, "invalid_request", field)
         assert not engine.submitted

@@ -26,7 +26,7 @@ class DeviceState:
         self.is_active, self.is_greedy = numbers(torch.bool), numbers(torch.bool)
         self.is_guided, self.is_broken = numbers(torch.bool), numbers(torch.bool)
 
-    def load(self, index: int, seq: Sequence, is_new: bool) -> None:
+    def load(self, index: int, seq: Sequence) -> None:
         """Write a sequence's window at its batch index. The number of draws continues from window to window."""
         params = seq.params
         self.tokens[index, :, : seq.tokens.shape[1]] = seq.tokens.to(self.tokens.device)
@@ -40,8 +40,7 @@ class DeviceState:
         self.is_guided[index] = len(seq.rows) > 1
         self.is_broken[index] = False
         self.seed[index] = params.seed
-        if is_new:
-            self.draw[index] = 0
+        self.draw[index] = seq.num_draws
 
     def next_inputs(self, size: int) -> tuple[Tensor, Tensor]:
         """Return the tokens [size, K] to feed and their positions [size]."""

@@ -99,8 +99,7 @@ class CudaGraphRunner:
 
     @torch.inference_mode()
     def start_window(self, seq: Sequence) -> None:
-        is_new = seq not in self._batch_index
-        if is_new:
+        if seq not in self._batch_index:
             self._batch_index[seq] = self._free_indices.allocate()
             # Masked positions are multiplied by zero, which does not remove an infinity left by an overflow.
             for cache in (self._keys, self._values):
@@ -108,7 +107,7 @@ class CudaGraphRunner:
             for cache in self._context:
                 cache[:, self._batch_index[seq]].zero_()
         index = self._batch_index[seq]
-        self._state.load(index, seq, is_new)
+        self._state.load(index, seq)
         context = seq.rows[COND].context
         self._context_length[index] = 0 if context is None else len(context)
         if context is None:

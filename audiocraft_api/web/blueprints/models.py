@@ -6,9 +6,21 @@ from typing import Any
 
 from flask import Blueprint
 
+from audiocraft_api.core.constants import (
+    DEFAULT_EXTEND_STRIDE_SECONDS,
+    MAX_DURATION_SECONDS,
+    MIN_DURATION_SECONDS,
+    MIN_EXTEND_STRIDE_SECONDS,
+)
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.operations import Access, Operation
-from audiocraft_api.web.schemas import ModelResponse, ModelsResponse
+from audiocraft_api.web.schemas import (
+    ControlsResponse,
+    DurationControl,
+    ExtendStrideControl,
+    ModelResponse,
+    ModelsResponse,
+)
 from audiocraft_api.web.services import services
 
 blueprint = Blueprint("models", __name__)
@@ -35,9 +47,26 @@ def _describe(spec: ModelSpec, loaded: bool) -> ModelResponse:
         melody=spec.melody,
         channels=spec.channels,
         sample_rate=spec.sample_rate,
-        max_duration=spec.max_duration_seconds,
+        max_duration=min(spec.max_duration_seconds, MAX_DURATION_SECONDS),
         loaded=loaded,
         licence=spec.licence,
         commercial_use=spec.commercial_use,
         allowed=services().catalog.is_allowed(spec),
+        controls=_controls(spec),
+    )
+
+
+def _controls(spec: ModelSpec) -> ControlsResponse:
+    longest = min(spec.max_duration_seconds, services().config.limits.max_duration_seconds)
+    return ControlsResponse(
+        duration=DurationControl(
+            minimum=MIN_DURATION_SECONDS,
+            maximum=longest,
+            synchronous_maximum=min(longest, MAX_DURATION_SECONDS),
+        ),
+        extend_stride=ExtendStrideControl(
+            minimum=MIN_EXTEND_STRIDE_SECONDS,
+            exclusive_maximum=spec.window_seconds,
+            default=DEFAULT_EXTEND_STRIDE_SECONDS,
+        ),
     )

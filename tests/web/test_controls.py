@@ -1,0 +1,126 @@
+"""The controls of a generation over HTTP: limits, what reaches the engine, and recipes. The engine is a fake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS
+from audiocraft_api.generation.command import GenerateCommand
+from audiocraft_api.tasks.command import decode_command, encode_command, fingerprint
+from audiocraft_api.web.services import services_of
+from support.fakes import FakeEngine
+from support.http import assert_error, fake_app, generate, melody_file
+
+
+def finished_task(client: FlaskClient, **fields: Any) -> Any:
+    """Submit a task and return it when it has ended."""
+    response = client.post("/generate-async", json={"prompt": "solo cello"} | fields)
+    assert response.status_code == 202, response.json
+    tasks = services_of(client.application).tasks.service
+    task = tasks.get(response.json["task_id"])
+    while not task.is_final:
+        task = tasks.wait_for_change(task, 1.0)
+    return client.get(f"/tasks/{task.id}").json
+
+
+# --- duration and extend_stride
+
+
+def test_a_task_may_be_300_seconds_long(client: FlaskClient, engine: FakeEngine) -> None:
+    task = finished_task(client, duration=300, extend_stride=12.5)
+    assert task["result"]["duration"] == 300.0
+    assert task["result"]["recipe"]["duration"] == 300.0
+    assert task["result"]["recipe"]["extend_stride"] == 12.5
+    params = engine.submitted[0].params
+    assert (params.duration_seconds, params.extend_stride_seconds) == (300.0, 12.5)
+
+
+def test_a_melody_task_may_be_long(client: FlaskClient) -> None:
+    form = {"prompt": "solo cello", "duration": "300", "extend_stride": "20", "melody": (melody_file(), "m.wav")}
+    assert client.post("/generate-with-melody-async", data=form).status_code == 202
+
+
+def test_a_stream_may_be_long(client: FlaskClient, engine: FakeEngine) -> None:
+    response = client.post("/generate-stream", json={"prompt": "solo cello", "duration": 61})
+    assert response.headers["X-Audio-Duration"] == "61"
+    assert len(response.get_data()) == 44 + 61 * 64_000
+    assert engine.submitted[0].params.extend_stride_seconds == DEFAULT_EXTEND_STRIDE_SECONDS
+
+
+def test_a_synchronous_request_has_at_most_30_seconds(client: FlaskClient) -> None:
+    assert_error(generate(client, duration=30.5), 400, "invalid_request", "duration")
+    form = {"prompt": "solo cello", "duration": "31", "melody": (melody_file(), "m.wav")}
+    assert_error(client.post("/generate-with-melody", data=form), 400, "invalid_request", "duration")
+
+
+@pytest.mark.parametrize("route", ["/generate-async", "/generate-stream"])
+@pytest.mark.parametrize(("field", "value"), [("duration", 300.5), ("extend_stride", 30), ("extend_stride", 0.5)])
+def test_controls_out_of_range_are_refused(client: FlaskClient, route: str, field: str, value: float) -> None:
+    response = client.post(route, json={"prompt": "solo cello", field: value})
+    assert_error(response, 400, "invalid_request", field)
+
+
+def test_the_settings_limit_the_duration_of_tasks(tmp_path: Path) -> None:
+    client = fake_app(tmp_path, max_duration_seconds=60).test_client()
+    assert client.post("/generate-async", json={"prompt": "a", "duration": 60}).status_code == 202
+    response = client.post("/generate-async", json={"prompt": "a", "duration": 61})
+    assert "at most 60" in assert_error(response, 400, "invalid_request", "duration")["error"]
+    small = client.get("/models").json["models"][0]
+    assert small["controls"]["duration"] == {"minimum": 1.0, "maximum": 60.0, "synchronous_maximum": 30.0}
+
+
+def test_a_stride_must_be_shorter_than_the_window_of_the_model(tmp_path: Path) -> None:
+    (tmp_path / "models.json").write_text('{"short": {"checkpoint": "org/short", "window_seconds": 10}}')
+    client = fake_app(tmp_path, models_file=tmp_path / "models.json").test_client()
+    response = client.post("/generate-async", json={"prompt": "a", "model_size": "short", "duration": 11})
+    assert "less than 10" in assert_error(response, 400, "invalid_request", "extend_stride")["error"]
+    assert (
+        client.post("/generate-async", json={"prompt": "a", "model_size": "short", "duration": 10}).status_code == 202
+    )
+
+
+def test_long_audio_counts_with_its_duration_toward_the_daily_quota(tmp_path: Path) -> None:
+    client = fake_app(tmp_path, audio_seconds_per_day=350).test_client()
+    assert client.post("/generate-async", json={"prompt": "a", "duration": 300}).status_code == 202
+    response = client.post("/generate-async", json={"prompt": "a", "duration": 51})
+    assert "50 seconds left" in assert_error(response, 429, "quota_exceeded")["error"]
+
+
+def test_limits_of_time_follow_the_duration() -> None:
+    assert GenerateCommand("a", "small", 5.0).time_factor == 1.0
+    assert GenerateCommand("a", "small", 30.0).time_factor == 1.0
+    assert GenerateCommand("a", "small", 300.0).time_factor == 10.0
+
+
+# --- what is stored
+
+
+def test_recipes_and_tasks_of_plain_requests_do_not_mention_controls(client: FlaskClient) -> None:
+    command = GenerateCommand("solo cello", "small", 5.0, seed=1)
+    plain, _ = encode_command(command)
+    assert set(plain) == {
+        *("prompt", "model", "duration_seconds", "output_format", "temperature", "top_k", "top_p", "cfg_coef", "seed"),
+        *("melody", "audio_owner", "seed_drawn"),
+    }
+    stream = services_of(client.application).generation.stream(command)
+    for _ in stream.pieces():
+        pass
+    assert "extend_stride" not in (stream.recipe().details or {})
+    stream.close()
+
+
+@pytest.mark.parametrize("changes", [{"extend_stride_seconds": 20.0}])
+def test_controls_are_stored_with_a_task_and_belong_to_its_fingerprint(changes: dict[str, Any]) -> None:
+    plain, audio = encode_command(GenerateCommand("a", "small", 60.0, seed=1, **changes))
+    stored = json.loads(json.dumps(plain))
+    decoded = decode_command(stored, audio)
+    for name, value in changes.items():
+        assert getattr(decoded, name) == value
+    without, _ = encode_command(GenerateCommand("a", "small", 60.0, seed=1))
+    assert fingerprint(plain, None, None) != fingerprint(without, None, None)
+    assert decode_command(without, None).extend_stride_seconds == DEFAULT_EXTEND_STRIDE_SECONDS
