@@ -24,10 +24,11 @@ class AudioInput:
 class GenerationParams:
     """Everything that determines a generation's tokens, with audiocraft's meanings and defaults.
 
-    `model` is a checkpoint's public name, `description` the text ("" means unconditional). A `top_p` above 0 replaces
-    `top_k` (audiocraft `lm.py::_sample_next_token`). `temperature` 0 or `use_sampling` False is greedy. A duration over
-    the model's longest window is generated in several windows, each with `extend_stride_seconds` of new audio
-    (audiocraft `musicgen.py::_generate_tokens`).
+    `model` is a checkpoint's public name, `description` the text ("" means unconditional). Guidance leads away from
+    `negative_description`, the text of the unconditional row; None leaves that row without a text. A `top_p` above 0
+    replaces `top_k` (audiocraft `lm.py::_sample_next_token`). `temperature` 0 or `use_sampling` False is greedy. A
+    duration over the model's longest window is generated in several windows, each with `extend_stride_seconds` of new
+    audio (audiocraft `musicgen.py::_generate_tokens`).
     """
 
     model: str
@@ -40,5 +41,6 @@ class GenerationParams:
     cfg_coef: float = 3.0
     use_sampling: bool = True
     extend_stride_seconds: float = DEFAULT_EXTEND_STRIDE_SECONDS
+    negative_description: str | None = None
     melody: AudioInput | None = None
     audio_prompt: AudioInput | None = None

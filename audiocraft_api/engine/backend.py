@@ -28,9 +28,9 @@ class Backend(Protocol):
     def begin(self, slot: int, context: Tensor | None) -> None:
         """Start a new row in a slot, and compute its cross-attention keys and values once.
 
-        `context` is float32 [L, D] without padding, which would be attended. None stands for the unconditional row, or
-        for a model without cross-attention: there the cross-attention block adds exact zeros and is skipped. Nothing
-        that an earlier row left in the slot is read again.
+        `context` is float32 [L, D] without padding, which would be attended. None stands for a row without a
+        text, or for a model without cross-attention: there the cross-attention block adds exact zeros and is skipped.
+        Nothing that an earlier row left in the slot is read again.
         """
 
     def prefill(self, slot: int, position: int, prefix: Tensor | None, tokens: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class InputProcessor:
         self._max_prefix = max_prefix
         self._is_exact = is_exact
         self._cache_entries = cache_entries
-        self._cache: OrderedDict[tuple[str, bool], list[Conditioning]] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str | None, bool], list[Conditioning]] = OrderedDict()
 
     @torch.inference_mode()
     def first_window(self, params: GenerationParams) -> WindowInputs:
@@ -59,14 +59,16 @@ class InputProcessor:
     def _rows(self, params: GenerationParams, start: int | None) -> list[Conditioning]:
         """Return the rows of the window at frame `start`; None if there is only one window."""
         conditional_only = params.cfg_coef == 1.0 and not self._is_exact
-        key = (params.description, conditional_only)
+        key = (params.description, params.negative_description, conditional_only)
         if params.melody is None and key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
         seconds = None if start is None else start / self._model.frame_rate
-        cond, uncond = self._model.condition_tensors(params.description, params.melody, seconds)
+        cond, uncond = self._model.condition_tensors(
+            params.description, params.melody, seconds, params.negative_description
+        )
         rows = [self._conditioning(cond)]
-        # Without a description and a melody both rows are equal, and guidance adds exactly zero.
+        # Both rows are equal without a description and a melody, or with the same text, and guidance adds exactly zero.
         if not conditional_only and not _are_equal(cond, uncond):
             rows.append(self._conditioning(uncond))
         if params.melody is None:

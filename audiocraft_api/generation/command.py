@@ -37,6 +37,8 @@ class GenerateCommand:
     seed_drawn: bool = False  # the service drew the seed, so no later request can have the same one by intention
     extend_stride_seconds: float = field(default=DEFAULT_EXTEND_STRIDE_SECONDS, metadata=ADDED)
 
+    negative_prompt: str | None = field(default=None, metadata=ADDED)
+
     @property
     def time_factor(self) -> float:
         """How many times the limits of time apply, which are those of synchronous requests."""

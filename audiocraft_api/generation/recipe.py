@@ -23,6 +23,8 @@ from audiocraft_api.core.params import AudioInput, GenerationParams
 # From https://cv.iptc.org/newscodes/digitalsourcetype/: made by a model trained on the works of others.
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
+PROMPTS = ("prompt", "negative_prompt")  # the fields of a recipe that contain texts of the client
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -76,7 +78,7 @@ class Recipe:
 
     def tags(self, *, with_prompt: bool = True) -> Tags:
         """Return the tags of the file. They leave out the creation time, so that equal requests make equal files."""
-        left_out = {"created"} if with_prompt else {"created", "prompt"}
+        left_out = {"created"} if with_prompt else {"created", *PROMPTS}
         details = {name: value for name, value in (self.details or {}).items() if name not in left_out}
         comment = json.dumps({"digital_source_type": DIGITAL_SOURCE_TYPE, **details}, separators=(",", ":"))
         return Tags(
@@ -116,10 +118,13 @@ def recipe_details(
 
 def _controls(params: GenerationParams) -> dict[str, Any]:
     """Return the controls of a request, under their field names."""
+    controls: dict[str, Any] = {}
     is_long = params.duration_seconds > MAX_DURATION_SECONDS
     if is_long or params.extend_stride_seconds != DEFAULT_EXTEND_STRIDE_SECONDS:
-        return {"extend_stride": params.extend_stride_seconds}
-    return {}
+        controls["extend_stride"] = params.extend_stride_seconds
+    if params.negative_description is not None:
+        controls["negative_prompt"] = params.negative_description
+    return controls
 
 
 def audio_digest(audio: AudioInput) -> str:

@@ -111,6 +111,7 @@ class GenerationService:
             top_p=command.top_p,
             cfg_coef=command.cfg_coef,
             extend_stride_seconds=command.extend_stride_seconds,
+            negative_description=command.negative_prompt,
             melody=command.melody,
         )
         request = self._engine.submit(params, deadline=waiter.deadline)

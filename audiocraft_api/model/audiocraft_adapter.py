@@ -27,6 +27,7 @@ from torch import Tensor
 from audiocraft_api.core.errors import InvalidRequest
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.model.checkpoint import DECODER_PARTS
+from audiocraft_api.model.guided_loop import generate_window
 
 if TYPE_CHECKING:
     from audiocraft_api.core.params import AudioInput, GenerationParams
@@ -67,6 +68,7 @@ class LoadedModel:
         self.special_token_id: int = lm.special_token_id
         self.max_window_frames = int(wrapper.max_duration * self.frame_rate)
         self.has_melody = "self_wav" in lm.condition_provider.conditioners
+        self.has_prefix = bool(lm.fuser.fuse2cond["prepend"])
         self._released_bytes = 0
 
     @property
@@ -116,12 +118,19 @@ class LoadedModel:
 
     @torch.no_grad()
     def condition_tensors(
-        self, description: str, melody: AudioInput | None = None, window_start_seconds: float | None = None
+        self,
+        description: str,
+        melody: AudioInput | None = None,
+        window_start_seconds: float | None = None,
+        negative_description: str | None = None,
     ) -> tuple[ConditionTensors, ConditionTensors]:
         """Return one request's conditional and unconditional conditions, as audiocraft's `lm.generate` does for B=1.
 
         "" as `description` is unconditional. `window_start_seconds` is None for a request of one window. With several
         windows it is where the window starts, and the melody is shifted to there (`musicgen.py::_generate_tokens`).
+
+        With `negative_description`, each text is encoded in its own length, because padding would be attended. Only a
+        model with a prefix pads the shorter one, as audiocraft does within a batch, so that both prefixes end together.
         """
         wrapper = self._wrapper()
         attributes = self._attributes(wrapper, description, melody)
@@ -129,6 +138,11 @@ class LoadedModel:
             self._shift_melody(wrapper, attributes[0], window_start_seconds)
         null = ClassifierFreeGuidanceDropout(p=1.0)(attributes)
         provider = self.lm.condition_provider
+        if negative_description is not None:
+            null[0].text["description"] = negative_description
+            if not self.has_prefix:
+                with wrapper.autocast:
+                    return provider(provider.tokenize(attributes)), provider(provider.tokenize(null))
         with wrapper.autocast:
             both = provider(provider.tokenize(attributes + null))
         return (
@@ -153,6 +167,8 @@ class LoadedModel:
     def generate_codes(self, params: GenerationParams, on_step: Callable[[int, int], None]) -> Tensor:
         """Generate codes [1, K, T] with audiocraft's own loop, one request at a time.
 
+        Controls that audiocraft does not have take the loop of `guided_loop`.
+
         Calls `on_step(frames_done, frames_total)` after each step; an exception from it ends the generation.
         """
         with self._lock, torch.random.fork_rng(devices=self._cuda_devices()):
@@ -162,9 +178,41 @@ class LoadedModel:
             self.to_float32()
             self._set_generation_params(wrapper, params)
             wrapper.set_custom_progress_callback(self._progress(windows, on_step))
-            attributes = self._attributes(wrapper, params.description, params.melody)
             torch.manual_seed(params.seed)
+            if params.negative_description is not None:
+                with wrapper.autocast:
+                    return self._generate_guided(params, prompt, windows, on_step)
+            attributes = self._attributes(wrapper, params.description, params.melody)
             return wrapper._generate_tokens(attributes, prompt, progress=True)
+
+    def _generate_guided(
+        self,
+        params: GenerationParams,
+        prompt: Tensor | None,
+        windows: list[Window],
+        on_step: Callable[[int, int], None],
+    ) -> Tensor:
+        """Generate window by window (audiocraft `musicgen.py::_generate_tokens`)."""
+        given = torch.zeros(1, self.num_codebooks, 0, dtype=torch.long, device=self.device)
+        given = given if prompt is None else prompt
+        parts, progress = [given], self._progress(windows, on_step)
+        for index, window in enumerate(windows):
+            conditions_at = self._conditions_at(params, window, is_only=len(windows) == 1)
+            codes = generate_window(self.lm, params, given, window.num_frames, conditions_at, progress)
+            parts.append(codes[..., given.shape[-1] :])
+            if index + 1 < len(windows):
+                given = codes[..., windows[index + 1].start - window.start :]
+        return torch.cat(parts, dim=-1)
+
+    def _conditions_at(
+        self, params: GenerationParams, window: Window, *, is_only: bool
+    ) -> Callable[[int], tuple[ConditionTensors, ConditionTensors]]:
+        """Return the function from a column of the window's delay pattern to the conditions of its step."""
+        start_seconds = None if is_only else window.start / self.frame_rate
+        conditions = self.condition_tensors(
+            params.description, params.melody, start_seconds, params.negative_description
+        )
+        return lambda _column: conditions
 
     def _wrapper(self) -> MusicGen:
         wrapper = MusicGen(self.spec.name, self._inner_codec, self.lm)

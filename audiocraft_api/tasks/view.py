@@ -40,6 +40,7 @@ class RecipeResponse(BaseModel):
         description="Seconds of new audio in each window; left out if it has no effect.",
         exclude_if=_is_unused,
     )
+    negative_prompt: str | None = Field(None, description="Left out if there is none.", exclude_if=_is_unused)
     output_format: str
     engine: str
     precision: str

@@ -40,7 +40,9 @@ def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None
     """
     config = services().config
     _check_size(fields, spec, config)
-    services().policy.require_allowed(fields.prompt)
+    _check_controls(fields, spec)
+    for prompt in _prompts(fields):
+        services().policy.require_allowed(prompt)
 
     def is_repeat() -> bool:
         return idempotency_key is not None and services().tasks.service.is_repeat(caller().owner, idempotency_key)
@@ -48,7 +50,8 @@ def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None
     g.admission = services().limits.admit(caller(), client_address(), fields.duration, is_repeat=is_repeat)
     at_response_end(g.admission.release)
     if config.server.log_prompts:
-        logger.info("Prompt: %s", fields.prompt)
+        for prompt in _prompts(fields):
+            logger.info("Prompt: %s", prompt)
     try:
         yield _command_of(fields, spec, config)
     except Canceled:
@@ -88,21 +91,36 @@ def _command_of(fields: StreamRequest, spec: ModelSpec, config: Config) -> Gener
         top_p=fields.top_p,
         cfg_coef=fields.cfg_coef,
         extend_stride_seconds=fields.extend_stride,
+        negative_prompt=fields.negative_prompt,
         seed=fields.seed,
         audio_owner=caller().owner if config.access.audio_requires_key else None,
     )
 
 
+def _prompts(fields: StreamRequest) -> list[str]:
+    """Return all texts of a request that describe music."""
+    return [fields.prompt] + ([] if fields.negative_prompt is None else [fields.negative_prompt])
+
+
 def _check_size(fields: StreamRequest, spec: ModelSpec, config: Config) -> None:
-    if len(fields.prompt) > config.limits.max_prompt_characters:
-        sentence = f"prompt must have at most {config.limits.max_prompt_characters} characters on this server."
-        raise InvalidRequest(sentence, {"prompt": [sentence]})
+    max_characters = config.limits.max_prompt_characters
+    for name, prompt in (("prompt", fields.prompt), ("negative_prompt", fields.negative_prompt or "")):
+        if len(prompt) > max_characters:
+            raise _refusal(name, f"must have at most {max_characters} characters on this server")
     if fields.duration > spec.max_duration_seconds:
-        sentence = f"duration must be at most {spec.max_duration_seconds:g} for the model {spec.name}."
-        raise InvalidRequest(sentence, {"duration": [sentence]})
+        raise _refusal("duration", f"must be at most {spec.max_duration_seconds:g} for the model {spec.name}")
     if fields.duration > config.limits.max_duration_seconds:
-        sentence = f"duration must be at most {config.limits.max_duration_seconds:g} on this server."
-        raise InvalidRequest(sentence, {"duration": [sentence]})
+        raise _refusal("duration", f"must be at most {config.limits.max_duration_seconds:g} on this server")
+
+
+def _check_controls(fields: StreamRequest, spec: ModelSpec) -> None:
+    """Raise InvalidRequest for a control that would have no effect or that the model cannot honor."""
     if fields.duration > spec.window_seconds <= fields.extend_stride:
-        sentence = f"extend_stride must be less than {spec.window_seconds:g} for the model {spec.name}."
-        raise InvalidRequest(sentence, {"extend_stride": [sentence]})
+        raise _refusal("extend_stride", f"must be less than {spec.window_seconds:g} for the model {spec.name}")
+    if fields.negative_prompt is not None and fields.cfg_coef == 1:
+        raise _refusal("negative_prompt", "has no effect with a cfg_coef of 1; use a higher cfg_coef")
+
+
+def _refusal(field: str, rule: str) -> InvalidRequest:
+    sentence = f"{field} {rule}."
+    return InvalidRequest(sentence, {field: [sentence]})

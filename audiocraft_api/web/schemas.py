@@ -100,6 +100,9 @@ class StreamRequest(_Request):
     model_size: str = Field("small", max_length=64, description="Name of a text-to-music model from `GET /models`.")
     duration: LongDuration = Field(5.0, description="Duration of the audio in seconds.")
     extend_stride: ExtendStride = DEFAULT_EXTEND_STRIDE_SECONDS
+    negative_prompt: Prompt | None = Field(
+        None, description="What the music should not sound like. Needs a `cfg_coef` other than 1."
+    )
     temperature: float = Field(
         1.0,
         ge=MIN_TEMPERATURE,
@@ -291,11 +294,18 @@ class ExtendStrideControl(_Response):
     default: float
 
 
+class NegativePromptControl(_Response):
+    """A description of what the music should not sound like."""
+
+    max_characters: int
+
+
 class ControlsResponse(_Response):
     """The controls of a model and their limits."""
 
     duration: DurationControl
     extend_stride: ExtendStrideControl
+    negative_prompt: NegativePromptControl
 
 
 class ModelResponse(_Response):

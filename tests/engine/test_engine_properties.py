@@ -67,6 +67,7 @@ def random_params(draw: random.Random) -> GenerationParams:
         top_p=draw.random() if kind == "top_p" else 0.0,
         temperature=draw.uniform(0.3, 1.5),
         cfg_coef=draw.choice([1.0, 3.0, 6.0]),
+        negative_description=draw.choice([None, None, "drums", "loud distorted electric guitars and drums"]),
         audio_prompt=noise(draw.uniform(0.1, 0.9), seed=draw.randrange(9)) if draw.random() < 0.3 else None,
     )
 

@@ -104,6 +104,7 @@ def test_models_lists_capabilities_and_licenses(client: FlaskClient) -> None:
         "controls": {
             "duration": {"minimum": 1.0, "maximum": 300.0, "synchronous_maximum": 30.0},
             "extend_stride": {"minimum": 1.0, "exclusive_maximum": 30.0, "default": 18.0},
+            "negative_prompt": {"max_characters": 2000},
         },
     }
     assert models["melody"]["melody"]

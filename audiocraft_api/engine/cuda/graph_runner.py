@@ -51,6 +51,7 @@ class Bucket(NamedTuple):
     batch_size: int
     length: int
     is_guided: bool
+    has_negative: bool  # whether the unconditional row of any request has a context
 
 
 class CudaGraphRunner:
@@ -82,13 +83,12 @@ class CudaGraphRunner:
         self._positions = table.to(self._device)
         self._state = DeviceState(max_batch_size, weights.num_codebooks, num_columns, self._device)
         self._max_batch_size, self._capacity = max_batch_size, capacity
-        # Conditional and unconditional rows are separate halves, each contiguous; only the former have a context.
+        # Conditional and unconditional rows are separate halves, each contiguous.
         self._keys, self._values = (self._new_cache((2, max_batch_size), capacity) for _ in range(2))
-        has_context = weights.layers[0].cross is not None
-        room = MAX_CONTEXT if has_context else 0
-        self._context = tuple(self._new_cache((max_batch_size,), room) for _ in range(2))  # keys, values
-        self._has_context = has_context
-        self._context_length = torch.zeros(max_batch_size, dtype=torch.long, device=self._device)
+        self._has_context = weights.layers[0].cross is not None
+        # Keys and values for cross-attention, by half. The second is allocated for the first negative description.
+        self._contexts = [self._new_context() if self._has_context else (), ()]
+        self._context_lengths = torch.zeros(2, max_batch_size, dtype=torch.long, device=self._device)
         self._free_indices = SlotPool(max_batch_size)
         self._batch_index: dict[Sequence, int] = {}
         self._graphs: dict[Bucket, torch.cuda.CUDAGraph] = {}
@@ -104,21 +104,15 @@ class CudaGraphRunner:
             # Masked positions are multiplied by zero, which does not remove an infinity left by an overflow.
             for cache in (self._keys, self._values):
                 cache[:, :, self._batch_index[seq]].zero_()
-            for cache in self._context:
-                cache[:, self._batch_index[seq]].zero_()
+            for caches in self._contexts:
+                for cache in caches:
+                    cache[:, self._batch_index[seq]].zero_()
         index = self._batch_index[seq]
         self._state.load(index, seq)
-        context = seq.rows[COND].context
-        self._context_length[index] = 0 if context is None else len(context)
-        if context is None:
-            return
-        if len(context) > MAX_CONTEXT:
-            raise InvalidRequest("The prompt is too long for this model. Use a shorter one.")
-        context = context.to(self._device, self._dtype)
-        for layer_index, layer in enumerate(self._weights.layers):
-            assert layer.cross is not None
-            for cache, weight in zip(self._context, (layer.cross.key, layer.cross.value), strict=True):
-                cache[layer_index, index, :, : len(context)] = self._heads(F.linear(context, weight)).transpose(0, 1)
+        self._context_lengths[:, index] = 0
+        for half, row in enumerate(seq.rows):
+            if row.context is not None:
+                self._set_context(index, half, row.context)
 
     @torch.inference_mode()
     def prefill(self, seq: Sequence) -> None:
@@ -142,6 +136,7 @@ class CudaGraphRunner:
             batch_size=min(self._max_batch_size, 1 << max(indices).bit_length()),
             length=min(self._capacity, -(-longest // LENGTH_BUCKET) * LENGTH_BUCKET),
             is_guided=any(len(seq.rows) > 1 for seq in seqs),
+            has_negative=any(row.context is not None for seq in seqs for row in seq.rows[UNCOND:]),
         )
         step = self._graph_for(bucket)
         active = torch.zeros(self._max_batch_size, dtype=torch.bool)
@@ -166,7 +161,7 @@ class CudaGraphRunner:
 
     def close(self) -> None:
         self._graphs.clear()
-        del self._body, self._weights, self._keys, self._values, self._context, self._state
+        del self._body, self._weights, self._keys, self._values, self._contexts, self._state
 
     def _graph_for(self, bucket: Bucket) -> Callable[[], None]:
         """Return the function that makes one step in a bucket; captures its graph the first time."""
@@ -204,8 +199,8 @@ class CudaGraphRunner:
         index = torch.arange(size, device=self._device)
         mask = self._mask(bucket.length, position + 1)
         # Attention over no keys would be NaN, so a row without a context attends to one key and its result is dropped.
-        context_length = self._context_length[:size]
-        context_mask = self._mask(MAX_CONTEXT, context_length.clamp(min=1))
+        context_lengths = self._context_lengths[:, :size]
+        context_masks = [self._mask(MAX_CONTEXT, lengths.clamp(min=1)) for lengths in context_lengths]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out = torch.zeros_like(q).view(2, self._max_batch_size, -1)
@@ -227,10 +222,12 @@ class CudaGraphRunner:
 
         def attend_cross(layer: int, q: Tensor) -> Tensor:
             out = torch.zeros_like(q)
-            keys, values = (cache[layer, :size] for cache in self._context)
-            query = self._heads(q[:size]).unsqueeze(2)
-            found = F.scaled_dot_product_attention(query, keys, values, attn_mask=context_mask).flatten(1)
-            out[:size] = found.masked_fill(context_length.view(-1, 1) == 0, 0)
+            for half in (COND, UNCOND) if bucket.has_negative else (COND,):
+                rows = slice(half * self._max_batch_size, half * self._max_batch_size + size)
+                keys, values = (cache[layer, :size] for cache in self._contexts[half])
+                query = self._heads(q[rows]).unsqueeze(2)
+                found = F.scaled_dot_product_attention(query, keys, values, attn_mask=context_masks[half]).flatten(1)
+                out[rows] = found.masked_fill(context_lengths[half].view(-1, 1) == 0, 0)
             return out
 
         x = self._body(x.view(2 * self._max_batch_size, -1), attend, attend_cross if self._has_context else None)
@@ -254,11 +251,24 @@ class CudaGraphRunner:
 
         def attend_cross(layer: int, q: Tensor) -> Tensor:
             assert row.context is not None
-            keys, values = (cache[layer, index : index + 1, :, : len(row.context)] for cache in self._context)
+            keys, values = (cache[layer, index : index + 1, :, : len(row.context)] for cache in self._contexts[half])
             query = self._heads(q).transpose(0, 1)[None]
             return F.scaled_dot_product_attention(query, keys, values)[0].transpose(0, 1).flatten(1)
 
         self._body(x, attend, attend_cross if row.context is not None else None)
+
+    def _set_context(self, index: int, half: int, context: Tensor) -> None:
+        """Compute the cross-attention keys and values of a row from its context [L, D]. Raises InvalidRequest."""
+        if len(context) > MAX_CONTEXT:
+            raise InvalidRequest("The prompt is too long for this model. Use a shorter one.")
+        if not self._contexts[half]:
+            self._contexts[half] = self._new_context()
+        self._context_lengths[half, index] = len(context)
+        context = context.to(self._device, self._dtype)
+        for layer_index, layer in enumerate(self._weights.layers):
+            assert layer.cross is not None
+            for cache, weight in zip(self._contexts[half], (layer.cross.key, layer.cross.value), strict=True):
+                cache[layer_index, index, :, : len(context)] = self._heads(F.linear(context, weight)).transpose(0, 1)
 
     def _mask(self, length: int, lengths: Tensor) -> Tensor:
         """Return the mask [size, 1, 1, length] of the positions that each row attends to."""
@@ -267,6 +277,9 @@ class CudaGraphRunner:
     def _heads(self, x: Tensor) -> Tensor:
         """[N, D] -> [N, H, d]"""
         return x.reshape(*x.shape[:-1], self._weights.num_heads, -1)
+
+    def _new_context(self) -> tuple[Tensor, ...]:
+        return tuple(self._new_cache((self._max_batch_size,), MAX_CONTEXT) for _ in range(2))
 
     def _new_cache(self, rows: tuple[int, ...], length: int) -> Tensor:
         weights = self._weights

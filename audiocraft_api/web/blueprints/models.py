@@ -20,6 +20,7 @@ from audiocraft_api.web.schemas import (
     ExtendStrideControl,
     ModelResponse,
     ModelsResponse,
+    NegativePromptControl,
 )
 from audiocraft_api.web.services import services
 
@@ -69,4 +70,5 @@ def _controls(spec: ModelSpec) -> ControlsResponse:
             exclusive_maximum=spec.window_seconds,
             default=DEFAULT_EXTEND_STRIDE_SECONDS,
         ),
+        negative_prompt=NegativePromptControl(max_characters=services().config.limits.max_prompt_characters),
     )

@@ -78,8 +78,12 @@ def engine(cache: LoadedModels, device: str, runners: list[CudaGraphRunner]) -> 
         params("demo-melody", **GREEDY, melody=noise(2.0)),
         params("demo-melody", **GREEDY, melody=noise(2.0), audio_prompt=noise(1.0)),
         params("demo-stereo", **GREEDY),
+        params(**GREEDY, negative_description="drums"),
+        params("demo-melody", **GREEDY, melody=noise(2.0), negative_description="drums and a choir"),
     ],
-    ids=lambda case: f"{case.model}-{case.duration_seconds}-{bool(case.melody)}-{bool(case.audio_prompt)}",
+    ids=lambda case: (
+        f"{case.model}-{case.duration_seconds}-{bool(case.melody)}-{bool(case.audio_prompt)}-{case.negative_description}"
+    ),
 )
 def test_greedy_codes_are_audiocrafts(engine: BatchingEngine, cache: LoadedModels, case: GenerationParams) -> None:
     codes = wait_for_codes(engine.submit(case))
@@ -104,7 +108,7 @@ def test_a_request_gives_the_same_codes_alone_and_in_a_batch(engine: BatchingEng
         params(seed=1, description="", duration_seconds=1.0),
         params(seed=2, top_p=0.9, audio_prompt=noise(0.7)),
         params(seed=3, top_k=0, temperature=0.7, duration_seconds=3.0),
-        params(**GREEDY, cfg_coef=6.0),
+        params(**GREEDY, cfg_coef=6.0, negative_description="drums"),
         params(seed=4, description="a very long and slow and dark ambient song with a choir and strings"),
     ]
     alone = [wait_for_codes(engine.submit(case)) for case in cases]
@@ -130,7 +134,7 @@ def test_an_overflow_ends_its_request_and_affects_no_other(
     with pytest.raises(GenerationFailed, match="invalid numbers"):
         wait_for_codes(engine.submit(case))
     model_runner.prefill = prefill  # type: ignore[method-assign]
-    for left_over in (model_runner._keys, model_runner._values, *model_runner._context):
+    for left_over in (model_runner._keys, model_runner._values, *model_runner._contexts[0]):
         left_over.fill_(float("nan"))
 
     np.testing.assert_array_equal(wait_for_codes(engine.submit(case)), expected)

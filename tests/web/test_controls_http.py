@@ -16,6 +16,8 @@ from audiocraft_api.web.services import services_of
 from support.fakes import FakeEngine
 from support.http import assert_error, fake_app, generate, melody_file
 
+REFUSED = "sad piano, kill yourself, 90 bpm"
+
 
 def finished_task(client: FlaskClient, **fields: Any) -> Any:
     """Submit a task and return it when it has ended."""
@@ -26,6 +28,11 @@ def finished_task(client: FlaskClient, **fields: Any) -> Any:
     while not task.is_final:
         task = tasks.wait_for_change(task, 1.0)
     return client.get(f"/tasks/{task.id}").json
+
+
+def downloaded(client: FlaskClient, url: str) -> bytes:
+    with client.get(url) as response:
+        return response.get_data()
 
 
 # --- duration and extend_stride
@@ -97,6 +104,63 @@ def test_limits_of_time_follow_the_duration() -> None:
     assert GenerateCommand("a", "small", 300.0).time_factor == 10.0
 
 
+# --- negative_prompt
+
+
+def test_a_negative_prompt_reaches_the_engine(client: FlaskClient, engine: FakeEngine) -> None:
+    body = {"prompt": "solo cello", "negative_prompt": "drums", "duration": 1}
+    for route in ("/generate", "/generate-stream"):
+        assert client.post(route, json=body).get_data()
+    assert finished_task(client, **body)["status"] == "completed"
+    assert [request.params.negative_description for request in engine.submitted] == ["drums"] * 3
+
+
+def test_a_negative_prompt_is_in_the_recipe_and_the_tags(client: FlaskClient) -> None:
+    body = generate(client, negative_prompt="drums").json
+    assert body["recipe"]["negative_prompt"] == "drums"
+    assert b'"negative_prompt":"drums"' in downloaded(client, body["audio_url"])
+    again = {"prompt": body["recipe"]["prompt"], "negative_prompt": body["recipe"]["negative_prompt"]}
+    assert generate(client, **again).json["recipe"]["negative_prompt"] == "drums"
+
+
+def test_tags_without_prompts_have_no_negative_prompt(tmp_path: Path) -> None:
+    client = fake_app(tmp_path, tag_prompts=False).test_client()
+    body = generate(client, negative_prompt="xylophone").json
+    assert b"xylophone" not in downloaded(client, body["audio_url"])
+
+
+def test_a_melody_form_takes_a_negative_prompt(client: FlaskClient, engine: FakeEngine) -> None:
+    form = {"prompt": "solo cello", "negative_prompt": "drums", "melody": (melody_file(), "m.wav")}
+    assert client.post("/generate-with-melody", data=form).status_code == 200
+    assert engine.submitted[0].params.negative_description == "drums"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"negative_prompt": "drums", "cfg_coef": 1},
+        {"negative_prompt": " "},
+        {"negative_prompt": ""},
+        {"negative_prompt": "a" * 2001},
+        {"negative_prompt": ["drums"]},
+    ],
+)
+def test_a_negative_prompt_that_cannot_be_honored_is_refused(client: FlaskClient, fields: dict[str, Any]) -> None:
+    assert_error(generate(client, **fields), 400, "invalid_request", "negative_prompt")
+
+
+def test_a_negative_prompt_passes_the_prompt_policy(tmp_path: Path) -> None:
+    client = fake_app(tmp_path).test_client()
+    response = generate(client, negative_prompt=REFUSED)
+    assert_error(response, 422, "prompt_refused", details=("category", "suggestion"))
+
+
+def test_a_negative_prompt_belongs_to_the_key_of_the_result_cache(tmp_path: Path, engine: FakeEngine) -> None:
+    client = fake_app(tmp_path, engine=engine, result_cache_entries=10).test_client()
+    cached = [generate(client, seed=1, **fields).json["cached"] for fields in ({}, {"negative_prompt": "drums"}) * 2]
+    assert cached == [False, False, True, True]
+
+
 # --- what is stored
 
 
@@ -114,7 +178,7 @@ def test_recipes_and_tasks_of_plain_requests_do_not_mention_controls(client: Fla
     stream.close()
 
 
-@pytest.mark.parametrize("changes", [{"extend_stride_seconds": 20.0}])
+@pytest.mark.parametrize("changes", [{"extend_stride_seconds": 20.0}, {"negative_prompt": "drums"}])
 def test_controls_are_stored_with_a_task_and_belong_to_its_fingerprint(changes: dict[str, Any]) -> None:
     plain, audio = encode_command(GenerateCommand("a", "small", 60.0, seed=1, **changes))
     stored = json.loads(json.dumps(plain))

@@ -1,0 +1,105 @@
+"""Controls that audiocraft does not have, in `exact`: the tokens of its loop with other conditions (`guided_loop`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.engine.batching import BatchingEngine
+from audiocraft_api.model.guided_loop import generate_window
+from support.engines import (
+    LoadedModels,
+    codes_engine,
+    noise,
+    params,
+    reference_codes,
+    short_window_model,
+    wait_for_codes,
+)
+
+
+@pytest.fixture
+def engine(cache: LoadedModels) -> Iterator[BatchingEngine]:
+    engine = codes_engine(cache)
+    yield engine
+    engine.close()
+
+
+def assert_reference_codes(engine: BatchingEngine, cache: LoadedModels, cases: list[GenerationParams]) -> None:
+    """Check that each request of one batch gives the codes of the reference loop."""
+    requests = [engine.submit(case) for case in cases]
+    for case, request in zip(cases, requests, strict=True):
+        codes = wait_for_codes(request)
+        with cache.lease(case.model) as model:
+            np.testing.assert_array_equal(codes, reference_codes(model, case))
+
+
+def reference_loop(model: Any, case: GenerationParams, negative: str | None = None) -> Any:
+    """Return the codes [K, T] of one window of `guided_loop`, whatever the parameters ask for."""
+    model.to_float32()
+    conditions = model.condition_tensors(case.description, case.melody, negative_description=negative)
+    num_frames = model.num_frames(case.duration_seconds)
+    prompt = torch.zeros(1, model.num_codebooks, 0, dtype=torch.long)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(case.seed)
+        return generate_window(model.lm, case, prompt, num_frames, lambda _: conditions, lambda *_: None)[0].numpy()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        params(top_p=0.9),
+        params(cfg_coef=5.0, temperature=1.2, top_k=0),
+        params("demo-melody", melody=noise(2.0)),
+        params("demo-stereo", use_sampling=False),
+    ],
+    ids=["top_p", "free", "melody", "stereo greedy"],
+)
+def test_the_reference_loop_is_audiocrafts_without_controls(cache: LoadedModels, case: GenerationParams) -> None:
+    with cache.lease(case.model) as model:
+        np.testing.assert_array_equal(reference_loop(model, case), reference_codes(model, case))
+
+
+def test_a_negative_prompt_is_the_text_of_the_unconditional_row(engine: BatchingEngine, cache: LoadedModels) -> None:
+    short = {"duration_seconds": 1.0, "negative_description": "drums"}
+    long_text = "loud distorted drums, screaming guitars and a crowd that shouts along with all of it"
+    cases = [
+        params(**short),
+        params(duration_seconds=4.0, negative_description=long_text, top_p=0.8, cfg_coef=6.0, audio_prompt=noise(1.0)),
+        params(**short, cfg_coef=0.0, use_sampling=False),
+        params(**short, description=""),
+        params("demo-stereo", **short),
+        params("demo-melody", duration_seconds=1.0, negative_description=long_text, melody=noise(2.0)),
+        params("demo-melody", **short, description=long_text),
+    ]
+    assert_reference_codes(engine, cache, cases)
+
+
+def test_a_negative_prompt_changes_the_tokens_and_one_like_the_prompt_turns_guidance_off(
+    engine: BatchingEngine,
+) -> None:
+    plain, negative, same, off = (
+        wait_for_codes(engine.submit(case))
+        for case in (
+            params(),
+            params(negative_description="drums"),
+            params(negative_description=params().description),
+            params(cfg_coef=1.0),
+        )
+    )
+    assert not np.array_equal(plain, negative)
+    np.testing.assert_array_equal(same, off)
+
+
+def test_a_negative_prompt_applies_to_every_window(demo_checkpoints: Path) -> None:
+    cache = LoadedModels(lambda name: short_window_model(demo_checkpoints, name))
+    engine = codes_engine(cache)
+    case = params(duration_seconds=20.0, negative_description="drums", audio_prompt=noise(15.0))
+    assert_reference_codes(engine, cache, [case])
+    engine.close()
