@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiocraft_api.audio import convert
+from audiocraft_api.audio import convert, stream_encoding
 from audiocraft_api.audio.upload_decoder import CODECS, CONTAINERS, Refused
 from support import hostile_audio, recordings
 from support.uploads import decode, decode_here, refusal, seconds_of
@@ -77,6 +77,18 @@ def test_the_services_own_files_are_accepted_at_their_length(output_format: str)
     tone = hostile_audio.tone(1.3, 32_000, 2)
     audio = decode_here(convert.encode(np.ascontiguousarray(tone.T), 32_000, output_format))
     assert seconds_of(audio) == pytest.approx(1.3, abs=LENGTH_TOLERANCE)
+
+
+@pytest.mark.parametrize("output_format", convert.FORMATS)
+def test_a_saved_stream_is_accepted_at_its_length(output_format: str) -> None:
+    tone = np.ascontiguousarray(hostile_audio.tone(1.3, 32_000, 2).T)
+    encoder = stream_encoding.open_encoder(output_format, 2, 32_000, tone.shape[1], 20.0)
+    try:
+        stream = encoder.feed(tone[:, :20_000]) + encoder.feed(tone[:, 20_000:]) + encoder.finish()
+    finally:
+        encoder.close()
+    padding = recordings.AAC_PADDING / 32_000 if output_format == "m4a" else 0.0
+    assert seconds_of(decode_here(stream)) == pytest.approx(1.3, abs=LENGTH_TOLERANCE + padding)
 
 
 @pytest.mark.parametrize(

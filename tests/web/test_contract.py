@@ -308,9 +308,15 @@ def test_the_error_for_a_size_without_melody_support_lists_the_sizes_with_it(cli
     assert "medium, large" in body["error"]
 
 
-@pytest.mark.parametrize("format", ["WAV", "MP3", "OGG", "FLAC"])
-def test_a_melody_may_be_in_any_of_the_four_formats(client: FlaskClient, format: str) -> None:
+@pytest.mark.parametrize("format", ["WAV", "MP3", "OGG", "FLAC", "AIFF", "CAF"])
+def test_the_content_of_a_melody_decides_its_format(client: FlaskClient, format: str) -> None:
     assert generate_with_melody(client, melody=(melody_file(format), "no-such.extension")).status_code == 200
+
+
+def test_a_playlist_as_a_melody_is_refused_as_what_it_is(client: FlaskClient) -> None:
+    playlist = (io.BytesIO(b"#EXTM3U\nhttp://localhost/a.mp3\n"), "melody.mp3")
+    body = assert_error(generate_with_melody(client, melody=playlist), 400, "invalid_melody", "melody")
+    assert body["error"] == "This file is a playlist, not audio. Upload the recording itself."
 
 
 @pytest.mark.parametrize(
