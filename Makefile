@@ -13,8 +13,9 @@ BIN := $(VENV)/bin
 CXX_SOURCES := $(wildcard audiocraft_api/engine/cpu/native/*.cpp audiocraft_api/engine/cpu/native/*.h)
 # Three processes keep two cores busy: tests often wait for servers.
 PARALLEL_TESTS := -m "not fault and not timing" -n 3 --dist loadfile
-# What a release of Python could break: set-up, every endpoint, the codec, the native kernels, the engine.
-SMOKE_TESTS := tests/web/test_end_to_end.py tests/engine/codec tests/engine/cpu tests/engine/test_batching.py
+# What a release of Python could break: set-up, every endpoint, the decoders (PyAV has several releases in the lock),
+# the codec, the native kernels, the engine.
+SMOKE_TESTS := tests/web/test_end_to_end.py tests/audio/test_upload_formats.py tests/engine/codec tests/engine/cpu tests/engine/test_batching.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: run worker setup setup-tests test-programs test coverage test-faults smoke smoke-tests check lint bench bench-gpu lock clean
