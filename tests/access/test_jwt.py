@@ -285,6 +285,7 @@ class TestKeySet:
         assert keys.get("first", "RS256") is None
         assert keys.get("second", "RS256") is not None
 
+    @pytest.mark.timing
     def test_a_slow_fetch_does_not_delay_tokens_with_a_known_key(self, tmp_path: Path, issuer: Issuer) -> None:
         client = client_of(tmp_path, issuer, jwt_jwks_lifetime_seconds=1)
         token = issuer.token("first")
@@ -302,6 +303,7 @@ class TestKeySet:
         assert time.monotonic() - started < 9
         assert status(client, token) == 200
 
+    @pytest.mark.timing
     @pytest.mark.parametrize("failure", ["hangs", "drips", "error", "redirect", "invalid json", "no keys", "too large"])
     def test_without_keys_tokens_get_503_within_the_timeout(self, tmp_path: Path, issuer: Issuer, failure: str) -> None:
         client = client_of(tmp_path, issuer, jwt_jwks_timeout_seconds=0.5, keys="k" * 40)

@@ -128,6 +128,7 @@ class TestContract:
 
 
 class TestKeyCache:
+    @pytest.mark.timing
     def test_changes_by_another_process_are_seen_within_a_second(self, harness: Harness) -> None:
         cache, other, key = KeyCache(harness.store), harness.open_another(), make_key()
         assert not cache.any_key_created()

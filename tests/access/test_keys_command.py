@@ -35,6 +35,7 @@ def run_keys(settings: dict[str, Any], *arguments: str) -> subprocess.CompletedP
     return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.timing
 def test_a_key_is_created_used_listed_and_revoked_while_the_server_runs(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -208,6 +208,7 @@ def test_a_store_that_fails_in_the_middle_truncates_the_response(served: Server,
     assert len(served.get(url).content) > NUM_SAMPLE_BYTES
 
 
+@pytest.mark.timing
 def test_health_responds_while_the_store_hangs(served: Server, gate: Gate) -> None:
     gate.faults = [gate.hang] * 32
     connections = []

@@ -226,6 +226,7 @@ def test_an_invalid_name_causes_no_call(gate: Gate, bucket: str) -> None:
     store.close()
 
 
+@pytest.mark.timing
 def test_a_store_that_hangs_occupies_at_most_half_of_the_threads(
     gate: Gate, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -160,6 +160,7 @@ def test_twenty_five_kills_lose_no_task_and_finish_none_twice(service: Restartab
     survive_kills(service, 300, 25)
 
 
+@pytest.mark.timing
 def test_after_everything_is_killed_unfinished_work_runs_again_within_the_lease_and_five_seconds(
     service: RestartableService,
 ) -> None:
@@ -179,6 +180,7 @@ def test_after_everything_is_killed_unfinished_work_runs_again_within_the_lease_
 
 
 # A busy machine may give a process nothing for a second: neither the lease nor what is left of the grace is as short.
+@pytest.mark.timing
 @pytest.mark.settings(graceful_timeout_seconds=5, task_concurrency=2, task_lease_seconds=10)
 def test_sigterm_gives_back_what_does_not_finish_and_loses_nothing(service: RestartableService) -> None:
     service.pause_generation()

@@ -127,6 +127,7 @@ def test_pending_spans_are_sent_when_the_server_stops(collector: Collector, tmp_
     assert len(collector.named("GET /models")) == 1
 
 
+@pytest.mark.timing
 def test_a_dead_collector_delays_neither_requests_nor_the_shutdown(tmp_path: Path) -> None:
     with serve(tmp_path, "support.served:app", otlp_endpoint=f"http://127.0.0.1:{free_port()}") as server:
         for _ in range(50):

@@ -206,6 +206,7 @@ class TestQueue:
             done = wait_for(client, task_id)
             assert (done["status"], done["attempts"]) == ("completed", 1)
 
+    @pytest.mark.timing
     @pytest.mark.parametrize("backend", ["embedded"], indirect=True)
     def test_health_and_ready_do_not_wait_for_a_locked_store(self, client: FlaskClient) -> None:
         run_task(client)
@@ -231,6 +232,7 @@ class TestCancel:
             wait_for(client, task_id)
         assert len(engine.submitted) == 2
 
+    @pytest.mark.timing
     def test_a_running_task_is_canceled_within_a_step(self, client: FlaskClient, engine: FakeEngine) -> None:
         engine.open_gate.clear()
         task_id = submit(client)
@@ -377,6 +379,7 @@ class TestPrefer:
         audio = base64.b64decode(self.prefer(client, "wait=30", return_type="base64").json["audio"])
         assert soundfile.info(io.BytesIO(audio)).frames == 32_000
 
+    @pytest.mark.timing
     def test_after_the_wait_the_response_is_the_task_and_the_generation_continues(
         self, client: FlaskClient, engine: FakeEngine
     ) -> None:

@@ -250,6 +250,7 @@ class TestSharedDeployment:
 
 
 class TestFaults:
+    @pytest.mark.timing
     def test_a_killed_workers_task_runs_again_within_its_lease_and_five_seconds(
         self, deploy: Callable[..., Deployment]
     ) -> None:
@@ -488,6 +489,7 @@ class TestProcess:
 
 
 class TestTransport:
+    @pytest.mark.timing
     def test_a_broker_that_is_down_holds_up_nobody(self, caplog: pytest.LogCaptureFixture) -> None:
         url = f"amqp://127.0.0.1:{free_port()}//"
         transport = CeleryTransport(create_celery(Config(broker_url=url)))
