@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from flask import Request, request
 from pydantic import BaseModel, ValidationError
@@ -143,8 +143,13 @@ def _validate(schema: type[Schema], fields: dict[str, Any], *, strict: bool) -> 
 def _without_digit_separators(schema: type[BaseModel], name: str, value: Any) -> Any:
     """Keep pydantic from reading `1_0` as the number 10. Only text may contain an underscore."""
     field = schema.model_fields.get(name)
-    is_text = field is not None and field.annotation in (str, str | None)
+    is_text = field is not None and _contains_text(field.annotation)
     return value if is_text or not isinstance(value, str) else value.replace("_", " ")
+
+
+def _contains_text(annotation: Any) -> bool:
+    """Return whether a field's type is text, optional or with further rules."""
+    return annotation is str or any(_contains_text(part) for part in get_args(annotation))
 
 
 def _repeated(name: str) -> InvalidRequest:

@@ -130,9 +130,9 @@ def test_tags_without_prompts_have_no_negative_prompt(tmp_path: Path) -> None:
 
 
 def test_a_melody_form_takes_a_negative_prompt(client: FlaskClient, engine: FakeEngine) -> None:
-    form = {"prompt": "solo cello", "negative_prompt": "drums", "melody": (melody_file(), "m.wav")}
+    form = {"prompt": "solo cello", "negative_prompt": "drum_kit, 1_0", "melody": (melody_file(), "m.wav")}
     assert client.post("/generate-with-melody", data=form).status_code == 200
-    assert engine.submitted[0].params.negative_description == "drums"
+    assert engine.submitted[0].params.negative_description == "drum_kit, 1_0"
 
 
 @pytest.mark.parametrize(
