@@ -11,6 +11,9 @@ CODEBOOK_SIZE = 2048
 MAX_SEED = 2**53 - 1  # the largest integer that a JavaScript number represents exactly
 MAX_CFG_COEF = 20.0
 
+MAX_SEGMENTS = 32
+MIN_SEGMENT_SECONDS = 0.1
+
 DEFAULT_TOP_K = 250
 DEFAULT_CFG_COEF = 3.0
 DEFAULT_EXTEND_STRIDE_SECONDS = 18.0  # audiocraft's

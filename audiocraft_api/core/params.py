@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,14 @@ class AudioInput:
     sample_rate: int  # Hz
 
 
+class Segment(NamedTuple):
+    """A part of a generation with texts of its own. Stored tasks contain it as a list of these three values."""
+
+    description: str
+    duration_seconds: float
+    negative_description: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class GenerationParams:
     """Everything that determines a generation's tokens, with audiocraft's meanings and defaults.
@@ -29,6 +38,8 @@ class GenerationParams:
     replaces `top_k` (audiocraft `lm.py::_sample_next_token`). `temperature` 0 or `use_sampling` False is greedy. A
     duration over the model's longest window is generated in several windows, each with `extend_stride_seconds` of new
     audio (audiocraft `musicgen.py::_generate_tokens`).
+
+    `segments` replace `description` and `negative_description`, and together have the duration (`core/texts.py`).
     """
 
     model: str
@@ -42,5 +53,6 @@ class GenerationParams:
     use_sampling: bool = True
     extend_stride_seconds: float = DEFAULT_EXTEND_STRIDE_SECONDS
     negative_description: str | None = None
+    segments: tuple[Segment, ...] = ()
     melody: AudioInput | None = None
     audio_prompt: AudioInput | None = None

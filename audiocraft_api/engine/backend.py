@@ -26,11 +26,12 @@ class Backend(Protocol):
     own_weight_bytes: int  # size of its own copy of all weights; 0 if it reads the model's
 
     def begin(self, slot: int, context: Tensor | None) -> None:
-        """Start a new row in a slot, and compute its cross-attention keys and values once.
+        """Start a new row in a slot, or give its row another context; compute the cross-attention keys and values.
 
         `context` is float32 [L, D] without padding, which would be attended. None stands for a row without a
         text, or for a model without cross-attention: there the cross-attention block adds exact zeros and is skipped.
-        Nothing that an earlier row left in the slot is read again.
+        Nothing that an earlier row left in the slot is read again. A row with another context keeps its earlier
+        positions.
         """
 
     def prefill(self, slot: int, position: int, prefix: Tensor | None, tokens: Tensor) -> Tensor:

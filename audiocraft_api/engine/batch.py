@@ -24,7 +24,7 @@ from audiocraft_api.engine.executor import ModelExecutor
 from audiocraft_api.engine.failures import as_request_error
 from audiocraft_api.engine.loop_stats import LoopStats
 from audiocraft_api.engine.scheduler import Scheduler
-from audiocraft_api.engine.sequence import Sequence, WindowInputs
+from audiocraft_api.engine.sequence import Sequence, TextChange, WindowInputs
 
 
 class Batch:
@@ -133,7 +133,13 @@ class Batch:
             if seq.pending_inputs is not None and seq.pending_inputs.done():
                 with self._failing_alone(seq):
                     self._start_window(seq, seq.pending_inputs.result())
-        prefilling = [seq for seq in self._running if seq.pending_inputs is None and not seq.is_decoding]
+        for seq in list(self._running):
+            if seq.text_change is not None and seq.is_text_change_due and seq.text_change.rows.done():
+                with self._failing_alone(seq):
+                    seq.change_texts(seq.text_change.rows.result())
+                    self._model_runner.set_contexts(seq)
+                    self._prepare_text_change(seq)
+        prefilling = [seq for seq in self._running if seq.needs_prefill]
         for seq in prefilling:
             with self._failing_alone(seq):
                 self._model_runner.prefill(seq)
@@ -194,6 +200,15 @@ class Batch:
         while len(seq.slots) > len(seq.rows):  # without guidance, one row is enough
             self._scheduler.free(seq.slots.pop())
         self._model_runner.start_window(seq)
+        self._prepare_text_change(seq)
+
+    def _prepare_text_change(self, seq: Sequence) -> None:
+        """Compute the rows of the next change of texts in the other thread."""
+        if (found := seq.next_texts()) is not None:
+            column, texts = found
+            rows = self._input_thread.submit(self._executor.input_processor.rows_of, seq.params, texts)
+            seq.text_change = TextChange(column, rows)
+            rows.add_done_callback(lambda _: self._wake.set())
 
     def _on_drained(self, seq: Sequence) -> None:
         """Called in the codec's thread when a request has ended."""
@@ -204,6 +219,8 @@ class Batch:
         self._running.remove(seq)
         if seq.pending_inputs is not None:
             seq.pending_inputs.cancel()  # succeeds unless it is running, so that the next request need not wait for it
+        if seq.text_change is not None:
+            seq.text_change.rows.cancel()
         self._model_runner.release(seq)
         self._scheduler.finish(seq.slots)
 

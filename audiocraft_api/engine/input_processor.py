@@ -15,6 +15,7 @@ from torch import Tensor
 
 from audiocraft_api.core.errors import InvalidRequest
 from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.texts import Texts, TextSchedule
 from audiocraft_api.engine.sequence import Conditioning, WindowInputs
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class InputProcessor:
         self._max_prefix = max_prefix
         self._is_exact = is_exact
         self._cache_entries = cache_entries
-        self._cache: OrderedDict[tuple[str, str | None, bool], list[Conditioning]] = OrderedDict()
+        self._cache: OrderedDict[tuple[Texts, bool, bool], list[Conditioning]] = OrderedDict()
 
     @torch.inference_mode()
     def first_window(self, params: GenerationParams) -> WindowInputs:
@@ -48,28 +49,35 @@ class InputProcessor:
         if params.audio_prompt is not None:
             prompt = model.encode(params.audio_prompt)[0].cpu()
         windows = model.windows(params, prompt.shape[1])
+        texts = TextSchedule(params, model.frame_rate)
         start = windows[0].start if len(windows) > 1 else None
-        return WindowInputs(self._rows(params, start), windows, prompt)
+        return WindowInputs(self._rows(params, texts.at(prompt.shape[1]), start), windows, prompt, texts)
 
     @torch.inference_mode()
     def later_window(self, params: GenerationParams, window: Window) -> WindowInputs:
         """Compute the conditions of a window after the first."""
-        return WindowInputs(self._rows(params, window.start), [], torch.zeros(self._model.num_codebooks, 0))
+        schedule = TextSchedule(params, self._model.frame_rate)
+        rows = self._rows(params, schedule.at(window.start + window.num_prompt_frames), window.start)
+        return WindowInputs(rows, [], torch.zeros(self._model.num_codebooks, 0), schedule)
 
-    def _rows(self, params: GenerationParams, start: int | None) -> list[Conditioning]:
-        """Return the rows of the window at frame `start`; None if there is only one window."""
+    @torch.inference_mode()
+    def rows_of(self, params: GenerationParams, texts: Texts) -> list[Conditioning]:
+        """Compute the conditions of texts that begin within a window. Only for models without a prefix."""
+        return self._rows(params, texts, None)
+
+    def _rows(self, params: GenerationParams, texts: Texts, start: int | None) -> list[Conditioning]:
+        """Return the rows of texts in the window at frame `start`; None if there is only one window."""
         conditional_only = params.cfg_coef == 1.0 and not self._is_exact
-        key = (params.description, params.negative_description, conditional_only)
+        keep_both = bool(params.segments)  # the number of rows must not change within a window
+        key = (texts, conditional_only, keep_both)
         if params.melody is None and key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
         seconds = None if start is None else start / self._model.frame_rate
-        cond, uncond = self._model.condition_tensors(
-            params.description, params.melody, seconds, params.negative_description
-        )
+        cond, uncond = self._model.condition_tensors(texts.description, params.melody, seconds, texts.negative)
         rows = [self._conditioning(cond)]
         # Both rows are equal without a description and a melody, or with the same text, and guidance adds exactly zero.
-        if not conditional_only and not _are_equal(cond, uncond):
+        if not conditional_only and (keep_both or not _are_equal(cond, uncond)):
             rows.append(self._conditioning(uncond))
         if params.melody is None:
             self._cache[key] = rows

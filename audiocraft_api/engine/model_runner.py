@@ -41,6 +41,9 @@ class ModelRunner(Protocol):
     def start_window(self, seq: Sequence) -> None:
         """Set up the slots for the window that the sequence has just started."""
 
+    def set_contexts(self, seq: Sequence) -> None:
+        """Replace the contexts of the sequence's rows between two steps, and keep everything else."""
+
     def prefill(self, seq: Sequence) -> None:
         """Process one chunk of the sequence's prefix and prompt."""
 
@@ -76,6 +79,9 @@ class CpuModelRunner:
         self.precision = "exact" if is_exact else backend.precision
 
     def start_window(self, seq: Sequence) -> None:
+        self.set_contexts(seq)
+
+    def set_contexts(self, seq: Sequence) -> None:
         for slot, row in zip(seq.slots, seq.rows, strict=True):
             self._backend.begin(slot, row.context)
 

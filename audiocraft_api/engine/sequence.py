@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from audiocraft_api.core.request import EngineRequest
+from audiocraft_api.core.texts import Texts, TextSchedule
 from audiocraft_api.engine.delay import UNKNOWN, DelayPattern
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ class WindowInputs:
     rows: list[Conditioning]  # conditional and unconditional, or conditional only
     windows: list[Window]
     prompt: Tensor  # codes [K, P]; P may be 0
+    texts: TextSchedule
+
+
+@dataclass(frozen=True, eq=False)
+class TextChange:
+    """A change of texts within a window: the step that samples `column` is the first one with the new rows."""
+
+    column: int
+    rows: Future[list[Conditioning]]
 
 
 class Sequence:
@@ -49,9 +59,12 @@ class Sequence:
         self.slots = list(slots)
         self.pending_inputs: Future[WindowInputs] | None = None  # of the next window; None while a window runs
         self.rows: list[Conditioning] = []
+        self.text_change: TextChange | None = None  # the next one in this window
         self.decoder: Any = None  # opened and used by the codec's thread
         self._pattern = pattern
         self._windows: list[Window] = []
+        self._texts: TextSchedule
+        self._text_frame = 0  # a frame whose texts the rows have
         self._window_index = -1
         self._num_frames_before = 0  # delivered by earlier windows
         # State of the current window:
@@ -77,9 +90,10 @@ class Sequence:
         self._window_index += 1
         self.pending_inputs = None
         self.rows = inputs.rows
+        self._texts, self._text_frame = inputs.texts, self._window.start + self._window.num_prompt_frames
         self.prefix_length = 0 if self.rows[0].prefix is None else len(self.rows[0].prefix)
         self.is_prefix_done = self.prefix_length == 0
-        self._num_frames = self._windows[self._window_index].num_frames
+        self._num_frames = self._window.num_frames
         self.tokens = self._pattern.sequence(prompt, self._num_frames)  # [K, S]
         self.num_filled = prompt.shape[1] + 1
         self.num_fed = 0
@@ -88,7 +102,35 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """Return whether the next step feeds one position. Otherwise the sequence waits for its inputs or a prefill."""
-        return self.pending_inputs is None and self.is_prefix_done and self.num_filled - self.num_fed == 1
+        is_fed = self.is_prefix_done and self.num_filled - self.num_fed == 1
+        return self.pending_inputs is None and is_fed and not self.is_text_change_due
+
+    @property
+    def needs_prefill(self) -> bool:
+        """Whether a prefix or given columns must be processed before the sequence can decode."""
+        return self.pending_inputs is None and not (self.is_prefix_done and self.num_filled - self.num_fed == 1)
+
+    @property
+    def is_text_change_due(self) -> bool:
+        """Whether the next step needs new rows."""
+        return self.text_change is not None and self.text_change.column == self.num_filled
+
+    def next_texts(self) -> tuple[int, Texts] | None:
+        """Return the column of the next change in this window, and its texts; None if there is none.
+
+        A step has the texts of the frame that it completes, so that all tokens of the frames before a change stay as
+        they are. A prefix does not change within a window.
+        """
+        frame = self._texts.next_change(self._text_frame)
+        if frame is None or frame >= self._window.start + self._num_frames or self.prefix_length:
+            return None
+        return frame - self._window.start + self._pattern.max_delay + 1, self._texts.at(frame)
+
+    def change_texts(self, rows: list[Conditioning]) -> None:
+        """Use the rows of the change that is due."""
+        frame = self._texts.next_change(self._text_frame)
+        assert frame is not None
+        self.rows, self._text_frame, self.text_change = rows, frame, None
 
     @property
     def position(self) -> int:
@@ -121,8 +163,9 @@ class Sequence:
 
     @property
     def num_columns_left(self) -> int:
-        """Columns of this window that are not filled yet."""
-        return self.tokens.shape[1] - self.num_filled
+        """Columns of this window, up to the next change of texts, that are not filled yet."""
+        end = self.tokens.shape[1] if self.text_change is None else self.text_change.column
+        return end - self.num_filled
 
     @property
     def is_window_done(self) -> bool:
@@ -149,6 +192,10 @@ class Sequence:
     @property
     def _num_complete(self) -> int:
         return self._pattern.num_complete(self.num_filled)
+
+    @property
+    def _window(self) -> Window:
+        return self._windows[self._window_index]
 
     @property
     def _following_window(self) -> Window:

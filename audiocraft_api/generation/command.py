@@ -10,7 +10,7 @@ from audiocraft_api.core.constants import (
     DEFAULT_TOP_K,
     MAX_DURATION_SECONDS,
 )
-from audiocraft_api.core.params import AudioInput
+from audiocraft_api.core.params import AudioInput, Segment
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.generation.recipe import Recipe
 
@@ -38,6 +38,8 @@ class GenerateCommand:
     extend_stride_seconds: float = field(default=DEFAULT_EXTEND_STRIDE_SECONDS, metadata=ADDED)
 
     negative_prompt: str | None = field(default=None, metadata=ADDED)
+    # Instead of `prompt`, which is then the first segment's; together they have the duration.
+    segments: tuple[Segment, ...] = field(default=(), metadata=ADDED)
 
     @property
     def time_factor(self) -> float:

@@ -18,12 +18,12 @@ import numpy as np
 from audiocraft_api import __version__
 from audiocraft_api.audio.tags import Tags
 from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, MAX_DURATION_SECONDS
-from audiocraft_api.core.params import AudioInput, GenerationParams
+from audiocraft_api.core.params import AudioInput, GenerationParams, Segment
 
 # From https://cv.iptc.org/newscodes/digitalsourcetype/: made by a model trained on the works of others.
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
-PROMPTS = ("prompt", "negative_prompt")  # the fields of a recipe that contain texts of the client
+PROMPTS = ("prompt", "negative_prompt", "segments")  # the fields of a recipe that contain texts of the client
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,15 @@ def _controls(params: GenerationParams) -> dict[str, Any]:
         controls["extend_stride"] = params.extend_stride_seconds
     if params.negative_description is not None:
         controls["negative_prompt"] = params.negative_description
+    if params.segments:
+        controls["segments"] = [_segment(segment) for segment in params.segments]
     return controls
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    """Return a segment under its field names."""
+    negative = {} if segment.negative_description is None else {"negative_prompt": segment.negative_description}
+    return {"prompt": segment.description, "duration": segment.duration_seconds} | negative
 
 
 def audio_digest(audio: AudioInput) -> str:

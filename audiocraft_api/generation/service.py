@@ -112,6 +112,7 @@ class GenerationService:
             cfg_coef=command.cfg_coef,
             extend_stride_seconds=command.extend_stride_seconds,
             negative_description=command.negative_prompt,
+            segments=command.segments,
             melody=command.melody,
         )
         request = self._engine.submit(params, deadline=waiter.deadline)

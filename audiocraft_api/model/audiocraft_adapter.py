@@ -5,6 +5,7 @@ Keeps no state of a request: audiocraft's generation parameters belong to a wrap
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from audiocraft.utils.autocast import TorchAutocast
 from torch import Tensor
 
 from audiocraft_api.core.errors import InvalidRequest
+from audiocraft_api.core.texts import Texts, TextSchedule
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.model.checkpoint import DECODER_PARTS
 from audiocraft_api.model.guided_loop import generate_window
@@ -179,7 +181,7 @@ class LoadedModel:
             self._set_generation_params(wrapper, params)
             wrapper.set_custom_progress_callback(self._progress(windows, on_step))
             torch.manual_seed(params.seed)
-            if params.negative_description is not None:
+            if params.negative_description is not None or params.segments:
                 with wrapper.autocast:
                     return self._generate_guided(params, prompt, windows, on_step)
             attributes = self._attributes(wrapper, params.description, params.melody)
@@ -207,12 +209,24 @@ class LoadedModel:
     def _conditions_at(
         self, params: GenerationParams, window: Window, *, is_only: bool
     ) -> Callable[[int], tuple[ConditionTensors, ConditionTensors]]:
-        """Return the function from a column of the window's delay pattern to the conditions of its step."""
+        """Return the function from a column of the window's delay pattern to the conditions of its step.
+
+        A step has the texts of the frame that it completes, or of the window's first new frame before one is complete.
+        A prefix does not change within a window.
+        """
         start_seconds = None if is_only else window.start / self.frame_rate
-        conditions = self.condition_tensors(
-            params.description, params.melody, start_seconds, params.negative_description
-        )
-        return lambda _column: conditions
+        schedule = TextSchedule(params, self.frame_rate)
+        first_new, max_delay = window.start + window.num_prompt_frames, max(self.lm.pattern_provider.delays)
+
+        @functools.cache
+        def conditions(texts: Texts) -> tuple[ConditionTensors, ConditionTensors]:
+            return self.condition_tensors(texts.description, params.melody, start_seconds, texts.negative)
+
+        def conditions_at(column: int) -> tuple[ConditionTensors, ConditionTensors]:
+            completed = first_new if self.has_prefix else window.start + column - 1 - max_delay
+            return conditions(schedule.at(max(first_new, completed)))
+
+        return conditions_at
 
     def _wrapper(self) -> MusicGen:
         wrapper = MusicGen(self.spec.name, self._inner_codec, self.lm)

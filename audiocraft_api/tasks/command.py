@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from audiocraft_api.core.errors import GenerationFailed
-from audiocraft_api.core.params import AudioInput
+from audiocraft_api.core.params import AudioInput, Segment
 from audiocraft_api.generation.command import GenerateCommand
 
 TRACE = "traceparent"  # stored with a command's fields: the trace of the request that submitted the task
@@ -43,6 +43,8 @@ def decode_command(plain: dict[str, Any], audio: bytes | None) -> GenerateComman
             for name in arrays.files:
                 if not name.endswith(".sample_rate"):
                     values[name] = AudioInput(arrays[name], int(arrays[f"{name}.sample_rate"]))
+    if "segments" in values:
+        values["segments"] = tuple(Segment(*segment) for segment in values["segments"])
     try:
         return GenerateCommand(**values)
     except TypeError as error:

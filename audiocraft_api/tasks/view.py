@@ -20,6 +20,16 @@ def _is_unused(control: object) -> bool:
     return control is None
 
 
+class SegmentResponse(BaseModel):
+    """A segment of a recipe."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt: str
+    duration: float
+    negative_prompt: str | None = Field(None, exclude_if=_is_unused)
+
+
 class RecipeResponse(BaseModel):
     """Everything needed to make the same audio again: the request's fields, resolved, and the software versions."""
 
@@ -41,6 +51,9 @@ class RecipeResponse(BaseModel):
         exclude_if=_is_unused,
     )
     negative_prompt: str | None = Field(None, description="Left out if there is none.", exclude_if=_is_unused)
+    segments: list[SegmentResponse] | None = Field(
+        None, description="In place of `prompt` and `duration`; left out if there are none.", exclude_if=_is_unused
+    )
     output_format: str
     engine: str
     precision: str

@@ -8,7 +8,7 @@ If anything fails after the daily quota was charged, the charge is refunded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -17,20 +17,24 @@ from flask import g, request
 from audiocraft_api.access.limits import Admission
 from audiocraft_api.access.rate_limiter import RateLimitState
 from audiocraft_api.config import Config
+from audiocraft_api.core.constants import MIN_DURATION_SECONDS
 from audiocraft_api.core.errors import Canceled, InvalidRequest
+from audiocraft_api.core.params import Segment
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.auth import caller, client_address
 from audiocraft_api.web.disconnect import connection_of
 from audiocraft_api.web.lifetime import at_response_end
-from audiocraft_api.web.schemas import StreamRequest
+from audiocraft_api.web.schemas import GenerationFields, StreamRequest
 from audiocraft_api.web.services import services
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None = None) -> Iterator[GenerateCommand]:
+def admitted(
+    fields: GenerationFields, spec: ModelSpec, idempotency_key: str | None = None
+) -> Iterator[GenerateCommand]:
     """Admit a validated request of the current caller and yield its command.
 
     The caller's concurrency slot is held until the response ends. The daily quota is charged, and refunded if the
@@ -41,16 +45,16 @@ def admitted(fields: StreamRequest, spec: ModelSpec, idempotency_key: str | None
     config = services().config
     _check_size(fields, spec, config)
     _check_controls(fields, spec)
-    for prompt in _prompts(fields):
+    for prompt in _prompts(fields.parts):
         services().policy.require_allowed(prompt)
 
     def is_repeat() -> bool:
         return idempotency_key is not None and services().tasks.service.is_repeat(caller().owner, idempotency_key)
 
-    g.admission = services().limits.admit(caller(), client_address(), fields.duration, is_repeat=is_repeat)
+    g.admission = services().limits.admit(caller(), client_address(), fields.seconds, is_repeat=is_repeat)
     at_response_end(g.admission.release)
     if config.server.log_prompts:
-        for prompt in _prompts(fields):
+        for prompt in _prompts(fields.parts):
             logger.info("Prompt: %s", prompt)
     try:
         yield _command_of(fields, spec, config)
@@ -80,47 +84,83 @@ def reserve_stream_slot() -> None:
     at_response_end(services().stream_slots.acquire(connection_of(request.environ)).release)
 
 
-def _command_of(fields: StreamRequest, spec: ModelSpec, config: Config) -> GenerateCommand:
+def _command_of(fields: GenerationFields, spec: ModelSpec, config: Config) -> GenerateCommand:
+    has_segments = isinstance(fields, StreamRequest) and fields.segments is not None
     return GenerateCommand(
-        prompt=fields.prompt,
+        prompt=fields.parts[0].description,
         model=spec.name,
-        duration_seconds=fields.duration,
+        duration_seconds=fields.seconds,
         output_format=fields.output_format,
         temperature=fields.temperature,
         top_k=fields.top_k,
         top_p=fields.top_p,
         cfg_coef=fields.cfg_coef,
         extend_stride_seconds=fields.extend_stride,
-        negative_prompt=fields.negative_prompt,
+        negative_prompt=None if has_segments else fields.negative_prompt,
+        segments=fields.parts if has_segments else (),
         seed=fields.seed,
         audio_owner=caller().owner if config.access.audio_requires_key else None,
     )
 
 
-def _prompts(fields: StreamRequest) -> list[str]:
-    """Return all texts of a request that describe music."""
-    return [fields.prompt] + ([] if fields.negative_prompt is None else [fields.negative_prompt])
+def _prompts(parts: Sequence[Segment]) -> list[str]:
+    """Return all texts of a request that describe music, each once."""
+    texts = [text for part in parts for text in (part.description, part.negative_description) if text is not None]
+    return list(dict.fromkeys(texts))
 
 
-def _check_size(fields: StreamRequest, spec: ModelSpec, config: Config) -> None:
+def _check_size(fields: GenerationFields, spec: ModelSpec, config: Config) -> None:
+    """Raise InvalidRequest for a text or a duration beyond the limits of the server or the model."""
     max_characters = config.limits.max_prompt_characters
-    for name, prompt in (("prompt", fields.prompt), ("negative_prompt", fields.negative_prompt or "")):
-        if len(prompt) > max_characters:
-            raise _refusal(name, f"must have at most {max_characters} characters on this server")
-    if fields.duration > spec.max_duration_seconds:
-        raise _refusal("duration", f"must be at most {spec.max_duration_seconds:g} for the model {spec.name}")
-    if fields.duration > config.limits.max_duration_seconds:
-        raise _refusal("duration", f"must be at most {config.limits.max_duration_seconds:g} on this server")
+    is_whole = fields.prompt is not None
+    for index, part in enumerate(fields.parts):
+        for name, text in (("prompt", part.description), ("negative_prompt", part.negative_description)):
+            if text is not None and len(text) > max_characters:
+                rule = f"must have at most {max_characters} characters on this server"
+                raise _refusal(name, rule) if is_whole else _refusal("segments", rule, f"segments[{index}].{name}")
+    field, subject = ("duration", "duration") if is_whole else ("segments", "The total duration of segments")
+    if fields.seconds < MIN_DURATION_SECONDS:
+        raise _refusal(field, f"must be at least {MIN_DURATION_SECONDS:g}", subject)
+    if fields.seconds > fields.LONGEST:
+        raise _refusal(field, f"must be at most {fields.LONGEST:g}", subject)
+    if fields.seconds > spec.max_duration_seconds:
+        raise _refusal(field, f"must be at most {spec.max_duration_seconds:g} for the model {spec.name}", subject)
+    if fields.seconds > config.limits.max_duration_seconds:
+        raise _refusal(field, f"must be at most {config.limits.max_duration_seconds:g} on this server", subject)
 
 
-def _check_controls(fields: StreamRequest, spec: ModelSpec) -> None:
+def _check_controls(fields: GenerationFields, spec: ModelSpec) -> None:
     """Raise InvalidRequest for a control that would have no effect or that the model cannot honor."""
-    if fields.duration > spec.window_seconds <= fields.extend_stride:
+    if fields.seconds > spec.window_seconds <= fields.extend_stride:
         raise _refusal("extend_stride", f"must be less than {spec.window_seconds:g} for the model {spec.name}")
-    if fields.negative_prompt is not None and fields.cfg_coef == 1:
-        raise _refusal("negative_prompt", "has no effect with a cfg_coef of 1; use a higher cfg_coef")
+    if fields.cfg_coef == 1 and any(part.negative_description is not None for part in fields.parts):
+        field = "segments" if fields.negative_prompt is None else "negative_prompt"
+        raise _refusal(field, "has no effect with a cfg_coef of 1; use a higher cfg_coef", "negative_prompt")
+    if spec.melody:
+        _check_segments_of_windows(fields, spec)
 
 
-def _refusal(field: str, rule: str) -> InvalidRequest:
-    sentence = f"{field} {rule}."
+def _check_segments_of_windows(fields: GenerationFields, spec: ModelSpec) -> None:
+    """Raise InvalidRequest for a segment in which no window begins; a model with a prefix would never play it."""
+    begins = [0.0]
+    while (begin := spec.window_seconds + (len(begins) - 1) * fields.extend_stride) < fields.seconds:
+        begins.append(begin)
+    end = 0.0
+    for index, part in enumerate(fields.parts):
+        start, end = end, end + part.duration_seconds
+        if not any(start <= begin < end for begin in begins):
+            others = [other.name for other in services().catalog if services().catalog.is_allowed(other)]
+            models = ", ".join(name for name in others if not services().catalog.get(name).melody)
+            times = ", ".join(f"{begin:g}" for begin in begins)
+            raise _refusal(
+                "segments",
+                f"would never be played: the model {spec.name} changes its prompt at {times} seconds only. For changes "
+                f"at any time, use one of: {models}",
+                f"segments[{index}]",
+            )
+
+
+def _refusal(field: str, rule: str, subject: str = "") -> InvalidRequest:
+    """Return an error of a field; `subject` is what the sentence speaks of if it is not the field."""
+    sentence = f"{subject or field} {rule}."
     return InvalidRequest(sentence, {field: [sentence]})

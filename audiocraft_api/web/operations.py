@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel
 
 from audiocraft_api.web.parsing import parse_form, parse_json, parse_query
-from audiocraft_api.web.schemas import MelodyFields, StreamRequest
+from audiocraft_api.web.schemas import MelodyFields, RequestSchema, StreamRequest
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -44,7 +44,7 @@ class Operation:
     description: str = ""
     json: type[StreamRequest] | None = None
     form: type[MelodyFields] | None = None
-    query: type[BaseModel] | None = None
+    query: type[RequestSchema] | None = None
     errors: tuple[int, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -17,12 +17,13 @@ from werkzeug.exceptions import LengthRequired
 from werkzeug.formparser import FormDataParser
 
 from audiocraft_api.core.errors import InvalidRequest, StorageUnavailable, UnsupportedMediaType
+from audiocraft_api.web.schemas import RequestSchema
 from audiocraft_api.web.services import services
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 MAX_ERRORS = 20  # a body with ten thousand unknown fields must not cause ten thousand sentences
 
-Schema = TypeVar("Schema", bound=BaseModel)
+Schema = TypeVar("Schema", bound=RequestSchema)
 
 logger = logging.getLogger(__name__)
 
@@ -130,14 +131,18 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _validate(schema: type[Schema], fields: dict[str, Any], *, strict: bool) -> Schema:
     if not strict:
         fields = {name: _without_digit_separators(schema, name, value) for name, value in fields.items()}
+    conflicts = schema.conflicts(fields)
+    errors = {name: [f"{name} {rule}."] for name, rule in conflicts.items()}
     try:
-        return schema.model_validate({_printable(name): value for name, value in fields.items()}, strict=strict)
+        found = schema.model_validate({_printable(name): value for name, value in fields.items()}, strict=strict)
+        if not errors:
+            return found
     except ValidationError as error:
-        errors: dict[str, list[str]] = {}
         for detail in error.errors(include_url=False, include_input=False)[:MAX_ERRORS]:
             name = str(detail["loc"][0])
-            errors.setdefault(name, []).append(_sentence(name, detail))
-        raise _refusal(errors) from None
+            if name not in conflicts:
+                errors.setdefault(name, []).append(_sentence(_path(detail["loc"]), detail))
+    raise _refusal(errors)
 
 
 def _without_digit_separators(schema: type[BaseModel], name: str, value: Any) -> Any:
@@ -173,6 +178,11 @@ def _sentence(name: str, detail: ErrorDetails) -> str:
             return f"{name} {detail['ctx']['error']}."
     message = detail["msg"].removeprefix("Input should ").removeprefix("String should ")
     return f"{name} must {message.split(', unable')[0]}."
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """Return the name of a field, which may be inside a list: `segments[0].prompt`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in location)[1:]
 
 
 def _printable(name: str) -> str:

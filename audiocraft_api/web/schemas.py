@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, BinaryIO, ClassVar, Literal, cast
@@ -20,12 +21,15 @@ from audiocraft_api.core.constants import (
     MAX_LONG_DURATION_SECONDS,
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
+    MAX_SEGMENTS,
     MAX_TEMPERATURE,
     MIN_DURATION_SECONDS,
     MIN_EXTEND_STRIDE_SECONDS,
+    MIN_SEGMENT_SECONDS,
     MIN_TEMPERATURE,
     WINDOW_SECONDS,
 )
+from audiocraft_api.core.params import Segment
 from audiocraft_api.net.outbound import MAX_URL_CHARACTERS
 from audiocraft_api.tasks.view import (
     RecipeResponse,
@@ -52,6 +56,12 @@ def _not_blank(text: str) -> str:
     if not re.search(_VISIBLE, text):
         raise ValueError("must not be blank")
     return text
+
+
+def _not_null(schema: dict[str, Any]) -> None:
+    """Document a field that may be left out, but not be null."""
+    schema.pop("default")
+    schema |= schema.pop("anyOf")[0]
 
 
 def _known_format(name: str) -> str:
@@ -85,18 +95,37 @@ DEMO_EXAMPLE = {"prompt": "warm analog synth arpeggio, 100 bpm", "model_size": "
 MP3_EXAMPLE = {"prompt": "solo cello", "model_size": "demo", "duration": 1, "output_format": "mp3"}
 
 
-class _Request(BaseModel):
+class RequestSchema(BaseModel):
+    """The base of what requests contain. Unknown fields are refused."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     EXAMPLES: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # by title, for OpenAPI
 
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Any]) -> dict[str, str]:  # noqa: ARG003
+        """Return the fields that are missing or do not go together, with what is wrong with each."""
+        return {}
 
-class StreamRequest(_Request):
-    """A text-to-music request whose audio is sent while it is generated."""
 
-    EXAMPLES = {"demo": DEMO_EXAMPLE, "MP3": MP3_EXAMPLE}
+class SegmentFields(RequestSchema):
+    """A part of the audio with a prompt of its own."""
 
     prompt: Prompt
+    duration: float = Field(
+        ge=MIN_SEGMENT_SECONDS, le=MAX_LONG_DURATION_SECONDS, description="Duration of the segment in seconds."
+    )
+    negative_prompt: Prompt | None = Field(
+        None, description="What this segment should not sound like; the request's `negative_prompt` when omitted."
+    )
+
+
+class GenerationFields(RequestSchema):
+    """What all requests for audio have in common."""
+
+    LONGEST: ClassVar[float] = MAX_LONG_DURATION_SECONDS
+
+    prompt: Prompt | None = Field(None, json_schema_extra=_not_null)
     model_size: str = Field("small", max_length=64, description="Name of a text-to-music model from `GET /models`.")
     duration: LongDuration = Field(5.0, description="Duration of the audio in seconds.")
     extend_stride: ExtendStride = DEFAULT_EXTEND_STRIDE_SECONDS
@@ -133,10 +162,66 @@ class StreamRequest(_Request):
     )
     output_format: OutputFormat = Field("wav", description="Audio format.")
 
+    @property
+    def parts(self) -> tuple[Segment, ...]:
+        """The segments; without segments, one part for all of the audio."""
+        assert self.prompt is not None
+        return (Segment(self.prompt, self.duration, self.negative_prompt),)
 
-class GenerateRequest(StreamRequest):
+    @property
+    def seconds(self) -> float:
+        """The duration of all of the audio."""
+        return math.fsum(part.duration_seconds for part in self.parts)
+
+
+class StreamRequest(GenerationFields):
+    """A text-to-music request whose audio is sent while it is generated."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["prompt"], "properties": {"segments": False}},
+                {"required": ["segments"], "properties": {"prompt": False, "duration": False}},
+            ]
+        }
+    )
+
+    EXAMPLES = {"demo": DEMO_EXAMPLE, "MP3": MP3_EXAMPLE}
+
+    segments: Annotated[list[SegmentFields], Field(min_length=1, max_length=MAX_SEGMENTS)] | None = Field(
+        None,
+        description="Parts with prompts of their own, in place of `prompt` and `duration`.",
+        json_schema_extra=_not_null,
+    )
+
+    @property
+    def parts(self) -> tuple[Segment, ...]:
+        if self.segments is None:
+            return super().parts
+        return tuple(
+            Segment(segment.prompt, segment.duration, segment.negative_prompt or self.negative_prompt)
+            for segment in self.segments
+        )
+
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Any]) -> dict[str, str]:
+        if "segments" not in given:
+            return {} if given.get("prompt") is not None else {"prompt": "is required"}
+        if given["segments"] is None:
+            return {"segments": "must be a list"}
+        return {name: "cannot be combined with segments" for name in ("prompt", "duration") if name in given}
+
+
+class _ReturnFields(RequestSchema):
+    return_type: Literal["url", "base64"] = Field(
+        "url", description="`url` returns a link to the audio file, `base64` the file itself."
+    )
+
+
+class GenerateRequest(_ReturnFields, StreamRequest):
     """A text-to-music request."""
 
+    LONGEST = MAX_DURATION_SECONDS
     EXAMPLES = {
         "demo": DEMO_EXAMPLE,
         "audio in the response": MP3_EXAMPLE | {"return_type": "base64"},
@@ -146,20 +231,17 @@ class GenerateRequest(StreamRequest):
     }
 
     duration: Duration = Field(5.0, description="Duration of the audio in seconds.")
-    return_type: Literal["url", "base64"] = Field(
-        "url", description="`url` returns a link to the audio file, `base64` the file itself."
-    )
 
 
-class MelodyFields(StreamRequest):
+class MelodyFields(GenerationFields):
     """Fields of requests with an uploaded melody that differ from requests without one."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    EXAMPLES = {}
     FILE_FIELD: ClassVar[str] = "melody"
     MISSING_FILE: ClassVar[str] = "No melody file provided"
 
+    prompt: Prompt
     model_size: str = Field(
         "medium", max_length=64, description="Name of a model from `GET /models` that follows a melody."
     )
@@ -174,15 +256,15 @@ class MelodyFields(StreamRequest):
         return cast(BinaryIO, self.melody.stream)
 
 
-class MelodyRequest(MelodyFields, GenerateRequest):
+class MelodyRequest(_ReturnFields, MelodyFields):
     """A multipart form with an uploaded melody. Numbers are sent as text."""
+
+    LONGEST = MAX_DURATION_SECONDS
 
     duration: Duration = Field(10.0, description="Duration of the audio in seconds.")
 
 
-class TaskRequest(StreamRequest):
-    """A text-to-music request that creates a task."""
-
+class _WebhookFields(RequestSchema):
     webhook_url: str | None = Field(
         None,
         min_length=1,
@@ -192,14 +274,16 @@ class TaskRequest(StreamRequest):
     )
 
 
-class MelodyTaskRequest(MelodyFields, TaskRequest):
+class TaskRequest(_WebhookFields, StreamRequest):
+    """A text-to-music request that creates a task."""
+
+
+class MelodyTaskRequest(_WebhookFields, MelodyFields):
     """A multipart form with an uploaded melody that creates a task. Numbers are sent as text."""
 
 
-class PageQuery(BaseModel):
+class PageQuery(RequestSchema):
     """One page of a list."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     limit: int = Field(50, ge=1, le=MAX_PAGE, description="Maximum number of tasks per page.")
     cursor: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,17}$")] | None = Field(
@@ -300,12 +384,23 @@ class NegativePromptControl(_Response):
     max_characters: int
 
 
+class SegmentsControl(_Response):
+    """Parts with prompts of their own. Requests with an uploaded melody have no segments."""
+
+    maximum: int = Field(description="Most segments of a request.")
+    minimum_duration: float = Field(description="Shortest segment in seconds.")
+    changes_at: Literal["frame", "window"] = Field(
+        description="`frame`: the prompt changes where the segment begins. `window`: it changes at the next window."
+    )
+
+
 class ControlsResponse(_Response):
     """The controls of a model and their limits."""
 
     duration: DurationControl
     extend_stride: ExtendStrideControl
     negative_prompt: NegativePromptControl
+    segments: SegmentsControl
 
 
 class ModelResponse(_Response):

@@ -93,9 +93,11 @@ def test_every_field_is_listed_with_its_default() -> None:
 
     rows = first_cells(section("docs/generating.md", "Fields"))
     for name, field in GenerateRequest.model_fields.items():
-        default = {"prompt": "required", "seed": "random", "negative_prompt": "none"}.get(name, shown(field.default))
-        with_melody = shown(MelodyRequest.model_fields[name].default)
-        if with_melody != shown(field.default):
+        default = {"prompt": "required", "seed": "random", "negative_prompt": "none", "segments": "none"}.get(
+            name, shown(field.default)
+        )
+        with_melody = shown(MelodyRequest.model_fields.get(name, field).default)
+        if name != "prompt" and with_melody != shown(field.default):
             default += f" (melody: {with_melody})"
         assert rows[name] == default
 

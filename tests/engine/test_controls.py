@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.params import GenerationParams, Segment
 from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.model.guided_loop import generate_window
 from support.engines import (
@@ -102,4 +102,55 @@ def test_a_negative_prompt_applies_to_every_window(demo_checkpoints: Path) -> No
     engine = codes_engine(cache)
     case = params(duration_seconds=20.0, negative_description="drums", audio_prompt=noise(15.0))
     assert_reference_codes(engine, cache, [case])
+    engine.close()
+
+
+def segmented(model: str = "demo", *segments: tuple[Any, ...], **changes: Any) -> GenerationParams:
+    parts = tuple(Segment(*segment) for segment in segments)
+    return params(model, segments=parts, duration_seconds=sum(part.duration_seconds for part in parts), **changes)
+
+
+def test_segments_change_the_text_at_the_step_that_completes_their_first_frame(
+    engine: BatchingEngine, cache: LoadedModels
+) -> None:
+    cases = [
+        segmented("demo", ("jazz piano", 0.5), ("slow dark ambient synth pads with a choir", 0.7), ("jazz piano", 0.3)),
+        segmented("demo", ("jazz piano", 0.5, "drums"), ("rock guitar", 0.5), ("rock guitar", 0.5, "bass"), top_p=0.9),
+        segmented("demo", ("jazz", 0.1), ("rock", 0.1), ("folk", 0.1), ("pop", 0.8), use_sampling=False),
+        segmented("demo", ("jazz piano", 1.0), ("rock guitar", 0.5), ("folk", 0.5), audio_prompt=noise(1.2)),
+        segmented("demo", ("jazz piano", 0.5), ("rock guitar", 0.5), cfg_coef=1.0),
+        segmented("demo-stereo", ("jazz piano", 0.5), ("rock guitar", 0.5)),
+    ]
+    assert_reference_codes(engine, cache, cases)
+
+
+def test_tokens_before_a_change_stay_as_they_are(engine: BatchingEngine) -> None:
+    plain = params(description="jazz piano", duration_seconds=2.0)
+    changed = segmented("demo", ("jazz piano", 0.94), ("rock guitar", 1.06))
+    codes = [wait_for_codes(engine.submit(case)) for case in (plain, changed)]
+    same = (codes[0] == codes[1]).all(axis=0)
+    assert same[:47].all()
+    assert not same[47:].all()
+
+
+def test_equal_segments_are_one_prompt(engine: BatchingEngine) -> None:
+    plain = params(description="jazz piano", duration_seconds=1.5, negative_description="drums")
+    equal = segmented("demo", *[("jazz piano", 0.5, "drums")] * 3)
+    np.testing.assert_array_equal(*(wait_for_codes(engine.submit(case)) for case in (plain, equal)))
+
+
+def test_a_segment_that_repeats_the_text_of_the_unconditional_row_keeps_both_rows(
+    engine: BatchingEngine, cache: LoadedModels
+) -> None:
+    assert_reference_codes(engine, cache, [segmented("demo", ("drums", 0.5, "drums"), ("jazz", 0.5, "drums"))])
+
+
+def test_segments_reach_over_windows_and_models_with_a_prefix_change_at_the_next_window(demo_checkpoints: Path) -> None:
+    cache = LoadedModels(lambda name: short_window_model(demo_checkpoints, name))
+    engine = codes_engine(cache)
+    cases = [
+        segmented("demo", ("jazz piano", 18.0), ("rock guitar", 1.5), ("folk", 0.6), audio_prompt=noise(17.0)),
+        segmented("demo-melody", ("jazz piano", 18.0), ("rock guitar", 2.0), audio_prompt=noise(16.0)),
+    ]
+    assert_reference_codes(engine, cache, cases)
     engine.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from audiocraft_api.core.errors import Canceled, GenerationFailed
-from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.params import GenerationParams, Segment
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.cpu.native_backend import NativeBackend
 from audiocraft_api.engine.torch_backend import TorchBackend, packed_linear
@@ -56,11 +57,22 @@ class ScriptedBackend(WrappedBackend):
         return super().decode(slots, tokens, positions)
 
 
+def random_segments(draw: random.Random, duration_seconds: float) -> tuple[Segment, ...]:
+    times = sorted(draw.uniform(0.1, duration_seconds) for _ in range(draw.randrange(1, 4)))
+    bounds = [0.0, *times, duration_seconds]
+    texts = ["jazz", "slow dark ambient synth pads with a long soft choir", "rock guitar"]
+    return tuple(
+        Segment(draw.choice(texts), end - start, draw.choice([None, None, "drums"])) for start, end in pairwise(bounds)
+    )
+
+
 def random_params(draw: random.Random) -> GenerationParams:
     kind = draw.choice(["greedy", "top_k", "top_p", "free"])
+    duration_seconds = draw.choice([1.0, 1.3, 2.0])
     return params(
         description=draw.choice(["", "jazz", "slow dark ambient synth pads with a long soft choir", "rock guitar"]),
-        duration_seconds=draw.choice([1.0, 1.3, 2.0]),
+        duration_seconds=duration_seconds,
+        segments=random_segments(draw, duration_seconds) if draw.random() < 0.4 else (),
         seed=draw.randrange(2**40),
         use_sampling=kind != "greedy",
         top_k=draw.choice([1, 20, 250]) if kind == "top_k" else 0,

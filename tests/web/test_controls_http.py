@@ -10,6 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS
+from audiocraft_api.core.params import Segment
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.tasks.command import decode_command, encode_command, fingerprint
 from audiocraft_api.web.services import services_of
@@ -21,7 +22,9 @@ REFUSED = "sad piano, kill yourself, 90 bpm"
 
 def finished_task(client: FlaskClient, **fields: Any) -> Any:
     """Submit a task and return it when it has ended."""
-    response = client.post("/generate-async", json={"prompt": "solo cello"} | fields)
+    response = client.post(
+        "/generate-async", json=fields if "segments" in fields else {"prompt": "solo cello"} | fields
+    )
     assert response.status_code == 202, response.json
     tasks = services_of(client.application).tasks.service
     task = tasks.get(response.json["task_id"])
@@ -161,6 +164,101 @@ def test_a_negative_prompt_belongs_to_the_key_of_the_result_cache(tmp_path: Path
     assert cached == [False, False, True, True]
 
 
+# --- segments
+
+SEGMENTS = [
+    {"prompt": "solo cello", "duration": 0.5},
+    {"prompt": "rock band", "duration": 1, "negative_prompt": "drums"},
+]
+
+
+def test_segments_reach_the_engine_on_every_endpoint(client: FlaskClient, engine: FakeEngine) -> None:
+    body = {"segments": SEGMENTS, "negative_prompt": "vocals"}
+    for route in ("/generate", "/generate-stream"):
+        assert client.post(route, json=body).get_data()
+    assert finished_task(client, **body)["status"] == "completed"
+    for request in engine.submitted:
+        assert request.params.segments == (Segment("solo cello", 0.5, "vocals"), Segment("rock band", 1.0, "drums"))
+        assert request.params.duration_seconds == 1.5
+    assert len(engine.submitted) == 3
+
+
+def test_segments_are_in_the_recipe_and_can_be_sent_back(client: FlaskClient, engine: FakeEngine) -> None:
+    body = client.post("/generate", json={"segments": SEGMENTS, "seed": 3}).json
+    recipe = body["recipe"]
+    assert recipe["segments"] == SEGMENTS
+    assert (recipe["prompt"], recipe["duration"]) == ("solo cello", 1.5)
+    assert b"rock band" in downloaded(client, body["audio_url"])
+    client.post("/generate", json={"segments": recipe["segments"], "seed": recipe["seed"]})
+    assert engine.submitted[0].params.segments == engine.submitted[1].params.segments
+
+
+def test_tags_without_prompts_have_no_segments(tmp_path: Path) -> None:
+    client = fake_app(tmp_path, tag_prompts=False).test_client()
+    body = client.post("/generate", json={"segments": SEGMENTS}).json
+    assert b"rock band" not in downloaded(client, body["audio_url"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"segments": SEGMENTS, "prompt": "a"}, "prompt"),
+        ({"segments": SEGMENTS, "duration": 2}, "duration"),
+        ({}, "prompt"),
+        ({"segments": None}, "segments"),
+        ({"segments": SEGMENTS, "prompt": None}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"segments": []}, "segments"),
+        ({"segments": [SEGMENTS[1]] * 33}, "segments"),
+        ({"segments": [SEGMENTS[0]]}, "segments"),
+        ({"segments": [{"prompt": "a", "duration": 31}]}, "segments"),
+        ({"segments": [{"prompt": "a", "duration": 0.05}]}, "segments"),
+        ({"segments": [{"prompt": " ", "duration": 2}]}, "segments"),
+        ({"segments": [{"prompt": "a"}]}, "segments"),
+        ({"segments": [{"prompt": "a", "duration": 2, "seed": 1}]}, "segments"),
+        ({"segments": "a"}, "segments"),
+        ({"segments": SEGMENTS, "cfg_coef": 1}, "segments"),
+    ],
+)
+def test_segments_that_do_not_fit_are_refused(client: FlaskClient, fields: dict[str, Any], named: str) -> None:
+    assert_error(client.post("/generate", json=fields), 400, "invalid_request", named)
+
+
+def test_the_error_names_the_segment_and_its_field(client: FlaskClient) -> None:
+    fields = {"segments": [SEGMENTS[1], {"prompt": "a" * 2001, "duration": 2}]}
+    assert "segments[1].prompt must" in client.post("/generate", json=fields).json["error"]
+
+
+def test_every_prompt_of_the_segments_passes_the_policy(client: FlaskClient) -> None:
+    for field in ("prompt", "negative_prompt"):
+        body = {"segments": [SEGMENTS[1], SEGMENTS[1] | {field: REFUSED}]}
+        assert_error(client.post("/generate", json=body), 422, "prompt_refused", details=("category", "suggestion"))
+
+
+def test_a_melody_form_has_no_segments(client: FlaskClient) -> None:
+    form = {"prompt": "a", "segments": json.dumps(SEGMENTS), "melody": (melody_file(), "m.wav")}
+    assert_error(client.post("/generate-with-melody", data=form), 400, "invalid_request", "segments")
+
+
+def test_a_segment_that_a_model_with_a_prefix_would_never_play_is_refused(client: FlaskClient) -> None:
+    assert client.get("/models").json["models"][3]["controls"]["segments"]["changes_at"] == "window"
+    body = {"model_size": "melody", "segments": [SEGMENTS[1], SEGMENTS[1]]}
+    error = assert_error(client.post("/generate-async", json=body), 400, "invalid_request", "segments")["error"]
+    assert "segments[1] would never be played" in error
+    assert "at 0 seconds only" in error
+    assert "small, medium, large" in error
+    long = [{"prompt": "a", "duration": 30}, {"prompt": "b", "duration": 18}, {"prompt": "c", "duration": 1}]
+    assert client.post("/generate-async", json=body | {"segments": long}).status_code == 202
+
+
+def test_segments_belong_to_the_key_of_the_result_cache(tmp_path: Path, engine: FakeEngine) -> None:
+    client = fake_app(tmp_path, engine=engine, result_cache_entries=10).test_client()
+    first = {"segments": SEGMENTS, "seed": 1}
+    second = {"segments": [SEGMENTS[0], SEGMENTS[1] | {"duration": 1.1}], "seed": 1}
+    cached = [client.post("/generate", json=body).json["cached"] for body in (first, second) * 2]
+    assert cached == [False, False, True, True]
+
+
 # --- what is stored
 
 
@@ -178,7 +276,14 @@ def test_recipes_and_tasks_of_plain_requests_do_not_mention_controls(client: Fla
     stream.close()
 
 
-@pytest.mark.parametrize("changes", [{"extend_stride_seconds": 20.0}, {"negative_prompt": "drums"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"extend_stride_seconds": 20.0},
+        {"negative_prompt": "drums"},
+        {"segments": (Segment("a", 20.0), Segment("b", 40.0, "c"))},
+    ],
+)
 def test_controls_are_stored_with_a_task_and_belong_to_its_fingerprint(changes: dict[str, Any]) -> None:
     plain, audio = encode_command(GenerateCommand("a", "small", 60.0, seed=1, **changes))
     stored = json.loads(json.dumps(plain))

@@ -109,6 +109,11 @@ class CudaGraphRunner:
                     cache[:, self._batch_index[seq]].zero_()
         index = self._batch_index[seq]
         self._state.load(index, seq)
+        self.set_contexts(seq)
+
+    @torch.inference_mode()
+    def set_contexts(self, seq: Sequence) -> None:
+        index = self._batch_index[seq]
         self._context_lengths[:, index] = 0
         for half, row in enumerate(seq.rows):
             if row.context is not None:

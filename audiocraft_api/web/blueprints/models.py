@@ -9,8 +9,10 @@ from flask import Blueprint
 from audiocraft_api.core.constants import (
     DEFAULT_EXTEND_STRIDE_SECONDS,
     MAX_DURATION_SECONDS,
+    MAX_SEGMENTS,
     MIN_DURATION_SECONDS,
     MIN_EXTEND_STRIDE_SECONDS,
+    MIN_SEGMENT_SECONDS,
 )
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.operations import Access, Operation
@@ -21,6 +23,7 @@ from audiocraft_api.web.schemas import (
     ModelResponse,
     ModelsResponse,
     NegativePromptControl,
+    SegmentsControl,
 )
 from audiocraft_api.web.services import services
 
@@ -71,4 +74,9 @@ def _controls(spec: ModelSpec) -> ControlsResponse:
             default=DEFAULT_EXTEND_STRIDE_SECONDS,
         ),
         negative_prompt=NegativePromptControl(max_characters=services().config.limits.max_prompt_characters),
+        segments=SegmentsControl(
+            maximum=MAX_SEGMENTS,
+            minimum_duration=MIN_SEGMENT_SECONDS,
+            changes_at="window" if spec.melody else "frame",
+        ),
     )

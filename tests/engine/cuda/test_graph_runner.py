@@ -12,7 +12,7 @@ import torch
 
 from audiocraft_api.config.engine import EngineSettings
 from audiocraft_api.core.errors import GenerationFailed
-from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.params import GenerationParams, Segment
 from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.engine.cuda.graph_runner import CudaGraphRunner
 from audiocraft_api.engine.delay import DelayPattern
@@ -79,10 +79,11 @@ def engine(cache: LoadedModels, device: str, runners: list[CudaGraphRunner]) -> 
         params("demo-melody", **GREEDY, melody=noise(2.0), audio_prompt=noise(1.0)),
         params("demo-stereo", **GREEDY),
         params(**GREEDY, negative_description="drums"),
+        params(**GREEDY, segments=(Segment("jazz", 0.7, "drums"), Segment("rock guitar", 0.9), Segment("folk", 0.4))),
         params("demo-melody", **GREEDY, melody=noise(2.0), negative_description="drums and a choir"),
     ],
     ids=lambda case: (
-        f"{case.model}-{case.duration_seconds}-{bool(case.melody)}-{bool(case.audio_prompt)}-{case.negative_description}"
+        f"{case.model}-{case.duration_seconds}-{bool(case.melody)}-{bool(case.audio_prompt)}-{case.negative_description}-{len(case.segments)}"
     ),
 )
 def test_greedy_codes_are_audiocrafts(engine: BatchingEngine, cache: LoadedModels, case: GenerationParams) -> None:
@@ -109,6 +110,7 @@ def test_a_request_gives_the_same_codes_alone_and_in_a_batch(engine: BatchingEng
         params(seed=2, top_p=0.9, audio_prompt=noise(0.7)),
         params(seed=3, top_k=0, temperature=0.7, duration_seconds=3.0),
         params(**GREEDY, cfg_coef=6.0, negative_description="drums"),
+        params(seed=2, segments=(Segment("jazz", 0.9), Segment("a slow song with a choir", 1.1, "drums"))),
         params(seed=4, description="a very long and slow and dark ambient song with a choir and strings"),
     ]
     alone = [wait_for_codes(engine.submit(case)) for case in cases]
