@@ -19,7 +19,7 @@ from support import hostile_audio, recordings
         (b"\x89PNG\r\n\x1a\n", "a picture"),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF", "a picture"),
         (b"PK\x03\x04\x14\x00", "an archive"),
-        (gzip.compress(b"audio"), "an archive"),
+        (gzip.compress(b"audio", mtime=0), "an archive"),
         (b"<!DOCTYPE html>\n<html><a href='https://example.org/a.mp3'>", "a web page"),
         (b"\xef\xbb\xbf#EXTM3U\r\nsong.mp3\r\n", "a playlist"),
         (b"https://example.org/song.mp3\n", "a playlist"),
