@@ -19,7 +19,7 @@ from support.fakes import ShortEngine
 from support.http import fake_app, melody_file
 
 PAGES = {"docs.static", "docs.index", "docs.docs", "docs.openapi"}  # HTML pages, and the document itself
-NUM_CASES = 150  # per route and mode
+NUM_CASES = 75  # per route and mode
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_an_encoded_stream_is_complete(server: Server) -> None:
 @pytest.mark.parametrize(
     ("sent", "fields"),
     [
-        ({"prompt": "a", "duration": 99}, ["duration"]),
+        ({"prompt": "a", "duration": 999}, ["duration"]),
         ({"duration": 2}, ["prompt"]),
         ({"prompt": "a", "return_type": "url"}, ["return_type"]),
         ({"prompt": "a", "model_size": "enormous"}, ["model_size"]),
