@@ -11,14 +11,16 @@ PYTHON ?= $(shell scripts/find-python)
 VENV ?= .venv
 BIN := $(VENV)/bin
 CXX_SOURCES := $(wildcard audiocraft_api/engine/cpu/native/*.cpp audiocraft_api/engine/cpu/native/*.h)
-# Three processes keep two cores busy: tests often wait for servers.
+# More processes than two cores, because tests often wait for servers.
 PARALLEL_TESTS := -m "not fault and not timing" -n 3 --dist loadfile
 # What a release of Python could break: set-up, every endpoint, the decoders (PyAV has several releases in the lock),
 # the codec, the native kernels, the engine.
-SMOKE_TESTS := tests/web/test_end_to_end.py tests/audio/test_upload_formats.py tests/engine/codec tests/engine/cpu tests/engine/test_batching.py
+SMOKE_TESTS := tests/web/test_end_to_end.py tests/audio/test_upload_formats.py tests/engine/codec tests/engine/cpu \
+  tests/engine/test_batching.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run worker setup setup-tests test-programs test coverage test-faults smoke smoke-tests check lint bench bench-gpu lock clean
+.PHONY: run worker setup setup-tests test-programs test coverage test-faults smoke smoke-tests check lint bench \
+  bench-gpu lock clean
 
 run: setup
 	exec $(BIN)/gunicorn -c gunicorn.conf.py app:app

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import statistics
 import subprocess
@@ -124,10 +123,8 @@ class Redis:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"redis://127.0.0.1:{port}/0"
-        program = shutil.which("redis-server")
-        assert program, "redis-server is not installed"
         options = f"--bind 127.0.0.1 --port {port} --dir {directory} --appendonly yes"
-        self._process = subprocess.Popen([program, *options.split()], stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(["redis-server", *options.split()], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._log = self._process.stdout
         assert any("Ready to accept connections" in line for line in self._log), "Redis did not start"

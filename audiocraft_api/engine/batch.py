@@ -3,9 +3,9 @@
 Belongs to the loop's thread; other threads read only the counts. Each step admits requests, advances every sequence by
 one chunk or column, and queues complete frames for the codec's thread. A failing request ends without affecting others.
 
-A request of several windows keeps its slots from window to window only while no other request waits for them. Otherwise
-it goes to the end of the queue, so that short requests wait for a window of a long one, not for all of it. This costs
-nothing: a window starts with an empty cache in any case.
+A request of several windows keeps its slots from window to window unless another request waits for them. Then it moves
+to the end of the queue, so that a short request waits for one window of a long request, not for all of it. This costs
+nothing, because every window starts with an empty cache.
 """
 
 from __future__ import annotations
@@ -172,13 +172,13 @@ class Batch:
             if codes is not None:
                 self._codec.put(seq, codes, is_last)
             if is_done and next_window is not None:
-                if self._scheduler.is_someone_waiting:
+                if self._scheduler.has_blocked_requests:
                     self._pause(seq)
                 else:
                     self._prepare_window(seq)
 
     def _prepare_window(self, seq: Sequence) -> None:
-        """Compute the inputs of the next window in the other thread."""
+        """Compute the inputs of the next window in the other thread. A new sequence has no windows yet."""
         processor = self._executor.input_processor
         if seq.next_window is None:
             inputs = self._input_thread.submit(processor.first_window, seq.params)
@@ -188,7 +188,7 @@ class Batch:
         inputs.add_done_callback(lambda _: self._wake.set())
 
     def _pause(self, seq: Sequence) -> None:
-        """Give the slots of a sequence between two windows to the requests that wait."""
+        """Free the slots of a sequence between two windows, for the requests that wait, and queue its request again."""
         self._running.remove(seq)
         self._model_runner.release(seq)
         self._paused[seq.request] = seq

@@ -40,8 +40,8 @@ class Scheduler:
         return max(0, len(self._waiting) - (self._max_running - self._num_running))
 
     @property
-    def is_someone_waiting(self) -> bool:
-        """Whether a request waits for which there are no free slots."""
+    def has_blocked_requests(self) -> bool:
+        """Whether requests wait because there are no free slots for them."""
         return bool(self._waiting) and not self._has_room
 
     @property

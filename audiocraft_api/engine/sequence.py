@@ -102,13 +102,16 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """Return whether the next step feeds one position. Otherwise the sequence waits for its inputs or a prefill."""
-        is_fed = self.is_prefix_done and self.num_filled - self.num_fed == 1
-        return self.pending_inputs is None and is_fed and not self.is_text_change_due
+        return self.pending_inputs is None and self._is_prefilled and not self.is_text_change_due
 
     @property
     def needs_prefill(self) -> bool:
         """Whether a prefix or given columns must be processed before the sequence can decode."""
-        return self.pending_inputs is None and not (self.is_prefix_done and self.num_filled - self.num_fed == 1)
+        return self.pending_inputs is None and not self._is_prefilled
+
+    @property
+    def _is_prefilled(self) -> bool:
+        return self.is_prefix_done and self.num_filled - self.num_fed == 1
 
     @property
     def is_text_change_due(self) -> bool:

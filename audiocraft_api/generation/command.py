@@ -36,7 +36,6 @@ class GenerateCommand:
     audio_owner: str | None = None  # the only caller who may fetch the audio; None: anyone with the link
     seed_drawn: bool = False  # the service drew the seed, so no later request can have the same one by intention
     extend_stride_seconds: float = field(default=DEFAULT_EXTEND_STRIDE_SECONDS, metadata=ADDED)
-
     negative_prompt: str | None = field(default=None, metadata=ADDED)
     # Instead of `prompt`, which is then the first segment's; together they have the duration.
     segments: tuple[Segment, ...] = field(default=(), metadata=ADDED)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from werkzeug.datastructures import FileStorage
 
 from audiocraft_api.audio.convert import FORMATS
+from audiocraft_api.audio.upload import ACCEPTED_FORMATS
 from audiocraft_api.core.constants import (
     CODEBOOK_SIZE,
     DEFAULT_CFG_COEF,
@@ -247,7 +248,7 @@ class MelodyFields(GenerationFields):
     )
     duration: LongDuration = Field(10.0, description="Duration of the audio in seconds.")
     melody: Annotated[FileStorage, WithJsonSchema({"type": "string", "format": "binary"})] = Field(
-        description="The melody to follow: a WAV, AIFF, CAF, FLAC, MP3, Ogg, M4A, MP4 or WebM file."
+        description=f"The melody to follow: a {ACCEPTED_FORMATS} file."
     )
 
     @property

@@ -1,4 +1,4 @@
-"""The sections of the benchmark: one that cannot run does not stop the others."""
+"""The benchmark continues when one of its sections cannot run."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from audiocraft_api.engine.batching import BatchingEngine
 from audiocraft_api.model.guided_loop import generate_window
 from support.engines import (
     LoadedModels,
+    assert_same_codes,
     codes_engine,
     noise,
     params,
@@ -22,22 +22,6 @@ from support.engines import (
     short_window_model,
     wait_for_codes,
 )
-
-
-@pytest.fixture
-def engine(cache: LoadedModels) -> Iterator[BatchingEngine]:
-    engine = codes_engine(cache)
-    yield engine
-    engine.close()
-
-
-def assert_reference_codes(engine: BatchingEngine, cache: LoadedModels, cases: list[GenerationParams]) -> None:
-    """Check that each request of one batch gives the codes of the reference loop."""
-    requests = [engine.submit(case) for case in cases]
-    for case, request in zip(cases, requests, strict=True):
-        codes = wait_for_codes(request)
-        with cache.lease(case.model) as model:
-            np.testing.assert_array_equal(codes, reference_codes(model, case))
 
 
 def reference_loop(model: Any, case: GenerationParams, negative: str | None = None) -> Any:
@@ -66,7 +50,9 @@ def test_the_reference_loop_is_audiocrafts_without_controls(cache: LoadedModels,
         np.testing.assert_array_equal(reference_loop(model, case), reference_codes(model, case))
 
 
-def test_a_negative_prompt_is_the_text_of_the_unconditional_row(engine: BatchingEngine, cache: LoadedModels) -> None:
+def test_a_negative_prompt_is_the_text_of_the_unconditional_row(
+    exact_engine: BatchingEngine, cache: LoadedModels
+) -> None:
     short = {"duration_seconds": 1.0, "negative_description": "drums"}
     long_text = "loud distorted drums, screaming guitars and a crowd that shouts along with all of it"
     cases = [
@@ -78,14 +64,14 @@ def test_a_negative_prompt_is_the_text_of_the_unconditional_row(engine: Batching
         params("demo-melody", duration_seconds=1.0, negative_description=long_text, melody=noise(2.0)),
         params("demo-melody", **short, description=long_text),
     ]
-    assert_reference_codes(engine, cache, cases)
+    assert_same_codes(exact_engine, cache, cases)
 
 
 def test_a_negative_prompt_changes_the_tokens_and_one_like_the_prompt_turns_guidance_off(
-    engine: BatchingEngine,
+    exact_engine: BatchingEngine,
 ) -> None:
     plain, negative, same, off = (
-        wait_for_codes(engine.submit(case))
+        wait_for_codes(exact_engine.submit(case))
         for case in (
             params(),
             params(negative_description="drums"),
@@ -101,7 +87,7 @@ def test_a_negative_prompt_applies_to_every_window(demo_checkpoints: Path) -> No
     cache = LoadedModels(lambda name: short_window_model(demo_checkpoints, name))
     engine = codes_engine(cache)
     case = params(duration_seconds=20.0, negative_description="drums", audio_prompt=noise(15.0))
-    assert_reference_codes(engine, cache, [case])
+    assert_same_codes(engine, cache, [case])
     engine.close()
 
 
@@ -111,7 +97,7 @@ def segmented(model: str = "demo", *segments: tuple[Any, ...], **changes: Any) -
 
 
 def test_segments_change_the_text_at_the_step_that_completes_their_first_frame(
-    engine: BatchingEngine, cache: LoadedModels
+    exact_engine: BatchingEngine, cache: LoadedModels
 ) -> None:
     cases = [
         segmented("demo", ("jazz piano", 0.5), ("slow dark ambient synth pads with a choir", 0.7), ("jazz piano", 0.3)),
@@ -121,28 +107,28 @@ def test_segments_change_the_text_at_the_step_that_completes_their_first_frame(
         segmented("demo", ("jazz piano", 0.5), ("rock guitar", 0.5), cfg_coef=1.0),
         segmented("demo-stereo", ("jazz piano", 0.5), ("rock guitar", 0.5)),
     ]
-    assert_reference_codes(engine, cache, cases)
+    assert_same_codes(exact_engine, cache, cases)
 
 
-def test_tokens_before_a_change_stay_as_they_are(engine: BatchingEngine) -> None:
+def test_tokens_before_a_change_stay_as_they_are(exact_engine: BatchingEngine) -> None:
     plain = params(description="jazz piano", duration_seconds=2.0)
     changed = segmented("demo", ("jazz piano", 0.94), ("rock guitar", 1.06))
-    codes = [wait_for_codes(engine.submit(case)) for case in (plain, changed)]
+    codes = [wait_for_codes(exact_engine.submit(case)) for case in (plain, changed)]
     same = (codes[0] == codes[1]).all(axis=0)
     assert same[:47].all()
     assert not same[47:].all()
 
 
-def test_equal_segments_are_one_prompt(engine: BatchingEngine) -> None:
+def test_equal_segments_are_one_prompt(exact_engine: BatchingEngine) -> None:
     plain = params(description="jazz piano", duration_seconds=1.5, negative_description="drums")
     equal = segmented("demo", *[("jazz piano", 0.5, "drums")] * 3)
-    np.testing.assert_array_equal(*(wait_for_codes(engine.submit(case)) for case in (plain, equal)))
+    np.testing.assert_array_equal(*(wait_for_codes(exact_engine.submit(case)) for case in (plain, equal)))
 
 
 def test_a_segment_that_repeats_the_text_of_the_unconditional_row_keeps_both_rows(
-    engine: BatchingEngine, cache: LoadedModels
+    exact_engine: BatchingEngine, cache: LoadedModels
 ) -> None:
-    assert_reference_codes(engine, cache, [segmented("demo", ("drums", 0.5, "drums"), ("jazz", 0.5, "drums"))])
+    assert_same_codes(exact_engine, cache, [segmented("demo", ("drums", 0.5, "drums"), ("jazz", 0.5, "drums"))])
 
 
 def test_segments_reach_over_windows_and_models_with_a_prefix_change_at_the_next_window(demo_checkpoints: Path) -> None:
@@ -152,5 +138,5 @@ def test_segments_reach_over_windows_and_models_with_a_prefix_change_at_the_next
         segmented("demo", ("jazz piano", 18.0), ("rock guitar", 1.5), ("folk", 0.6), audio_prompt=noise(17.0)),
         segmented("demo-melody", ("jazz piano", 18.0), ("rock guitar", 2.0), audio_prompt=noise(16.0)),
     ]
-    assert_reference_codes(engine, cache, cases)
+    assert_same_codes(engine, cache, cases)
     engine.close()

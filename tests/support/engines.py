@@ -111,6 +111,17 @@ def reference_codes(model: Any, params: GenerationParams) -> np.ndarray[Any, Any
     return codes
 
 
+def assert_same_codes(engine: BatchingEngine, cache: LoadedModels, cases: list[GenerationParams]) -> None:
+    """Check that requests decoded in one batch of a `codes_engine` get the codes of the reference loop."""
+    requests = [engine.submit(case) for case in cases]
+    for case, request in zip(cases, requests, strict=True):
+        codes = wait_for_codes(request)
+        with cache.lease(case.model) as model:
+            expected = reference_codes(model, case)
+        assert codes.shape == expected.shape
+        assert np.array_equal(codes, expected), f"first different frame: {np.argmax((codes != expected).any(0))}"
+
+
 def params(model: str = "demo", **changes: Any) -> GenerationParams:
     defaults = {"model": model, "description": "warm jazz piano", "duration_seconds": 2.0, "seed": 5}
     return GenerationParams(**(defaults | changes))
