@@ -35,6 +35,12 @@ def test_every_link_leads_somewhere(path: Path) -> None:
             assert anchor in anchors(target.read_text()), link
 
 
+@page_by_page
+def test_lines_of_prose_have_at_most_120_characters(path: Path) -> None:
+    prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
+
+
 def test_the_index_links_to_every_page() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", page("docs/index.md"))
     linked = {(ROOT / "docs" / link).resolve() for link in links}
