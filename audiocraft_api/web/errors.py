@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, current_app, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from audiocraft_api.core.errors import (
@@ -20,6 +20,7 @@ from audiocraft_api.core.errors import (
 )
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.observing import count_error
+from audiocraft_api.web.operations import operation_of
 from audiocraft_api.web.schemas import ErrorResponse
 
 SENTENCES = {
@@ -51,7 +52,9 @@ def init_app(app: Flask) -> None:
 
 def error_response(status: int, code: str, message: str, **details: Any) -> Response:
     """Return an error response; `details` are the optional fields of `ErrorResponse`."""
-    body = ErrorResponse(error=message, code=code, request_id=request_id(), **details)
+    operation = operation_of(current_app, request.endpoint)
+    schema = operation.error_schemas.get(status, ErrorResponse) if operation else ErrorResponse
+    body = schema(error=message, code=code, request_id=request_id(), **details)
     response = jsonify(body.model_dump(exclude_none=True))
     response.status_code = status
     return response

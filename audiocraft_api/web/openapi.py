@@ -17,7 +17,7 @@ from werkzeug.routing import Rule
 
 from audiocraft_api import __version__
 from audiocraft_api.web.errors import SENTENCES
-from audiocraft_api.web.operations import Access, Operation
+from audiocraft_api.web.operations import Access, Operation, operation_of
 from audiocraft_api.web.schemas import ErrorResponse
 
 JSON = "application/json"
@@ -50,7 +50,7 @@ def build_openapi(
     `model_sizes` lists the model names that each request schema accepts; `needs_key` returns whether a
     route requires a key.
     """
-    documented = [(rule, found) for rule in app.url_map.iter_rules() if (found := _operation_of(app, rule))]
+    documented = [(rule, found) for rule in app.url_map.iter_rules() if (found := operation_of(app, rule.endpoint))]
     paths: dict[str, dict[str, Any]] = {}
     for rule, found in documented:
         for method in sorted((rule.methods or set()) & {"GET", "POST", "PUT", "PATCH", "DELETE"}):
@@ -74,16 +74,12 @@ def build_openapi(
     }
 
 
-def _operation_of(app: Flask, rule: Rule) -> Operation | None:
-    return getattr(app.view_functions[rule.endpoint], "operation", None)
-
-
 def _component_schemas(operations: Sequence[Operation]) -> dict[str, Any]:
     wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {(ErrorResponse, "serialization"): None}
     for found in operations:
         wanted |= {(schema, "validation"): None for schema in (found.json, found.form) if schema}
         schemas = [body for bodies in found.responses.values() for body in bodies if not isinstance(body, str)]
-        wanted |= {(schema, "serialization"): None for schema in schemas}
+        wanted |= {(schema, "serialization"): None for schema in (*schemas, *found.error_schemas.values())}
     _, document = models_json_schema(list(wanted), ref_template=REF)
     return dict(document["$defs"])
 
@@ -96,8 +92,8 @@ def _path_item(rule: Rule, found: Operation) -> dict[str, Any]:
         "responses": {
             str(status): _response(status, bodies, found.headers) for status, bodies in found.responses.items()
         }
-        | {str(status): _error(status) for status in sorted(_error_statuses(found))}
-        | {"default": _error(500)},
+        | {str(status): _error(status, found) for status in sorted(_error_statuses(found))}
+        | {"default": _error(500, found)},
     }
     if found.description:
         item["description"] = found.description
@@ -154,11 +150,11 @@ def _response(status: int, bodies: Sequence[type[BaseModel] | str], headers: Map
     return response | ({"content": content} if content else {})
 
 
-def _error(status: int) -> dict[str, Any]:
+def _error(status: int, found: Operation) -> dict[str, Any]:
     return {
         "description": ERROR_SENTENCES[status],
         "headers": REQUEST_ID | ERROR_HEADERS.get(status, {}),
-        "content": {JSON: {"schema": _ref(ErrorResponse)}},
+        "content": {JSON: {"schema": _ref(found.error_schemas.get(status, ErrorResponse))}},
     }
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar, cast
 
+from flask import Flask
 from pydantic import BaseModel
 
 from audiocraft_api.web.parsing import parse_form, parse_json, parse_query
-from audiocraft_api.web.schemas import MelodyFields, RequestSchema, StreamRequest
+from audiocraft_api.web.schemas import ErrorResponse, MelodyFields, RequestSchema, StreamRequest
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -34,7 +35,8 @@ class Operation:
     """Decorates a view. A view with `json`, `form` or `query` gets the validated model as its first argument.
 
     `responses` maps a status to the schemas or media types of its bodies. `errors` lists statuses beyond those that
-    follow from the body, the path parameters and the access. `request_headers` maps a name to its JSON schema.
+    follow from the body, the path parameters and the access; `error_schemas` maps a status to the schema of an error
+    that has more fields than `ErrorResponse`. `request_headers` maps a name to its JSON schema.
     """
 
     summary: str
@@ -46,6 +48,7 @@ class Operation:
     form: type[MelodyFields] | None = None
     query: type[RequestSchema] | None = None
     errors: tuple[int, ...] = ()
+    error_schemas: Mapping[int, type[ErrorResponse]] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     request_headers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -64,6 +67,11 @@ class Operation:
         if self.form:
             return (parse_form(self.form, self.form.FILE_FIELD, self.form.MISSING_FILE),)
         return (parse_query(self.query),) if self.query else ()
+
+
+def operation_of(app: Flask, endpoint: str | None) -> Operation | None:
+    """Return the operation of a route; None when the route has none or does not exist."""
+    return getattr(app.view_functions.get(endpoint or ""), "operation", None)
 
 
 def access(decision: Access) -> Callable[[View], View]:

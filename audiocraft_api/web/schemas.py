@@ -439,3 +439,9 @@ class ErrorResponse(_Response):
     )
     category: str | None = Field(None, description="Machine-readable reason why the prompt was refused.")
     suggestion: str | None = Field(None, description="What to request instead of a refused prompt.")
+
+
+class TaskErrorResponse(ErrorResponse):
+    """An error that polling the task again would not change."""
+
+    status: Literal["failed"] = Field("failed", description="For clients that poll until a final `status`.")

@@ -132,8 +132,8 @@ class TestSubmitAndPoll:
 
     @pytest.mark.parametrize("task_id", UNKNOWN_IDS)
     def test_an_unknown_id_is_404_on_every_route(self, client: FlaskClient, task_id: str) -> None:
+        assert_error(client.get(f"/tasks/{task_id}"), 404, "not_found", details=["status"])
         for response in (
-            client.get(f"/tasks/{task_id}"),
             client.delete(f"/tasks/{task_id}"),
             client.get(f"/tasks/{task_id}/events"),
         ):
@@ -296,7 +296,7 @@ class TestAudioGone:
     def test_a_completed_task_without_its_file_is_410(self, client: FlaskClient) -> None:
         done = run_task(client)
         services_of(client.application).store.delete(done["result"]["filename"])
-        assert_error(client.get(f"/tasks/{done['task_id']}"), 410, "audio_gone")
+        assert_error(client.get(f"/tasks/{done['task_id']}"), 410, "audio_gone", details=["status"])
         assert_error(client.get(f"/tasks/{done['task_id']}/events"), 410, "audio_gone")
         assert client.delete(f"/tasks/{done['task_id']}").status_code == 200
         assert len(client.get("/tasks").json["tasks"]) == 1

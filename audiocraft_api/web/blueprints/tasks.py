@@ -17,6 +17,7 @@ from audiocraft_api.web.schemas import (
     MelodyTaskRequest,
     PageQuery,
     TaskAcceptedResponse,
+    TaskErrorResponse,
     TaskRequest,
     TasksResponse,
 )
@@ -72,9 +73,11 @@ def generate_with_melody_async(fields: MelodyTaskRequest) -> Response:
     tag="tasks",
     access=Access.READ,
     responses={200: TASK_RESPONSES},
-    description="Status 410 means that the task was completed but its audio is no longer stored.",
+    description="Status 410 means that the task was completed but its audio is no longer stored. Errors that polling "
+    "again would not change have the `status` `failed`.",
     parameters=TASK_ID,
-    errors=(410,),
+    errors=(400, 410),
+    error_schemas=dict.fromkeys((400, 401, 403, 404, 410), TaskErrorResponse),
 )
 def task(task_id: str) -> dict[str, Any]:
     found = services().tasks.service.get(task_id, caller().owner)
