@@ -1,0 +1,58 @@
+import {generation} from "./fields.js";
+import {Http, readBody} from "./http.js";
+import {AudioStream} from "./stream.js";
+import {Tasks} from "./tasks.js";
+
+/** A client of one server. */
+export class AudioCraft {
+  #http;
+
+  constructor({baseUrl = globalThis.location?.origin ?? "http://localhost:5000", ...options} = {}) {
+    this.#http = new Http({baseUrl, ...options});
+    this.tasks = new Tasks(this.#http);
+  }
+
+  /** Generates audio and waits for it. */
+  generateAudio(prompt, options = {}) {
+    const {path, body, headers} = generation("/generate", prompt, options);
+    return this.#http.json("POST", path, {body, headers, signal: options.signal});
+  }
+
+  /** Generates audio as a task and polls until it is completed. Aborting `signal` cancels the task. */
+  async generateAudioAsync(prompt, options = {}) {
+    const {task_id: id} = await this.tasks.submit(prompt, options);
+    try {
+      return await this.tasks.wait(id, options);
+    } catch (error) {
+      if (options.signal?.aborted) await this.tasks.cancel(id).catch(() => {});
+      throw error;
+    }
+  }
+
+  /** Generates audio and receives it while it is generated. Resolves with the first audio. */
+  async stream(prompt, options = {}) {
+    if (options.melody !== undefined) throw new TypeError("A stream cannot follow a melody. Use generateAudio.");
+    const {path, body, headers} = generation("/generate-stream", prompt, options);
+    return new AudioStream(await this.#http.send("POST", path, {body, headers, signal: options.signal}), options.signal);
+  }
+
+  /** Returns the absolute URL of the audio of a result or a task. */
+  audioUrl({audio_url: path}) {
+    return this.#http.url(path);
+  }
+
+  /** Downloads the audio of a result or a task, with the key that an `<audio>` element cannot send. */
+  async download({audio_url: path}, {signal} = {}) {
+    const response = await this.#http.send("GET", path, {signal});
+    return readBody(response, () => response.blob(), signal);
+  }
+
+  /** Lists the models. */
+  async models({signal} = {}) {
+    return (await this.#http.json("GET", "/models", {signal})).models;
+  }
+
+  health({signal} = {}) {
+    return this.#http.json("GET", "/health", {signal});
+  }
+}

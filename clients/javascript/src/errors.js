@@ -1,0 +1,111 @@
+/** An error of the server, or of the connection to it. `code` is stable; the message is a sentence for people. */
+export class AudioCraftError extends Error {
+  /**
+   * @param {string} message
+   * @param {{code?: string, status?: number, requestId?: string, retryAfter?: number, errors?: object, category?: string,
+   *   suggestion?: string, cause?: unknown}} [details]
+   */
+  constructor(message, {cause, ...details} = {}) {
+    super(message, cause === undefined ? undefined : {cause});
+    this.name = new.target.name;
+    this.code = "internal_error";
+    Object.assign(this, details);
+  }
+}
+
+/** The request is malformed or out of range; `errors` maps each invalid field to sentences. */
+export class InvalidRequestError extends AudioCraftError {}
+/** The API key is missing or wrong. */
+export class UnauthorizedError extends AudioCraftError {}
+/** The API key does not have the required scope. */
+export class ForbiddenError extends AudioCraftError {}
+/** The resource does not exist, or belongs to another caller. */
+export class NotFoundError extends AudioCraftError {}
+/** The audio was generated but is no longer stored. */
+export class AudioGoneError extends AudioCraftError {}
+/** The prompt policy refused the prompt; `category` says why, `suggestion` what to request instead. */
+export class PromptRefusedError extends AudioCraftError {}
+/** The idempotency key was already used with a different request. */
+export class IdempotencyConflictError extends AudioCraftError {}
+/** You are over a limit; try again after `retryAfter` seconds. */
+export class LimitExceededError extends AudioCraftError {}
+/** The server is full or not ready; try again after `retryAfter` seconds. */
+export class UnavailableError extends AudioCraftError {}
+/** This server generates audio on other machines and cannot stream it. */
+export class NotStreamableError extends AudioCraftError {}
+/** The audio was not ready in time. */
+export class DeadlineExceededError extends AudioCraftError {}
+/** The generation failed. */
+export class GenerationFailedError extends AudioCraftError {}
+/** The task was canceled. */
+export class CanceledError extends AudioCraftError {}
+/** The server did not respond, or closed the connection before the end of the response. */
+export class ConnectionError extends AudioCraftError {}
+
+/** The class of each error code. */
+export const ERROR_CLASSES = Object.freeze({
+  invalid_request: InvalidRequestError,
+  invalid_melody: InvalidRequestError,
+  payload_too_large: InvalidRequestError,
+  unsupported_media_type: InvalidRequestError,
+  unauthorized: UnauthorizedError,
+  forbidden: ForbiddenError,
+  not_found: NotFoundError,
+  audio_gone: AudioGoneError,
+  prompt_refused: PromptRefusedError,
+  idempotency_conflict: IdempotencyConflictError,
+  limit_exceeded: LimitExceededError,
+  too_many_tasks: LimitExceededError,
+  rate_limited: LimitExceededError,
+  quota_exceeded: LimitExceededError,
+  too_many_requests_at_once: LimitExceededError,
+  unavailable: UnavailableError,
+  queue_full: UnavailableError,
+  too_many_streams: UnavailableError,
+  model_unavailable: UnavailableError,
+  model_loading: UnavailableError,
+  engine_died: UnavailableError,
+  engine_stalled: UnavailableError,
+  out_of_memory: UnavailableError,
+  storage_unavailable: UnavailableError,
+  moderation_unavailable: UnavailableError,
+  shutting_down: UnavailableError,
+  not_streamable: NotStreamableError,
+  deadline_exceeded: DeadlineExceededError,
+  generation_failed: GenerationFailedError,
+  conversion_failed: GenerationFailedError,
+  canceled: CanceledError,
+  connection_failed: ConnectionError,
+  internal_error: AudioCraftError,
+});
+
+/** Returns an error of the class of its code; an unknown code is kept on a plain `AudioCraftError`. */
+export function createError(message, details) {
+  const Class = Object.hasOwn(ERROR_CLASSES, details.code) ? ERROR_CLASSES[details.code] : AudioCraftError;
+  return new Class(message, details);
+}
+
+/** Returns the error that a response carries, also when a proxy and not the server made the response. */
+export async function errorOfResponse(response) {
+  const text = await response.text().catch(() => "");
+  const body = parsed(text);
+  const {error, request_id: requestId, errors, category, suggestion} = body;
+  const retryAfter = Number(response.headers.get("Retry-After") ?? NaN);
+  return createError(error ?? `The server responded with status ${response.status}.`, {
+    code: body.code ?? (response.status === 429 ? "limit_exceeded" : response.status === 503 ? "unavailable" : undefined),
+    status: response.status,
+    requestId: requestId ?? response.headers.get("X-Request-ID") ?? undefined,
+    ...(Number.isFinite(retryAfter) && {retryAfter}),
+    ...(errors && {errors}),
+    ...(category && {category}),
+    ...(suggestion && {suggestion}),
+  });
+}
+
+function parsed(text) {
+  try {
+    return Object(JSON.parse(text));
+  } catch {
+    return {};
+  }
+}

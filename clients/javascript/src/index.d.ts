@@ -1,0 +1,171 @@
+import type {
+  ErrorResponse,
+  GenerateBase64Response,
+  GenerateFields,
+  GenerateUrlResponse,
+  HealthResponse,
+  MelodyFields,
+  MelodyTaskFields,
+  ModelResponse,
+  StreamFields,
+  TaskAcceptedResponse,
+  TaskCanceledResponse,
+  TaskCompletedResponse,
+  TaskFailedResponse,
+  TaskFields,
+  TasksResponse,
+  TaskWorkingResponse,
+} from "./schema.js";
+
+export type * from "./schema.js";
+
+export type Task = TaskWorkingResponse | TaskCompletedResponse | TaskFailedResponse | TaskCanceledResponse;
+export type Melody = Blob | ArrayBuffer | ArrayBufferView;
+
+export interface ClientOptions {
+  /** URL of the server; by default the origin of the page, or http://localhost:5000 outside of a page. */
+  baseUrl?: string;
+  apiKey?: string;
+  /** How often a request is repeated that is safe to repeat; 2 by default. A POST without an idempotency key never is. */
+  maxRetries?: number;
+  /** Do not repeat a request whose `Retry-After` is longer than this many seconds; 60 by default. */
+  maxRetryAfter?: number;
+  fetch?: typeof fetch;
+}
+
+export interface CallOptions {
+  signal?: AbortSignal;
+}
+
+export interface WaitOptions extends CallOptions {
+  /** Called with each state of the task that was polled. */
+  onProgress?: (task: Task) => void;
+  /** Milliseconds between polls; 1000 by default. */
+  pollInterval?: number;
+}
+
+/** With a melody, the request becomes a form for the melody endpoints. */
+export type GenerateOptions = CallOptions & ((GenerateFields & {melody?: undefined}) | (MelodyFields & {melody: Melody}));
+
+export type TaskOptions = CallOptions & {
+  /** Random by default. A repeated submission with the same key returns the same task. */
+  idempotencyKey?: string;
+} & ((TaskFields & {melody?: undefined}) | (MelodyTaskFields & {melody: Melody}));
+
+export type StreamOptions = CallOptions & StreamFields;
+
+/** The server of a call without a client. */
+export type ServerOptions = Pick<ClientOptions, "baseUrl" | "apiKey">;
+
+/** Generates audio and waits for it. */
+export function generateAudio(
+  prompt: string,
+  options: GenerateOptions & ServerOptions & {returnType: "base64"},
+): Promise<GenerateBase64Response>;
+export function generateAudio(prompt: string, options?: GenerateOptions & ServerOptions): Promise<GenerateUrlResponse>;
+
+/** Generates audio as a task and polls until it is completed. Aborting `signal` cancels the task. */
+export function generateAudioAsync(
+  prompt: string,
+  options?: TaskOptions & WaitOptions & ServerOptions,
+): Promise<TaskCompletedResponse>;
+
+/** A client of one server. */
+export class AudioCraft {
+  constructor(options?: ClientOptions);
+  readonly tasks: Tasks;
+  generateAudio(
+    prompt: string,
+    options: GenerateOptions & {returnType: "base64"},
+  ): Promise<GenerateBase64Response>;
+  generateAudio(prompt: string, options?: GenerateOptions): Promise<GenerateUrlResponse>;
+  generateAudioAsync(prompt: string, options?: TaskOptions & WaitOptions): Promise<TaskCompletedResponse>;
+  /** Generates audio and receives it while it is generated. Resolves with the first audio. */
+  stream(prompt: string, options?: StreamOptions): Promise<AudioStream>;
+  /** Returns the absolute URL of the audio of a result or a task. */
+  audioUrl(of: {audio_url: string}): string;
+  /** Downloads the audio of a result or a task, with the key that an `<audio>` element cannot send. */
+  download(of: {audio_url: string}, options?: CallOptions): Promise<Blob>;
+  models(options?: CallOptions): Promise<ModelResponse[]>;
+  health(options?: CallOptions): Promise<HealthResponse>;
+}
+
+/** Tasks: generations that the server runs while nobody waits. */
+export interface Tasks {
+  submit(prompt: string, options?: TaskOptions): Promise<TaskAcceptedResponse>;
+  get(id: string, options?: CallOptions): Promise<Task>;
+  /** Polls a task until it is completed. Throws the error of a failed task, or a `CanceledError`. */
+  wait(id: string, options?: WaitOptions): Promise<TaskCompletedResponse>;
+  /** Cancels a task: a queued one at once, a running one after its current step. A finished task does not change. */
+  cancel(id: string, options?: CallOptions): Promise<Task>;
+  /** Returns a page of tasks, newest first. */
+  list(options?: CallOptions & {limit?: number; cursor?: string | null}): Promise<TasksResponse>;
+  /** Yields the task after each change, and last its final state. Reconnects when the connection ends. */
+  events(id: string, options?: CallOptions): AsyncGenerator<Task, void>;
+}
+
+/** Audio that arrives while it is generated: iterate over it, or read it whole. */
+export class AudioStream implements AsyncIterable<Uint8Array> {
+  private constructor();
+  readonly seed: number;
+  readonly model: string;
+  readonly revision: string;
+  /** In Hz. */
+  readonly sampleRate: number;
+  /** Seconds of audio in the whole stream. */
+  readonly duration: number;
+  readonly mediaType: string;
+  readonly requestId: string;
+  /** The bytes as a web stream, for `MediaSource`, `Response` or `pipeTo`. */
+  readonly body: ReadableStream<Uint8Array>;
+  /** Reads the rest of the audio. */
+  blob(): Promise<Blob>;
+  /** Yields the bytes as they arrive. Leaving the loop stops the generation. */
+  [Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void>;
+}
+
+export interface ErrorDetails {
+  code?: string;
+  status?: number;
+  requestId?: string;
+  retryAfter?: number;
+  errors?: NonNullable<ErrorResponse["errors"]>;
+  category?: string;
+  suggestion?: string;
+  cause?: unknown;
+}
+
+/** An error of the server, or of the connection to it. `code` is stable; the message is a sentence for people. */
+export class AudioCraftError extends Error {
+  constructor(message: string, details?: ErrorDetails);
+  readonly code: string;
+  /** HTTP status; undefined when the server did not respond, and for errors of tasks. */
+  readonly status?: number;
+  readonly requestId?: string;
+  /** Seconds after which the request may succeed. */
+  readonly retryAfter?: number;
+  /** For each invalid field, the sentences that say what is wrong. */
+  readonly errors?: Record<string, string[]>;
+  /** Machine-readable reason why the prompt was refused. */
+  readonly category?: string;
+  /** What to request instead of a refused prompt. */
+  readonly suggestion?: string;
+}
+
+export class InvalidRequestError extends AudioCraftError {}
+export class UnauthorizedError extends AudioCraftError {}
+export class ForbiddenError extends AudioCraftError {}
+export class NotFoundError extends AudioCraftError {}
+export class AudioGoneError extends AudioCraftError {}
+export class PromptRefusedError extends AudioCraftError {}
+export class IdempotencyConflictError extends AudioCraftError {}
+export class LimitExceededError extends AudioCraftError {}
+export class UnavailableError extends AudioCraftError {}
+export class NotStreamableError extends AudioCraftError {}
+export class DeadlineExceededError extends AudioCraftError {}
+export class GenerationFailedError extends AudioCraftError {}
+export class CanceledError extends AudioCraftError {}
+export class ConnectionError extends AudioCraftError {}
+
+/** The class of each error code. */
+export const ERROR_CLASSES: Readonly<Record<string, typeof AudioCraftError>>;
