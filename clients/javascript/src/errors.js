@@ -5,11 +5,10 @@ export class AudioCraftError extends Error {
    * @param {{code?: string, status?: number, requestId?: string, retryAfter?: number, errors?: object, category?: string,
    *   suggestion?: string, cause?: unknown}} [details]
    */
-  constructor(message, {cause, ...details} = {}) {
+  constructor(message, {cause, code = "internal_error", ...details} = {}) {
     super(message, cause === undefined ? undefined : {cause});
     this.name = new.target.name;
-    this.code = "internal_error";
-    Object.assign(this, details);
+    Object.assign(this, {code, ...details});
   }
 }
 

@@ -1,0 +1,250 @@
+// Runs against a real server: AUDIOCRAFT_URL, which requires AUDIOCRAFT_KEY. Its generations pause while the file
+// AUDIOCRAFT_HOLD exists, if their prompt is `hold after 0`, and fail if it is `fail after 0`.
+
+import assert from "node:assert/strict";
+import {once} from "node:events";
+import {rm, writeFile} from "node:fs/promises";
+import {createServer} from "node:http";
+import {after, before, describe, it} from "node:test";
+
+import * as audiocraft from "audiocraft-api-client";
+
+const {AUDIOCRAFT_URL: baseUrl, AUDIOCRAFT_KEY: apiKey, AUDIOCRAFT_HOLD: hold} = process.env;
+const {AudioCraft} = audiocraft;
+const client = new AudioCraft({baseUrl, apiKey});
+const SECOND = {duration: 1};
+const FAST = {pollInterval: 20};
+
+/** A mono WAV file of one second at 16 kHz. */
+function melody() {
+  const samples = Buffer.alloc(32_000);
+  for (let n = 0; n < 16_000; n++) samples.writeInt16LE(Math.round(9000 * Math.sin(n / 6)), 2 * n);
+  const words = (...values) => Uint32Array.from(values); // little-endian on every machine that runs Node
+  const format = words(16, 0x10001, 16_000, 32_000, 0x100002);
+  return new Blob(["RIFF", words(36 + samples.length), "WAVEfmt ", format, "data", words(samples.length), samples]);
+}
+
+describe("generateAudio", () => {
+  it("sends the options under the names of the API and returns the result", async () => {
+    const options = {modelSize: "medium", duration: 1, temperature: 0.5, topK: 7, topP: 0.5, cfgCoef: 2, seed: 3, format: "ogg"};
+    const result = await client.generateAudio("solo cello", options);
+    const {recipe} = result;
+    assert.equal(result.success, true);
+    assert.deepEqual(
+      [recipe.model, recipe.duration, recipe.temperature, recipe.top_k, recipe.top_p, recipe.cfg_coef, recipe.seed, result.format],
+      ["medium", 1, 0.5, 7, 0.5, 2, 3, "ogg"],
+    );
+    const audio = await client.download(result);
+    assert.equal(audio.type, "audio/ogg");
+    assert.ok(audio.size > 1000);
+    assert.equal(client.audioUrl(result), baseUrl + result.audio_url);
+  });
+
+  it("works as a function without a client", async () => {
+    const result = await audiocraft.generateAudio("solo cello", {...SECOND, returnType: "base64", baseUrl, apiKey});
+    assert.equal(Buffer.from(result.audio, "base64").subarray(0, 4).toString(), "RIFF");
+  });
+
+  it("uploads a melody, as a Blob or as bytes", async () => {
+    const blob = melody();
+    for (const file of [blob, new Uint8Array(await blob.arrayBuffer())]) {
+      const result = await client.generateAudio("string quartet", {...SECOND, melody: file});
+      assert.match(result.recipe.melody, /^[0-9a-f]{64}$/);
+    }
+  });
+
+  it("stops when its signal aborts", async () => {
+    await writeFile(hold, "");
+    const generation = client.generateAudio("hold after 0", {...SECOND, signal: AbortSignal.timeout(50)});
+    await assert.rejects(generation, {name: "TimeoutError"});
+    await rm(hold);
+  });
+});
+
+describe("generateAudioAsync", () => {
+  it("reports progress and resolves with the completed task", async () => {
+    const states = [];
+    const task = await client.generateAudioAsync("solo cello", {...SECOND, ...FAST, onProgress: ({status}) => states.push(status)});
+    assert.equal(states.at(-1), "completed");
+    assert.equal(task.audio_url, `/audio/${task.result.filename}`);
+    assert.ok((await client.download(task)).size > 44);
+  });
+
+  it("works as a function, and with a melody", async () => {
+    const task = await audiocraft.generateAudioAsync("solo cello", {...SECOND, ...FAST, melody: melody(), baseUrl, apiKey});
+    assert.equal(task.status, "completed");
+  });
+
+  it("throws the error of a failed task", async () => {
+    const task = client.generateAudioAsync("fail after 0", {...SECOND, ...FAST});
+    await assert.rejects(task, (error) => error instanceof audiocraft.GenerationFailedError && error.code === "generation_failed");
+  });
+
+  it("throws when its submission is refused, and does not poll", async () => {
+    await assert.rejects(client.generateAudioAsync("solo cello", {modelSize: "unknown"}), audiocraft.InvalidRequestError);
+  });
+
+  it("cancels the task when its signal aborts", async () => {
+    await writeFile(hold, "");
+    const controller = new AbortController();
+    let id;
+    const onProgress = (task) => {
+      id = task.task_id;
+      controller.abort();
+    };
+    const task = client.generateAudioAsync("hold after 0", {...SECOND, ...FAST, onProgress, signal: controller.signal});
+    await assert.rejects(task, {name: "AbortError"});
+    await assert.rejects(client.tasks.wait(id, FAST), audiocraft.CanceledError);
+    await rm(hold);
+  });
+});
+
+describe("stream", () => {
+  it("yields the bytes of the whole audio", async () => {
+    const stream = await client.stream("solo cello", {...SECOND, seed: 5});
+    let size = 0;
+    for await (const bytes of stream) size += bytes.length;
+    assert.equal(size, 44 + 2 * 2 * stream.sampleRate * stream.duration);
+    assert.deepEqual([stream.seed, stream.duration, stream.mediaType], [5, 1, "audio/wav"]);
+  });
+
+  it("can be read whole", async () => {
+    const stream = await client.stream("solo cello", {...SECOND, format: "mp3"});
+    assert.ok((await stream.blob()).size > 1000);
+  });
+
+  it("throws when the generation fails after the first audio", async () => {
+    const stream = await client.stream("fail after 3", SECOND);
+    await assert.rejects(async () => {
+      for await (const _ of stream);
+    }, audiocraft.ConnectionError);
+  });
+
+  it("throws an ordinary error when the generation fails before", async () => {
+    await assert.rejects(client.stream("fail after 0", SECOND), audiocraft.GenerationFailedError);
+  });
+
+  it("stops the generation when its reader leaves", async () => {
+    await writeFile(hold, "");
+    for await (const _ of await client.stream("hold after 3", {duration: 5})) break;
+    while ((await client.health()).queue.running > 0);
+    await rm(hold);
+  });
+
+  it("refuses a melody before any request", async () => {
+    await assert.rejects(client.stream("solo cello", {melody: melody()}), TypeError);
+  });
+});
+
+describe("tasks", () => {
+  it("are listed, followed and canceled", async () => {
+    await writeFile(hold, "");
+    const {task_id: id} = await client.tasks.submit("hold after 0", SECOND);
+    const page = await client.tasks.list({limit: 1});
+    assert.equal(page.tasks[0].task_id, id);
+    assert.equal((await client.tasks.list({limit: 1, cursor: page.next_cursor})).tasks.length, 1);
+    const states = [];
+    for await (const task of client.tasks.events(id)) {
+      states.push(task.status);
+      if (states.length === 1) await client.tasks.cancel(id);
+    }
+    assert.equal(states.at(-1), "canceled");
+    await rm(hold);
+  });
+
+  it("are submitted once for one idempotency key", async () => {
+    const options = {...SECOND, idempotencyKey: `key-${Date.now()}`};
+    const [first, second] = [await client.tasks.submit("solo cello", options), await client.tasks.submit("solo cello", options)];
+    assert.equal(first.task_id, second.task_id);
+    const changed = client.tasks.submit("another", options);
+    await assert.rejects(changed, audiocraft.IdempotencyConflictError);
+  });
+
+  it("that do not exist are not found", async () => {
+    await assert.rejects(client.tasks.get("a/b?c"), audiocraft.NotFoundError);
+  });
+});
+
+describe("errors", () => {
+  it("name the invalid fields", async () => {
+    await assert.rejects(client.generateAudio("solo cello", {duration: 99, tempo: 1}), (error) => {
+      assert.ok(error instanceof audiocraft.InvalidRequestError);
+      assert.deepEqual([error.name, error.code, error.status], ["InvalidRequestError", "invalid_request", 400]);
+      assert.deepEqual(Object.keys(error.errors).sort(), ["duration", "tempo"]);
+      assert.ok(error.message && error.requestId);
+      return true;
+    });
+  });
+
+  it("tell a wrong key", async () => {
+    await assert.rejects(new AudioCraft({baseUrl, apiKey: "wrong"}).models(), audiocraft.UnauthorizedError);
+    await assert.rejects(new AudioCraft({baseUrl}).models(), {message: "Invalid or missing API key"});
+  });
+
+  it("tell the category and the suggestion for a refused prompt", async () => {
+    await assert.rejects(client.generateAudio("sad piano, kill yourself, 90 bpm", SECOND), (error) => {
+      assert.ok(error instanceof audiocraft.PromptRefusedError);
+      assert.ok(error.category);
+      return true;
+    });
+  });
+});
+
+describe("retries", () => {
+  const answers = [];
+  const requests = [];
+  let server;
+  let flaky;
+
+  before(async () => {
+    server = createServer((request, response) => {
+      requests.push({method: request.method, key: request.headers["idempotency-key"]});
+      const [status, headers, body] = answers.shift();
+      if (status === null) return request.socket.destroy();
+      request.resume().on("end", () => response.writeHead(status, {"Content-Type": "application/json", ...headers}).end(body));
+    }).listen(0, "127.0.0.1");
+    await once(server, "listening");
+    flaky = new AudioCraft({baseUrl: `http://127.0.0.1:${server.address().port}/`});
+  });
+  after(() => server.close());
+
+  const full = (retryAfter) => [503, {"Retry-After": retryAfter}, '{"error": "Full.", "code": "queue_full"}'];
+  async function sent(action, ...given) {
+    answers.splice(0, Infinity, ...given);
+    requests.length = 0;
+    const outcome = await action().catch((error) => error);
+    return [outcome, requests];
+  }
+
+  it("repeat a GET after Retry-After, and after a lost connection", async () => {
+    const [models, gets] = await sent(() => flaky.models(), full("0"), [null], [200, {}, '{"models": []}']);
+    assert.deepEqual([models, gets.length], [[], 3]);
+  });
+
+  it("give up after the last attempt, or when Retry-After is too long", async () => {
+    const [error, gets] = await sent(() => flaky.models(), full("0"), full("0"), full("0"));
+    assert.deepEqual([error.code, error.retryAfter, gets.length], ["queue_full", 0, 3]);
+    assert.equal((await sent(() => flaky.models(), full("86400")))[1].length, 1);
+  });
+
+  it("never repeat a POST without an idempotency key", async () => {
+    for (const answer of [full("0"), [null]]) {
+      const [error, posts] = await sent(() => flaky.generateAudio("solo cello"), answer);
+      assert.ok(error instanceof audiocraft.AudioCraftError);
+      assert.equal(posts.length, 1);
+      assert.equal((await sent(() => flaky.stream("solo cello"), answer))[1].length, 1);
+    }
+  });
+
+  it("repeat a submission with its idempotency key", async () => {
+    const [task, posts] = await sent(() => flaky.tasks.submit("solo cello"), [null], full("0"), [202, {}, '{"task_id": "1"}']);
+    assert.equal(task.task_id, "1");
+    assert.equal(new Set(posts.map(({key}) => key)).size, 1);
+    assert.match(posts[0].key, /^[0-9a-f]{32}$/);
+  });
+
+  it("do not happen for errors that would come again", async () => {
+    const [error, gets] = await sent(() => flaky.models(), [500, {}, "<html>A proxy's page</html>"]);
+    assert.deepEqual([error.status, error.code, gets.length], [500, "internal_error", 1]);
+  });
+});
