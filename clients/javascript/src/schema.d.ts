@@ -200,7 +200,7 @@ export interface RecipeResponse {
 
 /** The response for `return_type` `base64`. */
 export interface GenerateBase64Response {
-  success: "True";
+  success: true;
   /** Seconds the generation took. */
   generation_time: number;
   format: string;
@@ -225,7 +225,7 @@ export interface GenerateBase64Response {
 
 /** The response for `return_type` `url`. */
 export interface GenerateUrlResponse {
-  success: "True";
+  success: true;
   /** Seconds the generation took. */
   generation_time: number;
   format: string;
@@ -339,7 +339,7 @@ export interface TaskCanceledResponse {
 
 /** The audio of a completed task. */
 export interface TaskResult {
-  success: "True";
+  success: true;
   filename: string;
   /** Seconds the generation took. */
   generation_time: number;

@@ -1,0 +1,51 @@
+"""A client of AudioCraft API, a server that generates music with MusicGen."""
+
+from audiocraft_api_client._async import AsyncAudioCraft, AsyncAudioStream, AsyncTasks
+from audiocraft_api_client._sync import AudioCraft, AudioStream, Tasks
+from audiocraft_api_client.errors import (
+    AudioCraftError,
+    AudioGoneError,
+    CanceledError,
+    ConnectionFailedError,
+    DeadlineExceededError,
+    ForbiddenError,
+    GenerationFailedError,
+    IdempotencyConflictError,
+    InvalidRequestError,
+    LimitExceededError,
+    NotFoundError,
+    NotStreamableError,
+    PromptRefusedError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from audiocraft_api_client.play import play
+from audiocraft_api_client.progress import TerminalProgress
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncAudioCraft",
+    "AsyncAudioStream",
+    "AsyncTasks",
+    "AudioCraft",
+    "AudioCraftError",
+    "AudioGoneError",
+    "AudioStream",
+    "CanceledError",
+    "ConnectionFailedError",
+    "DeadlineExceededError",
+    "ForbiddenError",
+    "GenerationFailedError",
+    "IdempotencyConflictError",
+    "InvalidRequestError",
+    "LimitExceededError",
+    "NotFoundError",
+    "NotStreamableError",
+    "PromptRefusedError",
+    "Tasks",
+    "TerminalProgress",
+    "UnauthorizedError",
+    "UnavailableError",
+    "play",
+]
