@@ -1,4 +1,5 @@
-import {ConnectionError, errorOfResponse} from "./errors.js";
+import {ConnectionError} from "./errors.js";
+import {errorOfResponse} from "./responses.js";
 
 const RETRIED = new Set([429, 502, 503, 504]);
 const FIRST_DELAY_MILLISECONDS = 500;

@@ -1,6 +1,6 @@
-import {createError} from "./errors.js";
 import {generation, newIdempotencyKey} from "./fields.js";
 import {readBody, sleep} from "./http.js";
+import {createError} from "./responses.js";
 
 const POLL_MILLISECONDS = 1000;
 

@@ -1,0 +1,32 @@
+import {AudioCraftError, ERROR_CLASSES} from "./errors.js";
+
+/** Returns an error of the class of its code; an unknown code is kept on a plain `AudioCraftError`. */
+export function createError(message, details) {
+  const Class = Object.hasOwn(ERROR_CLASSES, details.code) ? ERROR_CLASSES[details.code] : AudioCraftError;
+  return new Class(message, details);
+}
+
+/** Returns the error that a response carries, also when a proxy and not the server made the response. */
+export async function errorOfResponse(response) {
+  const text = await response.text().catch(() => "");
+  const body = parsed(text);
+  const {error, request_id: requestId, errors, category, suggestion} = body;
+  const retryAfter = Number(response.headers.get("Retry-After") ?? NaN);
+  return createError(error ?? `The server responded with status ${response.status}.`, {
+    code: body.code ?? (response.status === 429 ? "limit_exceeded" : response.status === 503 ? "unavailable" : undefined),
+    status: response.status,
+    requestId: requestId ?? response.headers.get("X-Request-ID") ?? undefined,
+    ...(Number.isFinite(retryAfter) && {retryAfter}),
+    ...(errors && {errors}),
+    ...(category && {category}),
+    ...(suggestion && {suggestion}),
+  });
+}
+
+function parsed(text) {
+  try {
+    return Object(JSON.parse(text));
+  } catch {
+    return {};
+  }
+}

@@ -1,0 +1,143 @@
+"""What the commands do. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Callable, Optional, get_args, get_type_hints
+
+from pydantic import BaseModel
+
+from audiocraft_api_client._requests import Task
+from audiocraft_api_client._sync import AudioCraft
+from audiocraft_api_client.cli.completion import SHELLS
+from audiocraft_api_client.errors import InvalidRequestError
+from audiocraft_api_client.models import TaskCompletedResponse, TaskFailedResponse, TaskFields, TaskWorkingResponse
+from audiocraft_api_client.play import play
+from audiocraft_api_client.progress import TerminalProgress, line_of
+
+Command = Callable[[AudioCraft, argparse.Namespace], None]
+STANDARD_OUTPUT = "-"
+
+
+def generate(client: AudioCraft, options: argparse.Namespace) -> None:
+    with TerminalProgress() as progress:
+        task = client.tasks.run(options.prompt, melody=options.melody, on_progress=progress, **_fields(options))
+    _write(client, task, options)
+
+
+def stream(client: AudioCraft, options: argparse.Namespace) -> None:
+    with client.stream(options.prompt, **_fields(options)) as audio:
+        if options.output != STANDARD_OUTPUT:
+            audio.save(options.output)
+            print(json.dumps({"file": options.output, "seed": audio.seed}) if options.json else options.output)
+            return
+        for chunk in audio:
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+
+
+def models(client: AudioCraft, options: argparse.Namespace) -> None:
+    found = client.models()
+    if options.json:
+        _print_json(found)
+    else:
+        for model in found:
+            print(f"{model.name:<16}{'melody' if model.melody else '':<8}{model.licence:<16}{model.description}")
+
+
+def tasks(client: AudioCraft, options: argparse.Namespace) -> None:
+    if options.action != "list" and not options.task_id:
+        raise _usage(f"tasks {options.action} needs the ID of a task.")
+    TASK_ACTIONS[options.action](client, options)
+
+
+def completion(_client: AudioCraft, options: argparse.Namespace) -> None:
+    print(SHELLS[options.shell](options.parser))
+
+
+def _list_tasks(client: AudioCraft, options: argparse.Namespace) -> None:
+    page = client.tasks.list(limit=options.limit)
+    if options.json:
+        _print_json(page.tasks)
+    else:
+        for task in page.tasks:
+            print(_line_of(task))
+
+
+def _show_task(client: AudioCraft, options: argparse.Namespace) -> None:
+    _print_task(client.tasks.get(options.task_id), options)
+
+
+def _wait_for_task(client: AudioCraft, options: argparse.Namespace) -> None:
+    with TerminalProgress() as progress:
+        task = client.tasks.wait(options.task_id, on_progress=progress)
+    _print_task(task, options)
+
+
+def _cancel_task(client: AudioCraft, options: argparse.Namespace) -> None:
+    _print_task(client.tasks.cancel(options.task_id), options)
+
+
+TASK_ACTIONS: dict[str, Command] = {
+    "list": _list_tasks,
+    "show": _show_task,
+    "wait": _wait_for_task,
+    "cancel": _cancel_task,
+}
+
+
+def _fields(options: argparse.Namespace) -> Any:
+    """Return the given fields of a request. The extension of the output file selects the format."""
+    given = {name: getattr(options, name) for name in options.fields if getattr(options, name) is not None}
+    formats = get_args(get_type_hints(TaskFields)["output_format"])
+    extension = Path(options.output or "").suffix[1:].lower()
+    if "output_format" not in given and extension:
+        if extension not in formats:
+            raise _usage(
+                f"The file name must end with one of {', '.join(formats)}, or --format must select the format."
+            )
+        given["output_format"] = extension
+    return given
+
+
+def _write(client: AudioCraft, task: TaskCompletedResponse, options: argparse.Namespace) -> None:
+    """Save and play the audio of a task, and print the name of the file."""
+    output = options.output or task.result.filename
+    if output == STANDARD_OUTPUT:
+        sys.stdout.buffer.write(client.download(task))
+    else:
+        client.save(task, output)
+        _print_task(task, options, file=output)
+    if options.play:
+        play(client.download(task))
+
+
+def _print_task(task: Task, options: argparse.Namespace, file: Optional[str] = None) -> None:
+    if options.json:
+        shown = task.model_dump(mode="json")
+        print(json.dumps(shown if file is None else {**shown, "file": file}))
+    else:
+        print(file or _line_of(task))
+
+
+def _line_of(task: Task) -> str:
+    detail = ""
+    if isinstance(task, TaskWorkingResponse):
+        detail = line_of(task)
+    elif isinstance(task, TaskCompletedResponse):
+        detail = task.audio_url
+    elif isinstance(task, TaskFailedResponse):
+        detail = task.error
+    return f"{task.task_id}  {task.state:<12}{detail}".rstrip()
+
+
+def _print_json(found: Sequence[BaseModel]) -> None:
+    print(json.dumps([item.model_dump(mode="json") for item in found]))
+
+
+def _usage(message: str) -> InvalidRequestError:
+    return InvalidRequestError(message, code="invalid_request")

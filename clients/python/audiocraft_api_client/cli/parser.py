@@ -1,0 +1,87 @@
+"""The commands and options of `audiocraft`. Options of generations are the fields that the API has."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from audiocraft_api_client.cli import commands
+from audiocraft_api_client.cli.completion import SHELLS
+from audiocraft_api_client.models import MelodyTaskFields, StreamFields, TaskFields
+
+SHORT_OPTIONS = {"duration": ("-d",), "model_size": ("-m",), "output_format": ("-f", "--format"), "seed": ("-s",)}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="audiocraft",
+        description="Generate music with AudioCraft API.",
+        epilog="AUDIOCRAFT_URL is the default server, AUDIOCRAFT_KEY the API key. Exit status: 0 success, 1 failure, "
+        "2 invalid options or request, 3 the server cannot be reached, is full, or limits you: try again later, "
+        "4 the key is missing or not sufficient, 130 interrupted.",
+    )
+    everywhere = argparse.ArgumentParser(add_help=False)
+    everywhere.add_argument("--url", help="URL of the server (default: $AUDIOCRAFT_URL or http://localhost:5000)")
+    everywhere.add_argument("--json", action="store_true", help="print JSON, also for errors")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, run: commands.Command, help: str) -> argparse.ArgumentParser:
+        added = subparsers.add_parser(name, help=help, description=help, parents=[everywhere])
+        added.set_defaults(run=run)
+        return added
+
+    generate = add("generate", commands.generate, "Generate music from text.")
+    generate.add_argument("prompt", metavar="PROMPT")
+    _add_output(generate)
+    generate.set_defaults(fields=_add_fields(generate, TaskFields), melody=None)
+
+    melody = add("melody", commands.generate, "Generate music from text and a melody.")
+    melody.add_argument("prompt", metavar="PROMPT")
+    melody.add_argument("melody", metavar="FILE", help="recording of the melody")
+    _add_output(melody)
+    melody.set_defaults(fields=_add_fields(melody, MelodyTaskFields))
+
+    stream = add("stream", commands.stream, "Generate music and write it while it is generated.")
+    stream.add_argument("prompt", metavar="PROMPT")
+    stream.add_argument("-o", "--output", metavar="FILE", default="-", help="file; - (default) is standard output")
+    stream.set_defaults(fields=_add_fields(stream, StreamFields))
+
+    add("models", commands.models, "List the models.")
+
+    tasks = add("tasks", commands.tasks, "List tasks, or show, await or cancel one.")
+    tasks.add_argument("action", nargs="?", choices=list(commands.TASK_ACTIONS), default="list")
+    tasks.add_argument("task_id", metavar="ID", nargs="?", help="task to show, await or cancel")
+    tasks.add_argument("--limit", type=int, default=20, help="maximum number of listed tasks (default: 20)")
+
+    completion = add("completion", commands.completion, "Print a script that completes commands in a shell.")
+    completion.add_argument("shell", choices=list(SHELLS))
+    completion.set_defaults(parser=parser)
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="file; its extension selects the format (default: the server's name)"
+    )
+    parser.add_argument("--play", action="store_true", help="play the audio")
+
+
+def _add_fields(parser: argparse.ArgumentParser, fields: type[Any]) -> tuple[str, ...]:
+    """Add an option for each field of a request; return the names of the fields."""
+    hints: Mapping[str, Any] = get_type_hints(fields, include_extras=True)
+    for name, hint in hints.items():
+        kind, description = get_args(hint)
+        choices = get_args(kind) if get_origin(kind) is Literal else None
+        if choices:
+            description += f" One of {', '.join(choices)}."
+        parser.add_argument(
+            *SHORT_OPTIONS.get(name, ()),
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            type=str if choices else kind,
+            choices=choices,
+            metavar=name.rpartition("_")[2].upper() if choices else kind.__name__.upper(),
+            help=description.replace("%", "%%"),
+        )
+    return tuple(hints)
