@@ -61,7 +61,8 @@ def test_it_generates_downloads_and_saves(client: AudioCraft, tmp_path: Path) ->
     assert soundfile.info(tmp_path / "cello.ogg").duration == pytest.approx(1)
     assert client.download(result) == (tmp_path / "cello.ogg").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["cello.ogg"]
-    assert client.url_of(result).endswith(result.audio_url)
+    with AudioCraft("http://example.org/music/") as behind_a_proxy:
+        assert behind_a_proxy.url_of(result) == f"http://example.org/music{result.audio_url}"
 
 
 @pytest.mark.parametrize("kind", ["path", "bytes", "file"])

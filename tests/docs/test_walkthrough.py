@@ -28,11 +28,11 @@ def server(demo_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         yield running
 
 
-def run(program: list[str], text: str, server: Server, directory: Path) -> str:
+def run(program: list[str], text: str, server: Server, directory: Path, environ: dict[str, str] | None = None) -> str:
     """Run a code block against the server; return its output. It must succeed, and print nothing to stderr."""
     assert SHOWN_SERVER in text
     text = text.replace(SHOWN_SERVER, server.url)
-    done = subprocess.run([*program, text], cwd=directory, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*program, text], cwd=directory, env=environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr
     return done.stdout
@@ -170,3 +170,41 @@ def test_a_key_is_created_used_listed_and_revoked(demo_checkpoints: Path, tmp_pa
         lines = run(NODE, f"const key = '{'k' * 40}';\n{script}", server, tmp_path).splitlines()
         assert [line for line in lines if '"status": "completed"' in line]
         assert lines[-1].startswith("blob:")
+
+
+def test_the_javascript_client_does_what_its_page_shows(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules" / "audiocraft-api-client").symlink_to(ROOT / "clients" / "javascript")
+    use, handle = code_blocks(section("docs/clients.md", "JavaScript"), "js")
+    generated, *progress, streamed = run(NODE, use, server, tmp_path).splitlines()
+    assert server.get(generated.removeprefix(server.url)).headers["Content-Type"] == "audio/mpeg"
+    assert progress[-1].startswith("completed")
+    assert int(streamed.split()[0]) == 44 + 2 * 32_000 * 2
+    assert "duration" in run(NODE, handle, server, tmp_path)
+
+
+def test_the_python_client_does_what_its_page_shows(server: Server, tmp_path: Path) -> None:
+    environ = os.environ | {"PYTHONPATH": str(ROOT / "clients" / "python")}
+    synchronous, asynchronous, handle = code_blocks(section("docs/clients.md", "Python"), "python")
+    python = [sys.executable, "-c"]
+    run(python, synchronous, server, tmp_path, environ)
+    for name in ("beat.mp3", "pads.wav", "stream.ogg"):
+        assert seconds_of(tmp_path / name) == pytest.approx(2, abs=0.1)
+    assert run(python, asynchronous, server, tmp_path, environ).split() == ["2.0", "2.0"]
+    assert "duration" in run(python, handle, server, tmp_path, environ)
+
+
+def test_the_command_line_does_what_its_page_shows(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "audiocraft"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m audiocraft_api_client.cli "$@"\n')
+    command.chmod(0o755)
+    environ = os.environ | {
+        "PYTHONPATH": str(ROOT / "clients" / "python"),
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+    }
+    (block,) = code_blocks(section("docs/clients.md", "Command line"), "bash")
+    *_, listed = run(BASH, block, server, tmp_path, environ).splitlines()
+    assert json.loads(listed)[0]["status"] == "completed"
+    for name in ("beat.mp3", "follow.flac", "stream.wav"):
+        assert seconds_of(tmp_path / name) == pytest.approx(2, abs=0.1)

@@ -105,7 +105,7 @@ class AsyncAudioCraft:
 
     def url_of(self, audio: HasAudio) -> str:
         """Return the absolute URL of the audio of a result or a task."""
-        return str(self._http.base_url.join(audio.audio_url))
+        return str(self._http.build_request("GET", audio.audio_url).url)
 
     async def models(self) -> list[ModelResponse]:
         """List the models."""

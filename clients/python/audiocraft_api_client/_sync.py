@@ -107,7 +107,7 @@ class AudioCraft:
 
     def url_of(self, audio: HasAudio) -> str:
         """Return the absolute URL of the audio of a result or a task."""
-        return str(self._http.base_url.join(audio.audio_url))
+        return str(self._http.build_request("GET", audio.audio_url).url)
 
     def models(self) -> list[ModelResponse]:
         """List the models."""

@@ -97,9 +97,7 @@ def _fields(options: argparse.Namespace) -> Any:
     extension = Path(options.output or "").suffix[1:].lower()
     if "output_format" not in given and extension:
         if extension not in formats:
-            raise _usage(
-                f"The file name must end with one of {', '.join(formats)}, or --format must select the format."
-            )
+            raise _usage(f"The file name must end with one of {', '.join(formats)}, or use --format.")
         given["output_format"] = extension
     return given
 
