@@ -72,6 +72,25 @@ def test_generate_saves_a_file_in_the_format_of_its_name(capsys: pytest.CaptureF
     assert (result["status"], result["file"], result["seed"]) == ("completed", "a.wav", 7)
 
 
+def test_generate_takes_segments_in_place_of_a_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    segments = ["--segment", "0.5:piano", "--segment", "1:choir: wide"]
+    result = json.loads(run(capsys, "generate", *segments, "--negative-prompt", "drums", "-o", "a.wav", "--json"))
+    assert result["result"]["recipe"]["segments"] == [
+        {"prompt": "piano", "duration": 0.5, "negative_prompt": "drums"},
+        {"prompt": "choir: wide", "duration": 1.0, "negative_prompt": "drums"},
+    ]
+    assert "cannot be combined with segments" in run(capsys, "generate", "piano", *segments, status=2)
+    assert "PROMPT" in run(capsys, "generate", status=2)
+    assert "PROMPT" in run(capsys, "stream", status=2)
+
+
+@pytest.mark.parametrize("value", ["piano", "x:piano", "nan:piano"])
+def test_a_segment_without_seconds_is_refused(capsys: pytest.CaptureFixture[str], value: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "--segment", value])
+    assert "SECONDS:PROMPT, such as 8:piano" in capsys.readouterr().err
+
+
 def test_generate_writes_to_standard_output(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["generate", "lo-fi beat", "-d", "1", "-o", "-"]) == 0
     assert capsysbinary.readouterr().out[:4] == b"RIFF"
@@ -132,7 +151,7 @@ def test_the_exit_status_tells_what_went_wrong(
     monkeypatch.setenv("AUDIOCRAFT_KEY", "wrong")
     assert "API key" in run(capsys, "models", status=4)
     with pytest.raises(SystemExit) as usage:
-        main(["generate"])
+        main(["generate", "a", "-d", "nan"])
     assert usage.value.code == 2
     assert list(Path().iterdir()) == []
 

@@ -40,7 +40,9 @@ def test_the_generated_files_are_current(schemas: dict[str, Schema]) -> None:
     assert outdated(schemas) == set(), "run: python -m clients.generate"
 
 
-@pytest.mark.parametrize("schema", ["GenerateRequest", "TaskRequest", "RecipeResponse", "TaskWorkingResponse"])
+@pytest.mark.parametrize(
+    "schema", ["GenerateRequest", "TaskRequest", "SegmentFields", "RecipeResponse", "TaskWorkingResponse"]
+)
 def test_a_new_field_of_the_server_changes_both_clients(schemas: dict[str, Schema], schema: str) -> None:
     changed = copy.deepcopy(schemas)
     changed[schema]["properties"]["new_field"] = {"type": "integer"}

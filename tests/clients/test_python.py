@@ -14,7 +14,7 @@ import audiocraft_api_client as client_package
 import pytest
 import soundfile
 from audiocraft_api_client import AsyncAudioCraft, AudioCraft, TerminalProgress
-from audiocraft_api_client.models import TaskWorkingResponse
+from audiocraft_api_client.models import SegmentFields, TaskWorkingResponse
 
 from support.http import melody_file
 from support.keys import ENVIRONMENT_KEY
@@ -63,6 +63,22 @@ def test_it_generates_downloads_and_saves(client: AudioCraft, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["cello.ogg"]
     with AudioCraft("http://example.org/music/") as behind_a_proxy:
         assert behind_a_proxy.url_of(result) == f"http://example.org/music{result.audio_url}"
+
+
+def test_segments_replace_the_prompt(client: AudioCraft) -> None:
+    segments: list[SegmentFields] = [
+        {"prompt": "piano", "duration": 0.5, "negative_prompt": "drums"},
+        {"prompt": "choir", "duration": 0.5},
+    ]
+    results = [client.generate(segments=segments), client.tasks.run(segments=segments, poll_seconds=0.02).result]
+    for result in results:
+        assert result.recipe is not None
+        assert result.recipe.segments is not None
+        assert [part.model_dump(exclude_none=True) for part in result.recipe.segments] == segments
+    with client.stream(segments=segments) as stream:
+        assert stream.duration == 1
+    with pytest.raises(client_package.InvalidRequestError, match="prompt"):
+        client.generate(duration=1)
 
 
 @pytest.mark.parametrize("kind", ["path", "bytes", "file"])

@@ -206,5 +206,5 @@ def test_the_command_line_does_what_its_page_shows(server: Server, tmp_path: Pat
     (block,) = code_blocks(section("docs/clients.md", "Command line"), "bash")
     *_, listed = run(BASH, block, server, tmp_path, environ).splitlines()
     assert json.loads(listed)[0]["status"] == "completed"
-    for name in ("beat.mp3", "follow.flac", "stream.wav"):
+    for name in ("beat.mp3", "follow.flac", "stream.wav", "change.ogg"):
         assert seconds_of(tmp_path / name) == pytest.approx(2, abs=0.1)

@@ -4,12 +4,18 @@ const RENAMED = {format: "output_format"};
 
 /** Returns the fields of a request: `modelSize` becomes `model_size`, `format` becomes `output_format`. */
 export function fieldsOf(prompt, options) {
-  const fields = {prompt};
-  for (const [name, value] of Object.entries(options)) {
-    if (value === undefined || value === null || CALL_OPTIONS.has(name)) continue;
-    fields[RENAMED[name] ?? name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)] = value;
-  }
-  return fields;
+  return renamed({prompt, ...Object.fromEntries(Object.entries(options).filter(([name]) => !CALL_OPTIONS.has(name)))});
+}
+
+function renamed(value) {
+  if (Array.isArray(value)) return value.map(renamed);
+  if (typeof value !== "object") return value;
+  const given = Object.entries(value).filter(([, field]) => field !== undefined && field !== null);
+  return Object.fromEntries(given.map(([name, field]) => [RENAMED[name] ?? snakeCase(name), renamed(field)]));
+}
+
+function snakeCase(name) {
+  return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
 /** Returns the path, body and headers of a request that generates audio. A melody makes the body a form. */

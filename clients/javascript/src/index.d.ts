@@ -20,6 +20,8 @@ import type {
 export type * from "./schema.js";
 
 export type Task = TaskWorkingResponse | TaskCompletedResponse | TaskFailedResponse | TaskCanceledResponse;
+/** A description of the music; null with `segments`, which have prompts of their own. */
+export type Prompt = string | null;
 export type Melody = Blob | ArrayBuffer | ArrayBufferView;
 
 export interface ClientOptions {
@@ -59,14 +61,14 @@ export type ServerOptions = Pick<ClientOptions, "baseUrl" | "apiKey">;
 
 /** Generates audio and waits for it. */
 export function generateAudio(
-  prompt: string,
+  prompt: Prompt,
   options: GenerateOptions & ServerOptions & {returnType: "base64"},
 ): Promise<GenerateBase64Response>;
-export function generateAudio(prompt: string, options?: GenerateOptions & ServerOptions): Promise<GenerateUrlResponse>;
+export function generateAudio(prompt: Prompt, options?: GenerateOptions & ServerOptions): Promise<GenerateUrlResponse>;
 
 /** Generates audio as a task and polls until it is completed. Aborting `signal` cancels the task. */
 export function generateAudioAsync(
-  prompt: string,
+  prompt: Prompt,
   options?: TaskOptions & WaitOptions & ServerOptions,
 ): Promise<TaskCompletedResponse>;
 
@@ -75,13 +77,13 @@ export class AudioCraft {
   constructor(options?: ClientOptions);
   readonly tasks: Tasks;
   generateAudio(
-    prompt: string,
+    prompt: Prompt,
     options: GenerateOptions & {returnType: "base64"},
   ): Promise<GenerateBase64Response>;
-  generateAudio(prompt: string, options?: GenerateOptions): Promise<GenerateUrlResponse>;
-  generateAudioAsync(prompt: string, options?: TaskOptions & WaitOptions): Promise<TaskCompletedResponse>;
+  generateAudio(prompt: Prompt, options?: GenerateOptions): Promise<GenerateUrlResponse>;
+  generateAudioAsync(prompt: Prompt, options?: TaskOptions & WaitOptions): Promise<TaskCompletedResponse>;
   /** Generates audio and receives it while it is generated. Resolves with the first audio. */
-  stream(prompt: string, options?: StreamOptions): Promise<AudioStream>;
+  stream(prompt: Prompt, options?: StreamOptions): Promise<AudioStream>;
   /** Returns the absolute URL of the audio of a result or a task. */
   audioUrl(of: {audio_url: string}): string;
   /** Downloads the audio of a result or a task, with the key that an `<audio>` element cannot send. */
@@ -92,7 +94,7 @@ export class AudioCraft {
 
 /** Tasks: generations that the server runs while nobody waits. */
 export interface Tasks {
-  submit(prompt: string, options?: TaskOptions): Promise<TaskAcceptedResponse>;
+  submit(prompt: Prompt, options?: TaskOptions): Promise<TaskAcceptedResponse>;
   get(id: string, options?: CallOptions): Promise<Task>;
   /** Polls a task until it is completed. Throws the error of a failed task, or a `CanceledError`. */
   wait(id: string, options?: WaitOptions): Promise<TaskCompletedResponse>;

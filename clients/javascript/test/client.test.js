@@ -40,6 +40,16 @@ describe("generateAudio", () => {
     assert.equal(client.audioUrl(result), baseUrl + result.audio_url);
   });
 
+  it("takes segments in place of the prompt", async () => {
+    const segments = [{prompt: "piano", duration: 0.5, negativePrompt: "drums"}, {prompt: "choir", duration: 0.5}];
+    const {recipe} = await client.generateAudio(null, {segments});
+    assert.deepEqual(recipe.segments, [
+      {prompt: "piano", duration: 0.5, negative_prompt: "drums"},
+      {prompt: "choir", duration: 0.5},
+    ]);
+    await assert.rejects(client.generateAudio("solo cello", {segments}), /prompt cannot be combined with segments/);
+  });
+
   it("works as a function without a client", async () => {
     const result = await audiocraft.generateAudio("solo cello", {...SECOND, returnType: "base64", baseUrl, apiKey});
     assert.equal(Buffer.from(result.audio, "base64").subarray(0, 4).toString(), "RIFF");

@@ -81,13 +81,15 @@ class AsyncAudioCraft:
         await self._http.aclose()
 
     async def generate(
-        self, prompt: str, *, melody: Optional[Melody] = None, **fields: Unpack[GenerateFields]
+        self, prompt: Optional[str] = None, *, melody: Optional[Melody] = None, **fields: Unpack[GenerateFields]
     ) -> GenerateUrlResponse:
-        """Generate audio and wait for it. A melody is a path, bytes or a binary file."""
+        """Generate audio and wait for it. A melody is a path, bytes or a binary file. `segments` replace the prompt."""
         return GenerateUrlResponse.model_validate(await self._json(generation("/generate", prompt, melody, fields)))
 
     @asynccontextmanager
-    async def stream(self, prompt: str, **fields: Unpack[StreamFields]) -> AsyncIterator[AsyncAudioStream]:
+    async def stream(
+        self, prompt: Optional[str] = None, **fields: Unpack[StreamFields]
+    ) -> AsyncIterator[AsyncAudioStream]:
         """Generate audio and receive it while it is generated. Leaving the context stops the generation."""
         async with self._open(generation("/generate-stream", prompt, None, fields)) as response:
             yield AsyncAudioStream(response)
@@ -160,7 +162,7 @@ class AsyncTasks:
 
     async def submit(
         self,
-        prompt: str,
+        prompt: Optional[str] = None,
         *,
         melody: Optional[Melody] = None,
         idempotency_key: Optional[str] = None,
@@ -172,7 +174,7 @@ class AsyncTasks:
 
     async def run(
         self,
-        prompt: str,
+        prompt: Optional[str] = None,
         *,
         melody: Optional[Melody] = None,
         on_progress: Optional[OnProgress] = None,

@@ -81,9 +81,9 @@ def connection_settings(base_url: Optional[str], api_key: Optional[str], timeout
     }
 
 
-def generation(path: str, prompt: str, melody: Optional[Melody], fields: Mapping[str, Any]) -> Request:
+def generation(path: str, prompt: Optional[str], melody: Optional[Melody], fields: Mapping[str, Any]) -> Request:
     """Return a request that generates audio. A melody makes its body a form."""
-    given = {"prompt": prompt, **{name: value for name, value in fields.items() if value is not None}}
+    given = {name: value for name, value in {"prompt": prompt, **fields}.items() if value is not None}
     if melody is None:
         return Request("POST", path, {"json": given})
     form = {name: str(value) for name, value in given.items()}
@@ -93,7 +93,7 @@ def generation(path: str, prompt: str, melody: Optional[Melody], fields: Mapping
 
 
 def submission(
-    prompt: str, melody: Optional[Melody], idempotency_key: Optional[str], fields: Mapping[str, Any]
+    prompt: Optional[str], melody: Optional[Melody], idempotency_key: Optional[str], fields: Mapping[str, Any]
 ) -> Request:
     """Return a request that submits a task. Without a key it gets a random one, so that it can be repeated."""
     request = generation("/generate-async", prompt, melody, fields)

@@ -83,13 +83,13 @@ class AudioCraft:
         self._http.close()
 
     def generate(
-        self, prompt: str, *, melody: Optional[Melody] = None, **fields: Unpack[GenerateFields]
+        self, prompt: Optional[str] = None, *, melody: Optional[Melody] = None, **fields: Unpack[GenerateFields]
     ) -> GenerateUrlResponse:
-        """Generate audio and wait for it. A melody is a path, bytes or a binary file."""
+        """Generate audio and wait for it. A melody is a path, bytes or a binary file. `segments` replace the prompt."""
         return GenerateUrlResponse.model_validate(self._json(generation("/generate", prompt, melody, fields)))
 
     @contextmanager
-    def stream(self, prompt: str, **fields: Unpack[StreamFields]) -> Iterator[AudioStream]:
+    def stream(self, prompt: Optional[str] = None, **fields: Unpack[StreamFields]) -> Iterator[AudioStream]:
         """Generate audio and receive it while it is generated. Leaving the context stops the generation."""
         with self._open(generation("/generate-stream", prompt, None, fields)) as response:
             yield AudioStream(response)
@@ -162,7 +162,7 @@ class Tasks:
 
     def submit(
         self,
-        prompt: str,
+        prompt: Optional[str] = None,
         *,
         melody: Optional[Melody] = None,
         idempotency_key: Optional[str] = None,
@@ -174,7 +174,7 @@ class Tasks:
 
     def run(
         self,
-        prompt: str,
+        prompt: Optional[str] = None,
         *,
         melody: Optional[Melody] = None,
         on_progress: Optional[OnProgress] = None,

@@ -93,6 +93,8 @@ TASK_ACTIONS: dict[str, Command] = {
 def _fields(options: argparse.Namespace) -> Any:
     """Return the given fields of a request. The extension of the output file selects the format."""
     given = {name: getattr(options, name) for name in options.fields if getattr(options, name) is not None}
+    if options.prompt is None and "segments" not in given:
+        raise _usage("A PROMPT or at least one --segment is missing.")
     formats = get_args(get_type_hints(TaskFields)["output_format"])
     extension = Path(options.output or "").suffix[1:].lower()
     if "output_format" not in given and extension:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         return added
 
     generate = add("generate", commands.generate, "Generate music from text.")
-    generate.add_argument("prompt", metavar="PROMPT")
+    generate.add_argument("prompt", metavar="PROMPT", nargs="?")
     _add_output(generate)
     generate.set_defaults(fields=_add_fields(generate, TaskFields), melody=None)
 
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     melody.set_defaults(fields=_add_fields(melody, MelodyTaskFields))
 
     stream = add("stream", commands.stream, "Generate music and write it while it is generated.")
-    stream.add_argument("prompt", metavar="PROMPT")
+    stream.add_argument("prompt", metavar="PROMPT", nargs="?")
     stream.add_argument("-o", "--output", metavar="FILE", default="-", help="file; - (default) is standard output")
     stream.set_defaults(fields=_add_fields(stream, StreamFields))
 
@@ -72,6 +73,9 @@ def _add_fields(parser: argparse.ArgumentParser, fields: type[Any]) -> tuple[str
     hints: Mapping[str, Any] = get_type_hints(fields, include_extras=True)
     for name, hint in hints.items():
         kind, description = get_args(hint)
+        if name == "segments":
+            _add_segments(parser)
+            continue
         choices = get_args(kind) if get_origin(kind) is Literal else None
         if choices:
             description += f" One of {', '.join(choices)}."
@@ -79,9 +83,36 @@ def _add_fields(parser: argparse.ArgumentParser, fields: type[Any]) -> tuple[str
             *SHORT_OPTIONS.get(name, ()),
             f"--{name.replace('_', '-')}",
             dest=name,
-            type=str if choices else kind,
+            type=str if choices else _number if kind is float else kind,
             choices=choices,
             metavar=name.rpartition("_")[2].upper() if choices else kind.__name__.upper(),
             help=description.replace("%", "%%"),
         )
     return tuple(hints)
+
+
+def _add_segments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--segment",
+        dest="segments",
+        action="append",
+        type=_segment,
+        metavar="SECONDS:PROMPT",
+        help="A part with a prompt of its own; repeat the option for each part, and leave out PROMPT and --duration.",
+    )
+
+
+def _segment(text: str) -> dict[str, Any]:
+    seconds, _, prompt = text.partition(":")
+    try:
+        return {"duration": _number(seconds), "prompt": prompt}
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} must be SECONDS:PROMPT, such as 8:piano") from error
+
+
+def _number(text: str) -> float:
+    """Return a finite number: JSON has no others."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
