@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -53,6 +54,23 @@ def hold(directory: Path) -> Iterator[Path]:
     file.touch()
     yield file
     file.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def terminal_pair() -> Iterator[tuple[int, int]]:
+    """What the user sees of a terminal, and the end of it that a program writes to."""
+    pair = os.openpty()
+    yield pair
+    for end in pair:
+        os.close(end)
+
+
+def wait_for_text(terminal: int, text: bytes) -> None:
+    """Return once a program has written a text to a terminal."""
+    shown = b""
+    while text not in shown:
+        assert select.select([terminal], [], [], 30)[0], shown
+        shown += os.read(terminal, 1000)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
@@ -111,6 +129,22 @@ def test_stream_writes_audio(capsys: pytest.CaptureFixture[str], environ: dict[s
     assert piped.stderr == b""
 
 
+@pytest.mark.usefixtures("hold")
+def test_only_a_terminal_gets_progress_and_never_audio(
+    environ: dict[str, str], hold: Path, terminal_pair: tuple[int, int]
+) -> None:
+    terminal, slave = terminal_pair
+    generate = [*COMMAND, "generate", "hold after 0", "-d", "1", "-o", "-"]
+    with subprocess.Popen(generate, env=environ, stdout=subprocess.PIPE, stderr=slave) as running:
+        wait_for_text(terminal, b"0%")
+        hold.unlink()
+        output, _ = running.communicate(timeout=60)
+    assert (running.returncode, output[:4]) == (0, b"RIFF")
+    for arguments in (["stream", "lo-fi beat"], ["generate", "lo-fi beat", "-o", "-"]):
+        refused = subprocess.run([*COMMAND, *arguments], env=environ, stdout=slave, stderr=subprocess.PIPE, timeout=60)
+        assert (refused.returncode, b"not written to a terminal" in refused.stderr) == (2, True)
+
+
 def test_a_player_that_leaves_ends_the_stream(environ: dict[str, str]) -> None:
     shell = f"{sys.executable} -m audiocraft_api_client.cli stream 'lo-fi beat' -d 30 | head -c 10"
     done = subprocess.run(["bash", "-c", shell], env=environ, capture_output=True, timeout=60)
@@ -131,10 +165,12 @@ def test_tasks_are_listed_shown_and_canceled(capsys: pytest.CaptureFixture[str],
     task_id = server.post("/generate-async", json=fields, headers={"X-API-Key": ENVIRONMENT_KEY}).json()["task_id"]
     assert run(capsys, "tasks").startswith(task_id)
     assert json.loads(run(capsys, "tasks", "--json", "--limit", "1"))[0]["task_id"] == task_id
-    assert json.loads(run(capsys, "tasks", "show", task_id, "--json"))["status"] == "processing"
+    for arguments in (["show", "--json", task_id], ["show", task_id, "--json"], ["--json", "show", task_id]):
+        assert json.loads(run(capsys, "tasks", *arguments))["status"] == "processing"
     assert task_id in run(capsys, "tasks", "cancel", task_id)
     assert run(capsys, "tasks", "wait", task_id, status=1) == "audiocraft: The task was canceled.\n"
-    assert "needs the ID" in run(capsys, "tasks", "show", status=2)
+    with pytest.raises(SystemExit, match="2"):
+        main(["tasks", "show"])
 
 
 def test_the_exit_status_tells_what_went_wrong(
@@ -144,6 +180,8 @@ def test_the_exit_status_tells_what_went_wrong(
     error = json.loads(run(capsys, "generate", "a", "-d", "999", "--json", status=2))
     assert (error["code"], list(error["errors"])) == ("invalid_request", ["duration"])
     assert "must end with" in run(capsys, "generate", "a", "-o", "a.txt", status=2)
+    assert "does not exist" in run(capsys, "generate", "a", "-o", "missing/a.wav", status=2)
+    assert "[play]" in run(capsys, "generate", "a", "--play", status=1)
     assert "findahelpline" in run(capsys, "generate", "sad piano, kill yourself", status=1)
     run(capsys, "generate", "fail after 0", "-d", "1", status=1)
     run(capsys, "tasks", "show", "unknown", status=1)
@@ -157,17 +195,19 @@ def test_the_exit_status_tells_what_went_wrong(
 
 
 @pytest.mark.usefixtures("hold")
-def test_an_interrupted_generation_is_canceled(environ: dict[str, str], server: Server) -> None:
+def test_an_interrupted_generation_is_canceled(
+    environ: dict[str, str], server: Server, terminal_pair: tuple[int, int]
+) -> None:
     def newest() -> dict[str, Any]:
-        tasks = server.get("/tasks?limit=1", headers={"X-API-Key": ENVIRONMENT_KEY}).json()["tasks"]
-        return dict(tasks[0]) if tasks else {}
+        (task,) = server.get("/tasks?limit=1", headers={"X-API-Key": ENVIRONMENT_KEY}).json()["tasks"]
+        return dict(task)
 
-    before = newest().get("task_id")
-    running = subprocess.Popen([*COMMAND, "generate", "hold after 0", "-d", "2"], env=environ, stderr=subprocess.PIPE)
-    wait_until(lambda: newest().get("task_id") != before, 30)
-    running.send_signal(signal.SIGINT)
-    _, errors = running.communicate(timeout=30)
-    assert (running.returncode, errors) == (130, b"")
+    terminal, slave = terminal_pair
+    with subprocess.Popen([*COMMAND, "generate", "hold after 0", "-d", "2"], env=environ, stderr=slave) as running:
+        wait_for_text(terminal, b"\x1b[K")
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) == 130
+    assert os.read(terminal, 1000).endswith(b"\r\x1b[K")
     wait_until(lambda: newest()["status"] == "canceled")
 
 

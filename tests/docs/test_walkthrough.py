@@ -181,6 +181,8 @@ def test_the_javascript_client_does_what_its_page_shows(server: Server, tmp_path
     assert progress[-1].startswith("completed")
     assert int(streamed.split()[0]) == 44 + 2 * 32_000 * 2
     assert "duration" in run(NODE, handle, server, tmp_path)
+    (first,) = code_blocks(page("clients/javascript/README.md"), "js")
+    assert run(NODE, first, server, tmp_path).startswith(f"{server.url}/audio/")
 
 
 def test_the_python_client_does_what_its_page_shows(server: Server, tmp_path: Path) -> None:
@@ -192,6 +194,10 @@ def test_the_python_client_does_what_its_page_shows(server: Server, tmp_path: Pa
         assert seconds_of(tmp_path / name) == pytest.approx(2, abs=0.1)
     assert run(python, asynchronous, server, tmp_path, environ).split() == ["2.0", "2.0"]
     assert "duration" in run(python, handle, server, tmp_path, environ)
+    (tmp_path / "beat.mp3").unlink()
+    (first,) = code_blocks(page("clients/python/README.md"), "python")
+    run(python, first, server, tmp_path, environ)
+    assert seconds_of(tmp_path / "beat.mp3") == pytest.approx(2, abs=0.1)
 
 
 def test_the_command_line_does_what_its_page_shows(server: Server, tmp_path: Path) -> None:
@@ -208,3 +214,5 @@ def test_the_command_line_does_what_its_page_shows(server: Server, tmp_path: Pat
     assert json.loads(listed)[0]["status"] == "completed"
     for name in ("beat.mp3", "follow.flac", "stream.wav", "change.ogg"):
         assert seconds_of(tmp_path / name) == pytest.approx(2, abs=0.1)
+    (first,) = code_blocks(page("clients/python/README.md"), "bash")
+    assert run(BASH, first, server, tmp_path, environ) == "beat.mp3\n"

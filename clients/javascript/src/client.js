@@ -33,7 +33,8 @@ export class AudioCraft {
   async stream(prompt, options = {}) {
     if (options.melody !== undefined) throw new TypeError("A stream cannot follow a melody. Use generateAudio.");
     const {path, body, headers} = generation("/generate-stream", prompt, options);
-    return new AudioStream(await this.#http.send("POST", path, {body, headers, signal: options.signal}), options.signal);
+    const response = await this.#http.send("POST", path, {body, headers, signal: options.signal});
+    return new AudioStream(response, options.signal);
   }
 
   /** Returns the absolute URL of the audio of a result or a task. */

@@ -2,8 +2,8 @@
 export class AudioCraftError extends Error {
   /**
    * @param {string} message
-   * @param {{code?: string, status?: number, requestId?: string, retryAfter?: number, errors?: object, category?: string,
-   *   suggestion?: string, cause?: unknown}} [details]
+   * @param {{code?: string, status?: number, requestId?: string, retryAfter?: number, errors?: object,
+   *   category?: string, suggestion?: string, cause?: unknown}} [details]
    */
   constructor(message, {cause, code = "internal_error", ...details} = {}) {
     super(message, cause === undefined ? undefined : {cause});

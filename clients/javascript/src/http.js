@@ -40,12 +40,14 @@ export class Http {
     for (let attempt = 0; ; attempt++) {
       let error;
       try {
-        const response = await this.#fetch(this.url(path), {method, body, signal, headers: this.#headersFor(path, headers)});
+        const sent = {method, body, signal, headers: this.#headersFor(path, headers)};
+        const response = await this.#fetch(this.url(path), sent);
         if (response.ok) return response;
         error = await errorOfResponse(response);
       } catch (cause) {
         signal?.throwIfAborted();
-        error = new ConnectionError(`The server at ${this.baseUrl} did not respond.`, {code: "connection_failed", cause});
+        const message = `The server at ${this.baseUrl} did not respond.`;
+        error = new ConnectionError(message, {code: "connection_failed", cause});
       }
       const wait = error.retryAfter ?? (FIRST_DELAY_MILLISECONDS / 1000) * 2 ** attempt;
       const retried = error instanceof ConnectionError || RETRIED.has(error.status);

@@ -28,7 +28,7 @@ export interface ClientOptions {
   /** URL of the server; by default the origin of the page, or http://localhost:5000 outside of a page. */
   baseUrl?: string;
   apiKey?: string;
-  /** How often a request is repeated that is safe to repeat; 2 by default. A POST without an idempotency key never is. */
+  /** How often to repeat a request that is safe to repeat; 2 by default. A POST without an idempotency key is not. */
   maxRetries?: number;
   /** Do not repeat a request whose `Retry-After` is longer than this many seconds; 60 by default. */
   maxRetryAfter?: number;
@@ -47,7 +47,8 @@ export interface WaitOptions extends CallOptions {
 }
 
 /** With a melody, the request becomes a form for the melody endpoints. */
-export type GenerateOptions = CallOptions & ((GenerateFields & {melody?: undefined}) | (MelodyFields & {melody: Melody}));
+export type GenerateOptions = CallOptions &
+  ((GenerateFields & {melody?: undefined}) | (MelodyFields & {melody: Melody}));
 
 export type TaskOptions = CallOptions & {
   /** Random by default. A repeated submission with the same key returns the same task. */

@@ -177,12 +177,13 @@ class AsyncTasks:
         prompt: Optional[str] = None,
         *,
         melody: Optional[Melody] = None,
+        idempotency_key: Optional[str] = None,
         on_progress: Optional[OnProgress] = None,
         poll_seconds: float = 1.0,
         **fields: Unpack[TaskFields],
     ) -> TaskCompletedResponse:
         """Submit a task and wait for it. An interruption cancels the task."""
-        accepted = await self.submit(prompt, melody=melody, **fields)
+        accepted = await self.submit(prompt, melody=melody, idempotency_key=idempotency_key, **fields)
         try:
             return await self.wait(accepted.task_id, on_progress=on_progress, poll_seconds=poll_seconds)
         except AudioCraftError:

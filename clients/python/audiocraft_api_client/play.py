@@ -5,13 +5,21 @@ from __future__ import annotations
 import io
 
 
-def play(audio: bytes) -> None:
-    """Play an audio file and return when it has ended. Needs `pip install "audiocraft-api-client[play]"`."""
+def require_player() -> None:
+    """Raise an error if this machine cannot play audio."""
     try:
-        import sounddevice
-        import soundfile
+        import sounddevice  # noqa: F401
+        import soundfile  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: PortAudio is not installed
         message = f'Cannot play audio: {error}. Run: pip install "audiocraft-api-client[play]"'
         raise RuntimeError(message) from error
+
+
+def play(audio: bytes) -> None:
+    """Play an audio file and return when it has ended. Needs `pip install "audiocraft-api-client[play]"`."""
+    require_player()
+    import sounddevice
+    import soundfile
+
     samples, sample_rate = soundfile.read(io.BytesIO(audio), dtype="float32")
     sounddevice.play(samples, sample_rate, blocking=True)

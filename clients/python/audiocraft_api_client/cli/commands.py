@@ -16,7 +16,7 @@ from audiocraft_api_client._sync import AudioCraft
 from audiocraft_api_client.cli.completion import SHELLS
 from audiocraft_api_client.errors import InvalidRequestError
 from audiocraft_api_client.models import TaskCompletedResponse, TaskFailedResponse, TaskFields, TaskWorkingResponse
-from audiocraft_api_client.play import play
+from audiocraft_api_client.play import play, require_player
 from audiocraft_api_client.progress import TerminalProgress, line_of
 
 Command = Callable[[AudioCraft, argparse.Namespace], None]
@@ -24,6 +24,8 @@ STANDARD_OUTPUT = "-"
 
 
 def generate(client: AudioCraft, options: argparse.Namespace) -> None:
+    if options.play:
+        require_player()
     with TerminalProgress() as progress:
         task = client.tasks.run(options.prompt, melody=options.melody, on_progress=progress, **_fields(options))
     _write(client, task, options)
@@ -49,17 +51,11 @@ def models(client: AudioCraft, options: argparse.Namespace) -> None:
             print(f"{model.name:<16}{'melody' if model.melody else '':<8}{model.licence:<16}{model.description}")
 
 
-def tasks(client: AudioCraft, options: argparse.Namespace) -> None:
-    if options.action != "list" and not options.task_id:
-        raise _usage(f"tasks {options.action} needs the ID of a task.")
-    TASK_ACTIONS[options.action](client, options)
-
-
 def completion(_client: AudioCraft, options: argparse.Namespace) -> None:
     print(SHELLS[options.shell](options.parser))
 
 
-def _list_tasks(client: AudioCraft, options: argparse.Namespace) -> None:
+def list_tasks(client: AudioCraft, options: argparse.Namespace) -> None:
     page = client.tasks.list(limit=options.limit)
     if options.json:
         _print_json(page.tasks)
@@ -82,11 +78,10 @@ def _cancel_task(client: AudioCraft, options: argparse.Namespace) -> None:
     _print_task(client.tasks.cancel(options.task_id), options)
 
 
-TASK_ACTIONS: dict[str, Command] = {
-    "list": _list_tasks,
-    "show": _show_task,
-    "wait": _wait_for_task,
-    "cancel": _cancel_task,
+TASK_ACTIONS: dict[str, tuple[Command, str]] = {
+    "show": (_show_task, "Show a task."),
+    "wait": (_wait_for_task, "Wait for a task."),
+    "cancel": (_cancel_task, "Cancel a task."),
 }
 
 
@@ -95,6 +90,7 @@ def _fields(options: argparse.Namespace) -> Any:
     given = {name: getattr(options, name) for name in options.fields if getattr(options, name) is not None}
     if options.prompt is None and "segments" not in given:
         raise _usage("A PROMPT or at least one --segment is missing.")
+    _require_writable(options.output)
     formats = get_args(get_type_hints(TaskFields)["output_format"])
     extension = Path(options.output or "").suffix[1:].lower()
     if "output_format" not in given and extension:
@@ -102,6 +98,14 @@ def _fields(options: argparse.Namespace) -> Any:
             raise _usage(f"The file name must end with one of {', '.join(formats)}, or use --format.")
         given["output_format"] = extension
     return given
+
+
+def _require_writable(output: Optional[str]) -> None:
+    """Refuse an output that would fail after the generation."""
+    if output == STANDARD_OUTPUT and sys.stdout.isatty():
+        raise _usage("Audio is not written to a terminal. Use -o FILE, or redirect standard output.")
+    if output and not Path(output).parent.is_dir():
+        raise _usage(f"The directory {Path(output).parent} does not exist.")
 
 
 def _write(client: AudioCraft, task: TaskCompletedResponse, options: argparse.Namespace) -> None:

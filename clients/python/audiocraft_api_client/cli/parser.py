@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from audiocraft_api_client import __version__
 from audiocraft_api_client.cli import commands
 from audiocraft_api_client.cli.completion import SHELLS
 from audiocraft_api_client.models import MelodyTaskFields, StreamFields, TaskFields
@@ -22,7 +23,10 @@ def build_parser() -> argparse.ArgumentParser:
         "2 invalid options or request, 3 the server cannot be reached, is full, or limits you: try again later, "
         "4 the key is missing or not sufficient, 130 interrupted.",
     )
-    everywhere = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.set_defaults(url=None, json=False)
+    # Without defaults of its own: those of `tasks show` would replace options of `tasks`.
+    everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     everywhere.add_argument("--url", help="URL of the server (default: $AUDIOCRAFT_URL or http://localhost:5000)")
     everywhere.add_argument("--json", action="store_true", help="print JSON, also for errors")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -50,10 +54,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     add("models", commands.models, "List the models.")
 
-    tasks = add("tasks", commands.tasks, "List tasks, or show, await or cancel one.")
-    tasks.add_argument("action", nargs="?", choices=list(commands.TASK_ACTIONS), default="list")
-    tasks.add_argument("task_id", metavar="ID", nargs="?", help="task to show, await or cancel")
+    tasks = add("tasks", commands.list_tasks, "List tasks, or show, await or cancel one.")
     tasks.add_argument("--limit", type=int, default=20, help="maximum number of listed tasks (default: 20)")
+    actions = tasks.add_subparsers(metavar="ACTION")
+    for name, (run, help) in commands.TASK_ACTIONS.items():
+        action = actions.add_parser(name, help=help, description=help, parents=[everywhere])
+        action.add_argument("task_id", metavar="ID", help="from the list of tasks")
+        action.set_defaults(run=run)
 
     completion = add("completion", commands.completion, "Print a script that completes commands in a shell.")
     completion.add_argument("shell", choices=list(SHELLS))
