@@ -181,7 +181,9 @@ def test_the_exit_status_tells_what_went_wrong(
     assert (error["code"], list(error["errors"])) == ("invalid_request", ["duration"])
     assert "must end with" in run(capsys, "generate", "a", "-o", "a.txt", status=2)
     assert "does not exist" in run(capsys, "generate", "a", "-o", "missing/a.wav", status=2)
-    assert "[play]" in run(capsys, "generate", "a", "--play", status=1)
+    failed = json.loads(run(capsys, "generate", "a", "--play", "--json", status=1))
+    assert failed["code"] == "client_failed"
+    assert "sounddevice" in failed["error"]
     assert "findahelpline" in run(capsys, "generate", "sad piano, kill yourself", status=1)
     run(capsys, "generate", "fail after 0", "-d", "1", status=1)
     run(capsys, "tasks", "show", "unknown", status=1)

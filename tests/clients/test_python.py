@@ -342,5 +342,5 @@ def test_progress_is_drawn_on_a_terminal_only() -> None:
 
 
 def test_playing_without_sounddevice_says_what_to_install() -> None:
-    with pytest.raises(RuntimeError, match=r"pip install \"audiocraft-api-client\[play\]\""):
+    with pytest.raises(RuntimeError, match="pip install sounddevice soundfile"):
         client_package.play(b"")

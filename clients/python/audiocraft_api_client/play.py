@@ -11,12 +11,11 @@ def require_player() -> None:
         import sounddevice  # noqa: F401
         import soundfile  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: PortAudio is not installed
-        message = f'Cannot play audio: {error}. Run: pip install "audiocraft-api-client[play]"'
-        raise RuntimeError(message) from error
+        raise RuntimeError(f"Cannot play audio: {error}. Run: pip install sounddevice soundfile") from error
 
 
 def play(audio: bytes) -> None:
-    """Play an audio file and return when it has ended. Needs `pip install "audiocraft-api-client[play]"`."""
+    """Play an audio file and return when it has ended. Needs the packages sounddevice and soundfile."""
     require_player()
     import sounddevice
     import soundfile

@@ -43,7 +43,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python reports it again at exit
         return FAILED
     except (OSError, RuntimeError) as error:
-        print(f"audiocraft: {error}", file=sys.stderr)
+        _report(AudioCraftError(str(error), code="client_failed"), options.json)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
