@@ -77,6 +77,7 @@ def create_app(
 
     for module in (context, observing, lifetime, rate_limit_headers, errors, auth):
         module.init_app(app)
+    app.before_request(parsing.refuse_leading_slashes)
     app.before_request(parsing.require_sized_body)
     if origins := config.server.cors_origins:
         CORS(app, origins=list(origins), expose_headers=EXPOSED_HEADERS, send_wildcard=True, max_age=3600)

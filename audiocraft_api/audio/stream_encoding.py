@@ -26,7 +26,6 @@ from audiocraft_api.audio.convert import FORMATS, AudioFormat
 from audiocraft_api.core.errors import ConversionFailed
 from audiocraft_api.core.params import Waveform
 
-UNKNOWN = 0xFFFFFFFF  # the length in a WAV header that is written before the length is known
 READ_BYTES = 65_536
 
 logger = logging.getLogger(__name__)
@@ -56,17 +55,18 @@ def open_encoder(
     if audio_format.arguments:
         return FfmpegEncoder(audio_format, num_channels, sample_rate, num_samples, timeout_seconds)
     if audio_format.container == "WAV":
-        return WavEncoder(audio_format, num_channels, sample_rate)
+        return WavEncoder(audio_format, num_channels, sample_rate, num_samples)
     return LibsndfileEncoder(audio_format, num_channels, sample_rate, num_samples)
 
 
 class WavEncoder:
-    """WAV of unknown length."""
+    """WAV. The header states the length in advance."""
 
-    def __init__(self, audio_format: AudioFormat, num_channels: int, sample_rate: int) -> None:
+    def __init__(self, audio_format: AudioFormat, num_channels: int, sample_rate: int, num_samples: int) -> None:
         self._format = audio_format
         self._sample_rate = sample_rate
-        self._header = _wav_header(audio_format, num_channels, sample_rate)
+        self._header = _wav_header(audio_format, num_channels, sample_rate, num_samples)
+        self._padding = b"\0" * (_wav_data_bytes(audio_format, num_channels, num_samples) % 2)
 
     def feed(self, block: Waveform) -> bytes:
         if not block.size:
@@ -79,7 +79,7 @@ class WavEncoder:
         return header + data.getvalue()
 
     def finish(self) -> bytes:
-        return b""
+        return self._padding
 
     def close(self) -> None: ...
 
@@ -251,8 +251,15 @@ def _start_ffmpeg(
     return subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
 
 
-def _wav_header(audio_format: AudioFormat, num_channels: int, sample_rate: int) -> bytes:
-    sample_bytes = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}[audio_format.subtype]
+_WAV_SAMPLE_BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
+
+
+def _wav_data_bytes(audio_format: AudioFormat, num_channels: int, num_samples: int) -> int:
+    return num_samples * num_channels * _WAV_SAMPLE_BYTES[audio_format.subtype]
+
+
+def _wav_header(audio_format: AudioFormat, num_channels: int, sample_rate: int, num_samples: int) -> bytes:
+    sample_bytes = _WAV_SAMPLE_BYTES[audio_format.subtype]
     is_float = audio_format.subtype == "FLOAT"
     frame_bytes = num_channels * sample_bytes
     layout = struct.pack(
@@ -266,8 +273,11 @@ def _wav_header(audio_format: AudioFormat, num_channels: int, sample_rate: int) 
     )
     chunks = b"fmt " + struct.pack("<I", len(layout)) + layout
     if is_float:
-        chunks += b"fact" + struct.pack("<II", 4, UNKNOWN)
-    return b"RIFF" + struct.pack("<I", UNKNOWN) + b"WAVE" + chunks + b"data" + struct.pack("<I", UNKNOWN)
+        chunks += b"fact" + struct.pack("<II", 4, num_samples)
+    data_bytes = _wav_data_bytes(audio_format, num_channels, num_samples)
+    chunks += b"data" + struct.pack("<I", data_bytes)
+    # An odd number of bytes is padded, which the file's size includes and the chunk's does not.
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks) + data_bytes + data_bytes % 2) + b"WAVE" + chunks
 
 
 def _with_flac_length(beginning: bytes, num_samples: int) -> bytes:

@@ -35,6 +35,14 @@ class ServerSettings(Section):
     socket_timeout_seconds: float = Field(
         30.0, ge=1, le=3600, description="Close a connection that stalls for this long in the middle of a request."
     )
+    keepalive_seconds: int = Field(
+        75,
+        ge=1,
+        le=3600,
+        description="How long an idle connection stays open. Must be longer than a proxy keeps idle connections to the "
+        "server (60 s is common); otherwise the proxy sends requests over connections that are being closed, and its "
+        "clients get 502.",
+    )
     graceful_timeout_seconds: int = Field(
         30, ge=1, le=3600, description="How long a stopping server lets running requests finish."
     )

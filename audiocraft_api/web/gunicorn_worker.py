@@ -117,10 +117,21 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         body = json.dumps(content).encode()
         head = (
             f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-            f"X-Request-ID: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"X-Request-ID: {request_id}\r\nContent-Length: {len(body)}\r\n{self._cors_headers()}\r\n"
         )
         with suppress(OSError):
             client.sendall(head.encode() + body)
+
+    def _cors_headers(self) -> str:
+        """Return CORS headers for a request that could not be parsed, so that its Origin header is unknown.
+
+        With several allowed origins there are none, because the headers would have to name the one that asked.
+        """
+        origins = self.services.config.server.cors_origins
+        if len(origins) != 1:
+            return ""
+        vary = "" if origins[0] == "*" else "Vary: Origin\r\n"
+        return f"Access-Control-Allow-Origin: {origins[0]}\r\n{vary}Access-Control-Expose-Headers: X-Request-ID\r\n"
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Start or stop accepting connections; refuse new connections as soon as the worker stops.

@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from typing import Any, TypeVar, get_args
 
-from flask import Request, request
+from flask import Request, abort, request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import LengthRequired
@@ -100,6 +100,12 @@ def parse_query(schema: type[Schema]) -> Schema:
             raise _repeated(name)
         fields[name] = values[0]
     return _validate(schema, fields, strict=False)
+
+
+def refuse_leading_slashes() -> None:
+    """Respond with 404 to a path that begins with two slashes: werkzeug would take the second one away."""
+    if request.environ["PATH_INFO"].startswith("//"):
+        abort(404)
 
 
 def require_sized_body() -> None:

@@ -50,14 +50,57 @@ def arguments(directory: Path, configuration: Path) -> list[str]:
 def proxy(directory: Path, addresses: list[str], servers_port: int) -> Iterator[str]:
     """Run nginx in front of the servers at `addresses`. Yield its URL."""
     port = free_port()
-    log = directory / "nginx.log"
-    with NameServer(addresses) as names, log.open("wb") as output:
+    with NameServer(addresses) as names:
         configuration = render(directory, port=port, name_server_port=names.port, servers_port=servers_port)
+        with _run(directory, configuration, port):
+            yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def reusing_proxy(directory: Path, server_port: int, idle_seconds: int) -> Iterator[str]:
+    """Run an nginx that keeps idle connections to a server open for `idle_seconds`. Yield its URL."""
+    port = free_port()
+    configuration = directory / "reusing.conf"
+    configuration.write_text(f"""
+        worker_processes 1;
+        pid {directory}/nginx.pid;
+        events {{}}
+        http {{
+            access_log off;
+            client_body_temp_path {directory}/client_body;
+            proxy_temp_path {directory}/proxy;
+            fastcgi_temp_path {directory}/fastcgi;
+            uwsgi_temp_path {directory}/uwsgi;
+            scgi_temp_path {directory}/scgi;
+            upstream server {{
+                server 127.0.0.1:{server_port};
+                keepalive 8;
+                keepalive_timeout {idle_seconds}s;
+            }}
+            server {{
+                listen 127.0.0.1:{port};
+                location / {{
+                    proxy_pass http://server;
+                    proxy_http_version 1.1;
+                    proxy_set_header Connection "";
+                    proxy_next_upstream off;
+                }}
+            }}
+        }}
+    """)
+    with _run(directory, configuration, port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _run(directory: Path, configuration: Path, port: int) -> Iterator[None]:
+    log = directory / "nginx.log"
+    with log.open("wb") as output:
         process = subprocess.Popen(arguments(directory, configuration), stdout=output, stderr=output)
         try:
             wait_until(lambda: process.poll() is not None or _listens(port))
             assert process.poll() is None, log.read_text()
-            yield f"http://127.0.0.1:{port}"
+            yield
         finally:
             process.terminate()
             process.wait(20)

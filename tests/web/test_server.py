@@ -237,6 +237,25 @@ def test_malformed_http_is_refused_in_the_common_error_format(
     assert set(body) == {"error", "code", "request_id"}
     assert body["code"] == code
     assert headers["X-Request-ID"] == body["request_id"]
+    assert headers["Access-Control-Allow-Origin"] == "*"
+    assert headers["Access-Control-Expose-Headers"] == "X-Request-ID"
+
+
+def test_the_path_of_a_route_with_two_slashes_is_not_found(shared_server: Server) -> None:
+    with shared_server.connect() as connection:
+        connection.sendall(b"GET //health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        status, headers, body = read_response(connection)
+    assert (status, body["code"]) == (404, "not_found")
+    assert "Location" not in headers
+
+
+def test_an_idle_connection_is_closed_after_the_keepalive_time(tmp_path: Path) -> None:
+    request = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+    with serve(tmp_path, FAKE, keepalive_seconds=1) as server, server.connect() as connection:
+        connection.settimeout(10)
+        connection.sendall(request)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        assert connection.recv(65536) == b""
 
 
 def test_a_real_server_refuses_chunked_bodies_with_411_and_large_bodies_with_413(shared_server: Server) -> None:

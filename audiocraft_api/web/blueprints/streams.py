@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
     access=Access.GENERATE,
     responses={200: tuple(sorted(set(MEDIA_TYPES.values())))},
     description="The response starts with the first audio. If the generation fails later, the server closes the "
-    "connection before the last chunk of the body. Closing the connection stops the generation. WAV headers declare "
-    "an unknown length (0xFFFFFFFF).",
+    "connection before the last chunk of the body. Closing the connection stops the generation. WAV headers state "
+    "the length of the whole stream.",
     json=StreamRequest,
     headers=HEADERS,
     errors=(422, 501, 504),
