@@ -1,12 +1,13 @@
 """The generation service: look in the cache, submit, await, convert, store.
 
-Synchronous routes and tasks run every step; streams run all but the cache and the store. Uses the engine, the encoder
-and the store through their interfaces; knows neither Flask nor torch.
+Synchronous routes and tasks run every step; streams run all but the cache, and store only if asked to. Uses the engine,
+the encoder and the store through their interfaces; knows neither Flask nor torch.
 """
 
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Protocol
 
 from audiocraft_api.audio import convert
@@ -20,6 +21,7 @@ from audiocraft_api.core.request import GenerationResult
 from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.cache.result_cache import ResultCache
 from audiocraft_api.generation.command import GenerateCommand, GeneratedBytes, GeneratedFile, Progress
+from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.generation.streaming import AudioStream
 from audiocraft_api.generation.submission import Submission
 from audiocraft_api.storage.base import AudioStore
@@ -36,6 +38,9 @@ class Generation(Protocol):
 
     def stream(self, command: GenerateCommand) -> AudioStream:
         """Start a generation whose audio is sent as it is generated. Raises QueueFull, ShuttingDown, NotStreamable."""
+
+    def store_stream(self, stream: AudioStream, output_format: str) -> GeneratedFile:
+        """Store the audio of a finished stream. Raises ConversionFailed, StorageUnavailable, NotStreamable."""
 
 
 class GenerationService:
@@ -63,11 +68,7 @@ class GenerationService:
         Raises the errors of the engine, the encoder and the store, or as `Waiter.raise_if_stopped`.
         """
         generated = self._find_or_generate(command, waiter, progress)
-        extension = convert.FORMATS[command.output_format].extension
-        with self._observer.step("store"):
-            stored = self._store.save(generated.audio, extension, command.audio_owner)
-        recipe = generated.recipe.timed_since(waiter.started)
-        return GeneratedFile(stored.filename, self._store.url_for(stored.filename), recipe)
+        return self._save(generated.audio, generated.recipe.timed_since(waiter.started), command.audio_owner)
 
     def generate_bytes(self, command: GenerateCommand, waiter: Waiter) -> GeneratedBytes:
         """Generate audio and return it encoded. Raises as `generate_file`, except for errors of the store."""
@@ -78,6 +79,21 @@ class GenerationService:
         """Start a generation whose audio is sent as it is generated. Raises QueueFull, ShuttingDown."""
         waiter = Waiter(timeout_seconds=self._config.engine.request_deadline_seconds * command.time_factor)
         return AudioStream(self._submit(command, waiter), self._config.audio.convert_timeout_seconds)
+
+    def store_stream(self, stream: AudioStream, output_format: str) -> GeneratedFile:
+        """Encode and store the audio of a finished stream, with the recipe in the file's tags.
+
+        Raises ConversionFailed, StorageUnavailable.
+        """
+        command = replace(stream.submission.command, output_format=output_format)
+        submission = replace(stream.submission, command=command)
+        generated = self._encode(submission, submission.request.result())
+        return self._save(generated.audio, generated.recipe, command.audio_owner)
+
+    def _save(self, audio: bytes, recipe: Recipe, owner: str | None) -> GeneratedFile:
+        with self._observer.step("store"):
+            stored = self._store.save(audio, convert.FORMATS[recipe.format].extension, owner)
+        return GeneratedFile(stored.filename, self._store.url_for(stored.filename), recipe)
 
     def _find_or_generate(
         self, command: GenerateCommand, waiter: Waiter, progress: Progress | None = None

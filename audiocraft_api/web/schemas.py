@@ -213,6 +213,14 @@ class StreamRequest(GenerationFields):
         return {name: "cannot be combined with segments" for name in ("prompt", "duration") if name in given}
 
 
+class SocketRequest(StreamRequest):
+    """The request of a WebSocket, which can also store what it streams."""
+
+    EXAMPLES = {}
+
+    file_format: OutputFormat | None = Field(None, description="Also store the audio as a file in this format.")
+
+
 class _ReturnFields(RequestSchema):
     return_type: Literal["url", "base64"] = Field(
         "url", description="`url` returns a link to the audio file, `base64` the file itself."

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import requests
+import soundfile
 from simple_websocket import Client, ConnectionClosed
 from werkzeug.serving import make_server
 
@@ -92,6 +93,18 @@ def test_progress_and_audio_are_sent_and_the_samples_match_the_file(demo_checkpo
         assert done["type"] == "done"
         same = ("duration", "sample_rate", "seed", "model", "revision", "format")
         assert {name: done[name] for name in same} == {name: body[name] for name in same}
+
+
+def test_a_stream_is_stored_in_the_format_of_choice(server: Server) -> None:
+    done = StreamClient(server.port, REQUEST | {"seed": 3, "file_format": "flac"}).receive_all()
+    assert (done["type"], done["format"], done["file_format"]) == ("done", "wav", "flac")
+    generated = server.post("/generate", json=REQUEST | {"seed": 3, "output_format": "flac"}).json()
+    stored, expected = (io.BytesIO(server.get(body["audio_url"]).content) for body in (done, generated))
+    assert (soundfile.read(stored)[0] == soundfile.read(expected)[0]).all()
+
+
+def test_a_stream_is_not_stored_unless_asked(server: Server) -> None:
+    assert "audio_url" not in StreamClient(server.port, REQUEST).receive_all()
 
 
 def test_an_encoded_stream_is_complete(server: Server) -> None:

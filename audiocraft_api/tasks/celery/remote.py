@@ -74,6 +74,10 @@ class RemoteGeneration:
         """Raise NotStreamable: workers deliver whole files."""
         raise NotStreamable(NOT_STREAMABLE)
 
+    def store_stream(self, stream: AudioStream, output_format: str) -> GeneratedFile:  # noqa: ARG002
+        """Raise NotStreamable: there are no streams."""
+        raise NotStreamable(NOT_STREAMABLE)
+
     def close(self, grace_seconds: float) -> None:
         """Let clients wait for up to `grace_seconds` more, then end their requests with ShuttingDown."""
         with self._condition:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, current_app, send_from_directory
+from flask import Blueprint, Response, current_app, jsonify, request, send_from_directory, url_for
 from pydantic import BaseModel
 
+from audiocraft_api import __version__
 from audiocraft_api.core.errors import InvalidRequest, StorageUnavailable
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.web.auth import needs_key
@@ -48,13 +49,23 @@ def openapi() -> dict[str, Any]:
 @blueprint.get("/")
 @access(Access.OPEN)
 def index() -> Response:
-    return _page("index.html")
+    """Serve the playground, or to clients that prefer JSON, where everything is."""
+    wants_json = request.accept_mimetypes.best_match(["text/html", "application/json"]) == "application/json"
+    response = jsonify(_discovery()) if wants_json else _page("index.html")
+    response.vary.add("Accept")
+    return response
 
 
 @blueprint.get("/docs")
 @access(Access.OPEN)
 def docs() -> Response:
     return _page("docs.html")
+
+
+def _discovery() -> dict[str, str]:
+    endpoints = ("docs.docs", "docs.openapi", "models.models", "health.health", "generate.generate")
+    links = {endpoint.partition(".")[2]: url_for(endpoint) for endpoint in endpoints}
+    return {"name": "AudioCraft API", "version": __version__} | links
 
 
 def _needs_key(access: Access) -> bool:

@@ -29,7 +29,7 @@ from audiocraft_api.web.errors import details_of, whole_seconds
 from audiocraft_api.web.observing import count_error
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.parsing import parse_json_text
-from audiocraft_api.web.schemas import StreamRequest
+from audiocraft_api.web.schemas import SocketRequest
 from audiocraft_api.web.services import services
 from audiocraft_api.web.websocket import check_handshake, close_websocket, prepare_socket
 
@@ -41,7 +41,8 @@ sends JSON text messages and, between them, the audio as binary messages:
 * `{"type": "accepted", "seed", "model", "format", "media_type", "request_id"}`, once;
 * `{"type": "progress", "current", "total"}`, repeatedly, in frames;
 * `{"type": "done", "duration", "generation_time", "sample_rate", "format", "seed", "model", "revision", "request_id"}`
-  at the end, or `{"type": "error", "error", "code", "request_id", "errors"?, "category"?, "suggestion"?,
+  at the end, with `"audio_url"` and `"file_format"` if the request has a `file_format`, the format of a file to store
+  as well; or `{"type": "error", "error", "code", "request_id", "errors"?, "category"?, "suggestion"?,
   "retry_after"?}`.
 
 To stop the generation, send `{"type": "cancel"}` or close the connection. A connection carries one request.
@@ -86,11 +87,11 @@ def generate_live(ws: Server) -> None:
 def _serve(ws: Server) -> int:
     """Serve the connection's request and return the close code. Raises ClientDisconnected."""
     try:
-        fields = parse_json_text(StreamRequest, _receive_request(ws))
+        fields = parse_json_text(SocketRequest, _receive_request(ws))
         with admitted(fields, services().catalog.get(fields.model_size)) as command:
             stream = services().generation.stream(command)
             try:
-                _send_stream(ws, stream)
+                _send_stream(ws, stream, fields.file_format)
             finally:
                 stream.close()
     except ClientDisconnected:
@@ -102,7 +103,7 @@ def _serve(ws: Server) -> int:
     return NORMAL_CLOSURE
 
 
-def _send_stream(ws: Server, stream: AudioStream) -> None:
+def _send_stream(ws: Server, stream: AudioStream, file_format: str | None) -> None:
     params, audio_format = stream.submission.params, stream.format
     common = {"seed": params.seed, "model": params.model, "format": audio_format.name, "request_id": request_id()}
     _send(ws, {"type": "accepted", "media_type": audio_format.media_type} | common)
@@ -122,6 +123,9 @@ def _send_stream(ws: Server, stream: AudioStream) -> None:
         "sample_rate": recipe.sample_rate,
         "revision": recipe.revision,
     }
+    if file_format is not None:
+        stored = services().generation.store_stream(stream, file_format)
+        result |= {"audio_url": stored.url, "file_format": stored.recipe.format}
     _send(ws, {"type": "done"} | result | common)
 
 
