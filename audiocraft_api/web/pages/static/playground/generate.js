@@ -1,0 +1,39 @@
+/**
+ * Generates one clip, by whichever route the server offers for it:
+ *
+ * - text: a WebSocket; where none can be opened, a chunked response of `/generate-stream`, which also says why;
+ * - text on a server whose models are on other machines, and everything with a melody: a task.
+ *
+ * `on` receives `accepted({seed})`, `waiting({position})`, `progress({current, total, eta})`,
+ * `audio({block, channels, sampleRate})`. The result has the fields of the server's last message; `audio_url` is
+ * missing if the audio was not stored.
+ */
+import {streamOverHttp} from "./stream-http.js";
+import {streamOverSocket, SocketRefused} from "./stream-socket.js";
+import {runTask} from "./task.js";
+
+export async function generate(api, {fields, melody}, on, signal) {
+  if (melody) return runTask(api, "generate-with-melody-async", formOf(fields, melody), on, signal);
+  try {
+    return await stream(api, fields, on, signal);
+  } catch (error) {
+    if (error.code !== "not_streamable") throw error;
+    return runTask(api, "generate-async", fields, on, signal);
+  }
+}
+
+async function stream(api, fields, on, signal) {
+  try {
+    return await streamOverSocket(api, fields, on, signal);
+  } catch (error) {
+    if (!(error instanceof SocketRefused)) throw error;
+    return streamOverHttp(api, fields, on, signal); // throws the server's reason, if it has one
+  }
+}
+
+function formOf(fields, melody) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) form.append(name, String(value));
+  form.append("melody", melody.blob, melody.name);
+  return form;
+}

@@ -1,0 +1,84 @@
+const STORE = "clips";
+
+/** The clips that this browser has made, in IndexedDB: recipes, links and peaks. Without IndexedDB, in memory. */
+export class History {
+  #database;
+  #memory = new Map();
+
+  constructor(name = "audiocraft-playground") {
+    this.#database = open(name).catch(() => null);
+  }
+
+  /** Return all clips, newest first. */
+  async all() {
+    const database = await this.#database;
+    const clips = database ? await done(database.transaction(STORE).objectStore(STORE).getAll()) : [...this.#memory.values()];
+    return clips.sort((a, b) => b.created - a.created);
+  }
+
+  put(clip) {
+    return this.#write(clip.id, (store) => store.put(clip), () => this.#memory.set(clip.id, clip));
+  }
+
+  delete(id) {
+    return this.#write(id, (store) => store.delete(id), () => this.#memory.delete(id));
+  }
+
+  async #write(_id, inDatabase, inMemory) {
+    const database = await this.#database;
+    if (!database) return inMemory();
+    return done(inDatabase(database.transaction(STORE, "readwrite").objectStore(STORE)));
+  }
+}
+
+/** Return clips as a JSON text. Melodies are left out. */
+export function exportClips(clips) {
+  const plain = clips.map(({melody, ...clip}) => (melody ? {...clip, melodyName: melody.name} : clip));
+  return JSON.stringify({audiocraft_playground: 1, clips: plain}, null, 1);
+}
+
+/** Return the clips of an exported JSON text. Throws an Error that says what is wrong. */
+export function importClips(text) {
+  let parsed;
+  try {
+    parsed = JSON.parse(text);
+  } catch {
+    throw new Error("This file is not JSON. Choose a file that this page has exported.");
+  }
+  if (parsed?.audiocraft_playground !== 1 || !Array.isArray(parsed.clips)) {
+    throw new Error("This file is not an export of this page.");
+  }
+  return parsed.clips.filter(isClip).map(({id, created, fields, seed, duration, sampleRate, ...rest}) => ({
+    id, created, fields, seed, duration, sampleRate,
+    format: String(rest.format ?? "wav"),
+    audioUrl: /^\/(?!\/)/.test(rest.audioUrl ?? "") ? rest.audioUrl : null,
+    peaks: Array.isArray(rest.peaks) ? rest.peaks.slice(0, 1000).map(Number) : [],
+    loudness: typeof rest.loudness === "number" ? rest.loudness : null,
+    starred: rest.starred === true,
+    ...(rest.melodyName ? {melodyName: String(rest.melodyName)} : {}),
+  }));
+}
+
+function isClip(clip) {
+  const numbers = [clip?.created, clip?.seed, clip?.duration, clip?.sampleRate];
+  return typeof clip?.id === "string" && typeof clip.fields?.prompt === "string" && numbers.every(Number.isFinite);
+}
+
+/** Return whether every word of a search occurs in a clip's prompt, model or seed. */
+export function matches(clip, search) {
+  const text = `${clip.fields.prompt} ${clip.fields.model_size} ${clip.seed}`.toLowerCase();
+  return search.toLowerCase().split(/\s+/).every((word) => text.includes(word));
+}
+
+function open(name) {
+  const request = indexedDB.open(name, 1);
+  request.onupgradeneeded = () => request.result.createObjectStore(STORE, {keyPath: "id"});
+  return done(request);
+}
+
+function done(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}

@@ -1,0 +1,44 @@
+import {RingBuffer} from "./ring-buffer.js";
+
+const REPORT_SECONDS = 0.05;
+
+/**
+ * Plays a stream. Messages to it: {block}, {end}, {paused}, {stopFrame}. It reports where it is several times a second,
+ * with the context's time at which that position is heard.
+ */
+class StreamProcessor extends AudioWorkletProcessor {
+  #ring;
+  #paused = false;
+  #stopFrame = Infinity;
+  #reportFrame = 0;
+
+  constructor({processorOptions: {channels, prerollSeconds}}) {
+    super();
+    this.#ring = new RingBuffer(channels, sampleRate, {prerollSeconds});
+    this.port.onmessage = ({data}) => this.#receive(data);
+  }
+
+  process(_inputs, [outputs]) {
+    const stopped = currentFrame + outputs[0].length > this.#stopFrame;
+    if (!this.#paused && !stopped) this.#ring.read(outputs);
+    const finished = stopped || this.#ring.finished;
+    if (finished || currentFrame >= this.#reportFrame) this.#report(finished);
+    return !finished;
+  }
+
+  #receive({block, end, paused, stopFrame}) {
+    if (block) this.#ring.write(block);
+    if (end) this.#ring.end();
+    if (paused !== undefined) this.#paused = paused;
+    if (stopFrame !== undefined) this.#stopFrame = stopFrame;
+  }
+
+  #report(finished) {
+    const {position, filling, underruns} = this.#ring;
+    this.#reportFrame = currentFrame + REPORT_SECONDS * sampleRate;
+    const time = (currentFrame + 128) / sampleRate; // the end of this block
+    this.port.postMessage({position: position / sampleRate, time, filling, underruns, finished, paused: this.#paused});
+  }
+}
+
+registerProcessor("stream", StreamProcessor);

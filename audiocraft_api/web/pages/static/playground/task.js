@@ -1,0 +1,53 @@
+import {ApiError, connectionLost} from "./api.js";
+
+const POLL_MILLISECONDS = 700;
+const LOST_POLLS = 20;
+
+/** Generate with a task, and poll it until it has finished. `request` is JSON fields or a form. Throws ApiError. */
+export async function runTask(api, path, request, on, signal) {
+  const response =
+    request instanceof FormData
+      ? await api.fetch(path, {method: "POST", body: request, signal})
+      : await api.postJson(path, request, {signal});
+  const {task_id: id, seed} = await response.json();
+  on.accepted?.({seed});
+  const cancel = () => api.fetch(`tasks/${id}`, {method: "DELETE", keepalive: true}).catch(() => {});
+  signal?.addEventListener("abort", cancel, {once: true});
+  try {
+    return await follow(api, id, on, signal);
+  } finally {
+    signal?.removeEventListener("abort", cancel);
+  }
+}
+
+async function follow(api, id, on, signal) {
+  for (let lost = 0; ; ) {
+    await pause(POLL_MILLISECONDS, signal);
+    let task;
+    try {
+      task = await api.json(`tasks/${id}`, {signal});
+      lost = 0;
+    } catch (error) {
+      if (signal?.aborted) throw signal.reason;
+      if (error.code !== "connection_lost" && error.status !== 503) throw error;
+      if (++lost > LOST_POLLS) throw connectionLost();
+      continue;
+    }
+    if (task.status === "completed") return {...task.result, audio_url: task.audio_url};
+    if (task.status !== "processing") throw failureOf(task);
+    if (task.queue_position) on.waiting?.({position: task.queue_position, eta: task.eta_seconds});
+    else on.progress?.({current: task.current, total: task.total, eta: task.eta_seconds});
+  }
+}
+
+function failureOf({status, error, code}) {
+  if (status === "canceled") return new DOMException("The task was canceled.", "AbortError");
+  return new ApiError({error, code, status: 500});
+}
+
+function pause(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal?.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), {once: true});
+  });
+}
