@@ -178,7 +178,7 @@ export class Player extends EventTarget {
   }
 
   async #bufferOf(clip) {
-    const buffer = this.#buffers.get(clip.id) ?? (await this.#load(clip, this.#contextFor(clip.sampleRate)));
+    const buffer = this.#buffers.get(clip.id) ?? (await this.#load(clip, this.#context));
     this.#buffers.delete(clip.id);
     this.#buffers.set(clip.id, buffer);
     if (this.#buffers.size > MAX_BUFFERS) this.#buffers.delete(this.#buffers.keys().next().value);
@@ -186,8 +186,13 @@ export class Player extends EventTarget {
   }
 
   #contextFor(sampleRate) {
-    // The rate of the clip, so that the device gets exactly its samples.
-    if (!this.#context) this.#context = new AudioContext({sampleRate});
+    // At the rate of the clip, the context gets exactly its samples, and nothing but the device resamples them.
+    if (this.#context && this.#context.sampleRate !== sampleRate) {
+      this.#context.close();
+      this.#context = null;
+      this.#buffers.clear();
+    }
+    this.#context ??= new AudioContext({sampleRate});
     if (this.#context.state === "suspended") this.#context.resume();
     return this.#context;
   }

@@ -1,0 +1,205 @@
+import {CONTROLS, FORMATS, firstChoice, lengthsOf, modelsFor} from "./controls.js";
+import {byId, element} from "./dom.js";
+import {brief, inWords} from "./format.js";
+
+const EXAMPLES = [
+  ["Lo-fi", "lo-fi hip hop, dusty drums, mellow electric piano, rainy night, 80 bpm"],
+  ["Cello", "solo cello in a cathedral, slow and aching, long reverb"],
+  ["Synthwave", "driving synthwave, pulsing bass, bright arpeggios, 80s night drive, 110 bpm"],
+  ["Bossa nova", "bossa nova, nylon guitar, brushed drums, warm upright bass, late afternoon"],
+  ["Ambient", "slow ambient pads, evolving textures, distant bells, no drums"],
+  ["Folk", "cheerful folk, acoustic guitar, mandolin, hand claps, campfire"],
+];
+const DEFAULT_SECONDS = 8;
+
+/** The form: prompt, length and everything under "More". */
+export class Composer extends EventTarget {
+  #models = [];
+  #lengths = [DEFAULT_SECONDS];
+  #inputs = new Map();
+  #values = {};
+
+  /** `melody` is a MelodyPicker. It dispatches `submit`. */
+  constructor(melody) {
+    super();
+    this.melody = melody;
+    this.form = byId("composer");
+    this.prompt = byId("prompt");
+    this.length = byId("length");
+    this.model = byId("model");
+    this.format = byId("format");
+    this.seed = byId("seed");
+    this.controls = byId("controls");
+    this.format.append(...Object.entries(FORMATS).map(([value, textContent]) => element("option", {value, textContent})));
+    byId("examples").append(...EXAMPLES.map((example) => this.#exampleButton(example)));
+    this.form.addEventListener("submit", (event) => this.#onSubmit(event));
+    this.prompt.addEventListener("keydown", (event) => this.#onPromptKey(event));
+    this.prompt.addEventListener("input", () => this.setProblem(""));
+    this.length.addEventListener("input", () => this.#showLength());
+    this.model.addEventListener("change", () => this.#onModel());
+    byId("reset").addEventListener("click", () => this.#reset());
+    melody.addEventListener("change", () => this.#showModels());
+  }
+
+  /** The fields of the request as they would be sent. */
+  get fields() {
+    const fields = {prompt: this.prompt.value.trim(), model_size: this.model.value, duration: this.duration};
+    fields.output_format = this.format.value;
+    if (this.seed.value !== "") fields.seed = Number(this.seed.value);
+    for (const {name, initial} of this.#available) {
+      if (this.#values[name] !== undefined && this.#values[name] !== initial) fields[name] = this.#values[name];
+    }
+    return fields;
+  }
+
+  get duration() {
+    return this.#lengths[Number(this.length.value)] ?? DEFAULT_SECONDS;
+  }
+
+  get currentModel() {
+    return this.#models.find((model) => model.name === this.model.value) ?? null;
+  }
+
+  setModels(models, wanted) {
+    this.#models = models;
+    this.#wanted = this.model.value || wanted;
+    this.#showModels();
+  }
+
+  #wanted;
+
+  /** Fill in the fields of a recipe or a link. */
+  fill(fields) {
+    this.prompt.value = fields.prompt ?? "";
+    this.seed.value = fields.seed ?? "";
+    this.format.value = fields.output_format in FORMATS ? fields.output_format : this.format.value;
+    this.#wanted = fields.model_size;
+    this.#values = Object.fromEntries(CONTROLS.filter(({name}) => name in fields).map(({name}) => [name, fields[name]]));
+    this.#wantedDuration = fields.duration;
+    this.#showModels();
+    const hasMore = Object.keys(this.#values).length || fields.seed !== undefined;
+    if (hasMore) byId("more").open = true;
+  }
+
+  #wantedDuration;
+
+  /** Show what is wrong with the prompt, or with "" nothing. */
+  setProblem(text) {
+    byId("prompt-problem").textContent = text;
+    this.prompt.setAttribute("aria-invalid", String(Boolean(text)));
+  }
+
+  get #available() {
+    const model = this.currentModel;
+    return model ? CONTROLS.filter((control) => control.from(model, {duration: this.duration})) : [];
+  }
+
+  #exampleButton([name, prompt]) {
+    const onclick = () => {
+      this.prompt.value = prompt;
+      this.setProblem("");
+      this.prompt.focus();
+    };
+    return element("button", {type: "button", className: "chip", textContent: name, title: prompt, onclick});
+  }
+
+  #showModels() {
+    const models = modelsFor(this.#models, this.melody.value !== null);
+    const chosen = firstChoice(models, this.#wanted ?? this.model.value);
+    this.model.replaceChildren(
+      ...models.map(({name, loaded}) => element("option", {value: name, textContent: loaded ? `${name} · loaded` : name})),
+    );
+    this.model.value = chosen ?? "";
+    byId("no-melody-model").hidden = models.length > 0 || !this.#models.length;
+    this.#wanted = undefined;
+    this.#onModel();
+  }
+
+  #onModel() {
+    const model = this.currentModel;
+    byId("generate").disabled = !model;
+    if (!model) return;
+    const badge = byId("license");
+    badge.textContent = model.licence;
+    badge.className = `badge ${model.commercial_use ? "free" : "restricted"}`;
+    badge.title = model.commercial_use ? "The license allows commercial use." : "No commercial use.";
+    byId("model-description").textContent = model.description;
+    const duration = this.#wantedDuration ?? this.duration;
+    this.#wantedDuration = undefined;
+    this.#lengths = lengthsOf(model);
+    if (!this.#lengths.includes(duration)) this.#lengths = [...this.#lengths, duration].sort((a, b) => a - b);
+    this.length.max = this.#lengths.length - 1;
+    this.length.value = this.#lengths.indexOf(duration);
+    this.#showLength();
+  }
+
+  #showLength() {
+    byId("length-value").textContent = brief(this.duration);
+    this.length.setAttribute("aria-valuetext", inWords(this.duration));
+    this.#showControls();
+  }
+
+  #showControls() {
+    const model = this.currentModel;
+    if (!model) return;
+    const available = this.#available;
+    for (const [name, row] of this.#inputs) {
+      if (available.some((control) => control.name === name)) continue;
+      row.remove();
+      this.#inputs.delete(name);
+    }
+    for (const control of available) {
+      if (!this.#inputs.has(control.name)) this.#inputs.set(control.name, this.#row(control));
+      this.#update(control, control.from(model, {duration: this.duration}));
+      this.controls.append(this.#inputs.get(control.name));
+    }
+  }
+
+  #row({name, label, type, hint, initial}) {
+    const id = `control-${name}`;
+    const tag = type === "text" ? "textarea" : "input";
+    const own = type === "text" ? {rows: 1} : {type};
+    const input = element(tag, {id, ...own, "aria-describedby": `${id}-hint`});
+    const output = type === "range" ? element("output", {for: id}) : null;
+    input.addEventListener("input", () => {
+      const empty = input.value.trim() === "";
+      this.#values[name] = empty ? initial : type === "text" ? input.value.trim() : Number(input.value);
+      if (output) output.textContent = input.value;
+    });
+    const heading = element("div", {className: "field-head"}, element("label", {htmlFor: id, textContent: label}), output);
+    return element("div", {className: "field"}, heading, input, element("small", {id: `${id}-hint`, textContent: hint}));
+  }
+
+  #update({name, type, initial}, limits) {
+    const input = this.#inputs.get(name).querySelector("input, textarea");
+    if (document.activeElement === input) return;
+    const value = this.#values[name] ?? initial;
+    const widened = type === "range" && value > limits.max ? {...limits, max: value} : limits;
+    Object.assign(input, widened, {value});
+    const output = this.#inputs.get(name).querySelector("output");
+    if (output) output.textContent = String(value);
+  }
+
+  #reset() {
+    this.#values = {};
+    this.seed.value = "";
+    this.format.value = "wav";
+    this.#showControls();
+  }
+
+  #onPromptKey(event) {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    this.form.requestSubmit();
+  }
+
+  #onSubmit(event) {
+    event.preventDefault();
+    if (!this.prompt.value.trim()) {
+      this.setProblem("Describe the music first, or choose an example.");
+      this.prompt.focus();
+      return;
+    }
+    if (this.currentModel) this.dispatchEvent(new Event("submit"));
+  }
+}
