@@ -14,7 +14,7 @@ const DEFAULT_SECONDS = 8;
 
 /** The form: prompt, length and everything under "More". */
 export class Composer extends EventTarget {
-  #models = [];
+  models = [];
   #lengths = [DEFAULT_SECONDS];
   #inputs = new Map();
   #values = {};
@@ -57,11 +57,11 @@ export class Composer extends EventTarget {
   }
 
   get currentModel() {
-    return this.#models.find((model) => model.name === this.model.value) ?? null;
+    return this.models.find((model) => model.name === this.model.value) ?? null;
   }
 
   setModels(models, wanted) {
-    this.#models = models;
+    this.models = models;
     this.#wanted = this.model.value || wanted;
     this.#showModels();
   }
@@ -104,13 +104,13 @@ export class Composer extends EventTarget {
   }
 
   #showModels() {
-    const models = modelsFor(this.#models, this.melody.value !== null);
+    const models = modelsFor(this.models, this.melody.value !== null);
     const chosen = firstChoice(models, this.#wanted ?? this.model.value);
     this.model.replaceChildren(
       ...models.map(({name, loaded}) => element("option", {value: name, textContent: loaded ? `${name} · loaded` : name})),
     );
     this.model.value = chosen ?? "";
-    byId("no-melody-model").hidden = models.length > 0 || !this.#models.length;
+    byId("no-melody-model").hidden = models.length > 0 || !this.models.length;
     this.#wanted = undefined;
     this.#onModel();
   }

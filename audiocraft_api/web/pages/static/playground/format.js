@@ -35,3 +35,10 @@ export function filenameOf(prompt, seed, extension) {
 
 /** The extension of the files of an output format. */
 export const extensionOf = (format) => (format.startsWith("wav") ? "wav" : format);
+
+/** Format the time of day, with the date if it is not today. */
+export function timeOfDay(time) {
+  const date = new Date(time);
+  const clockTime = date.toLocaleTimeString("en", {hour: "2-digit", minute: "2-digit", hour12: false});
+  return date.toDateString() === new Date().toDateString() ? clockTime : `${clockTime} tomorrow`;
+}

@@ -10,10 +10,10 @@
  */
 import {streamOverHttp} from "./stream-http.js";
 import {streamOverSocket, SocketRefused} from "./stream-socket.js";
-import {runTask} from "./task.js";
+import {formWith, runTask} from "./task.js";
 
 export async function generate(api, {fields, melody}, on, signal) {
-  if (melody) return runTask(api, "generate-with-melody-async", formOf(fields, melody), on, signal);
+  if (melody) return runTask(api, "generate-with-melody-async", formWith(fields, melody), on, signal);
   try {
     return await stream(api, fields, on, signal);
   } catch (error) {
@@ -29,11 +29,4 @@ async function stream(api, fields, on, signal) {
     if (!(error instanceof SocketRefused)) throw error;
     return streamOverHttp(api, fields, on, signal); // throws the server's reason, if it has one
   }
-}
-
-function formOf(fields, melody) {
-  const form = new FormData();
-  for (const [name, value] of Object.entries(fields)) form.append(name, String(value));
-  form.append("melody", melody.blob, melody.name);
-  return form;
 }

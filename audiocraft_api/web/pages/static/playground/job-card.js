@@ -1,7 +1,10 @@
 import {button, element, setIcon} from "./dom.js";
 import {kindOf, suggestedPrompts, titleOf} from "./errors.js";
-import {brief, inWords} from "./format.js";
+import {brief, inWords, timeOfDay} from "./format.js";
 import {Waveform} from "./waveform.js";
+
+const LONGEST_WAIT = 120; // seconds
+const MAX_ATTEMPTS = 5;
 
 /** The card of a clip that is being made, or that could not be made. */
 export class JobCard {
@@ -90,10 +93,15 @@ export class JobCard {
     return button("Try again", () => this.#leave(() => this.actions.retry(this.job)), {className: "secondary"});
   }
 
-  /** Count down to the next try, which then happens by itself: the server said when. */
+  /** Count down to the next try, which happens by itself if it is near: the server said when. */
   #countdown(seconds) {
     const until = Date.now() + 1000 * seconds;
     const line = element("p", {className: "countdown"});
+    const isAutomatic = seconds <= LONGEST_WAIT && this.job.attempt < MAX_ATTEMPTS;
+    if (!isAutomatic) {
+      line.textContent = `The next try can succeed ${seconds > LONGEST_WAIT ? `at ${timeOfDay(until)}` : `in ${inWords(seconds)}`}.`;
+      return line;
+    }
     const show = () => {
       const left = Math.ceil((until - Date.now()) / 1000);
       line.textContent = left > 0 ? `Tries again in ${inWords(left)}.` : "Tries again …";

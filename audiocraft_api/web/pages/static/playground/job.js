@@ -19,8 +19,9 @@ export class Job extends EventTarget {
   error = null;
   clip = null;
 
-  constructor(api, {fields, melody = null}) {
+  constructor(api, {fields, melody = null, attempt = 1}) {
     super();
+    this.attempt = attempt;
     this.api = api;
     this.fields = fields;
     this.melody = melody;

@@ -69,6 +69,7 @@ export class Player extends EventTarget {
   async replaceStream(feed, clip) {
     const context = this.#context;
     const buffer = await this.#bufferOf(clip);
+    if (this.clip?.id === clip.id) this.clip = clip;
     if (this.#feed !== feed || this.#context !== context) return;
     if (feed.report.paused) {
       this.#offset = feed.position;

@@ -51,3 +51,11 @@ function pause(milliseconds, signal) {
     signal?.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), {once: true});
   });
 }
+
+/** Return a form of fields and a melody. */
+export function formWith(fields, melody) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) form.append(name, String(value));
+  form.append("melody", melody.blob, melody.name);
+  return form;
+}
