@@ -24,7 +24,11 @@ export class ClipActions {
   async load(clip, context) {
     const buffer = await context.decodeAudioData(await (await this.#blobOf(clip)).arrayBuffer());
     if (!clip.peaks.length) {
-      describeAudio(clip, Array.from({length: buffer.numberOfChannels}, (_, i) => buffer.getChannelData(i)), buffer.sampleRate);
+      describeAudio(
+        clip,
+        Array.from({length: buffer.numberOfChannels}, (_, i) => buffer.getChannelData(i)),
+        buffer.sampleRate,
+      );
       this.#save(clip);
     }
     return buffer;
@@ -56,7 +60,8 @@ export class ClipActions {
 
   /** Make the audio of a clip again from its recipe. */
   remake(clip) {
-    if (clip.melodyName && !clip.melody) return this.page.toast(`Choose the melody ${clip.melodyName} again, then generate.`);
+    if (clip.melodyName && !clip.melody)
+      return this.page.toast(`Choose the melody ${clip.melodyName} again, then generate.`);
     this.remove(clip, {quiet: true});
     return this.page.start({fields: clip.fields, melody: clip.melody ?? null}, {listen: true});
   }

@@ -17,34 +17,60 @@ export class ClipCard {
     this.play = button("Play", () => this.toggle(), {icon: "play", iconOnly: true, className: "play"});
     this.star = button("Star", () => actions.star(clip), {icon: "star", iconOnly: true});
     this.waveform = new Waveform({
-      label: `Position in: ${fields.prompt}`, duration,
+      label: `Position in: ${fields.prompt}`,
+      duration,
       onseek: (seconds) => this.#seek(seconds),
       onregion: (region) => this.#setRegion(region),
     });
     this.title = element("h3", {textContent: fields.prompt, title: fields.prompt});
     const head = element("div", {className: "card-head"}, this.play, this.title, this.star, this.#menu());
     this.time = element("time", {dateTime: new Date(clip.created).toISOString()});
-    this.seed = button(`seed ${clip.seed}`, () => actions.copy(String(clip.seed), "The seed"), {className: "link", title: "Copy the seed"});
-    const facts = [fields.model_size, FORMATS[clip.format] ?? clip.format, clip.melodyName && `follows ${clip.melodyName}`];
+    this.seed = button(`seed ${clip.seed}`, () => actions.copy(String(clip.seed), "The seed"), {
+      className: "link",
+      title: "Copy the seed",
+    });
+    const facts = [
+      fields.model_size,
+      FORMATS[clip.format] ?? clip.format,
+      clip.melodyName && `follows ${clip.melodyName}`,
+    ];
     const details = element(
-      "p", {className: "facts"},
-      element("span", {textContent: [brief(duration), ...facts.filter(Boolean)].join(" · ")}), this.seed, this.time,
+      "p",
+      {className: "facts"},
+      element("span", {textContent: [brief(duration), ...facts.filter(Boolean)].join(" · ")}),
+      this.seed,
+      this.time,
     );
-    this.compare = button("A/B", () => actions.compare(clip), {"aria-pressed": "false", title: "Compare with another clip"});
+    this.compare = button("A/B", () => actions.compare(clip), {
+      "aria-pressed": "false",
+      title: "Compare with another clip",
+    });
     this.toolbar = element(
-      "div", {className: "toolbar"},
+      "div",
+      {className: "toolbar"},
       button("Download", () => actions.download(clip, clip.format), {icon: "download"}),
       button("Again", () => actions.again(clip), {icon: "again", title: "Fill in everything, for the next version"}),
-      button(`Vary × ${NUM_VARIATIONS}`, () => actions.vary(clip, NUM_VARIATIONS), {icon: "vary", title: "The same with new seeds"}),
+      button(`Vary × ${NUM_VARIATIONS}`, () => actions.vary(clip, NUM_VARIATIONS), {
+        icon: "vary",
+        title: "The same with new seeds",
+      }),
       this.compare,
     );
     this.gone = element(
-      "div", {className: "row gone", hidden: true},
+      "div",
+      {className: "row gone", hidden: true},
       element("span", {textContent: "The server no longer has this audio."}),
       button("Make it again", () => actions.remake(clip), {className: "secondary"}),
     );
     const foot = element("div", {className: "card-foot"}, details, this.toolbar);
-    this.element = element("article", {className: "card", "data-clip": clip.id}, head, this.waveform.element, this.gone, foot);
+    this.element = element(
+      "article",
+      {className: "card", "data-clip": clip.id},
+      head,
+      this.waveform.element,
+      this.gone,
+      foot,
+    );
     this.update();
   }
 
@@ -99,9 +125,12 @@ export class ClipCard {
   #menu() {
     const {clip, actions} = this;
     const formats = Object.entries(FORMATS).filter(([format]) => format !== clip.format);
-    const format = element("select", {"aria-label": "Download in another format"},
+    const format = element(
+      "select",
+      {"aria-label": "Download in another format"},
       element("option", {textContent: "Download as …", value: ""}),
-      ...formats.map(([value, textContent]) => element("option", {value, textContent})));
+      ...formats.map(([value, textContent]) => element("option", {value, textContent})),
+    );
     format.addEventListener("change", () => {
       if (format.value) this.#choose(() => actions.download(clip, format.value));
       format.value = "";

@@ -30,13 +30,16 @@ export class Composer extends EventTarget {
     this.format = byId("format");
     this.seed = byId("seed");
     this.controls = byId("controls");
-    this.format.append(...Object.entries(FORMATS).map(([value, textContent]) => element("option", {value, textContent})));
+    this.format.append(
+      ...Object.entries(FORMATS).map(([value, textContent]) => element("option", {value, textContent})),
+    );
     byId("examples").append(...EXAMPLES.map((example) => this.#exampleButton(example)));
     this.form.addEventListener("submit", (event) => this.#onSubmit(event));
     this.prompt.addEventListener("keydown", (event) => this.#onPromptKey(event));
     this.prompt.addEventListener("input", () => this.setProblem(""));
     this.length.addEventListener("input", () => this.#showLength());
     this.model.addEventListener("change", () => this.#onModel());
+    this.format.addEventListener("change", () => this.#showSummary());
     byId("reset").addEventListener("click", () => this.#reset());
     melody.addEventListener("change", () => this.#showModels());
   }
@@ -74,7 +77,9 @@ export class Composer extends EventTarget {
     this.seed.value = fields.seed ?? "";
     this.format.value = fields.output_format in FORMATS ? fields.output_format : this.format.value;
     this.#wanted = fields.model_size;
-    this.#values = Object.fromEntries(CONTROLS.filter(({name}) => name in fields).map(({name}) => [name, fields[name]]));
+    this.#values = Object.fromEntries(
+      CONTROLS.filter(({name}) => name in fields).map(({name}) => [name, fields[name]]),
+    );
     this.#wantedDuration = fields.duration;
     this.#showModels();
     const hasMore = Object.keys(this.#values).length || fields.seed !== undefined;
@@ -107,7 +112,9 @@ export class Composer extends EventTarget {
     const models = modelsFor(this.models, this.melody.value !== null);
     const chosen = firstChoice(models, this.#wanted ?? this.model.value);
     this.model.replaceChildren(
-      ...models.map(({name, loaded}) => element("option", {value: name, textContent: loaded ? `${name} · loaded` : name})),
+      ...models.map(({name, loaded}) =>
+        element("option", {value: name, textContent: loaded ? `${name} · loaded` : name}),
+      ),
     );
     this.model.value = chosen ?? "";
     byId("no-melody-model").hidden = models.length > 0 || !this.models.length;
@@ -124,6 +131,7 @@ export class Composer extends EventTarget {
     badge.className = `badge ${model.commercial_use ? "free" : "restricted"}`;
     badge.title = model.commercial_use ? "The license allows commercial use." : "No commercial use.";
     byId("model-description").textContent = model.description;
+    this.#showSummary();
     const duration = this.#wantedDuration ?? this.duration;
     this.#wantedDuration = undefined;
     this.#lengths = lengthsOf(model);
@@ -131,6 +139,10 @@ export class Composer extends EventTarget {
     this.length.max = this.#lengths.length - 1;
     this.length.value = this.#lengths.indexOf(duration);
     this.#showLength();
+  }
+
+  #showSummary() {
+    byId("more-summary").textContent = `${this.model.value} · ${FORMATS[this.format.value]}`;
   }
 
   #showLength() {
@@ -166,8 +178,19 @@ export class Composer extends EventTarget {
       this.#values[name] = empty ? initial : type === "text" ? input.value.trim() : Number(input.value);
       if (output) output.textContent = input.value;
     });
-    const heading = element("div", {className: "field-head"}, element("label", {htmlFor: id, textContent: label}), output);
-    return element("div", {className: "field"}, heading, input, element("small", {id: `${id}-hint`, textContent: hint}));
+    const heading = element(
+      "div",
+      {className: "field-head"},
+      element("label", {htmlFor: id, textContent: label}),
+      output,
+    );
+    return element(
+      "div",
+      {className: "field"},
+      heading,
+      input,
+      element("small", {id: `${id}-hint`, textContent: hint}),
+    );
   }
 
   #update({name, type, initial}, limits) {
@@ -184,6 +207,7 @@ export class Composer extends EventTarget {
     this.#values = {};
     this.seed.value = "";
     this.format.value = "wav";
+    this.#showSummary();
     this.#showControls();
   }
 

@@ -4,40 +4,86 @@
  */
 export const CONTROLS = [
   {
-    name: "negative_prompt", label: "Without", type: "text", hint: "What the music should not sound like", initial: "",
+    name: "negative_prompt",
+    label: "Without",
+    type: "text",
+    hint: "What the music should not sound like",
+    initial: "",
     from: (model) => model.controls.negative_prompt && {maxLength: model.controls.negative_prompt.max_characters},
   },
   {
-    name: "cfg_coef", label: "Guidance", type: "range", hint: "How closely the music follows the prompt", initial: 3,
+    name: "cfg_coef",
+    label: "Guidance",
+    type: "range",
+    hint: "How closely the music follows the prompt",
+    initial: 3,
     from: () => ({min: 0, max: 10, step: 0.1}),
   },
   {
-    name: "temperature", label: "Temperature", type: "range", hint: "Lower is more predictable, higher more varied",
-    initial: 1, from: () => ({min: 0.1, max: 2, step: 0.05}),
+    name: "temperature",
+    label: "Temperature",
+    type: "range",
+    hint: "Lower is more predictable, higher more varied",
+    initial: 1,
+    from: () => ({min: 0.1, max: 2, step: 0.05}),
   },
   {
-    name: "top_k", label: "Top-k", type: "number", hint: "Choose among this many tokens; 0 turns it off", initial: 250,
+    name: "top_k",
+    label: "Top-k",
+    type: "number",
+    hint: "Choose among this many tokens; 0 turns it off",
+    initial: 250,
     from: () => ({min: 0, max: 2048, step: 1}),
   },
   {
-    name: "top_p", label: "Top-p", type: "range", hint: "Over 0, replaces top-k", initial: 0,
+    name: "top_p",
+    label: "Top-p",
+    type: "range",
+    hint: "Over 0, replaces top-k",
+    initial: 0,
     from: () => ({min: 0, max: 1, step: 0.01}),
   },
   {
-    name: "extend_stride", label: "New seconds per window", type: "number", initial: 18,
+    name: "extend_stride",
+    label: "New seconds per window",
+    type: "number",
+    initial: 18,
     hint: "Lower keeps long pieces more coherent and takes longer",
     from: ({controls: {extend_stride: stride}}, {duration}) =>
-      stride && duration > stride.exclusive_maximum && {min: stride.minimum, max: stride.exclusive_maximum - 1, step: 1},
+      stride &&
+      duration > stride.exclusive_maximum && {min: stride.minimum, max: stride.exclusive_maximum - 1, step: 1},
   },
 ];
 
 export const FORMATS = {
-  wav: "WAV", flac: "FLAC", mp3: "MP3", ogg: "Ogg Vorbis", opus: "Opus", m4a: "M4A (AAC)", wav24: "WAV, 24 bit",
+  wav: "WAV",
+  flac: "FLAC",
+  mp3: "MP3",
+  ogg: "Ogg Vorbis",
+  opus: "Opus",
+  m4a: "M4A (AAC)",
+  wav24: "WAV, 24 bit",
   wav32f: "WAV, 32-bit float",
 };
 
 const LENGTHS = [
-  ...Array.from({length: 30}, (_, i) => i + 1), 35, 40, 45, 50, 55, 60, 75, 90, 105, 120, 150, 180, 210, 240, 270, 300,
+  ...Array.from({length: 30}, (_, i) => i + 1),
+  35,
+  40,
+  45,
+  50,
+  55,
+  60,
+  75,
+  90,
+  105,
+  120,
+  150,
+  180,
+  210,
+  240,
+  270,
+  300,
 ];
 
 /** Return the lengths in seconds that the slider offers for a model. */

@@ -25,7 +25,9 @@ export const titleOf = (error) => TITLES[kindOf(error)];
 
 /** Return the prompts that a suggestion of the prompt policy offers: what it quotes, or else all of it. */
 export function suggestedPrompts(suggestion) {
-  const quoted = [...(suggestion ?? "").matchAll(/(?<![\p{L}\p{N}])['"“‘]([^'"”’]{3,})['"”’]/gu)].map((match) => match[1]);
+  const quoted = [...(suggestion ?? "").matchAll(/(?<![\p{L}\p{N}])['"“‘]([^'"”’]{3,})['"”’]/gu)].map(
+    (match) => match[1],
+  );
   if (quoted.length) return quoted;
   const words = (suggestion ?? "").split(":").pop().trim().replace(/\.$/, "");
   return words ? [words] : [];

@@ -29,7 +29,10 @@ export function ago(time, now = Date.now()) {
 
 /** Return a file name made of the first words of a prompt. */
 export function filenameOf(prompt, seed, extension) {
-  const words = prompt.toLowerCase().normalize("NFKD").match(/[a-z0-9]+/g) ?? ["clip"];
+  const words = prompt
+    .toLowerCase()
+    .normalize("NFKD")
+    .match(/[a-z0-9]+/g) ?? ["clip"];
   return `${words.slice(0, 6).join("-").slice(0, 60)}-${seed}.${extension}`;
 }
 

@@ -12,16 +12,26 @@ export class History {
   /** Return all clips, newest first. */
   async all() {
     const database = await this.#database;
-    const clips = database ? await done(database.transaction(STORE).objectStore(STORE).getAll()) : [...this.#memory.values()];
+    const clips = database
+      ? await done(database.transaction(STORE).objectStore(STORE).getAll())
+      : [...this.#memory.values()];
     return clips.sort((a, b) => b.created - a.created);
   }
 
   put(clip) {
-    return this.#write(clip.id, (store) => store.put(clip), () => this.#memory.set(clip.id, clip));
+    return this.#write(
+      clip.id,
+      (store) => store.put(clip),
+      () => this.#memory.set(clip.id, clip),
+    );
   }
 
   delete(id) {
-    return this.#write(id, (store) => store.delete(id), () => this.#memory.delete(id));
+    return this.#write(
+      id,
+      (store) => store.delete(id),
+      () => this.#memory.delete(id),
+    );
   }
 
   async #write(_id, inDatabase, inMemory) {
@@ -49,7 +59,12 @@ export function importClips(text) {
     throw new Error("This file is not an export of this page.");
   }
   return parsed.clips.filter(isClip).map(({id, created, fields, seed, duration, sampleRate, ...rest}) => ({
-    id, created, fields, seed, duration, sampleRate,
+    id,
+    created,
+    fields,
+    seed,
+    duration,
+    sampleRate,
     format: String(rest.format ?? "wav"),
     audioUrl: /^\/(?!\/)/.test(rest.audioUrl ?? "") ? rest.audioUrl : null,
     peaks: Array.isArray(rest.peaks) ? rest.peaks.slice(0, 1000).map(Number) : [],
@@ -67,7 +82,10 @@ function isClip(clip) {
 /** Return whether every word of a search occurs in a clip's prompt, model or seed. */
 export function matches(clip, search) {
   const text = `${clip.fields.prompt} ${clip.fields.model_size} ${clip.seed}`.toLowerCase();
-  return search.toLowerCase().split(/\s+/).every((word) => text.includes(word));
+  return search
+    .toLowerCase()
+    .split(/\s+/)
+    .every((word) => text.includes(word));
 }
 
 function open(name) {

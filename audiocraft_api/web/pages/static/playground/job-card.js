@@ -33,7 +33,11 @@ export class JobCard {
   update() {
     const {job} = this;
     if (job.state === "failed") return this.#showFailure();
-    if (job.collector) this.#waveform.setPeaks(Array.from(job.collector.peaks, (peak) => 100 * peak), job.collector.filled);
+    if (job.collector)
+      this.#waveform.setPeaks(
+        Array.from(job.collector.peaks, (peak) => 100 * peak),
+        job.collector.filled,
+      );
     if (job.progress?.total) this.meter.value = job.progress.current / job.progress.total;
     this.status.textContent = this.statusText;
     return this.updatePlayer();
@@ -53,7 +57,8 @@ export class JobCard {
     const {state, position, progress} = this.job;
     if (state === "waiting") return "Waits for your other clips.";
     if (state === "starting") {
-      if (position) return `Number ${position} in the queue${progress?.eta ? `, about ${brief(progress.eta)} left` : ""}`;
+      if (position)
+        return `Number ${position} in the queue${progress?.eta ? `, about ${brief(progress.eta)} left` : ""}`;
       return this.actions.waitingNote(this.job);
     }
     const percent = progress?.total ? `${Math.floor((100 * progress.current) / progress.total)} %` : "";
@@ -73,10 +78,15 @@ export class JobCard {
     if (kind === "refused") {
       for (const prompt of suggestedPrompts(error.suggestion)) {
         const retry = () => this.#leave(() => this.actions.retry(this.job, prompt));
-        buttons.append(element("button", {type: "button", className: "chip", textContent: `Try “${prompt}”`, onclick: retry}));
+        buttons.append(
+          element("button", {type: "button", className: "chip", textContent: `Try “${prompt}”`, onclick: retry}),
+        );
       }
     } else if (kind === "key") {
-      buttons.append(button("Enter a key", () => this.actions.askForKey(), {className: "secondary"}), this.#retryButton());
+      buttons.append(
+        button("Enter a key", () => this.actions.askForKey(), {className: "secondary"}),
+        this.#retryButton(),
+      );
     } else if (kind !== "invalid") {
       buttons.append(this.#retryButton());
     }
@@ -86,7 +96,11 @@ export class JobCard {
     const countdown = error.retryAfter ? this.#countdown(error.retryAfter) : null;
     const text = element("div", {className: "notice-text", role: "alert"}, ...notice);
     this.element.classList.add("failed");
-    this.element.replaceChildren(element("h3", {textContent: this.job.fields.prompt}), text, ...[countdown, buttons].filter(Boolean));
+    this.element.replaceChildren(
+      element("h3", {textContent: this.job.fields.prompt}),
+      text,
+      ...[countdown, buttons].filter(Boolean),
+    );
   }
 
   #retryButton() {

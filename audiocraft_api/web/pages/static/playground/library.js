@@ -67,7 +67,8 @@ export class Library {
     byId("empty").hidden = Boolean(this.clips.length || this.#jobs.length);
     byId("library-tools").hidden = !this.clips.length;
     byId("nothing-found").hidden = !this.clips.length || visible.length > 0;
-    byId("count").textContent = visible.length === this.clips.length ? this.clips.length : `${visible.length} of ${this.clips.length}`;
+    const total = this.clips.length;
+    byId("count").textContent = visible.length === total ? total || "" : `${visible.length} of ${total}`;
   }
 
   /** Let every card show where the player is. */

@@ -4,7 +4,10 @@ const RELATIVE_GATE = -10; // LU
 
 /** Return the integrated loudness of channels in LUFS (ITU-R BS.1770-4), -Infinity for silence. */
 export function loudnessOf(channels, sampleRate) {
-  const powers = blockPowers(channels.map((samples) => weighted(samples, sampleRate)), sampleRate);
+  const powers = blockPowers(
+    channels.map((samples) => weighted(samples, sampleRate)),
+    sampleRate,
+  );
   const loud = powers.filter((power) => toLufs(power) > ABSOLUTE_GATE);
   const threshold = toLufs(mean(loud)) + RELATIVE_GATE;
   return toLufs(mean(loud.filter((power) => toLufs(power) > threshold)));
@@ -42,7 +45,11 @@ function weighted(samples, sampleRate) {
   const shelf = coefficients(1681.974450955533, 0.7071752369554196, sampleRate, (k, q, norm) => {
     const high = 10 ** (3.999843853973347 / 20);
     const band = high ** 0.4996667741545416;
-    return [(high + (band * k) / q + k * k) / norm, (2 * (k * k - high)) / norm, (high - (band * k) / q + k * k) / norm];
+    return [
+      (high + (band * k) / q + k * k) / norm,
+      (2 * (k * k - high)) / norm,
+      (high - (band * k) / q + k * k) / norm,
+    ];
   });
   const highPass = coefficients(38.13547087602444, 0.5003270373238773, sampleRate, () => [1, -2, 1]);
   return filtered(filtered(samples, shelf), highPass);

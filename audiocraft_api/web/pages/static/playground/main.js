@@ -68,10 +68,14 @@ class Page {
       waitingNote: (one) => this.#waitingNote(one),
     });
     this.library.addJob(card);
-    job.addEventListener("audio", () => {
-      if (listen && !this.player.playing && !job.feed) this.#listen(job);
-      listen = false;
-    }, {once: true});
+    job.addEventListener(
+      "audio",
+      () => {
+        if (listen && !this.player.playing && !job.feed) this.#listen(job);
+        listen = false;
+      },
+      {once: true},
+    );
     job.addEventListener("audio", ({block}) => job.feed?.write(block));
     job.addEventListener("change", () => this.announcer.progress(card.statusText));
     job.addEventListener("done", () => this.#onDone(job, card));
@@ -127,7 +131,9 @@ class Page {
 
   #waitingNote(job) {
     const model = this.composer.models.find(({name}) => name === job.fields.model_size);
-    return model && !model.loaded ? `Waiting for the server, which loads the model ${model.name} first.` : "Waiting for the server.";
+    return model && !model.loaded
+      ? `Waiting for the server, which loads the model ${model.name} first.`
+      : "Waiting for the server.";
   }
 
   async #loadModels(wanted) {
@@ -137,7 +143,8 @@ class Page {
       note.hidden = true;
     } catch (error) {
       const isKey = kindOf(error) === "key";
-      const again = isKey ? button("Enter a key", () => this.keyBox.open(), {className: "secondary"})
+      const again = isKey
+        ? button("Enter a key", () => this.keyBox.open(), {className: "secondary"})
         : button("Try again", () => this.#loadModels(wanted), {className: "secondary"});
       note.replaceChildren(isKey ? "This server needs an API key." : error.message, again);
       note.hidden = false;
@@ -148,7 +155,10 @@ class Page {
 
   /** Learn which models are loaded now; an old list is good enough if that fails. */
   async #refreshModels() {
-    await this.api.models().then((models) => this.composer.setModels(models), () => {});
+    await this.api.models().then(
+      (models) => this.composer.setModels(models),
+      () => {},
+    );
   }
 
   #onPlayer() {

@@ -68,7 +68,8 @@ export function joinBlocks(blocks) {
 export function encodeWav(channels, sampleRate) {
   const frames = channels[0].length;
   const view = new DataView(new ArrayBuffer(HEADER_BYTES + 2 * frames * channels.length));
-  const text = (offset, letters) => [...letters].forEach((letter, i) => view.setUint8(offset + i, letter.charCodeAt(0)));
+  const text = (offset, letters) =>
+    [...letters].forEach((letter, i) => view.setUint8(offset + i, letter.charCodeAt(0)));
   text(0, "RIFF");
   view.setUint32(4, view.byteLength - 8, true);
   text(8, "WAVEfmt ");

@@ -98,7 +98,10 @@ export class Player extends EventTarget {
       const buffers = await Promise.all(clips.map((one) => this.#bufferOf(one)));
       if (request !== this.#request) return;
       this.region = region;
-      this.#startTracks(clips.map((one, i) => ({clip: one, buffer: buffers[i]})), position);
+      this.#startTracks(
+        clips.map((one, i) => ({clip: one, buffer: buffers[i]})),
+        position,
+      );
       this.playing = true;
     } finally {
       if (request === this.#request) {
@@ -232,7 +235,9 @@ export class Player extends EventTarget {
   }
 
   #onEnded(source) {
-    if (this.#tracks.some((track) => track.source && track.source !== source && track.buffer.duration > this.position)) {
+    if (
+      this.#tracks.some((track) => track.source && track.source !== source && track.buffer.duration > this.position)
+    ) {
       return;
     }
     this.#finish();

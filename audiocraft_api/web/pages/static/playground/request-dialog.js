@@ -24,7 +24,12 @@ export class RequestDialog {
   #tab(textContent, index) {
     const id = `request-tab-${index}`;
     return element("button", {
-      type: "button", role: "tab", id, textContent, "aria-controls": "request-code", onclick: () => this.#show(index),
+      type: "button",
+      role: "tab",
+      id,
+      textContent,
+      "aria-controls": "request-code",
+      onclick: () => this.#show(index),
     });
   }
 

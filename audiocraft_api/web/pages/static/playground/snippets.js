@@ -5,7 +5,11 @@ export function snippetsOf({fields, melodyName}, base, needsKey) {
   const isLong = fields.duration > SYNCHRONOUS_SECONDS;
   const path = (melodyName ? "generate-with-melody" : "generate") + (isLong ? "-async" : "");
   const call = {url: new URL(path, base).href, fields, melodyName, needsKey, isLong, base};
-  const made = [["curl", curl(call)], ["Python", python(call)], ["JavaScript", javascript(call)]];
+  const made = [
+    ["curl", curl(call)],
+    ["Python", python(call)],
+    ["JavaScript", javascript(call)],
+  ];
   return melodyName ? made : [...made, ["WebSocket", socket(call)]];
 }
 

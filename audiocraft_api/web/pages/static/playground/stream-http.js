@@ -16,7 +16,7 @@ export async function streamOverHttp(api, fields, on, signal) {
   const eta = new Eta();
   let current = 0;
   try {
-    for (const body = response.body.getReader(); ; ) {
+    for (const body = response.body.getReader(); ;) {
       const {done, value} = await body.read();
       if (done) break;
       const block = reader.read(value);

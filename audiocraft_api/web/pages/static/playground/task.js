@@ -21,7 +21,7 @@ export async function runTask(api, path, request, on, signal) {
 }
 
 async function follow(api, id, on, signal) {
-  for (let lost = 0; ; ) {
+  for (let lost = 0; ;) {
     await pause(POLL_MILLISECONDS, signal);
     let task;
     try {

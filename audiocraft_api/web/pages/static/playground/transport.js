@@ -12,7 +12,12 @@ export class Transport {
     this.time = element("span", {className: "transport-time"});
     this.letters = ["A", "B"].map((letter, index) => button(letter, () => hear(index), {className: "letter"}));
     const end = button("End the comparison", endComparison, {icon: "close", iconOnly: true});
-    this.comparison = element("div", {className: "comparison", role: "group", "aria-label": "Compare"}, ...this.letters, end);
+    this.comparison = element(
+      "div",
+      {className: "comparison", role: "group", "aria-label": "Compare"},
+      ...this.letters,
+      end,
+    );
     this.bar.append(this.play, this.title, this.comparison, this.time);
   }
 

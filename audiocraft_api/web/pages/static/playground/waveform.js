@@ -20,7 +20,11 @@ export class Waveform {
     this.#duration = duration;
     this.onseek = onseek;
     this.onregion = onregion;
-    this.slider = element("div", {className: "wave-slider", role: "slider", tabIndex: 0, "aria-label": label}, this.#canvas);
+    this.slider = element(
+      "div",
+      {className: "wave-slider", role: "slider", tabIndex: 0, "aria-label": label},
+      this.#canvas,
+    );
     this.element = element("div", {className: "waveform"}, this.slider);
     this.slider.addEventListener("pointerdown", (event) => this.#scrub(event));
     this.slider.addEventListener("keydown", (event) => this.#onKey(event));
@@ -74,8 +78,11 @@ export class Waveform {
 
   #handle(name, index) {
     const handle = element("div", {
-      className: `handle handle-${name.toLowerCase()}`, role: "slider", tabIndex: 0,
-      "aria-label": `${name} of the region`, "aria-valuemin": "0",
+      className: `handle handle-${name.toLowerCase()}`,
+      role: "slider",
+      tabIndex: 0,
+      "aria-label": `${name} of the region`,
+      "aria-valuemin": "0",
     });
     const move = (seconds) => {
       const region = [...this.#region];
@@ -120,9 +127,14 @@ export class Waveform {
 
   #onKey(event) {
     const to = {
-      ArrowLeft: this.#position - STEP_SECONDS, ArrowDown: this.#position - STEP_SECONDS,
-      ArrowRight: this.#position + STEP_SECONDS, ArrowUp: this.#position + STEP_SECONDS,
-      Home: 0, End: this.#duration, PageUp: this.#position + 5, PageDown: this.#position - 5,
+      ArrowLeft: this.#position - STEP_SECONDS,
+      ArrowDown: this.#position - STEP_SECONDS,
+      ArrowRight: this.#position + STEP_SECONDS,
+      ArrowUp: this.#position + STEP_SECONDS,
+      Home: 0,
+      End: this.#duration,
+      PageUp: this.#position + 5,
+      PageDown: this.#position - 5,
     }[event.key];
     if (to === undefined || this.disabled) return;
     event.preventDefault();
@@ -173,4 +185,3 @@ export class Waveform {
     return Math.max(...this.#peaks.slice(from, to));
   }
 }
-
