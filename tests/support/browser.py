@@ -10,7 +10,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from playwright.sync_api import BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 SWITCHES = (
     *("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
@@ -19,19 +19,36 @@ SWITCHES = (
 
 
 @contextmanager
+def launch_browser(*switches: str) -> Iterator[Browser]:
+    """Run Chromium for several tests, each of which opens a context of its own."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_program(), headless=True, args=_arguments(switches))
+        yield browser
+        browser.close()
+
+
+@contextmanager
 def open_browser(directory: Path) -> Iterator[BrowserContext]:
     """Run Chromium with a profile of its own in `directory`."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert program, "the tests need Chromium; `make test` installs it"
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             directory / "profile",
-            executable_path=program,
+            executable_path=_program(),
             headless=True,
-            args=[f"--{switch}" for switch in SWITCHES],
+            args=_arguments(),
         )
         yield context
         context.close()
+
+
+def _program() -> str:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert program, "the tests need Chromium; `make test` installs it"
+    return program
+
+
+def _arguments(switches: tuple[str, ...] = ()) -> list[str]:
+    return [f"--{switch}" for switch in (*SWITCHES, *switches)]
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):

@@ -1,4 +1,4 @@
-/** Create an element. `properties` are set on it; `on…` functions become listeners; `aria-…` and `data-…` attributes. */
+/** Create an element with properties; `on…` functions become listeners, names with a dash become attributes. */
 export function element(name, properties = {}, ...children) {
   const node = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {

@@ -23,12 +23,10 @@ export function kindOf({status, code}) {
 
 export const titleOf = (error) => TITLES[kindOf(error)];
 
-/** Return the prompts that a suggestion of the prompt policy offers: what it quotes, or else all of it. */
+/** Return the prompts that a suggestion of the prompt policy offers: what it quotes, or all of it unless it is advice. */
 export function suggestedPrompts(suggestion) {
-  const quoted = [...(suggestion ?? "").matchAll(/(?<![\p{L}\p{N}])['"“‘]([^'"”’]{3,})['"”’]/gu)].map(
-    (match) => match[1],
-  );
-  if (quoted.length) return quoted;
-  const words = (suggestion ?? "").split(":").pop().trim().replace(/\.$/, "");
-  return words ? [words] : [];
+  const text = suggestion ?? "";
+  const quoted = [...text.matchAll(/(?<!\p{L})(['"])(.{3,}?)\1(?!\p{L})/gu)].map((match) => match[2]);
+  if (quoted.length || !text.trim() || text.startsWith("Describe ")) return quoted;
+  return [text.trim()];
 }

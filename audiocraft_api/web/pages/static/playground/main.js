@@ -126,7 +126,6 @@ class Page {
 
   #onFailed(job) {
     job.feed?.end(); // what has arrived plays to its end
-    if (kindOf(job.error) === "refused") this.composer.setProblem(job.error.message);
   }
 
   #waitingNote(job) {

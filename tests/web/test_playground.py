@@ -1,0 +1,335 @@
+"""The playground at `/` in a real browser: what a user can do, and what the page says when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from playwright.sync_api import Browser, expect
+
+from support.browser import launch_browser
+from support.http import melody_file
+from support.playground import Playground, playground
+from support.served import Server, serve, wait_until
+
+STREAMED = "support.streamed:app"
+KEY = "k" * 40
+FAKE_MICROPHONE = ("use-fake-device-for-media-stream", "use-fake-ui-for-media-stream")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launch_browser(*FAKE_MICROPHONE) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(directory: Path) -> Iterator[Server]:
+    with serve(directory, STREAMED) as running:
+        yield running
+
+
+@pytest.fixture
+def hold(directory: Path) -> Iterator[Path]:
+    """A file that pauses generations with the prompt `hold after N`."""
+    file = directory / "hold"
+    file.touch()
+    yield file
+    file.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def app(browser: Browser, server: Server) -> Iterator[Playground]:
+    with playground(browser, server.url) as opened:
+        opened.open()
+        yield opened
+
+
+def test_what_is_heard_is_the_file(browser: Browser, demo_checkpoints: Path, tmp_path: Path) -> None:
+    """From the first block of the stream through the change to the stored file."""
+    with (
+        serve(tmp_path, checkpoints_dir=demo_checkpoints, offline=True) as server,
+        playground(browser, server.url, record=True) as app,
+    ):
+        app.open("#model_size=demo&prompt=x")
+        card = app.generate_clip("warm analog synth arpeggio", seconds=4)
+        app.wait_for_silence()
+        with app.page.expect_download() as download:
+            card.get_by_role("button", name="Download", exact=True).click()
+        samples, sample_rate = soundfile.read(Path(download.value.path()), dtype="float32")
+        assert sample_rate == 32_000
+        heard = app.recorded()
+        assert len(heard) == len(np.trim_zeros(samples))
+        np.testing.assert_array_equal(heard, np.trim_zeros(samples))
+
+
+def test_a_clip_is_played_and_drawn_while_it_is_made(app: Playground, hold: Path) -> None:
+    app.generate("hold after 8", length=1)
+    expect(app.jobs.locator(".wave-slider.growing")).to_be_visible()
+    expect(app.jobs).to_contain_text("Making the music")
+    player = app.page.get_by_label("Player")
+    expect(player.get_by_role("button", name="Pause")).to_be_visible()
+    expect(player).to_contain_text("0:00 / 0:02")
+    hold.unlink()
+    expect(app.clip("hold after 8")).to_contain_text("2 s · small · WAV")
+    expect(app.jobs).to_have_count(0)
+
+
+def test_a_clip_is_canceled(app: Playground, hold: Path, server: Server) -> None:  # noqa: ARG001
+    app.generate("hold after 3")
+    app.jobs.get_by_role("button", name="Cancel").click()
+    expect(app.jobs).to_have_count(0)
+    expect(app.page.get_by_text("Your clips will be here.")).to_be_visible()
+    wait_until(lambda: server.num_running() == 0)
+
+
+def test_two_clips_are_made_at_once_and_the_third_waits(app: Playground, hold: Path) -> None:
+    for _ in range(3):
+        app.generate("hold after 3", length=0)
+    expect(app.jobs.filter(has_text="Making the music")).to_have_count(2)
+    expect(app.jobs.filter(has_text="Waits for your other clips.")).to_have_count(1)
+    hold.unlink()
+    expect(app.clips).to_have_count(3)
+
+
+def test_variations_have_other_seeds(app: Playground) -> None:
+    card = app.generate_clip("bossa nova")
+    card.get_by_role("button", name="Vary").click()
+    expect(app.clips).to_have_count(5)
+    assert len(set(app.clips.get_by_title("Copy the seed").all_inner_texts())) == 5
+
+
+def test_the_history_survives_a_reload(app: Playground) -> None:
+    app.generate_clip("bossa nova").get_by_role("button", name="Star", exact=True).click()
+    app.generate_clip("solo cello")
+    app.open()
+    expect(app.clips.get_by_role("heading")).to_have_text(["solo cello", "bossa nova"])
+    app.page.get_by_label("Starred").check()
+    expect(app.clips.get_by_role("heading")).to_have_text(["bossa nova"])
+    app.page.get_by_label("Starred").uncheck()
+    app.page.get_by_label("Search clips").fill("CELLO")
+    card = app.clip("solo cello")
+    expect(app.clips).to_have_count(1)
+    app.choose(card, "Delete")
+    expect(app.clips).to_have_count(0)
+    app.page.get_by_role("button", name="Undo").click()
+    expect(card).to_be_visible()
+
+
+def test_exported_clips_can_be_imported_elsewhere(app: Playground, browser: Browser, server: Server) -> None:
+    app.generate_clip("bossa nova")
+    with app.page.expect_download() as download:
+        app.page.get_by_label("History").click()
+        app.page.get_by_role("button", name="Export as JSON").click()
+    exported = Path(download.value.path()).read_bytes()
+    assert json.loads(exported)["clips"][0]["fields"]["prompt"] == "bossa nova"
+    with playground(browser, server.url) as other:
+        other.open()
+        for content, message in (
+            (b"[]", "This file is not an export of this page."),
+            (exported, "1 clips were added."),
+        ):
+            file = {"name": "clips.json", "mimeType": "application/json", "buffer": content}
+            other.page.locator("#import-file").set_input_files(file)  # type: ignore[arg-type]
+            expect(other.page.locator("#toast")).to_have_text(message)
+        other.clip("bossa nova").get_by_role("button", name="Play").click()
+        expect(other.page.get_by_label("Player")).to_contain_text("0:00 / 0:01")
+
+
+def test_audio_that_the_server_has_deleted_is_made_again(app: Playground, directory: Path) -> None:
+    card = app.generate_clip("bossa nova")
+    seed = card.get_by_title("Copy the seed").inner_text()
+    for file in (directory / "audio").rglob("*.wav"):
+        file.unlink()
+    app.open()
+    card.get_by_role("button", name="Play").click()
+    card.get_by_role("button", name="Make it again").click()
+    expect(card.get_by_text("no longer has this audio")).to_be_hidden()
+    expect(card.get_by_title("Copy the seed")).to_have_text(seed)
+
+
+def test_a_link_fills_in_everything(app: Playground, browser: Browser, server: Server) -> None:
+    app.page.locator("#more > summary").click()
+    app.page.get_by_label("Guidance").fill("5.5")
+    app.page.get_by_label("Without").fill("drums")
+    app.page.get_by_label("Seed").fill("42")
+    card = app.generate_clip("piano & 100% strings", seconds=2)
+    app.page.evaluate(
+        "() => Object.defineProperty(navigator.clipboard, 'writeText', {value: (t) => (window.copied = t)})"
+    )
+    app.choose(card, "Copy link")
+    link = app.page.evaluate("() => window.copied")
+    with playground(browser, server.url) as other:
+        other.open(link[link.index("#") :])
+        expect(other.page.get_by_label("Description of the music")).to_have_value("piano & 100% strings")
+        expect(other.page.get_by_label("Guidance")).to_have_value("5.5")
+        expect(other.page.get_by_label("Without")).to_have_value("drums")
+        expect(other.page.get_by_label("Seed")).to_have_value("42")
+        expect(other.page.locator("#length-value")).to_have_text("2 s")
+
+
+def test_the_request_is_shown_as_programs_that_run(app: Playground, server: Server) -> None:
+    card = app.generate_clip("it's a bossa")
+    app.choose(card, "Show request")
+    dialog = app.page.get_by_role("dialog", name="The request as a program")
+    code = dialog.get_by_role("tabpanel")
+    expect(code).to_contain_text(f"curl -s '{server.url}/generate'")
+    for name in ("Python", "JavaScript", "WebSocket"):
+        dialog.get_by_role("tab", name=name).click()
+        expect(code).to_contain_text("it's a bossa")
+    dialog.get_by_role("tab", name="Python").click()
+    program = code.inner_text().replace("print(", "result = (")
+    found: dict[str, object] = {}
+    exec(program, found)
+    assert server.get(str(found["result"])).status_code == 200
+
+
+def test_two_clips_are_compared_at_the_same_position(app: Playground) -> None:
+    for prompt in ("bossa nova", "solo cello"):
+        app.generate_clip(prompt, seconds=20).get_by_role("button", name="A/B").click()
+    player = app.page.get_by_label("Player")
+    expect(player.get_by_role("button", name="A", exact=True)).to_have_attribute("aria-pressed", "true")
+    expect(player).to_contain_text("bossa nova")
+    player.get_by_role("button", name="B", exact=True).click()
+    expect(player).to_contain_text("solo cello")
+    player.get_by_role("button", name="End the comparison").click()
+    expect(player).to_be_hidden()
+
+
+def test_a_region_is_looped(app: Playground) -> None:
+    card = app.generate_clip("bossa nova", seconds=4)
+    app.choose(card, "Loop a part")
+    start, end = (card.get_by_role("slider", name=f"{name} of the region") for name in ("Start", "End"))
+    expect(start).to_have_attribute("aria-valuetext", "1 second")
+    end.focus()
+    app.page.keyboard.press("ArrowLeft")
+    expect(end).to_have_attribute("aria-valuetext", "2.9 seconds")
+
+
+@pytest.mark.parametrize("source", ["upload", "microphone", "clip"])
+def test_music_follows_a_melody(app: Playground, source: str) -> None:
+    if source == "clip":
+        app.choose(app.generate_clip("bossa nova"), "Use as melody")
+    else:
+        app.page.locator("#more > summary").click()
+    if source == "upload":
+        file = {"name": "tune.wav", "mimeType": "audio/wav", "buffer": melody_file().getvalue()}
+        app.page.locator("#melody-file").set_input_files(file)  # type: ignore[arg-type]
+    if source == "microphone":
+        app.page.get_by_role("button", name="Record").click()
+        stop = app.page.get_by_role("button", name="Stop recording")
+        expect(stop).to_be_visible()
+        app.page.wait_for_timeout(900)  # what is recorded must be half a second long
+        stop.click()
+    expect(app.page.locator("#melody")).to_contain_text("The music follows")
+    app.generate_clip("string quartet")
+    expect(app.clip("string quartet")).to_contain_text("follows")
+
+
+def test_a_key_is_asked_for_and_used(browser: Browser, tmp_path: Path) -> None:
+    with serve(tmp_path, STREAMED, keys=KEY) as server, playground(browser, server.url) as app:
+        app.open()
+        app.page.get_by_role("button", name="Enter a key").click()
+        app.page.get_by_label("API key", exact=True).last.fill(KEY)
+        app.page.get_by_role("button", name="Use this key").click()
+        card = app.generate_clip("bossa nova")
+        app.open()  # the key was in memory only
+        expect(app.page.get_by_text("This server needs an API key.")).to_be_visible()
+        app.page.get_by_role("button", name="Enter a key").click()
+        app.page.get_by_label("API key", exact=True).last.fill(KEY)
+        app.page.get_by_label("Keep it until this tab is closed").check()
+        app.page.get_by_role("button", name="Use this key").click()
+        app.open()
+        card.get_by_role("button", name="Play").click()
+        expect(app.page.get_by_label("Player")).to_contain_text("0:00 / 0:01")
+
+
+def test_a_full_server_is_tried_again(browser: Browser, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    with serve(tmp_path, STREAMED, max_streams=1) as server, playground(browser, server.url) as app:
+        app.open()
+        for _ in range(2):
+            app.generate("hold after 3", length=0)
+        refused = app.page.locator("article.failed")
+        expect(refused.get_by_role("alert")).to_contain_text("The server is busy")
+        expect(refused).to_contain_text("Tries again in")
+        hold.unlink()
+        expect(app.clips).to_have_count(2)
+
+
+def test_a_limit_says_when_the_next_try_can_succeed(browser: Browser, tmp_path: Path) -> None:
+    with serve(tmp_path, STREAMED, requests_per_minute=1) as server, playground(browser, server.url) as app:
+        app.open()
+        app.generate_clip("bossa nova")
+        app.generate("solo cello")
+        expect(app.page.get_by_role("alert")).to_contain_text("You have reached a limit")
+        expect(app.page.locator("article.failed")).to_contain_text("Tries again in")
+        app.page.get_by_role("button", name="Dismiss").click()
+        expect(app.page.locator("article.failed")).to_have_count(0)
+
+
+def test_a_refused_prompt_is_replaced_with_one_click(app: Playground) -> None:
+    app.generate("burn all the infidels", length=0)
+    expect(app.page.locator("article.failed")).to_contain_text("The prompt was refused")
+    app.page.get_by_role("button", name="Try “battle drums, dark brass”").click()
+    expect(app.clip("battle drums, dark brass")).to_be_visible()
+
+
+def test_a_failed_generation_is_shown(app: Playground) -> None:
+    app.generate("fail after 3")
+    expect(app.page.locator("article.failed")).to_contain_text("The generation failed.")
+
+
+def test_a_lost_connection_is_shown_and_tried_again(app: Playground) -> None:
+    app.page.context.set_offline(True)
+    app.generate("bossa nova", length=0)
+    expect(app.page.locator("article.failed")).to_contain_text("No connection to the server")
+    app.page.context.set_offline(False)
+    expect(app.clip("bossa nova")).to_be_visible()
+
+
+def test_without_websockets_the_clip_comes_over_http(browser: Browser, server: Server) -> None:
+    with playground(browser, server.url) as app:
+        app.page.add_init_script("window.WebSocket = class { constructor() { setTimeout(() => this.onclose()); } };")
+        app.open()
+        app.generate_clip("bossa nova")
+        app.open()
+        app.clip("bossa nova").get_by_role("button", name="Play").click()
+        expect(app.page.get_by_label("Player")).to_contain_text("0:00 / 0:01")
+
+
+def test_the_keyboard_is_enough(app: Playground) -> None:
+    press = app.page.keyboard.press
+    app.page.keyboard.type("solo cello")
+    press("Control+Enter")
+    expect(app.clips).to_have_count(1)
+    app.page.locator("h1").click()  # leave the prompt
+    press("1")
+    player = app.page.get_by_label("Player")
+    expect(player.get_by_role("button", name="Pause")).to_be_visible()
+    press("k")
+    expect(player.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    press("ArrowDown")
+    expect(app.clip("solo cello").get_by_role("button", name="Play")).to_be_focused()
+    for _ in range(4):
+        press("Tab")
+    assert app.page.evaluate("() => document.activeElement.getAttribute('role')") == "slider"
+    press("End")
+    expect(app.clip("solo cello").get_by_role("slider")).to_have_attribute("aria-valuetext", "8 seconds of 8 seconds")
+
+
+def test_the_page_is_small(app: Playground) -> None:
+    names = {name for name in app.requests if "/static/" in name}
+    sizes = [len(app.page.request.get(name).body()) for name in names]
+    assert len(names) > 10
+    assert sum(sizes) < 400_000
