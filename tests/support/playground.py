@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from support.served import wait_until
 
-TIMEOUT_MILLISECONDS = 30_000
+TIMEOUT_MILLISECONDS = 15_000
 # Errors that Chromium logs for every response that is not a success, and for a WebSocket that is refused.
 EXPECTED_ERRORS = ("Failed to load resource", "WebSocket connection to")
 # Everything that goes to the loudspeaker also goes to a recorder, which is an AudioWorklet like the page's own.
@@ -31,7 +31,7 @@ Object.defineProperty(AudioContext.prototype, "destination", {get() {
   if (!buses.has(this)) {
     const bus = new GainNode(this);
     bus.connect(destination.get.call(this));
-    this.audioWorklet.addModule("/recorder.js").then(() => {
+    this.audioWorklet.addModule("/tap.js").then(() => {
       const recorder = new AudioWorkletNode(this, "recorder");
       recorder.port.onmessage = ({data}) => data[0] && window.recorded.push(data[0]);
       bus.connect(recorder);
@@ -113,7 +113,7 @@ def playground(browser: Browser, url: str, *, record: bool = False, **options: A
     context = browser.new_context(**options)
     page = context.new_page()
     if record:
-        page.route("**/recorder.js", lambda route: route.fulfill(body=RECORDER, content_type="text/javascript"))
+        page.route("**/tap.js", lambda route: route.fulfill(body=RECORDER, content_type="text/javascript"))
         page.add_init_script(RECORD)
     opened = Playground(page, url)
     try:

@@ -35,7 +35,7 @@ export class Composer extends EventTarget {
     );
     byId("examples").append(...EXAMPLES.map((example) => this.#exampleButton(example)));
     this.form.addEventListener("submit", (event) => this.#onSubmit(event));
-    this.prompt.addEventListener("keydown", (event) => this.#onPromptKey(event));
+    this.form.addEventListener("keydown", (event) => this.#onKey(event));
     this.prompt.addEventListener("input", () => this.setProblem(""));
     this.length.addEventListener("input", () => this.#showLength());
     this.model.addEventListener("change", () => this.#onModel());
@@ -211,7 +211,7 @@ export class Composer extends EventTarget {
     this.#showControls();
   }
 
-  #onPromptKey(event) {
+  #onKey(event) {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
     event.preventDefault();
     this.form.requestSubmit();
