@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from support.served import wait_until
 
+AXE = Path(__file__).parent.parent / "data" / "axe" / "axe.min.js"
 TIMEOUT_MILLISECONDS = 15_000
 # Errors that Chromium logs for every response that is not a success, and for a WebSocket that is refused.
 EXPECTED_ERRORS = ("Failed to load resource", "WebSocket connection to")
@@ -96,6 +98,12 @@ class Playground:
         samples = np.array([sample for block in blocks for sample in block], np.float32)
         (sounding,) = np.nonzero(samples)
         return samples[sounding[0] : sounding[-1] + 1] if sounding.size else samples[:0]
+
+    def violations(self) -> list[str]:
+        """Return the rules of axe that the page breaks, with the first element that breaks each."""
+        self.page.evaluate(AXE.read_text() + ";0")
+        found = self.page.evaluate("() => axe.run().then(({violations}) => violations)")
+        return [f"{one['id']}: {one['nodes'][0]['html']} {one['nodes'][0]['failureSummary']}" for one in found]
 
     def wait_for_silence(self) -> None:
         wait_until(
