@@ -133,7 +133,7 @@ def test_the_docs_load_everything_from_this_server(server: Server, browser: Brow
 def test_the_index_page_links_to_the_docs(server: Server, browser: BrowserContext) -> None:
     page = browser.new_page()
     page.goto(server.url)
-    page.get_by_role("link", name="Documentation").click()
+    page.get_by_role("link", name="API docs").click()
     page.get_by_text("/generate-with-melody").first.wait_for(timeout=20_000)
 
 

@@ -446,6 +446,17 @@ def test_an_unknown_file_is_404_without_a_path(client: FlaskClient, tmp_path: Pa
 # --- HTML pages
 
 
+def test_clients_that_prefer_json_get_links_in_place_of_the_page(client: FlaskClient) -> None:
+    response = client.get("/", headers={"Accept": "application/json"})
+    body = response.json
+    assert body is not None
+    assert (body.pop("name"), body.pop("version")) == ("AudioCraft API", __version__)
+    expected = {"docs": "/docs", "openapi": "/openapi.json", "models": "/models", "health": "/health"}
+    assert body == expected | {"generate": "/generate"}
+    assert "Accept" in response.headers["Vary"]
+    for accept in ("text/html,application/xhtml+xml,*/*;q=0.8", "*/*"):
+        assert client.get("/", headers={"Accept": accept}).mimetype == "text/html"
+
 def test_the_pages_load_nothing_from_elsewhere(client: FlaskClient) -> None:
     for path in ("/", "/docs"):
         response = client.get(path, buffered=True)

@@ -23,7 +23,7 @@ export function kindOf({status, code}) {
 
 export const titleOf = (error) => TITLES[kindOf(error)];
 
-/** Return the prompts that a suggestion of the prompt policy offers: what it quotes, or all of it unless it is advice. */
+/** Return the prompts that a suggestion offers with one click: what it quotes, or all of it unless it is advice. */
 export function suggestedPrompts(suggestion) {
   const text = suggestion ?? "";
   const quoted = [...text.matchAll(/(?<!\p{L})(['"])(.{3,}?)\1(?!\p{L})/gu)].map((match) => match[2]);

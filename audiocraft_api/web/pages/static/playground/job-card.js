@@ -113,7 +113,8 @@ export class JobCard {
     const line = element("p", {className: "countdown"});
     const isAutomatic = seconds <= LONGEST_WAIT && this.job.attempt < MAX_ATTEMPTS;
     if (!isAutomatic) {
-      line.textContent = `The next try can succeed ${seconds > LONGEST_WAIT ? `at ${timeOfDay(until)}` : `in ${inWords(seconds)}`}.`;
+      const when = seconds > LONGEST_WAIT ? `at ${timeOfDay(until)}` : `in ${inWords(seconds)}`;
+      line.textContent = `The next try can succeed ${when}.`;
       return line;
     }
     const show = () => {

@@ -6,8 +6,8 @@ const FADE_SECONDS = 0.008;
 const MAX_BUFFERS = 6;
 
 /**
- * The one transport of the page. It plays a stream that is still being made, one clip, or two clips in parallel of which
- * one is heard. It dispatches `change` whenever something but the position changes.
+ * The one transport of the page. It plays a stream that is still being made, one clip, or two clips in parallel, of
+ * which one is heard. It dispatches `change` whenever something but the position changes.
  */
 export class Player extends EventTarget {
   #context = null;
@@ -69,6 +69,7 @@ export class Player extends EventTarget {
   async replaceStream(feed, clip) {
     const context = this.#context;
     const buffer = await this.#bufferOf(clip);
+    await feed.settled;
     if (this.clip?.id === clip.id) this.clip = clip;
     if (this.#feed !== feed || this.#context !== context) return;
     if (feed.report.paused) {

@@ -1,6 +1,6 @@
 const EXTENSIONS = {"audio/webm": "webm", "audio/mp4": "m4a", "audio/ogg": "ogg"};
 
-/** Record the microphone. Return {stop, result}; `result` resolves to {blob, name}, after `maxSeconds` at the latest. */
+/** Record the microphone. Return {stop, result}; `result` resolves to {blob, name}, after `maxSeconds` at most. */
 export async function record(maxSeconds) {
   // The browser's processing is made for speech and damages music.
   const raw = {echoCancellation: false, noiseSuppression: false, autoGainControl: false};

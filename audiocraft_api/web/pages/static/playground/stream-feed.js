@@ -8,7 +8,10 @@ export class StreamFeed {
   #context;
   #waiting = [];
   #node = null;
-  report = {position: 0, time: 0, filling: true, underruns: 0, finished: false, paused: false};
+  #settle;
+  /** Resolved when the audio is complete and runs without a further pause, or is paused by the user. */
+  settled = new Promise((resolve) => (this.#settle = resolve));
+  report = {position: 0, time: 0, filling: true, underruns: 0, ended: false, finished: false, paused: false};
 
   constructor(context, {channels, destination = context.destination, onreport = () => {}}) {
     this.#context = context;
@@ -62,6 +65,7 @@ export class StreamFeed {
     });
     this.#node.port.onmessage = ({data}) => {
       this.report = data;
+      if (data.ended && (data.paused || !data.filling)) this.#settle();
       this.onreport(data);
     };
     this.#node.connect(destination);

@@ -34,10 +34,11 @@ class StreamProcessor extends AudioWorkletProcessor {
   }
 
   #report(finished) {
-    const {position, filling, underruns} = this.#ring;
+    const {position, filling, underruns, ended} = this.#ring;
     this.#reportFrame = currentFrame + REPORT_SECONDS * sampleRate;
     const time = (currentFrame + 128) / sampleRate; // the end of this block
-    this.port.postMessage({position: position / sampleRate, time, filling, underruns, finished, paused: this.#paused});
+    const state = {filling, underruns, ended, finished, paused: this.#paused};
+    this.port.postMessage({position: position / sampleRate, time, ...state});
   }
 }
 
