@@ -457,6 +457,7 @@ def test_clients_that_prefer_json_get_links_in_place_of_the_page(client: FlaskCl
     for accept in ("text/html,application/xhtml+xml,*/*;q=0.8", "*/*"):
         assert client.get("/", headers={"Accept": accept}).mimetype == "text/html"
 
+
 def test_the_pages_load_nothing_from_elsewhere(client: FlaskClient) -> None:
     for path in ("/", "/docs"):
         response = client.get(path, buffered=True)

@@ -49,6 +49,7 @@ export class StreamFeed {
   }
 
   close() {
+    this.#settle();
     this.#node?.disconnect();
     this.#node?.port.close();
     this.#node = null;
