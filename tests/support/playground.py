@@ -16,24 +16,25 @@ AXE = Path(__file__).parent.parent / "data" / "axe" / "axe.min.js"
 TIMEOUT_MILLISECONDS = 15_000
 # Errors that Chromium logs for every response that is not a success, and for a WebSocket that is refused.
 EXPECTED_ERRORS = ("Failed to load resource", "WebSocket connection to")
-# Everything that goes to the loudspeaker also goes to a recorder, which is an AudioWorklet like the page's own.
-RECORDER = """
-registerProcessor("recorder", class extends AudioWorkletProcessor {
-  process([channels]) {
-    this.port.postMessage(channels.map((samples) => samples.slice()));
-    return true;
-  }
-});
-"""
+# Everything that goes to the loudspeaker also goes to a recorder, which is an AudioWorklet like the page's own. Its
+# module is a blob, because Playwright does not intercept the requests of worklets.
 RECORD = """
 window.recorded = [];
+const recorderModule = URL.createObjectURL(new Blob([`
+  registerProcessor("recorder", class extends AudioWorkletProcessor {
+    process([channels]) {
+      this.port.postMessage(channels.map((samples) => samples.slice()));
+      return true;
+    }
+  });
+`], {type: "text/javascript"}));
 const destination = Object.getOwnPropertyDescriptor(BaseAudioContext.prototype, "destination");
 const buses = new WeakMap();
 Object.defineProperty(AudioContext.prototype, "destination", {get() {
   if (!buses.has(this)) {
     const bus = new GainNode(this);
     bus.connect(destination.get.call(this));
-    this.audioWorklet.addModule("/tap.js").then(() => {
+    this.audioWorklet.addModule(recorderModule).then(() => {
       const recorder = new AudioWorkletNode(this, "recorder");
       recorder.port.onmessage = ({data}) => data[0] && window.recorded.push(data[0]);
       bus.connect(recorder);
@@ -64,16 +65,19 @@ class Playground:
         expect(self.page.locator("html[data-ready=true]")).to_be_attached()
 
     def generate(self, prompt: str, **fields: Any) -> None:
+        expect(self.page.locator("#generate")).to_be_enabled()
         self.page.get_by_label("Description of the music").fill(prompt)
         for name, value in fields.items():
             self.page.locator(f"#{name}").fill(str(value))
         self.page.keyboard.press("Control+Enter")
 
-    def generate_clip(self, prompt: str, seconds: int = 1) -> Locator:
+    def generate_clip(
+        self, prompt: str, seconds: int = 1, timeout_milliseconds: float = TIMEOUT_MILLISECONDS
+    ) -> Locator:
         """Generate a clip of 1 to 30 seconds, wait until it is finished, and return its card."""
         count = self.clips.count()
         self.generate(prompt, length=seconds - 1)
-        expect(self.clips).to_have_count(count + 1)
+        expect(self.clips).to_have_count(count + 1, timeout=timeout_milliseconds)
         return self.clip(prompt)
 
     @property
@@ -118,10 +122,9 @@ class Playground:
 @contextmanager
 def playground(browser: Browser, url: str, *, record: bool = False, **options: Any) -> Iterator[Playground]:
     """Open the page in a context of its own; at the end, check that it logged no error and stayed on its server."""
-    context = browser.new_context(**options)
+    context = browser.new_context(bypass_csp=record, **options)
     page = context.new_page()
     if record:
-        page.route("**/tap.js", lambda route: route.fulfill(body=RECORDER, content_type="text/javascript"))
         page.add_init_script(RECORD)
     opened = Playground(page, url)
     try:

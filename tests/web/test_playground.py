@@ -18,6 +18,7 @@ from support.served import Server, serve, wait_until
 
 STREAMED = "support.streamed:app"
 KEY = "k" * 40
+LOADING_MILLISECONDS = 60_000  # a server imports PyTorch and loads the model for its first clip
 FAKE_MICROPHONE = ("use-fake-device-for-media-stream", "use-fake-ui-for-media-stream")
 
 
@@ -61,7 +62,7 @@ def test_what_is_heard_is_the_file(browser: Browser, demo_checkpoints: Path, tmp
         playground(browser, server.url, record=True) as app,
     ):
         app.open("#model_size=demo&prompt=x")
-        card = app.generate_clip("warm analog synth arpeggio", seconds=4)
+        card = app.generate_clip("warm analog synth arpeggio", seconds=4, timeout_milliseconds=LOADING_MILLISECONDS)
         app.wait_for_silence()
         with app.page.expect_download() as download:
             card.get_by_role("button", name="Download", exact=True).click()
@@ -69,7 +70,8 @@ def test_what_is_heard_is_the_file(browser: Browser, demo_checkpoints: Path, tmp
         assert sample_rate == 32_000
         heard = app.recorded()
         assert len(heard) == len(np.trim_zeros(samples))
-        np.testing.assert_array_equal(heard, np.trim_zeros(samples))
+        # Chromium's decoder divides positive samples by 32,767 and negative ones by 32,768.
+        np.testing.assert_allclose(heard, np.trim_zeros(samples), rtol=0, atol=1 / 32_768)
 
 
 def test_a_clip_is_played_and_drawn_while_it_is_made(app: Playground, hold: Path) -> None:
@@ -169,8 +171,10 @@ def test_a_link_fills_in_everything(app: Playground, browser: Browser, server: S
     )
     app.choose(card, "Copy link")
     link = app.page.evaluate("() => window.copied")
+    link = link.replace("model_size=small", "model_size=large")
     with playground(browser, server.url) as other:
         other.open(link[link.index("#") :])
+        expect(other.page.get_by_label("Model", exact=True)).to_have_value("large")
         expect(other.page.get_by_label("Description of the music")).to_have_value("piano & 100% strings")
         expect(other.page.get_by_label("Guidance")).to_have_value("5.5")
         expect(other.page.get_by_label("Without")).to_have_value("drums")
@@ -354,7 +358,8 @@ def test_the_page_is_accessible(browser: Browser, server: Server, scheme: str, w
         assert app.violations() == []
 
 
-def test_the_first_paint_is_fast(app: Playground) -> None:
+@pytest.mark.timing
+def test_the_first_paint_takes_less_than_a_second(app: Playground) -> None:
     paints = "() => performance.getEntriesByName('first-contentful-paint').map((entry) => entry.startTime)"
     wait_until(lambda: app.page.evaluate(paints))
-    assert app.page.evaluate(paints)[0] < 3000  # measured: 0.2 s on an idle machine
+    assert app.page.evaluate(paints)[0] < 1000

@@ -65,11 +65,11 @@ export class Composer extends EventTarget {
 
   setModels(models, wanted) {
     this.models = models;
-    this.#wanted = this.model.value || wanted;
+    this.#wanted ??= this.model.value || wanted;
     this.#showModels();
   }
 
-  #wanted;
+  #wanted; // the model to choose once the server has listed its models
 
   /** Fill in the fields of a recipe or a link. */
   fill(fields) {
@@ -118,7 +118,7 @@ export class Composer extends EventTarget {
     );
     this.model.value = chosen ?? "";
     byId("no-melody-model").hidden = models.length > 0 || !this.models.length;
-    this.#wanted = undefined;
+    if (this.models.length) this.#wanted = undefined;
     this.#onModel();
   }
 

@@ -18,9 +18,9 @@ export class History {
     return clips.sort((a, b) => b.created - a.created);
   }
 
+  /** Keep a clip. It survives a reload once the returned promise is fulfilled. */
   put(clip) {
     return this.#write(
-      clip.id,
       (store) => store.put(clip),
       () => this.#memory.set(clip.id, clip),
     );
@@ -28,16 +28,20 @@ export class History {
 
   delete(id) {
     return this.#write(
-      id,
       (store) => store.delete(id),
       () => this.#memory.delete(id),
     );
   }
 
-  async #write(_id, inDatabase, inMemory) {
+  async #write(inDatabase, inMemory) {
     const database = await this.#database;
     if (!database) return inMemory();
-    return done(inDatabase(database.transaction(STORE, "readwrite").objectStore(STORE)));
+    const transaction = database.transaction(STORE, "readwrite");
+    inDatabase(transaction.objectStore(STORE));
+    return new Promise((resolve, reject) => {
+      transaction.oncomplete = () => resolve();
+      transaction.onabort = () => reject(transaction.error);
+    });
   }
 }
 

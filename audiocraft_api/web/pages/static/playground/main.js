@@ -68,15 +68,12 @@ class Page {
       waitingNote: (one) => this.#waitingNote(one),
     });
     this.library.addJob(card);
-    job.addEventListener(
-      "audio",
-      () => {
-        if (listen && !this.player.playing && !job.feed) this.#listen(job);
-        listen = false;
-      },
-      {once: true},
-    );
-    job.addEventListener("audio", ({block}) => job.feed?.write(block));
+    let isFirst = true;
+    job.addEventListener("audio", ({block}) => {
+      if (job.feed) job.feed.write(block);
+      else if (isFirst && listen && !this.player.playing) this.#listen(job);
+      isFirst = false;
+    });
     job.addEventListener("change", () => this.announcer.progress(card.statusText));
     job.addEventListener("done", () => this.#onDone(job, card));
     job.addEventListener("canceled", () => this.#onCanceled(job, card));
@@ -91,7 +88,7 @@ class Page {
     history.replaceState(null, "", location.pathname);
   }
 
-  /** Play what there is of a job, and what comes. */
+  /** Play what has arrived of a job, the latest block included, and what comes. */
   #listen(job) {
     const feed = this.player.openStream({id: job.id, fields: job.fields, duration: job.fields.duration}, job.audio);
     job.feed = feed;
@@ -107,12 +104,12 @@ class Page {
 
   async #onDone(job, card) {
     const {clip} = job;
+    job.feed?.end();
+    await this.history.put(clip).catch(() => this.toast("The browser did not keep the clip in its history."));
     const hadFocus = this.library.removeJob(card);
     this.library.addClips([clip]);
     if (hadFocus) this.library.cardOf(clip).play.focus();
     this.announcer.say(`The clip is ready: ${clip.fields.prompt}`);
-    job.feed?.end();
-    await this.history.put(clip).catch(() => this.toast("The browser did not keep the clip in its history."));
     if (this.player.clip?.id === clip.id) await this.player.replaceStream(job.feed, clip).catch(() => {});
     this.#onPlayer();
     this.#refreshModels();

@@ -1,0 +1,174 @@
+"""The parts of the playground that carry samples: its modules run in a browser, on samples of the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from playwright.sync_api import Browser, Page, expect
+
+from support.browser import launch_browser
+from support.playground import playground
+from support.served import Server, serve
+
+FADE, BLOCK = 330, 128  # in frames: a little more than 10 ms, and what an AudioWorklet renders at once
+RAMP = np.arange(1, 12_001, dtype=np.float32) / 12_000
+# Feeds a ring buffer and reads it by turns. Each step is [frames to write, frames to read]; -1 ends the stream.
+RUN_RING = """
+async ([steps, channels, options]) => {
+  const {RingBuffer} = await import("/docs/static/playground/ring-buffer.js");
+  const ring = new RingBuffer(1, 1000, options);
+  const heard = Array.from({length: channels}, () => []);
+  const states = [];
+  let written = 0;
+  for (const [write, read] of steps) {
+    if (write < 0) ring.end();
+    else if (write) {
+      ring.write([Float32Array.from({length: write}, (_, i) => (written + i + 1) / 12000)]);
+      written += write;
+    }
+    const outputs = heard.map(() => new Float32Array(read));
+    if (read) ring.read(outputs);
+    heard.forEach((all, channel) => all.push(...outputs[channel]));
+    states.push([ring.position, ring.filling, ring.underruns, ring.finished]);
+  }
+  return {heard, states};
+}
+"""
+LOUDNESS = """
+async ([seconds, rate, frequency, amplitude, channels]) => {
+  const {loudnessOf, matchingGains} = await import("/docs/static/playground/loudness.js");
+  const tone = Float32Array.from(
+    {length: seconds * rate}, (_, i) => amplitude * Math.sin((2 * Math.PI * frequency * i) / rate));
+  return loudnessOf(Array.from({length: channels}, () => tone), rate);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(directory: Path) -> Iterator[Server]:
+    with serve(directory, "support.streamed:app") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launch_browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    with playground(browser, server.url) as app:
+        app.open()
+        yield app.page
+
+
+def run_ring(page: Page, *steps: tuple[int, int], channels: int = 1, **options: float) -> dict[str, Any]:
+    options = {"prerollSeconds": 0.1, "fadeSeconds": 0.01} | options
+    result: dict[str, Any] = page.evaluate(RUN_RING, [steps, channels, options])
+    result["heard"] = np.array(result["heard"], np.float32)
+    return result
+
+
+def test_a_stream_that_arrives_in_time_is_played_as_it_is(page: Page) -> None:
+    steps = [(99, 50), (2000, 700), (900, 1300), (3000, 2000), (-1, 2500)]
+    heard = run_ring(page, *steps)["heard"][0]
+    np.testing.assert_array_equal(heard[:50], 0)  # the preroll has not arrived
+    np.testing.assert_array_equal(heard[50 : 50 + 5999], RAMP[:5999])
+    assert not heard[50 + 5999 :].any()
+
+
+def test_more_audio_than_the_buffer_holds_makes_it_larger(page: Page) -> None:
+    heard = run_ring(page, (5000, 4000), (7000, 2000), (-1, 6000))["heard"][0]
+    np.testing.assert_array_equal(heard, RAMP)
+
+
+def test_an_underrun_fades_out_and_the_audio_fades_in_where_it_stopped(page: Page) -> None:
+    steps = [(300, 400), (100, 100), (100, 100), (200, 100), (-1, 400)]
+    result = run_ring(page, *steps)
+    heard = result["heard"][0]
+    assert [state[2] for state in result["states"]] == [1, 1, 1, 1, 1]
+    assert [state[1] for state in result["states"]] == [True, True, False, False, False]
+    np.testing.assert_array_equal(heard[:290], RAMP[:290])
+    out = heard[290:300] / RAMP[290:300]
+    np.testing.assert_allclose(out, np.arange(9, -1, -1) / 10, atol=1e-6)
+    np.testing.assert_array_equal(heard[300:500], 0)  # the second preroll is twice as long
+    np.testing.assert_allclose(heard[500:510] / RAMP[300:310], np.arange(1, 11) / 10, atol=1e-6)
+    np.testing.assert_array_equal(heard[510:900], RAMP[310:700])
+    assert not heard[900:].any()
+    assert result["states"][-1][3]
+
+
+def test_the_wait_after_an_underrun_has_a_limit(page: Page) -> None:
+    steps = [step for _ in range(8) for step in ((100, 100), (4000, 4100))]
+    states = run_ring(page, *steps, prerollSeconds=3)["states"]
+    assert states[-1][2] == 8  # four seconds of audio are enough each time
+
+
+def test_a_mono_stream_is_played_on_every_channel(page: Page) -> None:
+    heard = run_ring(page, (500, 0), (-1, 500), channels=2)["heard"]
+    np.testing.assert_array_equal(heard[0], RAMP[:500])
+    np.testing.assert_array_equal(heard[1], RAMP[:500])
+
+
+@pytest.mark.parametrize(
+    ("amplitude", "channels", "lufs"),
+    [(1.0, 1, -3.01), (0.1, 1, -23.01), (0.1, 2, -20.0)],
+)
+@pytest.mark.parametrize("rate", [32_000, 48_000])
+def test_loudness_is_measured_as_the_standard_says(
+    page: Page, rate: int, amplitude: float, channels: int, lufs: float
+) -> None:
+    """A tone of 997 Hz at full scale in one channel is -3.01 LUFS (ITU-R BS.1770-4)."""
+    assert page.evaluate(LOUDNESS, [2, rate, 997, amplitude, channels]) == pytest.approx(lufs, abs=0.05)
+
+
+def test_an_underrun_loses_no_sample_on_a_busy_processor(browser: Browser, server: Server, directory: Path) -> None:
+    """The stream stops after 1.2 seconds and continues later; what is heard is the file, except for the fades."""
+    hold = directory / "hold"
+    hold.touch()
+    with playground(browser, server.url, record=True) as app:
+        app.open()
+        processor = app.page.context.new_cdp_session(app.page)
+        processor.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+        app.generate("hold after 12", length=2)
+        for text in ("0:01 / 0:03", "Buffering"):
+            expect(app.page.get_by_label("Player")).to_contain_text(text)
+        hold.unlink()
+        app.wait_for_silence()
+        processor.send("Emulation.setCPUThrottlingRate", {"rate": 1})
+        with app.page.expect_download() as download:
+            app.clip("hold after 12").get_by_role("button", name="Download", exact=True).click()
+        samples = soundfile.read(Path(download.value.path()), dtype="float32")[0][1:, 0]  # a sine begins with 0
+        heard, cuts = without_pauses(app.recorded())
+    assert len(cuts) >= 1
+    assert len(samples) - len(heard) in (0, 1)  # a fade at the end ends with a sample that is 0
+    samples, step = samples[: len(heard)], 1 / 32_768
+    assert (np.abs(heard) <= np.abs(samples) + step).all()
+    is_faded = np.zeros(len(heard), bool)
+    for cut in [*cuts, len(heard)]:
+        is_faded[cut - FADE : cut + FADE] = True
+    np.testing.assert_allclose(heard[~is_faded], samples[~is_faded], rtol=0, atol=step)
+
+
+def without_pauses(heard: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[int]]:
+    """Remove the blocks of silence; return the rest, and where in it they were."""
+    edges = np.flatnonzero(np.diff(np.r_[False, heard == 0, False].astype(int)))
+    pauses = [(start, (end - start) // BLOCK * BLOCK) for start, end in edges.reshape(-1, 2) if end - start >= BLOCK]
+    parts, cuts, first = [], [], 0
+    for start, length in pauses:
+        parts.append(heard[first:start])
+        cuts.append(sum(map(len, parts)))
+        first = start + length  # samples of the fade that are 0 remain
+    return np.concatenate([*parts, heard[first:]]), cuts
