@@ -1,4 +1,4 @@
-"""Adds the caller's limits to every response of a route that generates audio. Counts and releases nothing."""
+"""Adds the caller's limits to responses of routes that generate audio, and to the list of models. Counts nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _windows() -> list[RateLimitState]:
     rule = request.url_rule
     if rule is None or request.method not in ("GET", "POST"):
         return []
-    if access_of(current_app, rule.endpoint) is not Access.GENERATE:
+    if access_of(current_app, rule.endpoint) is not Access.GENERATE and rule.endpoint != "models.models":
         return []
     if windows := charged_windows():
         return windows

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,14 @@ from support.served import Server, serve, wait_until
 
 STREAMED = "support.streamed:app"
 KEY = "k" * 40
+DROP = """
+(melody) => {
+  const transfer = new DataTransfer();
+  const bytes = Uint8Array.from(atob(melody), (letter) => letter.charCodeAt(0));
+  transfer.items.add(new File([bytes], "tune.wav", {type: "audio/wav"}));
+  document.body.dispatchEvent(new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: transfer}));
+}
+"""
 LOADING_MILLISECONDS = 60_000  # a server imports PyTorch and loads the model for its first clip
 FAKE_MICROPHONE = ("use-fake-device-for-media-stream", "use-fake-ui-for-media-stream")
 
@@ -155,6 +166,12 @@ def test_audio_that_the_server_has_deleted_is_made_again(app: Playground, direct
     app.page.context.new_cdp_session(app.page).send("Network.clearBrowserCache")  # a browser may still have it
     app.open()
     card.get_by_role("button", name="Play").click()
+    app.page.context.set_offline(True)
+    card.get_by_role("button", name="Make it again").click()
+    expect(app.page.locator("article.failed")).to_be_visible()
+    expect(card.get_by_role("button", name="Make it again")).to_be_visible()  # the recipe is not lost
+    app.page.get_by_role("button", name="Dismiss").click()
+    app.page.context.set_offline(False)
     card.get_by_role("button", name="Make it again").click()
     expect(card.get_by_text("no longer has this audio")).to_be_hidden()
     expect(card.get_by_title("Copy the seed")).to_have_text(seed)
@@ -191,6 +208,9 @@ def test_the_request_is_shown_as_programs_that_run(app: Playground, server: Serv
     for name in ("Python", "JavaScript", "WebSocket"):
         dialog.get_by_role("tab", name=name).click()
         expect(code).to_contain_text("it's a bossa")
+    dialog.get_by_role("tab", name="curl").click()
+    ran = subprocess.run(["bash", "-c", code.inner_text()], capture_output=True, check=True)
+    assert json.loads(ran.stdout)["success"]
     dialog.get_by_role("tab", name="Python").click()
     program = code.inner_text().replace("print(", "result = (")
     found: dict[str, object] = {}
@@ -204,8 +224,10 @@ def test_two_clips_are_compared_at_the_same_position(app: Playground) -> None:
     player = app.page.get_by_label("Player")
     expect(player.get_by_role("button", name="A", exact=True)).to_have_attribute("aria-pressed", "true")
     expect(player).to_contain_text("bossa nova")
+    expect(player).to_contain_text("0:02 / 0:20")
     player.get_by_role("button", name="B", exact=True).click()
     expect(player).to_contain_text("solo cello")
+    assert re.search("0:0[2-9] / 0:20", player.inner_text())
     player.get_by_role("button", name="End the comparison").click()
     expect(player).to_be_hidden()
 
@@ -220,10 +242,12 @@ def test_a_region_is_looped(app: Playground) -> None:
     expect(end).to_have_attribute("aria-valuetext", "2.9 seconds")
 
 
-@pytest.mark.parametrize("source", ["upload", "microphone", "clip"])
+@pytest.mark.parametrize("source", ["upload", "drop", "microphone", "clip"])
 def test_music_follows_a_melody(app: Playground, source: str) -> None:
     if source == "clip":
         app.choose(app.generate_clip("bossa nova"), "Use as melody")
+    elif source == "drop":
+        app.page.evaluate(DROP, base64.b64encode(melody_file().getvalue()).decode())
     else:
         app.page.locator("#more > summary").click()
     if source == "upload":
@@ -275,7 +299,9 @@ def test_a_full_server_is_tried_again(browser: Browser, tmp_path: Path) -> None:
 def test_a_limit_says_when_the_next_try_can_succeed(browser: Browser, tmp_path: Path) -> None:
     with serve(tmp_path, STREAMED, requests_per_minute=1) as server, playground(browser, server.url) as app:
         app.open()
+        expect(app.page.locator("#limits")).to_have_text("1 of 1 requests left this minute")
         app.generate_clip("bossa nova")
+        expect(app.page.locator("#limits")).to_have_text("0 of 1 requests left this minute")
         app.generate("solo cello")
         expect(app.page.locator("article.failed")).to_contain_text("You have reached a limit")
         expect(app.page.locator("article.failed")).to_contain_text("Tries again in")
@@ -350,7 +376,10 @@ def test_the_page_is_accessible(browser: Browser, server: Server, scheme: str, w
         app.choose(card, "Loop a part")
         card.get_by_role("button", name="A/B").click()
         assert app.violations() == []
-        assert app.page.evaluate("() => document.documentElement.scrollWidth") == width
+        for narrower in (width, width // 2):  # half the width is a zoom of 200 %
+            app.page.set_viewport_size({"width": max(narrower, 320), "height": 800})
+            expect(app.page.locator("main")).to_be_visible()
+            assert app.page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
         app.choose(card, "Show request")
         assert app.violations() == []
         app.page.keyboard.press("Escape")

@@ -62,8 +62,9 @@ export class ClipActions {
   remake(clip) {
     if (clip.melodyName && !clip.melody)
       return this.page.toast(`Choose the melody ${clip.melodyName} again, then generate.`);
-    this.remove(clip, {quiet: true});
-    return this.page.start({fields: clip.fields, melody: clip.melody ?? null}, {listen: true});
+    const job = this.page.start({fields: clip.fields, melody: clip.melody ?? null});
+    job.addEventListener("done", () => this.remove(clip, {quiet: true}));
+    return job;
   }
 
   star(clip) {
@@ -101,7 +102,7 @@ export class ClipActions {
   }
 
   share(clip) {
-    return this.copy(linkOf(clip.fields), "The link");
+    return this.copy(linkOf(clip.fields), clip.melodyName ? "The link, without the melody," : "The link");
   }
 
   showRequest(clip) {

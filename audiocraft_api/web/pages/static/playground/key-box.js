@@ -4,7 +4,8 @@ const STORED = "audiocraft-api-key";
 
 /** The caller's API key: in memory, or if asked, in `sessionStorage`, which ends with the tab. */
 export class KeyBox extends EventTarget {
-  #key = sessionStorage.getItem(STORED);
+  #storage = sessionStorageOrNull();
+  #key = this.#storage?.getItem(STORED) ?? null;
 
   constructor() {
     super();
@@ -23,7 +24,8 @@ export class KeyBox extends EventTarget {
   open(problem = "") {
     byId("key-problem").textContent = problem;
     this.input.value = this.#key ?? "";
-    this.keep.checked = sessionStorage.getItem(STORED) !== null;
+    this.keep.checked = Boolean(this.#storage?.getItem(STORED));
+    this.keep.disabled = !this.#storage;
     if (!this.dialog.open) this.dialog.showModal();
     this.input.select();
   }
@@ -31,9 +33,18 @@ export class KeyBox extends EventTarget {
   #onSubmit(event) {
     event.preventDefault();
     this.#key = this.input.value.trim() || null;
-    if (this.#key && this.keep.checked) sessionStorage.setItem(STORED, this.#key);
-    else sessionStorage.removeItem(STORED);
+    if (this.#key && this.keep.checked) this.#storage.setItem(STORED, this.#key);
+    else this.#storage?.removeItem(STORED);
     this.dialog.close();
     this.dispatchEvent(new Event("change"));
+  }
+}
+
+/** Browsers that are set to keep nothing throw when a page touches the storage. */
+function sessionStorageOrNull() {
+  try {
+    return window.sessionStorage;
+  } catch {
+    return null;
   }
 }

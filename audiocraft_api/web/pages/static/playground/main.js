@@ -123,6 +123,7 @@ class Page {
 
   #onFailed(job) {
     job.feed?.end(); // what has arrived plays to its end
+    if (kindOf(job.error) === "limit") this.#refreshModels();
   }
 
   #waitingNote(job) {
@@ -149,7 +150,7 @@ class Page {
     byId("key-button").classList.toggle("on", this.keyBox.key !== null);
   }
 
-  /** Learn which models are loaded now; an old list is good enough if that fails. */
+  /** Learn which models are loaded now, and what is left of the limits; if that fails, the old list is good enough. */
   async #refreshModels() {
     await this.api.models().then(
       (models) => this.composer.setModels(models),

@@ -244,11 +244,10 @@ export class Player extends EventTarget {
     this.#finish();
   }
 
-  #onReport(feed, report) {
-    if (this.#feed !== feed) return;
-    if (!report.finished) return this.#changed();
+  #onReport(feed, {finished}) {
+    if (this.#feed !== feed || !finished) return;
     this.#detach(feed);
-    return this.#finish();
+    this.#finish();
   }
 
   #finish() {

@@ -14,6 +14,7 @@ export class Waveform {
   #region = null;
   #position = 0;
   #duration;
+  #frame = null;
 
   /** `onseek(seconds)` and `onregion([start, end])` are called when the user moves something. */
   constructor({label, duration, onseek, onregion}) {
@@ -48,6 +49,7 @@ export class Waveform {
   }
 
   setPosition(seconds) {
+    if (seconds === this.#position && this.slider.hasAttribute("aria-valuenow")) return;
     this.#position = seconds;
     this.slider.setAttribute("aria-valuenow", seconds.toFixed(1));
     this.slider.setAttribute("aria-valuetext", `${inWords(Math.floor(seconds))} of ${inWords(this.#duration)}`);
@@ -142,7 +144,15 @@ export class Waveform {
     this.onseek(Math.max(0, Math.min(this.#duration, to)));
   }
 
+  /** Draw once before the next frame, however much changes until then. */
   #draw() {
+    this.#frame ??= requestAnimationFrame(() => {
+      this.#frame = null;
+      this.#drawNow();
+    });
+  }
+
+  #drawNow() {
     const canvas = this.#canvas;
     const {clientWidth: width, clientHeight: height} = this.element;
     if (!width) return;
