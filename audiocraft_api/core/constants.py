@@ -11,6 +11,7 @@ CODEBOOK_SIZE = 2048
 MAX_SEED = 2**53 - 1  # the largest integer that a JavaScript number represents exactly
 MAX_CFG_COEF = 20.0
 
+MAX_VARIATIONS = 8
 MAX_SEGMENTS = 32
 MIN_SEGMENT_SECONDS = 0.1
 

@@ -10,6 +10,7 @@ from audiocraft_api.core.constants import (
     DEFAULT_TOP_K,
     MAX_DURATION_SECONDS,
 )
+from audiocraft_api.core.errors import AudioCraftError
 from audiocraft_api.core.params import AudioInput, Segment
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.generation.recipe import Recipe
@@ -39,37 +40,57 @@ class GenerateCommand:
     negative_prompt: str | None = field(default=None, metadata=ADDED)
     # Instead of `prompt`, which is then the first segment's; together they have the duration.
     segments: tuple[Segment, ...] = field(default=(), metadata=ADDED)
+    n: int = field(default=1, metadata=ADDED)  # variations, with different seeds
 
     @property
     def time_factor(self) -> float:
         """How many times the limits of time apply, which are those of synchronous requests."""
-        return max(1.0, self.duration_seconds / MAX_DURATION_SECONDS)
+        return max(1.0, self.n * self.duration_seconds / MAX_DURATION_SECONDS)
 
 
 @dataclass
 class Progress:
     """The progress of a command, readable from other threads while it runs."""
 
-    request: EngineRequest | None = None  # None until the engine has accepted the command, or if it never has to
+    num_variations: int = 1
+    requests: list[EngineRequest] = field(default_factory=list)  # that the engine has accepted; cached audio needs none
 
     @property
     def frames(self) -> tuple[int, int]:
-        """Frames done and frames in total; (0, 0) until decoding starts."""
-        return self.request.progress if self.request else (0, 0)
+        """Frames done and frames in total, of all variations; (0, 0) until decoding starts."""
+        progress = [request.progress for request in list(self.requests)]
+        num_frames_each = max((total for _, total in progress), default=0)
+        return sum(done for done, _ in progress), num_frames_each * self.num_variations
+
+
+@dataclass(frozen=True)
+class FailedVariation:
+    """A variation that was not made, while others of the same request were."""
+
+    seed: int
+    error: AudioCraftError
 
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """Audio in the store."""
+    """Audio in the store. Of a request for several variations, this is the first that was made."""
 
     filename: str
     url: str
     recipe: Recipe
+    variations: tuple[GeneratedFile | FailedVariation, ...] = ()  # all of them; empty if only one was requested
+
+    @property
+    def filenames(self) -> list[str]:
+        """The names of all files."""
+        made = [variation for variation in self.variations if isinstance(variation, GeneratedFile)]
+        return [file.filename for file in made] or [self.filename]
 
 
 @dataclass(frozen=True)
 class GeneratedBytes:
-    """Encoded audio in memory."""
+    """Encoded audio in memory. Of a request for several variations, this is the first that was made."""
 
     audio: bytes
     recipe: Recipe
+    variations: tuple[GeneratedBytes | FailedVariation, ...] = ()  # all of them; empty if only one was requested

@@ -7,6 +7,7 @@ the encoder and the store through their interfaces; knows neither Flask nor torc
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,16 +15,23 @@ from audiocraft_api.audio import convert
 from audiocraft_api.config import Config
 from audiocraft_api.core.constants import MAX_SEED
 from audiocraft_api.core.engine import Engine
-from audiocraft_api.core.errors import AudioCraftError
+from audiocraft_api.core.errors import AudioCraftError, StorageUnavailable
 from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import GenerationResult
 from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.cache.result_cache import ResultCache
-from audiocraft_api.generation.command import GenerateCommand, GeneratedBytes, GeneratedFile, Progress
+from audiocraft_api.generation.command import (
+    FailedVariation,
+    GenerateCommand,
+    GeneratedBytes,
+    GeneratedFile,
+    Progress,
+)
 from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.generation.streaming import AudioStream
 from audiocraft_api.generation.submission import Submission
+from audiocraft_api.generation.variations import commands_of, first_made, make_all
 from audiocraft_api.storage.base import AudioStore
 
 
@@ -67,13 +75,28 @@ class GenerationService:
 
         Raises the errors of the engine, the encoder and the store, or as `Waiter.raise_if_stopped`.
         """
-        generated = self._find_or_generate(command, waiter, progress)
-        return self._save(generated.audio, generated.recipe.timed_since(waiter.started), command.audio_owner)
+        generated = self._make(command, waiter, progress)
+
+        def save(made: GeneratedBytes) -> GeneratedFile:
+            return self._save(made.audio, made.recipe.timed_since(waiter.started), command.audio_owner)
+
+        if not generated.variations:
+            return save(generated)
+        files: list[GeneratedFile | FailedVariation] = []
+        try:
+            for variation in generated.variations:
+                files.append(save(variation) if isinstance(variation, GeneratedBytes) else variation)
+        except AudioCraftError:
+            for file in files:
+                if isinstance(file, GeneratedFile):
+                    with suppress(StorageUnavailable):  # the sweeper deletes it later
+                        self._store.delete(file.filename)
+            raise
+        return replace(first_made(files), variations=tuple(files))
 
     def generate_bytes(self, command: GenerateCommand, waiter: Waiter) -> GeneratedBytes:
         """Generate audio and return it encoded. Raises as `generate_file`, except for errors of the store."""
-        generated = self._find_or_generate(command, waiter)
-        return GeneratedBytes(generated.audio, generated.recipe.timed_since(waiter.started))
+        return self._make(command, waiter)
 
     def stream(self, command: GenerateCommand) -> AudioStream:
         """Start a generation whose audio is sent as it is generated. Raises QueueFull, ShuttingDown."""
@@ -90,14 +113,26 @@ class GenerationService:
         generated = self._encode(submission, submission.request.result())
         return self._save(generated.audio, generated.recipe, command.audio_owner)
 
+    def _make(self, command: GenerateCommand, waiter: Waiter, progress: Progress | None = None) -> GeneratedBytes:
+        """Find or generate the audio of a command, or of each of its variations."""
+        progress = progress or Progress()
+        progress.num_variations = command.n
+
+        def make(single: GenerateCommand, waiter: Waiter) -> GeneratedBytes:
+            generated = self._find_or_generate(single, waiter, progress)
+            return replace(generated, recipe=generated.recipe.timed_since(waiter.started))
+
+        if command.n == 1:
+            return make(command, waiter)
+        outcomes = make_all(commands_of(command), make, waiter)
+        return replace(first_made(outcomes), variations=tuple(outcomes))
+
     def _save(self, audio: bytes, recipe: Recipe, owner: str | None) -> GeneratedFile:
         with self._observer.step("store"):
             stored = self._store.save(audio, convert.FORMATS[recipe.format].extension, owner)
         return GeneratedFile(stored.filename, self._store.url_for(stored.filename), recipe)
 
-    def _find_or_generate(
-        self, command: GenerateCommand, waiter: Waiter, progress: Progress | None = None
-    ) -> GeneratedBytes:
+    def _find_or_generate(self, command: GenerateCommand, waiter: Waiter, progress: Progress) -> GeneratedBytes:
         if self._cache is None or (key := self._cache.key(command)) is None:
             return self._generate(command, waiter, progress)
         if cached := self._cache.get(key):
@@ -109,10 +144,9 @@ class GenerationService:
             self._cache.put(key, generated)
             return generated
 
-    def _generate(self, command: GenerateCommand, waiter: Waiter, progress: Progress | None) -> GeneratedBytes:
+    def _generate(self, command: GenerateCommand, waiter: Waiter, progress: Progress) -> GeneratedBytes:
         submission = self._submit(command, waiter)
-        if progress is not None:
-            progress.request = submission.request
+        progress.requests.append(submission.request)
         return self._encode(submission, self._await_result(submission, waiter))
 
     def _submit(self, command: GenerateCommand, waiter: Waiter) -> Submission:

@@ -27,7 +27,7 @@ from audiocraft_api.core.heartbeat import Heartbeat
 from audiocraft_api.core.log_context import log_lines_of
 from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.core.waiting import Waiter
-from audiocraft_api.generation.command import GeneratedFile, Progress
+from audiocraft_api.generation.command import FailedVariation, GeneratedFile, Progress
 from audiocraft_api.generation.service import GenerationService
 from audiocraft_api.storage.base import AudioStore
 from audiocraft_api.tasks.command import TRACE, decode_command
@@ -76,7 +76,7 @@ class TaskRunner:
                 is_stored = False
                 self._finish(state, write, stopping)
         if file is not None and not is_stored:
-            self._discard_late_result(task, file.filename)
+            self._discard_late_result(task, file)
 
     def _generate(self, task: Task, heartbeat: TaskHeartbeat) -> GeneratedFile:
         command = decode_command(task.command, self._tasks.audio(task.id))
@@ -123,20 +123,24 @@ class TaskRunner:
                     return False
             stopping.wait(self._intervals.store_retry)
 
-    def _discard_late_result(self, task: Task, filename: str) -> None:
+    def _discard_late_result(self, task: Task, file: GeneratedFile) -> None:
         """Delete the audio of a task that another worker took or that was canceled.
 
         Keep it if the result was stored after all: only the store's response was lost.
         """
         try:
             found = self._tasks.get(task.id)
-            if found is not None and found.filename == filename:
+            if found is not None and found.filename == file.filename:
                 self._observer.task_ended(found.state)
                 return
             logger.info("The result of task %s came too late and is deleted.", task.id)
-            self._files.delete(filename)
+            for filename in file.filenames:
+                self._files.delete(filename)
         except StorageUnavailable:
-            logger.warning("%s could not be deleted; if no task uses it, the audio store's sweep will.", filename)
+            logger.warning(
+                "%s could not be deleted; if no task uses them, the audio store's sweep will.",
+                ", ".join(file.filenames),
+            )
 
 
 class TaskHeartbeat(Heartbeat):
@@ -162,4 +166,11 @@ class TaskHeartbeat(Heartbeat):
 
 def result_of(file: GeneratedFile) -> dict[str, Any]:
     """Return the `result` of a completed task as clients see it."""
-    return {"success": True, "filename": file.filename, **file.recipe.to_dict()}
+    result = {"success": True, **_audio_of(file)}
+    return result | {"variations": [_audio_of(part) for part in file.variations]} if file.variations else result
+
+
+def _audio_of(file: GeneratedFile | FailedVariation) -> dict[str, Any]:
+    if isinstance(file, FailedVariation):
+        return {"seed": file.seed, "error": file.error.message, "code": file.error.code}
+    return {"filename": file.filename, **file.recipe.to_dict()}

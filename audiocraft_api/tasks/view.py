@@ -15,8 +15,11 @@ from audiocraft_api.storage.base import AudioStore, link_of
 from audiocraft_api.tasks.service import TaskEstimate
 from audiocraft_api.tasks.task import Task
 
+VARIATIONS = "All variations in the order of their seeds, the first included; left out for an `n` of 1."
 
-def _is_unused(control: object) -> bool:
+
+def is_unused(control: object) -> bool:
+    """Return whether a field is left out of responses."""
     return control is None
 
 
@@ -27,7 +30,7 @@ class SegmentResponse(BaseModel):
 
     prompt: str
     duration: float
-    negative_prompt: str | None = Field(None, exclude_if=_is_unused)
+    negative_prompt: str | None = Field(None, exclude_if=is_unused)
 
 
 class RecipeResponse(BaseModel):
@@ -48,11 +51,11 @@ class RecipeResponse(BaseModel):
     extend_stride: float | None = Field(
         None,
         description="Seconds of new audio in each window; left out if it has no effect.",
-        exclude_if=_is_unused,
+        exclude_if=is_unused,
     )
-    negative_prompt: str | None = Field(None, description="Left out if there is none.", exclude_if=_is_unused)
+    negative_prompt: str | None = Field(None, description="Left out if there is none.", exclude_if=is_unused)
     segments: list[SegmentResponse] | None = Field(
-        None, description="In place of `prompt` and `duration`; left out if there are none.", exclude_if=_is_unused
+        None, description="In place of `prompt` and `duration`; left out if there are none.", exclude_if=is_unused
     )
     output_format: str
     engine: str
@@ -61,21 +64,53 @@ class RecipeResponse(BaseModel):
     created: str = Field(json_schema_extra={"format": "date-time"})
 
 
-class TaskResult(BaseModel):
-    """The audio of a completed task."""
+class AudioFields(BaseModel):
+    """The audio of one generation and how it was made."""
 
-    success: Literal[True]
-    filename: str
+    model_config = ConfigDict(frozen=True)
+
     generation_time: float = Field(description="Seconds the generation took.")
     format: str
     sample_rate: int = Field(description="Sample rate in Hz.")
-    seed: int
     duration: float = Field(description="Duration of the audio file in seconds.")
-    model: str
-    revision: str
+    seed: int = Field(description="Send this seed to generate the same audio again.")
+    model: str = Field(description="Name of the model that generated the audio, as in `GET /models`.")
+    revision: str = Field(description="Revision of the checkpoint.")
     cached: bool = Field(False, description="Whether the audio was reused from an earlier, identical request.")
     recipe: RecipeResponse | None = Field(
         None, description="How the audio was made; null only for tasks of an older release."
+    )
+
+
+class FailedVariationResponse(BaseModel):
+    """A variation that could not be made, while others of the same request were."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    error: str = Field(description="A sentence that says what went wrong and what to do.")
+    code: str = Field(description="Machine-readable error code.")
+
+
+class TaskVariation(AudioFields):
+    """One of the variations of a completed task."""
+
+    filename: str
+    audio_url: str = Field(description="Path of the audio file on this server.")
+
+
+class _SavedFields(BaseModel):
+    """The fields that a result begins with."""
+
+    success: Literal[True]
+    filename: str
+
+
+class TaskResult(AudioFields, _SavedFields):
+    """The audio of a completed task. With several variations, it is the first one that was made."""
+
+    variations: list[TaskVariation | FailedVariationResponse] | None = Field(
+        None, description=VARIATIONS, exclude_if=is_unused
     )
 
 
@@ -148,6 +183,8 @@ def view_task(task: Task, files: AudioStore, estimate: TaskEstimate | None = Non
     if task.state == "completed" and task.result is not None and task.filename is not None:
         audio_url = files.url_for(task.filename)
         result = task.result | {"filename": link_of(task.filename)}
+        if "variations" in result:
+            result["variations"] = [_variation(part, files) for part in result["variations"]]
         return TaskCompletedResponse.model_validate(fields | {"result": result, "audio_url": audio_url})
     if task.state == "failed":
         return TaskFailedResponse(**fields, error=task.error or "", code=task.error_code or "")
@@ -167,6 +204,13 @@ def view_task(task: Task, files: AudioStore, estimate: TaskEstimate | None = Non
 def task_json(task: Task, files: AudioStore, estimate: TaskEstimate | None = None) -> dict[str, Any]:
     """Return `view_task` as JSON values."""
     return view_task(task, files, estimate).model_dump(mode="json")
+
+
+def _variation(part: dict[str, Any], files: AudioStore) -> dict[str, Any]:
+    """Return a stored variation as clients see it."""
+    if "filename" not in part:
+        return part
+    return part | {"filename": link_of(part["filename"]), "audio_url": files.url_for(part["filename"])}
 
 
 def _timestamp(seconds: float | None) -> datetime | None:

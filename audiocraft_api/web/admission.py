@@ -17,7 +17,7 @@ from flask import g, request
 from audiocraft_api.access.limits import Admission
 from audiocraft_api.access.rate_limiter import RateLimitState
 from audiocraft_api.config import Config
-from audiocraft_api.core.constants import MIN_DURATION_SECONDS
+from audiocraft_api.core.constants import MAX_LONG_DURATION_SECONDS, MIN_DURATION_SECONDS
 from audiocraft_api.core.errors import Canceled, InvalidRequest
 from audiocraft_api.core.params import Segment
 from audiocraft_api.generation.command import GenerateCommand
@@ -25,7 +25,7 @@ from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.auth import caller, client_address
 from audiocraft_api.web.disconnect import connection_of
 from audiocraft_api.web.lifetime import at_response_end
-from audiocraft_api.web.schemas import GenerationFields, StreamRequest
+from audiocraft_api.web.schemas import GenerationFields, TextFields
 from audiocraft_api.web.services import services
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def admitted(
     def is_repeat() -> bool:
         return idempotency_key is not None and services().tasks.service.is_repeat(caller().owner, idempotency_key)
 
-    g.admission = services().limits.admit(caller(), client_address(), fields.seconds, is_repeat=is_repeat)
+    g.admission = services().limits.admit(caller(), client_address(), fields.n * fields.seconds, is_repeat=is_repeat)
     at_response_end(g.admission.release)
     if config.server.log_prompts:
         for prompt in _prompts(fields.parts):
@@ -85,7 +85,7 @@ def reserve_stream_slot() -> None:
 
 
 def _command_of(fields: GenerationFields, spec: ModelSpec, config: Config) -> GenerateCommand:
-    has_segments = isinstance(fields, StreamRequest) and fields.segments is not None
+    has_segments = isinstance(fields, TextFields) and fields.segments is not None
     return GenerateCommand(
         prompt=fields.parts[0].description,
         model=spec.name,
@@ -99,6 +99,7 @@ def _command_of(fields: GenerationFields, spec: ModelSpec, config: Config) -> Ge
         negative_prompt=None if has_segments else fields.negative_prompt,
         segments=fields.parts if has_segments else (),
         seed=fields.seed,
+        n=fields.n,
         audio_owner=caller().owner if config.access.audio_requires_key else None,
     )
 
@@ -127,6 +128,9 @@ def _check_size(fields: GenerationFields, spec: ModelSpec, config: Config) -> No
         raise _refusal(field, f"must be at most {spec.max_duration_seconds:g} for the model {spec.name}", subject)
     if fields.seconds > config.limits.max_duration_seconds:
         raise _refusal(field, f"must be at most {config.limits.max_duration_seconds:g} on this server", subject)
+    if fields.n * fields.seconds > MAX_LONG_DURATION_SECONDS:
+        most = int(MAX_LONG_DURATION_SECONDS // fields.seconds)
+        raise _refusal("n", f"must be at most {most} for {fields.seconds:g} seconds of audio each")
 
 
 def _check_controls(fields: GenerationFields, spec: ModelSpec) -> None:

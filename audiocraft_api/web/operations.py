@@ -15,7 +15,7 @@ from flask import Flask
 from pydantic import BaseModel
 
 from audiocraft_api.web.parsing import parse_form, parse_json, parse_query
-from audiocraft_api.web.schemas import ErrorResponse, MelodyFields, RequestSchema, StreamRequest
+from audiocraft_api.web.schemas import ErrorResponse, MelodyFields, RequestSchema, TextFields
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -44,7 +44,7 @@ class Operation:
     access: Access
     responses: Mapping[int, tuple[type[BaseModel] | str, ...]]
     description: str = ""
-    json: type[StreamRequest] | None = None
+    json: type[TextFields] | None = None
     form: type[MelodyFields] | None = None
     query: type[RequestSchema] | None = None
     errors: tuple[int, ...] = ()

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 from flask import Response, jsonify, request, url_for
 from pydantic import BaseModel
 
 from audiocraft_api.core.errors import AudioGone, NotFound
 from audiocraft_api.core.waiting import Waiter
-from audiocraft_api.generation.command import GenerateCommand
+from audiocraft_api.generation.command import FailedVariation, GenerateCommand, GeneratedBytes, GeneratedFile
 from audiocraft_api.tasks.task import Task
 from audiocraft_api.tasks.view import task_json
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.disconnect import client_gone
 from audiocraft_api.web.schemas import GenerateBase64Response, GenerateUrlResponse, TaskAcceptedResponse
 from audiocraft_api.web.services import services
+
+_Fields: TypeAlias = dict[str, Any]  # of a JSON object
 
 # What every synchronous route responds with, for OpenAPI.
 AUDIO_RESPONSES: Mapping[int, tuple[type[BaseModel], ...]] = {
@@ -38,25 +40,56 @@ def generate_audio_json(command: GenerateCommand, return_type: str) -> dict[str,
     waiter = Waiter(client_gone(request.environ), services().config.engine.request_deadline_seconds)
     if return_type == "base64":
         generated = services().generation.generate_bytes(command, waiter)
-        audio = base64.b64encode(generated.audio).decode()
-        return GenerateBase64Response(audio=audio, request_id=request_id(), **generated.recipe.to_dict()).model_dump()
+        return _body(GenerateBase64Response, _audio_json(generated), map(_audio_json, generated.variations))
     stored = services().generation.generate_file(command, waiter)
-    return GenerateUrlResponse(audio_url=stored.url, request_id=request_id(), **stored.recipe.to_dict()).model_dump()
+    return _body(GenerateUrlResponse, _audio_json(stored), map(_audio_json, stored.variations))
 
 
 def completed_task_json(task: Task, return_type: str) -> dict[str, Any]:
     """Return the body of a synchronous response from a completed task. Raises AudioGone."""
     result = dict(task.result or {})
-    filename = result.pop("filename")
-    fields = result | {"request_id": request_id()}
+    variations = result.pop("variations", ())
     if return_type == "url":
-        return GenerateUrlResponse(audio_url=services().store.url_for(filename), **fields).model_dump()
+        return _body(GenerateUrlResponse, _with_url(result), map(_with_url, variations))
+    return _body(GenerateBase64Response, _with_audio(result), map(_with_audio, variations))
+
+
+def _body(
+    schema: type[GenerateUrlResponse | GenerateBase64Response], fields: _Fields, variations: Iterable[_Fields]
+) -> dict[str, Any]:
+    found = list(variations) or None
+    return schema.model_validate(fields | {"variations": found, "request_id": request_id()}).model_dump()
+
+
+def _audio_json(made: GeneratedFile | GeneratedBytes | FailedVariation) -> _Fields:
+    if isinstance(made, FailedVariation):
+        return {"seed": made.seed, "error": made.error.message, "code": made.error.code}
+    if isinstance(made, GeneratedFile):
+        return {"audio_url": made.url, **made.recipe.to_dict()}
+    return {"audio": base64.b64encode(made.audio).decode(), **made.recipe.to_dict()}
+
+
+def _with_url(part: _Fields) -> _Fields:
+    """Return a part of a stored result with the link to its file; a failed variation has none."""
+    if "filename" not in part:
+        return part
+    return _without_filename(part) | {"audio_url": services().store.url_for(part["filename"])}
+
+
+def _with_audio(part: _Fields) -> _Fields:
+    """Return a part of a stored result with the content of its file. Raises AudioGone."""
+    if "filename" not in part:
+        return part
     try:
-        with services().store.open(filename).file as file:
+        with services().store.open(part["filename"]).file as file:
             audio = file.read()
     except NotFound as error:
         raise AudioGone(AUDIO_GONE) from error
-    return GenerateBase64Response(audio=base64.b64encode(audio).decode(), **fields).model_dump()
+    return _without_filename(part) | {"audio": base64.b64encode(audio).decode()}
+
+
+def _without_filename(part: _Fields) -> _Fields:
+    return {name: value for name, value in part.items() if name != "filename"}
 
 
 def task_accepted_response(task: Task) -> Response:

@@ -24,6 +24,7 @@ from audiocraft_api.core.constants import (
     MAX_SEED,
     MAX_SEGMENTS,
     MAX_TEMPERATURE,
+    MAX_VARIATIONS,
     MIN_DURATION_SECONDS,
     MIN_EXTEND_STRIDE_SECONDS,
     MIN_SEGMENT_SECONDS,
@@ -33,12 +34,15 @@ from audiocraft_api.core.constants import (
 from audiocraft_api.core.params import Segment
 from audiocraft_api.net.outbound import MAX_URL_CHARACTERS
 from audiocraft_api.tasks.view import (
-    RecipeResponse,
+    VARIATIONS,
+    AudioFields,
+    FailedVariationResponse,
     TaskCanceledResponse,
     TaskCompletedResponse,
     TaskFailedResponse,
     TaskResponse,
     TaskWorkingResponse,
+    is_unused,
 )
 
 MAX_PAGE = 200
@@ -63,6 +67,12 @@ def _not_null(schema: dict[str, Any]) -> None:
     """Document a field that may be left out, but not be null."""
     schema.pop("default")
     schema |= schema.pop("anyOf")[0]
+
+
+def _one(number: int) -> int:
+    if number != 1:
+        raise ValueError("must be 1 for a stream; send variations to a route that returns files")
+    return number
 
 
 def _known_format(name: str) -> str:
@@ -162,6 +172,13 @@ class GenerationFields(RequestSchema):
         None, description="The same seed with the same fields generates the same audio; random when omitted."
     )
     output_format: OutputFormat = Field("wav", description="Audio format.")
+    n: Whole = Field(
+        1,
+        ge=1,
+        le=MAX_VARIATIONS,
+        description="Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. "
+        f"All together may have {MAX_LONG_DURATION_SECONDS:g} seconds.",
+    )
 
     @property
     def parts(self) -> tuple[Segment, ...]:
@@ -175,8 +192,8 @@ class GenerationFields(RequestSchema):
         return math.fsum(part.duration_seconds for part in self.parts)
 
 
-class StreamRequest(GenerationFields):
-    """A text-to-music request whose audio is sent while it is generated."""
+class TextFields(GenerationFields):
+    """What all text-to-music requests have in common."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -213,6 +230,14 @@ class StreamRequest(GenerationFields):
         return {name: "cannot be combined with segments" for name in ("prompt", "duration") if name in given}
 
 
+class StreamRequest(TextFields):
+    """A text-to-music request whose audio is sent while it is generated."""
+
+    n: Annotated[Whole, AfterValidator(_one), WithJsonSchema({"type": "integer", "const": 1})] = Field(
+        1, description="Streams have one variation."
+    )
+
+
 class SocketRequest(StreamRequest):
     """The request of a WebSocket, which can also store what it streams."""
 
@@ -227,7 +252,7 @@ class _ReturnFields(RequestSchema):
     )
 
 
-class GenerateRequest(_ReturnFields, StreamRequest):
+class GenerateRequest(_ReturnFields, TextFields):
     """A text-to-music request."""
 
     LONGEST = MAX_DURATION_SECONDS
@@ -283,7 +308,7 @@ class _WebhookFields(RequestSchema):
     )
 
 
-class TaskRequest(_WebhookFields, StreamRequest):
+class TaskRequest(_WebhookFields, TextFields):
     """A text-to-music request that creates a task."""
 
 
@@ -304,32 +329,42 @@ class _Response(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class _GenerateResponse(_Response):
-    success: Literal[True] = True
-    generation_time: float = Field(description="Seconds the generation took.")
-    format: str
-    sample_rate: int = Field(description="Sample rate in Hz.")
-    duration: float = Field(description="Duration of the audio file in seconds.")
-    seed: int = Field(description="Send this seed to generate the same audio again.")
-    model: str = Field(description="Name of the model that generated the audio, as in `GET /models`.")
-    revision: str = Field(description="Revision of the checkpoint.")
-    cached: bool = Field(False, description="Whether the audio was reused from an earlier, identical request.")
-    recipe: RecipeResponse | None = Field(
-        None, description="How the audio was made; null only for tasks of an older release."
-    )
-    request_id: str
-
-
-class GenerateUrlResponse(_GenerateResponse):
-    """The response for `return_type` `url`."""
+class UrlVariation(AudioFields):
+    """One of several variations, for `return_type` `url`."""
 
     audio_url: str = Field(description="Path of the audio file on this server.")
 
 
-class GenerateBase64Response(_GenerateResponse):
-    """The response for `return_type` `base64`."""
+class Base64Variation(AudioFields):
+    """One of several variations, for `return_type` `base64`."""
 
     audio: str = Field(description="The audio file in standard base64.")
+
+
+class _Success(_Response):
+    success: Literal[True] = True
+
+
+class _GenerateResponse(AudioFields, _Success):
+    request_id: str
+
+
+class GenerateUrlResponse(_GenerateResponse):
+    """The response for `return_type` `url`. With several variations, it has the fields of the first that was made."""
+
+    audio_url: str = Field(description="Path of the audio file on this server.")
+    variations: list[UrlVariation | FailedVariationResponse] | None = Field(
+        None, description=VARIATIONS, exclude_if=is_unused
+    )
+
+
+class GenerateBase64Response(_GenerateResponse):
+    """The response for `return_type` `base64`, otherwise as for `url`."""
+
+    audio: str = Field(description="The audio file in standard base64.")
+    variations: list[Base64Variation | FailedVariationResponse] | None = Field(
+        None, description=VARIATIONS, exclude_if=is_unused
+    )
 
 
 class TaskAcceptedResponse(_Response):
@@ -403,6 +438,14 @@ class SegmentsControl(_Response):
     )
 
 
+class VariationsControl(_Response):
+    """Variations of one request. Streams have one."""
+
+    minimum: int
+    maximum: int
+    maximum_total_duration: float = Field(description="Seconds of audio that all variations together may have.")
+
+
 class ControlsResponse(_Response):
     """The controls of a model and their limits."""
 
@@ -410,6 +453,7 @@ class ControlsResponse(_Response):
     extend_stride: ExtendStrideControl
     negative_prompt: NegativePromptControl
     segments: SegmentsControl
+    n: VariationsControl
 
 
 class ModelResponse(_Response):

@@ -34,6 +34,7 @@ class FakeEngine:
         self.gate: Gate = gate or self.open_gate
         self.submitted: list[EngineRequest] = []
         self.failure: BaseException | None = None  # raised instead of returning audio
+        self.failing_seeds: frozenset[int] | None = None  # that `failure` is limited to
         self.is_alive = True
         self.num_imports = 0
         self.revision = REVISION
@@ -78,7 +79,7 @@ class FakeEngine:
         try:
             while not self.gate.wait(0.01):
                 request.raise_if_stopped()
-            if self.failure is not None:
+            if self.failure is not None and (self.failing_seeds is None or request.params.seed in self.failing_seeds):
                 raise self.failure
         except AudioCraftError as error:
             request.fail(error)

@@ -208,10 +208,11 @@ class TestCancel:
         harness.tasks.cancel(tasks[0].id)
         harness.wait_for(waiting, is_processing)
 
+    @pytest.mark.parametrize("n", [1, 3])
     def test_a_result_that_arrives_after_the_cancellation_is_deleted(
-        self, harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch
+        self, harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch, n: int
     ) -> None:
-        task = harness.tasks.submit(COMMAND)
+        task = harness.tasks.submit(replace(COMMAND, n=n))
         run_before_save(harness, monkeypatch, lambda: harness.tasks.cancel(task.id))
         harness.worker.start()
         assert harness.wait_for(task).state == "canceled"
@@ -292,6 +293,25 @@ class TestFailures:
         done = harness.wait_for(harness.tasks.submit(replace(COMMAND, output_format=output_format)))
         assert (done.state, done.attempts, saves) == ("completed", 2, [output_format] * 2)
         assert len(harness.audio_files()) == 1
+
+    def test_a_full_disk_while_saving_a_variation_leaves_no_file(
+        self, harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save = harness.files.save
+        num_saved = 0
+
+        def save_or_be_full(audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
+            nonlocal num_saved
+            num_saved += 1
+            if num_saved == 3:
+                raise StorageUnavailable("The audio store is full.", retry_after_seconds=0.05)
+            return save(audio, extension, owner)
+
+        monkeypatch.setattr(harness.files, "save", save_or_be_full)
+        harness.worker.start()
+        done = harness.wait_for(harness.tasks.submit(replace(COMMAND, n=3)))
+        assert (done.state, done.attempts) == ("completed", 2)
+        assert len(harness.audio_files()) == 3
 
     def test_a_full_disk_during_a_conversion_fails_the_task_with_a_clear_error(
         self, harness: WorkerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -526,10 +546,11 @@ class TestExpiry:
         expiry.run_if_due()
         assert harness.audio_files() == []
 
-    def test_finished_tasks_and_their_files_expire_together(self, harness: WorkerHarness) -> None:
+    @pytest.mark.parametrize("n", [1, 3])
+    def test_finished_tasks_and_their_files_expire_together(self, harness: WorkerHarness, n: int) -> None:
         harness.worker.start()
-        done = harness.wait_for(harness.tasks.submit(COMMAND))
-        assert len(harness.audio_files()) == 1
+        done = harness.wait_for(harness.tasks.submit(replace(COMMAND, n=n)))
+        assert len(harness.audio_files()) == n
         harness.worker.close(DEADLINE_SECONDS)
         harness.replace_worker(max_age_seconds=0.01)
         harness.worker.start()

@@ -83,6 +83,16 @@ def test_the_reported_random_seed_reproduces_the_audio(server: Server) -> None:
     assert first != other
 
 
+def test_a_variation_is_what_its_recipe_gives_as_a_single_request(server: Server) -> None:
+    body, _ = fetch(server, duration=1, n=2, seed=7, return_type="base64")
+    fields = ("prompt", "duration", "temperature", "top_k", "top_p", "cfg_coef", "seed", "output_format")
+    for variation in body["variations"]:
+        recipe = {name: variation["recipe"][name] for name in fields}
+        assert fetch(server, return_type="base64", **recipe)[0]["audio"] == variation["audio"]
+    first, second = (variation["audio"] for variation in body["variations"])
+    assert first != second
+
+
 def test_concurrent_requests_each_use_their_own_parameters(server: Server) -> None:
     wanted = [{"duration": 1 + n / 2, "temperature": 0.5 + n / 4, "seed": n, "return_type": "base64"} for n in range(4)]
     alone = [fetch(server, **fields) for fields in wanted]

@@ -23,9 +23,10 @@ from audiocraft_api.core.errors import (
     error_of,
 )
 from audiocraft_api.core.waiting import Waiter
-from audiocraft_api.generation.command import GenerateCommand, GeneratedBytes, GeneratedFile
+from audiocraft_api.generation.command import FailedVariation, GenerateCommand, GeneratedBytes, GeneratedFile
 from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.generation.streaming import AudioStream
+from audiocraft_api.generation.variations import first_made
 from audiocraft_api.storage.base import AudioStore
 from audiocraft_api.tasks.service import TaskService
 from audiocraft_api.tasks.task import Task
@@ -52,23 +53,18 @@ class RemoteGeneration:
         Raises the error that ended the task, QueueFull, Canceled, DeadlineExceeded, ShuttingDown, StorageUnavailable.
         """
         result = self._run(command, waiter)
-        filename = result["filename"]
-        return GeneratedFile(filename, self._files.url_for(filename), Recipe.from_dict(result))
+        variations = tuple(
+            _failed(part) if "error" in part else self._file(part) for part in result.get("variations", ())
+        )
+        return replace(self._file(result), variations=variations)
 
     def generate_bytes(self, command: GenerateCommand, waiter: Waiter) -> GeneratedBytes:
         """Generate audio and return its bytes without keeping a file. Raises the same errors as `generate_file`."""
         result = self._run(command, waiter)
-        try:
-            with self._files.open(result["filename"]).file as file:
-                audio = file.read()
-        except NotFound as error:
-            raise AudioGone(
-                "The audio was generated, but this server cannot find it. Check that the workers and the server use "
-                "the same audio store."
-            ) from error
-        with suppress(StorageUnavailable):  # otherwise it is deleted when its task expires
-            self._files.delete(result["filename"])
-        return GeneratedBytes(audio, Recipe.from_dict(result))
+        if "variations" not in result:
+            return self._bytes(result)
+        parts = [_failed(part) if "error" in part else self._bytes(part) for part in result["variations"]]
+        return replace(first_made(parts), variations=tuple(parts))
 
     def stream(self, command: GenerateCommand) -> AudioStream:  # noqa: ARG002
         """Raise NotStreamable: workers deliver whole files."""
@@ -83,6 +79,24 @@ class RemoteGeneration:
         with self._condition:
             self._condition.wait_for(lambda: not self._num_waiting, grace_seconds)
         self._stopping.set()
+
+    def _file(self, result: dict[str, Any]) -> GeneratedFile:
+        filename = result["filename"]
+        return GeneratedFile(filename, self._files.url_for(filename), Recipe.from_dict(result))
+
+    def _bytes(self, result: dict[str, Any]) -> GeneratedBytes:
+        """Read the file of a result and delete it. Raises AudioGone, StorageUnavailable."""
+        try:
+            with self._files.open(result["filename"]).file as file:
+                audio = file.read()
+        except NotFound as error:
+            raise AudioGone(
+                "The audio was generated, but this server cannot find it. Check that the workers and the server use "
+                "the same audio store."
+            ) from error
+        with suppress(StorageUnavailable):  # otherwise it is deleted when its task expires
+            self._files.delete(result["filename"])
+        return GeneratedBytes(audio, Recipe.from_dict(result))
 
     def _run(self, command: GenerateCommand, waiter: Waiter) -> dict[str, Any]:
         with self._counted():
@@ -124,3 +138,7 @@ class RemoteGeneration:
             with self._condition:
                 self._num_waiting -= 1
                 self._condition.notify_all()
+
+
+def _failed(part: dict[str, Any]) -> FailedVariation:
+    return FailedVariation(part["seed"], error_of(part["code"], part["error"]))

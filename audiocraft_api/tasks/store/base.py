@@ -166,7 +166,8 @@ class ChangeSignal:
 
 def audio_filenames(results: Iterable[dict[str, Any] | None]) -> list[str]:
     """Return the names of the audio files in task results."""
-    return [result["filename"] for result in results if result and "filename" in result]
+    parts = [part for result in results if result for part in result.get("variations") or [result]]
+    return [part["filename"] for part in parts if "filename" in part]
 
 
 def host_of(url: str | None) -> str | None:

@@ -9,7 +9,9 @@ from flask import Blueprint
 from audiocraft_api.core.constants import (
     DEFAULT_EXTEND_STRIDE_SECONDS,
     MAX_DURATION_SECONDS,
+    MAX_LONG_DURATION_SECONDS,
     MAX_SEGMENTS,
+    MAX_VARIATIONS,
     MIN_DURATION_SECONDS,
     MIN_EXTEND_STRIDE_SECONDS,
     MIN_SEGMENT_SECONDS,
@@ -24,6 +26,7 @@ from audiocraft_api.web.schemas import (
     ModelsResponse,
     NegativePromptControl,
     SegmentsControl,
+    VariationsControl,
 )
 from audiocraft_api.web.services import services
 
@@ -79,4 +82,5 @@ def _controls(spec: ModelSpec) -> ControlsResponse:
             minimum_duration=MIN_SEGMENT_SECONDS,
             changes_at="window" if spec.melody else "frame",
         ),
+        n=VariationsControl(minimum=1, maximum=MAX_VARIATIONS, maximum_total_duration=MAX_LONG_DURATION_SECONDS),
     )

@@ -32,6 +32,8 @@ export interface GenerateFields {
   seed?: number;
   /** Audio format. */
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
+  /** Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together may have 300 seconds. */
+  n?: number;
   /** Parts with prompts of their own, in place of `prompt` and `duration`. */
   segments?: Array<SegmentFields>;
   /** `url` returns a link to the audio file, `base64` the file itself. */
@@ -60,6 +62,8 @@ export interface MelodyFields {
   seed?: number;
   /** Audio format. */
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
+  /** Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together may have 300 seconds. */
+  n?: number;
   /** `url` returns a link to the audio file, `base64` the file itself. */
   returnType?: "url" | "base64";
 }
@@ -86,6 +90,8 @@ export interface MelodyTaskFields {
   seed?: number;
   /** Audio format. */
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
+  /** Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together may have 300 seconds. */
+  n?: number;
   /** HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled. */
   webhookUrl?: string;
 }
@@ -112,6 +118,8 @@ export interface StreamFields {
   seed?: number;
   /** Audio format. */
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
+  /** Streams have one variation. */
+  n?: 1;
   /** Parts with prompts of their own, in place of `prompt` and `duration`. */
   segments?: Array<SegmentFields>;
 }
@@ -138,64 +146,12 @@ export interface TaskFields {
   seed?: number;
   /** Audio format. */
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
+  /** Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together may have 300 seconds. */
+  n?: number;
   /** Parts with prompts of their own, in place of `prompt` and `duration`. */
   segments?: Array<SegmentFields>;
   /** HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled. */
   webhookUrl?: string;
-}
-
-/** Durations in seconds. */
-export interface DurationControl {
-  minimum: number;
-  /** Longest duration of a task or a stream. */
-  maximum: number;
-  /** Longest duration of `/generate` and `/generate-with-melody`. */
-  synchronous_maximum: number;
-}
-
-/** Seconds of new audio in each window of audio that is longer than one window. */
-export interface ExtendStrideControl {
-  minimum: number;
-  /** Length of a window in seconds. */
-  exclusive_maximum: number;
-  default: number;
-}
-
-/** A description of what the music should not sound like. */
-export interface NegativePromptControl {
-  max_characters: number;
-}
-
-/** Parts with prompts of their own. Requests with an uploaded melody have no segments. */
-export interface SegmentsControl {
-  /** Most segments of a request. */
-  maximum: number;
-  /** Shortest segment in seconds. */
-  minimum_duration: number;
-  /** `frame`: the prompt changes where the segment begins. `window`: it changes at the next window. */
-  changes_at: "frame" | "window";
-}
-
-/** The controls of a model and their limits. */
-export interface ControlsResponse {
-  duration: DurationControl;
-  extend_stride: ExtendStrideControl;
-  negative_prompt: NegativePromptControl;
-  segments: SegmentsControl;
-}
-
-export interface ErrorResponse {
-  /** A sentence that says what is wrong and what to do. */
-  error: string;
-  /** Machine-readable error code. */
-  code: string;
-  request_id: string;
-  /** For each invalid field, the sentences that say what is wrong. */
-  errors?: Record<string, Array<string>>;
-  /** Machine-readable reason why the prompt was refused. */
-  category?: string;
-  /** What to request instead of a refused prompt. */
-  suggestion?: string;
 }
 
 /** A segment of a recipe. */
@@ -234,7 +190,102 @@ export interface RecipeResponse {
   created: string;
 }
 
-/** The response for `return_type` `base64`. */
+/** One of several variations, for `return_type` `base64`. */
+export interface Base64Variation {
+  /** Seconds the generation took. */
+  generation_time: number;
+  format: string;
+  /** Sample rate in Hz. */
+  sample_rate: number;
+  /** Duration of the audio file in seconds. */
+  duration: number;
+  /** Send this seed to generate the same audio again. */
+  seed: number;
+  /** Name of the model that generated the audio, as in `GET /models`. */
+  model: string;
+  /** Revision of the checkpoint. */
+  revision: string;
+  /** Whether the audio was reused from an earlier, identical request. */
+  cached: boolean;
+  /** How the audio was made; null only for tasks of an older release. */
+  recipe?: RecipeResponse;
+  /** The audio file in standard base64. */
+  audio: string;
+}
+
+/** Durations in seconds. */
+export interface DurationControl {
+  minimum: number;
+  /** Longest duration of a task or a stream. */
+  maximum: number;
+  /** Longest duration of `/generate` and `/generate-with-melody`. */
+  synchronous_maximum: number;
+}
+
+/** Seconds of new audio in each window of audio that is longer than one window. */
+export interface ExtendStrideControl {
+  minimum: number;
+  /** Length of a window in seconds. */
+  exclusive_maximum: number;
+  default: number;
+}
+
+/** A description of what the music should not sound like. */
+export interface NegativePromptControl {
+  max_characters: number;
+}
+
+/** Parts with prompts of their own. Requests with an uploaded melody have no segments. */
+export interface SegmentsControl {
+  /** Most segments of a request. */
+  maximum: number;
+  /** Shortest segment in seconds. */
+  minimum_duration: number;
+  /** `frame`: the prompt changes where the segment begins. `window`: it changes at the next window. */
+  changes_at: "frame" | "window";
+}
+
+/** Variations of one request. Streams have one. */
+export interface VariationsControl {
+  minimum: number;
+  maximum: number;
+  /** Seconds of audio that all variations together may have. */
+  maximum_total_duration: number;
+}
+
+/** The controls of a model and their limits. */
+export interface ControlsResponse {
+  duration: DurationControl;
+  extend_stride: ExtendStrideControl;
+  negative_prompt: NegativePromptControl;
+  segments: SegmentsControl;
+  n: VariationsControl;
+}
+
+export interface ErrorResponse {
+  /** A sentence that says what is wrong and what to do. */
+  error: string;
+  /** Machine-readable error code. */
+  code: string;
+  request_id: string;
+  /** For each invalid field, the sentences that say what is wrong. */
+  errors?: Record<string, Array<string>>;
+  /** Machine-readable reason why the prompt was refused. */
+  category?: string;
+  /** What to request instead of a refused prompt. */
+  suggestion?: string;
+}
+
+/** A variation that could not be made, while others of the same request were. */
+export interface FailedVariationResponse {
+  seed: number;
+  /** A sentence that says what went wrong and what to do. */
+  error: string;
+  /** Machine-readable error code. */
+  code: string;
+}
+
+/** The response for `return_type` `base64`, otherwise as for `url`. */
 export interface GenerateBase64Response {
   success: true;
   /** Seconds the generation took. */
@@ -257,9 +308,34 @@ export interface GenerateBase64Response {
   request_id: string;
   /** The audio file in standard base64. */
   audio: string;
+  /** All variations in the order of their seeds, the first included; left out for an `n` of 1. */
+  variations?: Array<Base64Variation | FailedVariationResponse>;
 }
 
-/** The response for `return_type` `url`. */
+/** One of several variations, for `return_type` `url`. */
+export interface UrlVariation {
+  /** Seconds the generation took. */
+  generation_time: number;
+  format: string;
+  /** Sample rate in Hz. */
+  sample_rate: number;
+  /** Duration of the audio file in seconds. */
+  duration: number;
+  /** Send this seed to generate the same audio again. */
+  seed: number;
+  /** Name of the model that generated the audio, as in `GET /models`. */
+  model: string;
+  /** Revision of the checkpoint. */
+  revision: string;
+  /** Whether the audio was reused from an earlier, identical request. */
+  cached: boolean;
+  /** How the audio was made; null only for tasks of an older release. */
+  recipe?: RecipeResponse;
+  /** Path of the audio file on this server. */
+  audio_url: string;
+}
+
+/** The response for `return_type` `url`. With several variations, it has the fields of the first that was made. */
 export interface GenerateUrlResponse {
   success: true;
   /** Seconds the generation took. */
@@ -282,6 +358,8 @@ export interface GenerateUrlResponse {
   request_id: string;
   /** Path of the audio file on this server. */
   audio_url: string;
+  /** All variations in the order of their seeds, the first included; left out for an `n` of 1. */
+  variations?: Array<UrlVariation | FailedVariationResponse>;
 }
 
 export interface QueueResponse {
@@ -373,7 +451,31 @@ export interface TaskCanceledResponse {
   status: "canceled";
 }
 
-/** The audio of a completed task. */
+/** One of the variations of a completed task. */
+export interface TaskVariation {
+  /** Seconds the generation took. */
+  generation_time: number;
+  format: string;
+  /** Sample rate in Hz. */
+  sample_rate: number;
+  /** Duration of the audio file in seconds. */
+  duration: number;
+  /** Send this seed to generate the same audio again. */
+  seed: number;
+  /** Name of the model that generated the audio, as in `GET /models`. */
+  model: string;
+  /** Revision of the checkpoint. */
+  revision: string;
+  /** Whether the audio was reused from an earlier, identical request. */
+  cached: boolean;
+  /** How the audio was made; null only for tasks of an older release. */
+  recipe?: RecipeResponse;
+  filename: string;
+  /** Path of the audio file on this server. */
+  audio_url: string;
+}
+
+/** The audio of a completed task. With several variations, it is the first one that was made. */
 export interface TaskResult {
   success: true;
   filename: string;
@@ -382,15 +484,20 @@ export interface TaskResult {
   format: string;
   /** Sample rate in Hz. */
   sample_rate: number;
-  seed: number;
   /** Duration of the audio file in seconds. */
   duration: number;
+  /** Send this seed to generate the same audio again. */
+  seed: number;
+  /** Name of the model that generated the audio, as in `GET /models`. */
   model: string;
+  /** Revision of the checkpoint. */
   revision: string;
   /** Whether the audio was reused from an earlier, identical request. */
   cached: boolean;
   /** How the audio was made; null only for tasks of an older release. */
   recipe?: RecipeResponse;
+  /** All variations in the order of their seeds, the first included; left out for an `n` of 1. */
+  variations?: Array<TaskVariation | FailedVariationResponse>;
 }
 
 /** A task whose audio is ready. */

@@ -47,6 +47,11 @@ class GenerateFields(TypedDict, total=False):
     cfg_coef: Annotated[float, "Classifier-free guidance: how closely the audio follows the prompt."]
     seed: Annotated[int, "The same seed with the same fields generates the same audio; random when omitted."]
     output_format: Annotated[Literal["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "m4a", "opus"], "Audio format."]
+    n: Annotated[
+        int,
+        "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
+        "together may have 300 seconds.",
+    ]
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
 
 
@@ -71,6 +76,11 @@ class MelodyFields(TypedDict, total=False):
     cfg_coef: Annotated[float, "Classifier-free guidance: how closely the audio follows the prompt."]
     seed: Annotated[int, "The same seed with the same fields generates the same audio; random when omitted."]
     output_format: Annotated[Literal["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "m4a", "opus"], "Audio format."]
+    n: Annotated[
+        int,
+        "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
+        "together may have 300 seconds.",
+    ]
 
 
 class MelodyTaskFields(TypedDict, total=False):
@@ -94,6 +104,11 @@ class MelodyTaskFields(TypedDict, total=False):
     cfg_coef: Annotated[float, "Classifier-free guidance: how closely the audio follows the prompt."]
     seed: Annotated[int, "The same seed with the same fields generates the same audio; random when omitted."]
     output_format: Annotated[Literal["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "m4a", "opus"], "Audio format."]
+    n: Annotated[
+        int,
+        "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
+        "together may have 300 seconds.",
+    ]
     webhook_url: Annotated[
         str,
         "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
@@ -121,6 +136,7 @@ class StreamFields(TypedDict, total=False):
     cfg_coef: Annotated[float, "Classifier-free guidance: how closely the audio follows the prompt."]
     seed: Annotated[int, "The same seed with the same fields generates the same audio; random when omitted."]
     output_format: Annotated[Literal["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "m4a", "opus"], "Audio format."]
+    n: Annotated[Literal[1], "Streams have one variation."]
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
 
 
@@ -145,59 +161,16 @@ class TaskFields(TypedDict, total=False):
     cfg_coef: Annotated[float, "Classifier-free guidance: how closely the audio follows the prompt."]
     seed: Annotated[int, "The same seed with the same fields generates the same audio; random when omitted."]
     output_format: Annotated[Literal["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "m4a", "opus"], "Audio format."]
+    n: Annotated[
+        int,
+        "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
+        "together may have 300 seconds.",
+    ]
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
     webhook_url: Annotated[
         str,
         "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
     ]
-
-
-class DurationControl(_Response):
-    """Durations in seconds."""
-
-    minimum: float
-    maximum: float
-    synchronous_maximum: float
-
-
-class ExtendStrideControl(_Response):
-    """Seconds of new audio in each window of audio that is longer than one window."""
-
-    minimum: float
-    exclusive_maximum: float
-    default: float
-
-
-class NegativePromptControl(_Response):
-    """A description of what the music should not sound like."""
-
-    max_characters: int
-
-
-class SegmentsControl(_Response):
-    """Parts with prompts of their own. Requests with an uploaded melody have no segments."""
-
-    maximum: int
-    minimum_duration: float
-    changes_at: Literal["frame", "window"]
-
-
-class ControlsResponse(_Response):
-    """The controls of a model and their limits."""
-
-    duration: DurationControl
-    extend_stride: ExtendStrideControl
-    negative_prompt: NegativePromptControl
-    segments: SegmentsControl
-
-
-class ErrorResponse(_Response):
-    error: str
-    code: str
-    request_id: str
-    errors: Optional[dict[str, list[str]]] = None
-    category: Optional[str] = None
-    suggestion: Optional[str] = None
 
 
 class SegmentResponse(_Response):
@@ -231,8 +204,88 @@ class RecipeResponse(_Response):
     created: datetime
 
 
+class Base64Variation(_Response):
+    """One of several variations, for `return_type` `base64`."""
+
+    generation_time: float
+    format: str
+    sample_rate: int
+    duration: float
+    seed: int
+    model: str
+    revision: str
+    cached: bool = False
+    recipe: Optional[RecipeResponse] = None
+    audio: str
+
+
+class DurationControl(_Response):
+    """Durations in seconds."""
+
+    minimum: float
+    maximum: float
+    synchronous_maximum: float
+
+
+class ExtendStrideControl(_Response):
+    """Seconds of new audio in each window of audio that is longer than one window."""
+
+    minimum: float
+    exclusive_maximum: float
+    default: float
+
+
+class NegativePromptControl(_Response):
+    """A description of what the music should not sound like."""
+
+    max_characters: int
+
+
+class SegmentsControl(_Response):
+    """Parts with prompts of their own. Requests with an uploaded melody have no segments."""
+
+    maximum: int
+    minimum_duration: float
+    changes_at: Literal["frame", "window"]
+
+
+class VariationsControl(_Response):
+    """Variations of one request. Streams have one."""
+
+    minimum: int
+    maximum: int
+    maximum_total_duration: float
+
+
+class ControlsResponse(_Response):
+    """The controls of a model and their limits."""
+
+    duration: DurationControl
+    extend_stride: ExtendStrideControl
+    negative_prompt: NegativePromptControl
+    segments: SegmentsControl
+    n: VariationsControl
+
+
+class ErrorResponse(_Response):
+    error: str
+    code: str
+    request_id: str
+    errors: Optional[dict[str, list[str]]] = None
+    category: Optional[str] = None
+    suggestion: Optional[str] = None
+
+
+class FailedVariationResponse(_Response):
+    """A variation that could not be made, while others of the same request were."""
+
+    seed: int
+    error: str
+    code: str
+
+
 class GenerateBase64Response(_Response):
-    """The response for `return_type` `base64`."""
+    """The response for `return_type` `base64`, otherwise as for `url`."""
 
     success: Literal[True] = True
     generation_time: float
@@ -246,10 +299,26 @@ class GenerateBase64Response(_Response):
     recipe: Optional[RecipeResponse] = None
     request_id: str
     audio: str
+    variations: Optional[list[Union[Base64Variation, FailedVariationResponse]]] = None
+
+
+class UrlVariation(_Response):
+    """One of several variations, for `return_type` `url`."""
+
+    generation_time: float
+    format: str
+    sample_rate: int
+    duration: float
+    seed: int
+    model: str
+    revision: str
+    cached: bool = False
+    recipe: Optional[RecipeResponse] = None
+    audio_url: str
 
 
 class GenerateUrlResponse(_Response):
-    """The response for `return_type` `url`."""
+    """The response for `return_type` `url`. With several variations, it has the fields of the first that was made."""
 
     success: Literal[True] = True
     generation_time: float
@@ -263,6 +332,7 @@ class GenerateUrlResponse(_Response):
     recipe: Optional[RecipeResponse] = None
     request_id: str
     audio_url: str
+    variations: Optional[list[Union[UrlVariation, FailedVariationResponse]]] = None
 
 
 class QueueResponse(_Response):
@@ -330,20 +400,37 @@ class TaskCanceledResponse(_Response):
     status: Literal["canceled"] = "canceled"
 
 
+class TaskVariation(_Response):
+    """One of the variations of a completed task."""
+
+    generation_time: float
+    format: str
+    sample_rate: int
+    duration: float
+    seed: int
+    model: str
+    revision: str
+    cached: bool = False
+    recipe: Optional[RecipeResponse] = None
+    filename: str
+    audio_url: str
+
+
 class TaskResult(_Response):
-    """The audio of a completed task."""
+    """The audio of a completed task. With several variations, it is the first one that was made."""
 
     success: Literal[True]
     filename: str
     generation_time: float
     format: str
     sample_rate: int
-    seed: int
     duration: float
+    seed: int
     model: str
     revision: str
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
+    variations: Optional[list[Union[TaskVariation, FailedVariationResponse]]] = None
 
 
 class TaskCompletedResponse(_Response):

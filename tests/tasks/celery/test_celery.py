@@ -200,6 +200,16 @@ class TestSharedDeployment:
             assert response["recipe"].pop("created")
         assert results[0] == results[1]
 
+    def test_the_synchronous_route_answers_with_variations(self, deployment: Deployment) -> None:
+        request = REQUEST | {"seed": 7, "n": 2}
+        by_url = deployment.server.post("/generate", json=request).json()["variations"]
+        assert [variation["seed"] for variation in by_url] == [7, 8]
+        audio = [deployment.server.get(variation["audio_url"]).content for variation in by_url]
+        files = deployment.audio_files()
+        inline = deployment.server.post("/generate", json=request | {"return_type": "base64"}).json()["variations"]
+        assert [base64.b64decode(variation["audio"]) for variation in inline] == audio
+        assert deployment.audio_files() == files
+
     def test_a_melody_reaches_the_worker(self, deployment: Deployment) -> None:
         file = io.BytesIO()
         soundfile.write(file, [0.1, -0.1] * 8000, 16_000, format="WAV")
