@@ -18,6 +18,7 @@ from audiocraft_api.web import auth, context, errors, lifetime, observing, parsi
 from audiocraft_api.web import websocket as websocket_support
 from audiocraft_api.web.blueprints import (
     audio,
+    continuation,
     docs,
     generate,
     health,
@@ -31,7 +32,20 @@ from audiocraft_api.web.blueprints import (
 )
 from audiocraft_api.web.services import EXTENSION
 
-BLUEPRINTS = (health, metrics, models, generate, melody, tasks, task_events, streams, websocket, audio, docs)
+BLUEPRINTS = (
+    health,
+    metrics,
+    models,
+    generate,
+    melody,
+    continuation,
+    tasks,
+    task_events,
+    streams,
+    websocket,
+    audio,
+    docs,
+)
 # Response headers that scripts on pages of other origins may read.
 EXPOSED_HEADERS = [
     *("X-Request-ID", "Retry-After", "Content-Disposition", "Content-Range", "Accept-Ranges", "Location"),

@@ -135,7 +135,7 @@ class Services(ProcessServices):
     access: Authenticator
     limits: Limits
     policy: PromptPolicy
-    melodies: UploadDecoder
+    uploads: UploadDecoder
     request_slots: RequestSlots
     stream_slots: StreamSlots
 
@@ -198,7 +198,7 @@ def build_services(
         access=Authenticator(create_key_store(base.state), config, observer=base.telemetry),
         limits=Limits(create_rate_limiter(config), create_quota_store(base.state), config.limits),
         policy=PromptPolicy(config),
-        melodies=UploadDecoder(config.audio),
+        uploads=UploadDecoder(config.audio),
         request_slots=RequestSlots(config.server, config.engine.max_waiting),
         stream_slots=StreamSlots(config.server),
     )

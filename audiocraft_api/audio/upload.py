@@ -1,4 +1,6 @@
-"""Decodes an uploaded melody to a waveform. The file is untrusted, so a resource-limited child process decodes it.
+"""Decodes an uploaded melody or recording to a waveform.
+
+The file is untrusted, so a resource-limited child process decodes it.
 
 The content decides the format; file names and media types are ignored. A file that is not audio is refused with 400,
 because 415 concerns the content type of the request itself. Knows nothing of Flask or models.
@@ -13,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -22,7 +25,7 @@ from audiocraft_api.audio import upload_decoder
 from audiocraft_api.audio.upload_decoder import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, MIN_SECONDS
 from audiocraft_api.audio.upload_kinds import kind_of_other_file
 from audiocraft_api.config.audio import AudioSettings
-from audiocraft_api.core.errors import InvalidMelody, PayloadTooLarge, StorageUnavailable, Unavailable
+from audiocraft_api.core.errors import InvalidAudio, InvalidMelody, PayloadTooLarge, StorageUnavailable, Unavailable
 from audiocraft_api.core.params import AudioInput
 
 COPY_BYTES = 2**20
@@ -30,18 +33,21 @@ COPY_BYTES = 2**20
 ACCEPTED_FORMATS = "WAV, AIFF, CAF, FLAC, MP3, Ogg, M4A, MP4 or WebM"
 REFUSALS = {
     "other_file": "This file is {detail}, not audio. Upload the recording itself.",
-    "unknown": f"The melody must be a {ACCEPTED_FORMATS} file. This file is something else, or its start is damaged.",
-    "codec": "The encoding of the melody is not accepted: {detail}. Export it as WAV, FLAC or MP3.",
-    "no_audio": "The melody file contains no audio track. Upload a recording with sound.",
-    "joined": "The melody file joins recordings of different kinds. Export them as one recording.",
-    "damaged": "The melody file could not be read and may be damaged. Export it again and retry.",
-    "sample_rate": f"The melody's sample rate must be between {MIN_SAMPLE_RATE:,} and {MAX_SAMPLE_RATE:,} Hz.",
-    "channels": "The melody must be mono or stereo.",
-    "too_short": f"The melody must be at least {MIN_SECONDS:g} seconds long.",
-    "too_long": "The melody must be at most {max_seconds:g} seconds long.",
-    "too_fine": "The melody has more samples than {max_seconds:g} seconds of 48 kHz stereo. Use a lower sample rate.",
-    "not_finite": "The melody contains invalid samples (NaN or infinity). Export it again.",
+    "unknown": f"The {{name}} must be a {ACCEPTED_FORMATS} file. This file is something else, or its start is damaged.",
+    "codec": "The encoding of the {name} is not accepted: {detail}. Export it as WAV, FLAC or MP3.",
+    "no_audio": "The {name} file contains no audio track. Upload a recording with sound.",
+    "joined": "The {name} file joins recordings of different kinds. Export them as one recording.",
+    "damaged": "The {name} file could not be read and may be damaged. Export it again and retry.",
+    "sample_rate": f"The {{name}}'s sample rate must be between {MIN_SAMPLE_RATE:,} and {MAX_SAMPLE_RATE:,} Hz.",
+    "channels": "The {name} must be mono or stereo.",
+    "too_short": f"The {{name}} must be at least {MIN_SECONDS:g} seconds long.",
+    "too_long": "The {name} must be at most {max_seconds:g} seconds long.",
+    "too_fine": "The {name} has more samples than {max_seconds:g} seconds of 48 kHz stereo. Use a lower sample rate.",
+    "not_finite": "The {name} contains invalid samples (NaN or infinity). Export it again.",
 }
+
+Upload = Literal["melody", "audio"]  # the field of the file: a melody to follow, or audio to continue
+INVALID: Mapping[Upload, type[InvalidMelody | InvalidAudio]] = {"melody": InvalidMelody, "audio": InvalidAudio}
 
 logger = logging.getLogger(__name__)
 
@@ -61,57 +67,57 @@ class UploadDecoder:
         """
         self._program = program
         self._max_bytes = config.max_upload_bytes
-        self._max_seconds = config.max_melody_seconds
+        self._max_seconds = {"melody": config.max_melody_seconds, "audio": config.max_continuation_seconds}
         self._timeout_seconds = config.melody_timeout_seconds
         self._queue_timeout_seconds = queue_timeout_seconds or config.melody_timeout_seconds
         self._slots = threading.BoundedSemaphore(config.max_melody_decoders)
 
-    def decode(self, upload: BinaryIO) -> AudioInput:
+    def decode(self, upload: BinaryIO, name: Upload = "melody") -> AudioInput:
         """Read `upload` to its end and decode it to a waveform [C, T] float32 in -1 … 1, mono or stereo.
 
-        Raises InvalidMelody with the cause, PayloadTooLarge, Unavailable while all decoders are busy, and
-        StorageUnavailable when the disk has no space for a temporary file.
+        Raises InvalidMelody or InvalidAudio with the cause, PayloadTooLarge, Unavailable while all decoders are busy,
+        and StorageUnavailable when the disk has no space for a temporary file.
         """
         try:
             # Unnamed files: the system deletes them when they are closed, however this process ends.
             with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as samples:
-                self._copy(upload, source)
-                verdict = self._decode_in_child(source, samples)
+                self._copy(upload, source, name)
+                verdict = self._decode_in_child(source, samples, name)
                 if "refused" in verdict:
-                    raise self._refusal(verdict["refused"], verdict.get("detail", ""))
+                    raise self._refusal(name, verdict["refused"], verdict.get("detail", ""))
                 samples.seek(0)
                 interleaved = np.fromfile(samples, dtype=np.float32).reshape(-1, verdict["channels"])  # [T, C]
         except OSError as error:
-            logger.error("An uploaded melody could not be decoded: %s", error)
-            raise StorageUnavailable("The server has no disk space to decode the melody. Try again later.") from error
+            logger.error("An upload could not be decoded: %s", error)
+            raise StorageUnavailable(f"The server has no disk space to decode the {name}. Try again later.") from error
         return AudioInput(np.ascontiguousarray(interleaved.T), verdict["sample_rate"])
 
-    def _copy(self, upload: BinaryIO, source: BinaryIO) -> None:
+    def _copy(self, upload: BinaryIO, source: BinaryIO, name: Upload) -> None:
         """Copy the upload to a file that the child can read. Raises if it is too large, empty or clearly not audio."""
         num_bytes = 0
         while block := upload.read(COPY_BYTES):
             if num_bytes == 0 and (kind := kind_of_other_file(block)):
-                raise self._refusal("other_file", kind)
+                raise self._refusal(name, "other_file", kind)
             num_bytes += len(block)
             if num_bytes > self._max_bytes:
-                raise PayloadTooLarge(f"The melody file must be at most {self._max_bytes:,} bytes.")
+                raise PayloadTooLarge(f"The {name} file must be at most {self._max_bytes:,} bytes.")
             source.write(block)
         if num_bytes == 0:
-            raise InvalidMelody("The melody file is empty.")
+            raise INVALID[name](f"The {name} file is empty.")
         source.flush()
         os.lseek(source.fileno(), 0, os.SEEK_SET)
 
-    def _decode_in_child(self, source: BinaryIO, samples: BinaryIO) -> dict[str, Any]:
+    def _decode_in_child(self, source: BinaryIO, samples: BinaryIO, name: Upload) -> dict[str, Any]:
         if not self._slots.acquire(timeout=self._queue_timeout_seconds):
-            raise Unavailable("The server is decoding too many melodies. Try again later.")
+            raise Unavailable("The server is decoding too many uploads. Try again later.")
         try:
-            return self._run_child(source, samples)
+            return self._run_child(source, samples, self._max_seconds[name])
         finally:
             self._slots.release()
 
-    def _run_child(self, source: BinaryIO, samples: BinaryIO) -> dict[str, Any]:
+    def _run_child(self, source: BinaryIO, samples: BinaryIO, max_seconds: float) -> dict[str, Any]:
         # A new interpreter, not a fork: this process has threads and perhaps gigabytes of weights.
-        command = [sys.executable, "-I", str(self._program), str(samples.fileno()), str(self._max_seconds)]
+        command = [sys.executable, "-I", str(self._program), str(samples.fileno()), str(max_seconds)]
         try:
             child = subprocess.run(
                 command,
@@ -123,20 +129,21 @@ class UploadDecoder:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            logger.warning("Decoding an uploaded melody took over %g seconds.", self._timeout_seconds)
+            logger.warning("Decoding an upload took over %g seconds.", self._timeout_seconds)
             return {"refused": "damaged"}
         if child.returncode == 0:
             verdict: dict[str, Any] = json.loads(child.stdout)
             return verdict
         logger.error(
-            "The melody decoder exited with status %d: %s", child.returncode, child.stderr.decode(errors="replace")
+            "The upload decoder exited with status %d: %s", child.returncode, child.stderr.decode(errors="replace")
         )
         if child.returncode < 0:  # killed by a signal: a resource limit was reached, or the decoder crashed
             return {"refused": "damaged"}
-        raise Unavailable("The server cannot decode melodies at the moment. Try again later.")
+        raise Unavailable("The server cannot decode uploads at the moment. Try again later.")
 
-    def _refusal(self, cause: str, detail: str = "") -> InvalidMelody:
-        return InvalidMelody(REFUSALS[cause].format(max_seconds=self._max_seconds, detail=detail))
+    def _refusal(self, name: Upload, cause: str, detail: str = "") -> InvalidMelody | InvalidAudio:
+        sentence = REFUSALS[cause].format(name=name, max_seconds=self._max_seconds[name], detail=detail)
+        return INVALID[name](sentence)
 
 
 def _environment() -> dict[str, str]:

@@ -13,6 +13,9 @@ class AudioSettings(Section):
     max_json_bytes: int = Field(256 * 2**10, ge=1024, description="Maximum size of a JSON request body.")
     max_upload_bytes: int = Field(20 * 2**20, ge=1024, description="Maximum size of any request body.")
     max_melody_seconds: float = Field(60.0, ge=1, le=600, description="Maximum duration of an uploaded melody.")
+    max_continuation_seconds: float = Field(
+        300.0, ge=1, le=600, description="Maximum duration of an uploaded recording to continue."
+    )
     max_melody_decoders: int = Field(
         2, ge=1, le=64, description="Maximum number of uploads decoded at the same time. Further uploads wait."
     )
@@ -20,7 +23,7 @@ class AudioSettings(Section):
         10.0,
         gt=0,
         le=600,
-        description="Maximum time that an uploaded melody waits for a decoder, and maximum time to decode it.",
+        description="Maximum time that an upload waits for a decoder, and maximum time to decode it.",
     )
     convert_timeout_seconds: float = Field(
         60.0,

@@ -2,7 +2,8 @@
 
     AudioCraftError
     ├── InvalidRequest (400)         names the fields
-    │   └── InvalidMelody (400)
+    │   ├── InvalidMelody (400)
+    │   └── InvalidAudio (400)
     ├── Unauthorized (401)           carries WWW-Authenticate
     ├── Forbidden (403)
     ├── NotFound (404)
@@ -69,6 +70,15 @@ class InvalidMelody(InvalidRequest):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, {"melody": [message]})
+
+
+class InvalidAudio(InvalidRequest):
+    """The uploaded file cannot be continued."""
+
+    code = "invalid_audio"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, {"audio": [message]})
 
 
 class Unauthorized(AudioCraftError):

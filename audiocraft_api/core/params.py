@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS
+from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, FRAME_RATE
 
 Waveform = npt.NDArray[np.float32]  # [C, T], -1 … 1
 
@@ -19,6 +19,14 @@ class AudioInput:
 
     waveform: Waveform  # [C, T]
     sample_rate: int  # Hz
+
+
+def seconds_of(audio: AudioInput | None) -> float:
+    """Return the duration of audio; 0 without any. That of whole frames is exact, although resampling may round it."""
+    if audio is None:
+        return 0.0
+    num_samples: int = audio.waveform.shape[1]
+    return round(num_samples * FRAME_RATE / audio.sample_rate, 2) / FRAME_RATE
 
 
 class Segment(NamedTuple):

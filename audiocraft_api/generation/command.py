@@ -41,6 +41,11 @@ class GenerateCommand:
     # Instead of `prompt`, which is then the first segment's; together they have the duration.
     segments: tuple[Segment, ...] = field(default=(), metadata=ADDED)
     n: int = field(default=1, metadata=ADDED)  # variations, with different seeds
+    # What to continue, and where it is in the client's recording, in seconds. `duration_seconds` is that of new audio.
+    audio_prompt: AudioInput | None = field(default=None, metadata=ADDED)
+    prompt_start: float | None = field(default=None, metadata=ADDED)
+    prompt_end: float | None = field(default=None, metadata=ADDED)
+    include_input: bool = field(default=True, metadata=ADDED)  # the result begins with `audio_prompt`
 
     @property
     def time_factor(self) -> float:

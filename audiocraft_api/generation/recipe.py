@@ -18,7 +18,7 @@ import numpy as np
 from audiocraft_api import __version__
 from audiocraft_api.audio.tags import Tags
 from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, MAX_DURATION_SECONDS
-from audiocraft_api.core.params import AudioInput, GenerationParams, Segment
+from audiocraft_api.core.params import AudioInput, GenerationParams, Segment, seconds_of
 
 # From https://cv.iptc.org/newscodes/digitalsourcetype/: made by a model trained on the works of others.
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -90,7 +90,13 @@ class Recipe:
 
 
 def recipe_details(
-    params: GenerationParams, revision: str, precision: str, output_format: str, engine: str
+    params: GenerationParams,
+    revision: str,
+    precision: str,
+    output_format: str,
+    engine: str,
+    *,
+    continuation: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the `details` of a recipe: every resolved parameter and the software, as of now.
 
@@ -108,6 +114,7 @@ def recipe_details(
         "seed": params.seed,
         "melody": None if params.melody is None else audio_digest(params.melody),
         **_controls(params),
+        **continuation,
         "output_format": output_format,
         "engine": engine,
         "precision": precision,
@@ -119,7 +126,7 @@ def recipe_details(
 def _controls(params: GenerationParams) -> dict[str, Any]:
     """Return the controls of a request, under their field names."""
     controls: dict[str, Any] = {}
-    is_long = params.duration_seconds > MAX_DURATION_SECONDS
+    is_long = seconds_of(params.audio_prompt) + params.duration_seconds > MAX_DURATION_SECONDS
     if is_long or params.extend_stride_seconds != DEFAULT_EXTEND_STRIDE_SECONDS:
         controls["extend_stride"] = params.extend_stride_seconds
     if params.negative_description is not None:

@@ -28,6 +28,7 @@ from audiocraft_api.generation.command import (
     GeneratedFile,
     Progress,
 )
+from audiocraft_api.generation.continuation import with_input, without_input
 from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.generation.streaming import AudioStream
 from audiocraft_api.generation.submission import Submission
@@ -110,7 +111,7 @@ class GenerationService:
         """
         command = replace(stream.submission.command, output_format=output_format)
         submission = replace(stream.submission, command=command)
-        generated = self._encode(submission, submission.request.result())
+        generated = self._encode(submission, without_input(submission.request.result(), command))
         return self._save(generated.audio, generated.recipe, command.audio_owner)
 
     def _make(self, command: GenerateCommand, waiter: Waiter, progress: Progress | None = None) -> GeneratedBytes:
@@ -164,8 +165,9 @@ class GenerationService:
             negative_description=command.negative_prompt,
             segments=command.segments,
             melody=command.melody,
+            audio_prompt=command.audio_prompt,
         )
-        request = self._engine.submit(params, deadline=waiter.deadline)
+        request = self._engine.submit(with_input(params), deadline=waiter.deadline)
         self._observer.generation_started(request)
         return Submission(command, params, request, self._config.engine.kind, waiter.started)
 
@@ -177,7 +179,7 @@ class GenerationService:
         except AudioCraftError:
             submission.request.cancel()
             raise
-        return submission.request.result()
+        return without_input(submission.request.result(), submission.command)
 
     def _encode(self, submission: Submission, result: GenerationResult) -> GeneratedBytes:
         """Encode the waveform, with the recipe in the file's tags."""

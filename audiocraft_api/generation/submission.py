@@ -9,6 +9,7 @@ from audiocraft_api.audio.convert import FORMATS
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest, GenerationResult
 from audiocraft_api.generation.command import GenerateCommand
+from audiocraft_api.generation.continuation import continuation_details
 from audiocraft_api.generation.recipe import Recipe, recipe_details
 
 
@@ -17,7 +18,7 @@ class Submission:
     """A command that the engine has accepted, with every parameter resolved."""
 
     command: GenerateCommand
-    params: GenerationParams
+    params: GenerationParams  # as requested: the duration is that of the new audio
     request: EngineRequest
     engine_kind: str  # the setting
     started: float  # `time.monotonic()`
@@ -33,5 +34,12 @@ class Submission:
             seed=self.params.seed,
             model=result.model,
             revision=result.revision,
-            details=recipe_details(self.params, result.revision, result.precision, output_format, self.engine_kind),
+            details=recipe_details(
+                self.params,
+                result.revision,
+                result.precision,
+                output_format,
+                self.engine_kind,
+                continuation=continuation_details(self.command),
+            ),
         )

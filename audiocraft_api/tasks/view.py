@@ -57,6 +57,16 @@ class RecipeResponse(BaseModel):
     segments: list[SegmentResponse] | None = Field(
         None, description="In place of `prompt` and `duration`; left out if there are none.", exclude_if=is_unused
     )
+    audio: str | None = Field(
+        None,
+        description="SHA-256 of the part of the recording that is continued; left out if there is none.",
+        exclude_if=is_unused,
+    )
+    start: float | None = Field(None, description="Start of that part in seconds.", exclude_if=is_unused)
+    end: float | None = Field(None, description="End of that part in seconds.", exclude_if=is_unused)
+    include_input: bool | None = Field(
+        None, description="Whether the audio begins with that part.", exclude_if=is_unused
+    )
     output_format: str
     engine: str
     precision: str

@@ -25,7 +25,7 @@ from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.auth import caller, client_address
 from audiocraft_api.web.disconnect import connection_of
 from audiocraft_api.web.lifetime import at_response_end
-from audiocraft_api.web.schemas import GenerationFields, TextFields
+from audiocraft_api.web.schemas import ContinuationFields, GenerationFields, TextFields
 from audiocraft_api.web.services import services
 
 logger = logging.getLogger(__name__)
@@ -140,6 +140,8 @@ def _check_controls(fields: GenerationFields, spec: ModelSpec) -> None:
     if fields.cfg_coef == 1 and any(part.negative_description is not None for part in fields.parts):
         field = "segments" if fields.negative_prompt is None else "negative_prompt"
         raise _refusal(field, "has no effect with a cfg_coef of 1; use a higher cfg_coef", "negative_prompt")
+    if isinstance(fields, ContinuationFields):
+        fields.part.check(spec.window_seconds)
     if spec.melody:
         _check_segments_of_windows(fields, spec)
 

@@ -15,7 +15,7 @@ from flask import Flask
 from pydantic import BaseModel
 
 from audiocraft_api.web.parsing import parse_form, parse_json, parse_query
-from audiocraft_api.web.schemas import ErrorResponse, MelodyFields, RequestSchema, TextFields
+from audiocraft_api.web.schemas import ErrorResponse, FormFields, RequestSchema, TextFields
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -45,7 +45,7 @@ class Operation:
     responses: Mapping[int, tuple[type[BaseModel] | str, ...]]
     description: str = ""
     json: type[TextFields] | None = None
-    form: type[MelodyFields] | None = None
+    form: type[FormFields] | None = None
     query: type[RequestSchema] | None = None
     errors: tuple[int, ...] = ()
     error_schemas: Mapping[int, type[ErrorResponse]] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args
 from flask import Request, abort, request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import LengthRequired
 from werkzeug.formparser import FormDataParser
 
@@ -85,11 +86,16 @@ def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Sche
     for name, values in given:
         if len(values) > 1 or name in fields:
             raise _repeated(name)
-        fields[name] = values[0]
+        fields[name] = "" if _is_no_file(values[0]) else values[0]
     optional = {name for name, field in schema.model_fields.items() if not field.is_required()}
     return _validate(
         schema, {name: value for name, value in fields.items() if value != "" or name not in optional}, strict=False
     )
+
+
+def _is_no_file(value: Any) -> bool:
+    """Return whether a browser sent this for a file field in which no file was chosen."""
+    return isinstance(value, FileStorage) and not value.filename
 
 
 def parse_query(schema: type[Schema]) -> Schema:

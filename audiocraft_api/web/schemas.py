@@ -32,6 +32,7 @@ from audiocraft_api.core.constants import (
     WINDOW_SECONDS,
 )
 from audiocraft_api.core.params import Segment
+from audiocraft_api.generation.continuation import Part
 from audiocraft_api.net.outbound import MAX_URL_CHARACTERS
 from audiocraft_api.tasks.view import (
     VARIATIONS,
@@ -101,6 +102,8 @@ ExtendStride = Annotated[
     ),
 ]
 OutputFormat = Annotated[str, AfterValidator(_known_format), WithJsonSchema({"type": "string", "enum": list(FORMATS)})]
+
+UploadedFile = Annotated[FileStorage, WithJsonSchema({"type": "string", "format": "binary"})]
 
 DEMO_EXAMPLE = {"prompt": "warm analog synth arpeggio, 100 bpm", "model_size": "demo", "duration": 2, "seed": 7}
 MP3_EXAMPLE = {"prompt": "solo cello", "model_size": "demo", "duration": 1, "output_format": "mp3"}
@@ -267,22 +270,28 @@ class GenerateRequest(_ReturnFields, TextFields):
     duration: Duration = Field(5.0, description="Duration of the audio in seconds.")
 
 
-class MelodyFields(GenerationFields):
-    """Fields of requests with an uploaded melody that differ from requests without one."""
+class FormFields(GenerationFields):
+    """What all multipart forms with a file have in common."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    FILE_FIELD: ClassVar[str] = "melody"
-    MISSING_FILE: ClassVar[str] = "No melody file provided"
+    FILE_FIELD: ClassVar[str]
+    MISSING_FILE: ClassVar[str]
 
     prompt: Prompt
+
+
+class MelodyFields(FormFields):
+    """Fields of requests with an uploaded melody that differ from requests without one."""
+
+    FILE_FIELD = "melody"
+    MISSING_FILE = "No melody file provided"
+
     model_size: str = Field(
         "medium", max_length=64, description="Name of a model from `GET /models` that follows a melody."
     )
     duration: LongDuration = Field(10.0, description="Duration of the audio in seconds.")
-    melody: Annotated[FileStorage, WithJsonSchema({"type": "string", "format": "binary"})] = Field(
-        description=f"The melody to follow: a {ACCEPTED_FORMATS} file."
-    )
+    melody: UploadedFile = Field(description=f"The melody to follow: a {ACCEPTED_FORMATS} file.")
 
     @property
     def melody_file(self) -> BinaryIO:
@@ -296,6 +305,50 @@ class MelodyRequest(_ReturnFields, MelodyFields):
     LONGEST = MAX_DURATION_SECONDS
 
     duration: Duration = Field(10.0, description="Duration of the audio in seconds.")
+
+
+class ContinuationFields(FormFields):
+    """Fields of requests that continue an uploaded recording."""
+
+    FILE_FIELD = "audio"
+    MISSING_FILE = "No audio file provided"
+
+    audio: UploadedFile = Field(description=f"The recording to continue: a {ACCEPTED_FORMATS} file.")
+    duration: LongDuration = Field(5.0, description="Duration of the new audio in seconds.")
+    start: float | None = Field(
+        None,
+        ge=0,
+        description="Where the part to continue starts, in seconds. By default, the part is as long as the model's "
+        "window permits.",
+        json_schema_extra=_not_null,
+    )
+    end: float | None = Field(
+        None,
+        gt=0,
+        description="Where the part to continue ends and the new audio begins, in seconds; the end of the recording "
+        "when omitted.",
+        json_schema_extra=_not_null,
+    )
+    include_input: bool = Field(
+        True, description="Whether the result begins with the part that is continued, or with the new audio."
+    )
+    melody: UploadedFile | None = Field(
+        None,
+        description="A melody to follow, with a model that follows melodies.",
+        json_schema_extra=_not_null,
+    )
+
+    @property
+    def part(self) -> Part:
+        return Part(self.start, self.end)
+
+
+class ContinuationRequest(_ReturnFields, ContinuationFields):
+    """A multipart form with a recording to continue. Numbers are sent as text."""
+
+    LONGEST = MAX_DURATION_SECONDS
+
+    duration: Duration = Field(5.0, description="Duration of the new audio in seconds.")
 
 
 class _WebhookFields(RequestSchema):
@@ -314,6 +367,10 @@ class TaskRequest(_WebhookFields, TextFields):
 
 class MelodyTaskRequest(_WebhookFields, MelodyFields):
     """A multipart form with an uploaded melody that creates a task. Numbers are sent as text."""
+
+
+class ContinuationTaskRequest(_WebhookFields, ContinuationFields):
+    """A multipart form with a recording to continue that creates a task. Numbers are sent as text."""
 
 
 class PageQuery(RequestSchema):
@@ -446,6 +503,14 @@ class VariationsControl(_Response):
     maximum_total_duration: float = Field(description="Seconds of audio that all variations together may have.")
 
 
+class ContinuationControl(_Response):
+    """Continuing a recording, in seconds."""
+
+    minimum: float = Field(description="Shortest part that can be continued.")
+    exclusive_maximum: float = Field(description="The part that is continued is shorter than this.")
+    melody: bool = Field(description="Whether a continuation may follow a melody.")
+
+
 class ControlsResponse(_Response):
     """The controls of a model and their limits."""
 
@@ -454,6 +519,7 @@ class ControlsResponse(_Response):
     negative_prompt: NegativePromptControl
     segments: SegmentsControl
     n: VariationsControl
+    continuation: ContinuationControl
 
 
 class ModelResponse(_Response):

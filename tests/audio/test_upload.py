@@ -154,7 +154,7 @@ def test_an_upload_that_crashes_the_decoder_is_refused(tmp_path: Path) -> None:
 
 def test_a_decoder_that_cannot_start_is_unavailable(tmp_path: Path) -> None:
     program = write_program(tmp_path, "import no_such_module")
-    with pytest.raises(Unavailable, match="cannot decode melodies at the moment"):
+    with pytest.raises(Unavailable, match="cannot decode uploads at the moment"):
         decode(wav_melody(), program=program)
 
 
@@ -170,7 +170,7 @@ def test_an_upload_that_waits_too_long_for_a_decoder_is_refused_with_retry_after
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(decoder.decode, io.BytesIO(wav_melody()))
         started.read_bytes()  # the first upload occupies the only decoder
-        with pytest.raises(Unavailable, match="too many melodies") as caught:
+        with pytest.raises(Unavailable, match="too many uploads") as caught:
             decoder.decode(io.BytesIO(wav_melody()))
         release.write_bytes(b"")
         assert isinstance(first.exception(timeout=30), InvalidMelody)

@@ -28,6 +28,7 @@ from support.engines import (
     params,
     reference_codes,
     short_window_model,
+    wait_for_codes,
 )
 from support.tiny_lm import build_lm, conditions, generate
 
@@ -98,6 +99,28 @@ def test_stereo_is_audiocrafts(exact_engine: BatchingEngine, cache: LoadedModels
         params("demo-stereo", audio_prompt=noise(1.0), use_sampling=False),
     ]
     assert_same_codes(exact_engine, cache, cases)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-stereo"])
+def test_a_continuation_over_two_windows_is_audiocrafts(
+    exact_engine: BatchingEngine, cache: LoadedModels, name: str
+) -> None:
+    given = noise(28.5)
+    codes = wait_for_codes(exact_engine.submit(params(name, duration_seconds=31.0, audio_prompt=given)))
+    with cache.lease(name) as model, torch.random.fork_rng():
+        model.to_float32()
+        wrapper = model._wrapper()  # audiocraft's MusicGen
+        wrapper.set_generation_params(duration=31.0, extend_stride=18.0)
+        torch.manual_seed(5)
+        prompt = torch.from_numpy(given.waveform)
+        _, expected = wrapper.generate_continuation(prompt, given.sample_rate, ["warm jazz piano"], return_tokens=True)
+    assert codes.shape[1] == 1550
+    np.testing.assert_array_equal(codes, expected[0].numpy())
+
+
+def test_a_long_continuation_with_a_melody_is_audiocrafts(exact_engine: BatchingEngine, cache: LoadedModels) -> None:
+    case = params("demo-melody", duration_seconds=31.0, melody=noise(3.0, seed=1), audio_prompt=noise(28.5))
+    assert_same_codes(exact_engine, cache, [case])
 
 
 def test_the_waveform_is_that_of_audiocrafts_codes(cache: LoadedModels) -> None:

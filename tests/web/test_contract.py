@@ -107,6 +107,7 @@ def test_models_lists_capabilities_and_licenses(client: FlaskClient) -> None:
             "negative_prompt": {"max_characters": 2000},
             "segments": {"maximum": 32, "minimum_duration": 0.1, "changes_at": "frame"},
             "n": {"minimum": 1, "maximum": 8, "maximum_total_duration": 300.0},
+            "continuation": {"minimum": 0.1, "exclusive_maximum": 30.0, "melody": False},
         },
     }
     assert models["melody"]["melody"]

@@ -93,6 +93,24 @@ def test_a_variation_is_what_its_recipe_gives_as_a_single_request(server: Server
     assert first != second
 
 
+def test_a_result_is_continued_without_a_seam(server: Server) -> None:
+    _, clip = fetch(server, duration=1, seed=7, return_type="base64", output_format="wav32f")
+    form = DEMO | {"duration": "1", "seed": "8", "return_type": "base64", "output_format": "wav32f"}
+    results = []
+    for include_input in ("true", "false"):
+        response = server.post(
+            "/generate-continuation",
+            data=form | {"include_input": include_input},
+            files={"audio": ("clip.wav", clip)},
+            timeout=120,
+        )
+        assert response.status_code == 200, response.text
+        results.append(soundfile.read(io.BytesIO(base64.b64decode(response.json()["audio"])))[0])
+    whole, new = results
+    assert (len(whole), len(new)) == (64_000, 32_000)
+    np.testing.assert_array_equal(whole[32_000:], new)
+
+
 def test_concurrent_requests_each_use_their_own_parameters(server: Server) -> None:
     wanted = [{"duration": 1 + n / 2, "temperature": 0.5 + n / 4, "seed": n, "return_type": "base64"} for n in range(4)]
     alone = [fetch(server, **fields) for fields in wanted]

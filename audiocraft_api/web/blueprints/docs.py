@@ -14,7 +14,15 @@ from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.web.auth import needs_key
 from audiocraft_api.web.openapi import build_openapi
 from audiocraft_api.web.operations import Access, access
-from audiocraft_api.web.schemas import GenerateRequest, MelodyRequest, MelodyTaskRequest, StreamRequest, TaskRequest
+from audiocraft_api.web.schemas import (
+    ContinuationRequest,
+    ContinuationTaskRequest,
+    GenerateRequest,
+    MelodyRequest,
+    MelodyTaskRequest,
+    StreamRequest,
+    TaskRequest,
+)
 from audiocraft_api.web.services import services
 
 PAGES = Path(__file__).parent.parent / "pages"
@@ -40,6 +48,8 @@ def openapi() -> dict[str, Any]:
         GenerateRequest: text_sizes,
         StreamRequest: text_sizes,
         TaskRequest: text_sizes,
+        ContinuationRequest: text_sizes,
+        ContinuationTaskRequest: text_sizes,
         MelodyRequest: melody_sizes,
         MelodyTaskRequest: melody_sizes,
     }

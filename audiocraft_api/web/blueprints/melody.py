@@ -34,7 +34,7 @@ def generate_with_melody(fields: MelodyRequest) -> dict[str, Any] | Response:
     key = parse_idempotency_key() if preference else None
     with admitted(fields, services().catalog.melody_checkpoint(fields.model_size), key) as command:
         with services().request_slots.acquire():  # also while the upload waits for a decoder
-            command = replace(command, melody=services().melodies.decode(fields.melody_file))
+            command = replace(command, melody=services().uploads.decode(fields.melody_file))
             if not preference:
                 return generate_audio_json(command, fields.return_type)
         return respond_by_task(command, fields.return_type, preference)

@@ -12,6 +12,7 @@ from audiocraft_api.core.constants import (
     MAX_LONG_DURATION_SECONDS,
     MAX_SEGMENTS,
     MAX_VARIATIONS,
+    MIN_CONTINUED_SECONDS,
     MIN_DURATION_SECONDS,
     MIN_EXTEND_STRIDE_SECONDS,
     MIN_SEGMENT_SECONDS,
@@ -19,6 +20,7 @@ from audiocraft_api.core.constants import (
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.schemas import (
+    ContinuationControl,
     ControlsResponse,
     DurationControl,
     ExtendStrideControl,
@@ -83,4 +85,7 @@ def _controls(spec: ModelSpec) -> ControlsResponse:
             changes_at="window" if spec.melody else "frame",
         ),
         n=VariationsControl(minimum=1, maximum=MAX_VARIATIONS, maximum_total_duration=MAX_LONG_DURATION_SECONDS),
+        continuation=ContinuationControl(
+            minimum=MIN_CONTINUED_SECONDS, exclusive_maximum=spec.window_seconds, melody=spec.melody
+        ),
     )

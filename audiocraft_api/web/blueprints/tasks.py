@@ -63,7 +63,7 @@ def generate_with_melody_async(fields: MelodyTaskRequest) -> Response:
     spec = services().catalog.melody_checkpoint(fields.model_size)
     with admitted(fields, spec, parse_idempotency_key()) as command:
         with services().request_slots.acquire():  # while the upload waits for a decoder
-            melody = services().melodies.decode(fields.melody_file)
+            melody = services().uploads.decode(fields.melody_file)
         return task_accepted_response(submit_task(replace(command, melody=melody), fields.webhook_url))
 
 

@@ -45,6 +45,7 @@ export class ConnectionError extends AudioCraftError {}
 export const ERROR_CLASSES = Object.freeze({
   invalid_request: InvalidRequestError,
   invalid_melody: InvalidRequestError,
+  invalid_audio: InvalidRequestError,
   payload_too_large: InvalidRequestError,
   unsupported_media_type: InvalidRequestError,
   unauthorized: UnauthorizedError,

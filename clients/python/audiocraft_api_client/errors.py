@@ -97,6 +97,7 @@ class ConnectionFailedError(AudioCraftError):
 ERROR_CLASSES = {
     "invalid_request": InvalidRequestError,
     "invalid_melody": InvalidRequestError,
+    "invalid_audio": InvalidRequestError,
     "payload_too_large": InvalidRequestError,
     "unsupported_media_type": InvalidRequestError,
     "unauthorized": UnauthorizedError,
