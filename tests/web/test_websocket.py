@@ -94,6 +94,26 @@ def test_progress_and_audio_are_sent_and_the_samples_match_the_file(demo_checkpo
         same = ("duration", "sample_rate", "seed", "model", "revision", "format")
         assert {name: done[name] for name in same} == {name: body[name] for name in same}
 
+        # Segments over two windows: the second begins with the new prompt.
+        segments = [
+            {"prompt": "piano", "duration": 29.5},
+            {"prompt": "choir", "duration": 1, "negative_prompt": "drums"},
+        ]
+        long = {"segments": segments, "model_size": "demo", "seed": 7, "extend_stride": 29}
+        client = StreamClient(server.port, long)
+        done = client.receive_all()
+        assert (done["type"], done["duration"]) == ("done", 30.5)
+        assert client.messages[-2] == {"type": "progress", "current": 1525, "total": 1525}
+        assert client.audio == server.post("/generate-stream", json=long).content
+
+
+def test_a_stream_may_be_long(server: Server) -> None:
+    client = StreamClient(server.port, REQUEST | {"duration": 61})
+    done = client.receive_all()
+    assert (done["type"], done["duration"], client.close_code) == ("done", 61.0, 1000)
+    assert len(client.audio) == 44 + 61 * 128_000
+    assert client.messages[-2] == {"type": "progress", "current": 3050, "total": 3050}
+
 
 def test_a_stream_is_stored_in_the_format_of_choice(server: Server) -> None:
     done = StreamClient(server.port, REQUEST | {"seed": 3, "file_format": "flac"}).receive_all()
@@ -119,13 +139,20 @@ def test_an_encoded_stream_is_complete(server: Server) -> None:
         ({"prompt": "a", "duration": 999}, ["duration"]),
         ({"duration": 2}, ["prompt"]),
         ({"prompt": "a", "return_type": "url"}, ["return_type"]),
+        ({"prompt": "a", "segments": [{"prompt": "a", "duration": 2}]}, ["prompt"]),
+        ({"prompt": "a", "negative_prompt": "b", "cfg_coef": 1}, ["negative_prompt"]),
+        ({"prompt": "a", "duration": 31, "extend_stride": 30}, ["extend_stride"]),
+        ({"prompt": "a", "n": 2}, ["n"]),
         ({"prompt": "a", "model_size": "enormous"}, ["model_size"]),
         ([1], []),
         ("no JSON", []),
         (b"\x00\x01", []),
         ("[" * 100_000, []),
     ],
-    ids=["range", "missing", "unknown field", "unknown model", "array", "no JSON", "binary", "nested"],
+    ids=[
+        *("range", "missing", "unknown field", "prompt with segments", "negative prompt without guidance", "stride"),
+        *("variations", "unknown model", "array", "no JSON", "binary", "nested"),
+    ],
 )
 def test_an_invalid_request_gets_an_error_and_is_closed(server: Server, sent: Any, fields: list[str]) -> None:
     client = StreamClient(server.port, sent)
