@@ -71,13 +71,11 @@ class Playground:
             self.page.locator(f"#{name}").fill(str(value))
         self.page.keyboard.press("Control+Enter")
 
-    def generate_clip(
-        self, prompt: str, seconds: int = 1, timeout_milliseconds: float = TIMEOUT_MILLISECONDS
-    ) -> Locator:
+    def generate_clip(self, prompt: str, seconds: int = 1) -> Locator:
         """Generate a clip of 1 to 30 seconds, wait until it is finished, and return its card."""
         count = self.clips.count()
         self.generate(prompt, length=seconds - 1)
-        expect(self.clips).to_have_count(count + 1, timeout=timeout_milliseconds)
+        expect(self.clips).to_have_count(count + 1)
         return self.clip(prompt)
 
     @property

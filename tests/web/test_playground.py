@@ -72,8 +72,14 @@ def test_what_is_heard_is_the_file(browser: Browser, demo_checkpoints: Path, tmp
         serve(tmp_path, checkpoints_dir=demo_checkpoints, offline=True) as server,
         playground(browser, server.url, record=True) as app,
     ):
-        app.open("#model_size=demo&prompt=x")
-        card = app.generate_clip("warm analog synth arpeggio", seconds=4, timeout_milliseconds=LOADING_MILLISECONDS)
+        app.open()
+        app.generate("warm analog synth arpeggio", length=3)
+        failed = app.page.locator("article.failed")
+        expect(failed).to_contain_text("This model cannot be used now", timeout=LOADING_MILLISECONDS)
+        expect(failed).to_contain_text("facebook/musicgen-small is not on this machine")
+        failed.get_by_role("button", name="Use demo", exact=True).click()
+        card = app.clip("warm analog synth arpeggio")
+        expect(card).to_contain_text("4 s · demo · WAV", timeout=LOADING_MILLISECONDS)
         app.wait_for_silence()
         with app.page.expect_download() as download:
             card.get_by_role("button", name="Download", exact=True).click()

@@ -69,6 +69,18 @@ export class Composer extends EventTarget {
     this.#showModels();
   }
 
+  chooseModel(name) {
+    this.#wanted = name;
+    this.#showModels();
+  }
+
+  /** Return the names of other models for a job that need no download: in memory, or built by the server. */
+  modelsAtHand({fields, melody}) {
+    return modelsFor(this.models, melody !== null)
+      .filter(({name, loaded, checkpoint}) => name !== fields.model_size && (loaded || checkpoint === "built-in"))
+      .map(({name}) => name);
+  }
+
   #wanted; // the model to choose once the server has listed its models
 
   /** Fill in the fields of a recipe or a link. */

@@ -4,6 +4,7 @@ const TITLES = {
   key: "This server needs an API key",
   limit: "You have reached a limit",
   full: "The server is busy",
+  model: "This model cannot be used now",
   refused: "The prompt was refused",
   lost: "No connection to the server",
   invalid: "The request cannot be made",
@@ -16,6 +17,7 @@ export function kindOf({status, code}) {
   if (status === 401 || status === 403 || code === "unauthorized" || code === "forbidden") return "key";
   if (status === 429 || LIMITS.includes(code)) return "limit";
   if (code === "prompt_refused") return "refused";
+  if (code === "model_unavailable") return "model";
   if (status === 503 || FULL.includes(code)) return "full";
   if (status === 400 || code === "invalid_request" || code === "invalid_melody") return "invalid";
   return "failed";

@@ -11,7 +11,7 @@ export class JobCard {
   #waveform;
   #timer = null;
 
-  /** `actions`: listen(job), retry(job, prompt?), dismiss(job), askForKey(), waitingNote(job). */
+  /** `actions`: listen(job), retry(job, changes?), dismiss(job), askForKey(), waitingNote(job), otherModels(job). */
   constructor(job, player, actions) {
     this.job = job;
     this.player = player;
@@ -77,23 +77,23 @@ export class JobCard {
     const kind = kindOf(error);
     if (kind === "refused") {
       for (const prompt of suggestedPrompts(error.suggestion)) {
-        const retry = () => this.#leave(() => this.actions.retry(this.job, prompt));
-        buttons.append(
-          element("button", {type: "button", className: "chip", textContent: `Try “${prompt}”`, onclick: retry}),
-        );
+        buttons.append(this.#chip(`Try “${prompt}”`, {prompt}));
       }
     } else if (kind === "key") {
       buttons.append(
         button("Enter a key", () => this.actions.askForKey(), {className: "secondary"}),
         this.#retryButton(),
       );
+    } else if (kind === "model") {
+      buttons.append(...this.actions.otherModels(this.job).map((name) => this.#chip(`Use ${name}`, {model_size: name})));
+      buttons.append(this.#retryButton());
     } else if (kind !== "invalid") {
       buttons.append(this.#retryButton());
     }
     buttons.append(button("Dismiss", () => this.#leave(() => this.actions.dismiss(this.job))));
     const notice = [element("h4", {textContent: titleOf(error)}), element("p", {textContent: error.message})];
     if (kind === "refused" && error.suggestion) notice.push(element("p", {textContent: error.suggestion}));
-    const countdown = error.retryAfter ? this.#countdown(error.retryAfter) : null;
+    const countdown = error.retryAfter && kind !== "model" ? this.#countdown(error.retryAfter) : null;
     const text = element("div", {className: "notice-text", role: "alert"}, ...notice);
     this.element.classList.add("failed");
     this.element.replaceChildren(
@@ -101,6 +101,12 @@ export class JobCard {
       text,
       ...[countdown, buttons].filter(Boolean),
     );
+  }
+
+  /** Create a button that tries again with other fields. */
+  #chip(textContent, changes) {
+    const onclick = () => this.#leave(() => this.actions.retry(this.job, changes));
+    return element("button", {type: "button", className: "chip", textContent, onclick});
   }
 
   #retryButton() {

@@ -62,10 +62,11 @@ class Page {
     const job = new Job(this.api, request);
     const card = new JobCard(job, this.player, {
       listen: (one) => this.#listen(one),
-      retry: (one, prompt) => this.#retry(card, one, prompt),
+      retry: (one, changes) => this.#retry(card, one, changes),
       dismiss: () => this.library.removeJob(card),
       askForKey: () => this.keyBox.open(),
       waitingNote: (one) => this.#waitingNote(one),
+      otherModels: (one) => this.composer.modelsAtHand(one),
     });
     this.library.addJob(card);
     let isFirst = true;
@@ -95,11 +96,11 @@ class Page {
     for (const block of job.blocks) feed.write(block);
   }
 
-  #retry(card, job, prompt) {
+  #retry(card, job, changes) {
     this.library.removeJob(card);
-    const fields = prompt ? {...job.fields, prompt} : job.fields;
-    if (prompt) this.composer.prompt.value = prompt;
-    this.start({fields, melody: job.melody, attempt: prompt ? 1 : job.attempt + 1});
+    if (changes?.prompt) this.composer.prompt.value = changes.prompt;
+    if (changes?.model_size) this.composer.chooseModel(changes.model_size);
+    this.start({fields: {...job.fields, ...changes}, melody: job.melody, attempt: changes ? 1 : job.attempt + 1});
   }
 
   async #onDone(job, card) {
