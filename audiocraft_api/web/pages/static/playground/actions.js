@@ -3,7 +3,7 @@ import {kindOf} from "./errors.js";
 import {extensionOf, filenameOf} from "./format.js";
 import {describeAudio} from "./job.js";
 import {linkOf} from "./share.js";
-import {formWith, runTask} from "./task.js";
+import {formRequest, runTask} from "./task.js";
 
 /** What the buttons of a clip do. */
 export class ClipActions {
@@ -38,7 +38,7 @@ export class ClipActions {
     const name = filenameOf(clip.fields.prompt, clip.seed, extensionOf(format));
     try {
       const blob = format === clip.format ? await this.#blobOf(clip) : await this.#inFormat(clip, format);
-      saveFile(blob, name);
+      if (blob) saveFile(blob, name);
     } catch (error) {
       this.#onMissing(clip, error);
     }
@@ -51,20 +51,27 @@ export class ClipActions {
     this.page.composer.form.scrollIntoView({block: "nearest"});
   }
 
-  vary(clip, count) {
-    for (let i = 0; i < count; i++) {
-      const {seed, ...fields} = clip.fields;
-      this.page.start({fields, melody: clip.melody ?? null}, {listen: i === 0});
-    }
+  async vary(clip, count) {
+    const request = await this.#requestOf(clip);
+    if (!request) return;
+    const {seed, ...fields} = request.fields;
+    for (let i = 0; i < count; i++) this.page.start({...request, fields}, {listen: i === 0});
+  }
+
+  /** Make new audio that begins with the part of a clip before `end`, in seconds. */
+  async continueFrom(clip, end) {
+    const source = await this.#sourceOf(clip, end);
+    if (!source) return;
+    const {seed, ...fields} = clip.fields;
+    this.page.start({fields, source});
   }
 
   /** Make the audio of a clip again from its recipe. */
-  remake(clip) {
-    if (clip.melodyName && !clip.melody)
-      return this.page.toast(`Choose the melody ${clip.melodyName} again, then generate.`);
-    const job = this.page.start({fields: clip.fields, melody: clip.melody ?? null});
+  async remake(clip) {
+    const request = await this.#requestOf(clip);
+    if (!request) return;
+    const job = this.page.start(request);
     job.addEventListener("done", () => this.remove(clip, {quiet: true}));
-    return job;
   }
 
   star(clip) {
@@ -102,7 +109,8 @@ export class ClipActions {
   }
 
   share(clip) {
-    return this.copy(linkOf(clip.fields), clip.melodyName ? "The link, without the melody," : "The link");
+    const isPart = clip.melodyName || clip.continues;
+    return this.copy(linkOf(clip.fields), isPart ? "The link, without the audio," : "The link");
   }
 
   showRequest(clip) {
@@ -124,12 +132,37 @@ export class ClipActions {
   }
 
   async #inFormat(clip, format) {
+    const request = await this.#requestOf(clip);
+    if (!request) return null;
     this.page.toast("The server makes the clip in this format, with the same seed.");
-    const fields = {...clip.fields, output_format: format};
-    const request = clip.melody ? formWith(fields, clip.melody) : fields;
-    const path = clip.melody ? "generate-with-melody-async" : "generate-async";
-    const {audio_url} = await runTask(this.page.api, path, request, {});
+    const fields = {...request.fields, output_format: format};
+    const isForm = request.melody || request.source;
+    const call = isForm ? formRequest({...request, fields}) : ["generate-async", fields];
+    const {audio_url} = await runTask(this.page.api, ...call, {});
     return (await this.page.api.fetch(audio_url)).blob();
+  }
+
+  /** Return the request that made a clip, with the audio it was made from; null, and say why, if that is gone. */
+  async #requestOf({fields, melody = null, melodyName, continues}) {
+    if (melodyName && !melody) {
+      this.page.toast(`Choose the melody ${melodyName} again, then generate.`);
+      return null;
+    }
+    if (!continues) return {fields, melody, source: null};
+    const origin = this.page.library.clips.find(({id}) => id === continues.id);
+    if (!origin) this.page.toast("The clip that this one continues is no longer in the history.");
+    const source = origin ? await this.#sourceOf(origin, continues.end) : null;
+    return source && {fields, melody: null, source};
+  }
+
+  async #sourceOf(clip, end) {
+    try {
+      const name = filenameOf(clip.fields.prompt, clip.seed, extensionOf(clip.format));
+      return {id: clip.id, name, end, blob: await this.#blobOf(clip)};
+    } catch (error) {
+      this.#onMissing(clip, error);
+      return null;
+    }
   }
 
   #onMissing(clip, error) {

@@ -4,6 +4,7 @@ import {ago, brief} from "./format.js";
 import {Waveform} from "./waveform.js";
 
 const NUM_VARIATIONS = 4;
+const SHORTEST_SOURCE = 1; // in seconds; less gives the model nothing to continue
 
 /** The card of a finished clip. */
 export class ClipCard {
@@ -33,6 +34,7 @@ export class ClipCard {
       fields.model_size,
       FORMATS[clip.format] ?? clip.format,
       clip.melodyName && `follows ${clip.melodyName}`,
+      clip.continues && `continues from ${brief(clip.continues.end)}`,
     ];
     const details = element(
       "p",
@@ -115,6 +117,14 @@ export class ClipCard {
     if (this.player.clip?.id === this.clip.id) this.player.setRegion(region);
   }
 
+  /** Where the user is in the clip, in seconds; where nobody is, its end. */
+  #here() {
+    const {player, region, clip} = this;
+    const position = player.clip?.id === clip.id ? player.position : 0;
+    const end = region ? region[1] : position >= SHORTEST_SOURCE ? position : clip.duration;
+    return Math.round(100 * end) / 100;
+  }
+
   #toggleLoop(item) {
     const {duration} = this.clip;
     this.#setRegion(this.region ? null : [duration / 4, (3 * duration) / 4]);
@@ -138,6 +148,10 @@ export class ClipCard {
     const loop = button("Loop a part", () => this.#choose(() => this.#toggleLoop(loop)), {icon: "loop"});
     const items = [
       loop,
+      button("Continue from here", () => this.#choose(() => actions.continueFrom(clip, this.#here())), {
+        icon: "forward",
+        title: "From the position, or the end of the loop",
+      }),
       button("Use as melody", () => this.#choose(() => actions.useAsMelody(clip)), {icon: "melody"}),
       button("Copy link", () => this.#choose(() => actions.share(clip)), {icon: "link"}),
       button("Show request", () => this.#choose(() => actions.showRequest(clip)), {icon: "code"}),

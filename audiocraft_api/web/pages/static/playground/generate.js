@@ -2,7 +2,7 @@
  * Generates one clip, by whichever route the server offers for it:
  *
  * - text: a WebSocket; where none can be opened, a chunked response of `/generate-stream`, which also says why;
- * - text on a server whose models are on other machines, and everything with a melody: a task.
+ * - text on a server whose models are on other machines, and everything with a melody or audio to continue: a task.
  *
  * `on` receives `accepted({seed})`, `waiting({position})`, `progress({current, total, eta})`,
  * `audio({block, channels, sampleRate})`. The result has the fields of the server's last message; `audio_url` is
@@ -10,10 +10,10 @@
  */
 import {streamOverHttp} from "./stream-http.js";
 import {streamOverSocket, SocketRefused} from "./stream-socket.js";
-import {formWith, runTask} from "./task.js";
+import {formRequest, runTask} from "./task.js";
 
-export async function generate(api, {fields, melody}, on, signal) {
-  if (melody) return runTask(api, "generate-with-melody-async", formWith(fields, melody), on, signal);
+export async function generate(api, {fields, melody, source}, on, signal) {
+  if (source || melody) return runTask(api, ...formRequest({fields, melody, source}), on, signal);
   try {
     return await stream(api, fields, on, signal);
   } catch (error) {

@@ -75,8 +75,11 @@ export function importClips(text) {
     loudness: typeof rest.loudness === "number" ? rest.loudness : null,
     starred: rest.starred === true,
     ...(rest.melodyName ? {melodyName: String(rest.melodyName)} : {}),
+    ...(Number.isFinite(rest.continues?.end) ? {continues: originOf(rest.continues)} : {}),
   }));
 }
+
+const originOf = ({id, name, end}) => ({id: String(id), name: String(name), end});
 
 function isClip(clip) {
   const numbers = [clip?.created, clip?.seed, clip?.duration, clip?.sampleRate];

@@ -19,12 +19,14 @@ export class Job extends EventTarget {
   error = null;
   clip = null;
 
-  constructor(api, {fields, melody = null, attempt = 1}) {
+  /** `source` is the audio to continue: {blob, name, end, id}, with the `id` of the clip that it comes from. */
+  constructor(api, {fields, melody = null, source = null, attempt = 1}) {
     super();
     this.attempt = attempt;
     this.api = api;
     this.fields = fields;
     this.melody = melody;
+    this.source = source;
   }
 
   get ended() {
@@ -68,6 +70,7 @@ export class Job extends EventTarget {
     const common = {id: this.id, created: Date.now(), fields: {...this.fields, seed}, seed, duration, sampleRate};
     const clip = {...common, format, audioUrl, peaks: [], loudness: null, starred: false};
     if (this.melody) Object.assign(clip, {melody: this.melody, melodyName: this.melody.name});
+    if (this.source) clip.continues = {id: this.source.id, name: this.source.name, end: this.source.end};
     if (this.blocks.length) {
       const channels = joinBlocks(this.blocks);
       describeAudio(clip, channels, sampleRate);

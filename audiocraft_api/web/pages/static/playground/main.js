@@ -100,7 +100,7 @@ class Page {
     this.library.removeJob(card);
     if (changes?.prompt) this.composer.prompt.value = changes.prompt;
     if (changes?.model_size) this.composer.chooseModel(changes.model_size);
-    this.start({fields: {...job.fields, ...changes}, melody: job.melody, attempt: changes ? 1 : job.attempt + 1});
+    this.start({fields: {...job.fields, ...changes}, melody: job.melody, source: job.source, attempt: changes ? 1 : job.attempt + 1});
   }
 
   async #onDone(job, card) {

@@ -1,36 +1,40 @@
 const SYNCHRONOUS_SECONDS = 30;
 
 /** Return a clip's request as programs: [title, text] for each. `key` says whether the server wants one. */
-export function snippetsOf({fields, melodyName}, base, needsKey) {
-  const isLong = fields.duration > SYNCHRONOUS_SECONDS;
-  const path = (melodyName ? "generate-with-melody" : "generate") + (isLong ? "-async" : "");
-  const call = {url: new URL(path, base).href, fields, melodyName, needsKey, isLong, base};
+export function snippetsOf({fields: own, melodyName, continues}, base, needsKey) {
+  const isLong = own.duration > SYNCHRONOUS_SECONDS;
+  const route = continues ? "generate-continuation" : melodyName ? "generate-with-melody" : "generate";
+  const fields = continues ? {...own, end: continues.end} : own;
+  const fileField = continues ? "audio" : "melody";
+  const filename = continues?.name ?? melodyName;
+  const url = new URL(route + (isLong ? "-async" : ""), base).href;
+  const call = {url, fields, filename, fileField, needsKey, isLong, base};
   const made = [
     ["curl", curl(call)],
     ["Python", python(call)],
     ["JavaScript", javascript(call)],
   ];
-  return melodyName ? made : [...made, ["WebSocket", socket(call)]];
+  return filename ? made : [...made, ["WebSocket", socket(call)]];
 }
 
 const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
 
-function curl({url, fields, melodyName, needsKey}) {
+function curl({url, fields, filename, fileField, needsKey}) {
   const lines = [`curl -s ${quoted(url)}`];
   if (needsKey) lines.push(`-H "X-API-Key: $AUDIOCRAFT_KEY"`);
-  if (melodyName) {
+  if (filename) {
     lines.push(...Object.entries(fields).map(([name, value]) => `-F ${quoted(`${name}=${value}`)}`));
-    lines.push(`-F ${quoted(`melody=@${melodyName}`)}`);
+    lines.push(`-F ${quoted(`${fileField}=@${filename}`)}`);
   } else {
     lines.push(`-H 'Content-Type: application/json'`, `-d ${quoted(JSON.stringify(fields))}`);
   }
   return lines.join(" \\\n  ");
 }
 
-function python({url, fields, melodyName, needsKey, isLong}) {
+function python({url, fields, filename, fileField, needsKey, isLong}) {
   const headers = needsKey ? `, headers={"X-API-Key": os.environ["AUDIOCRAFT_KEY"]}` : "";
   const body = Object.entries(fields).map(([name, value]) => `    ${JSON.stringify(name)}: ${JSON.stringify(value)},`);
-  const send = melodyName ? `data=fields, files={"melody": open(${JSON.stringify(melodyName)}, "rb")}` : "json=fields";
+  const send = filename ? `data=fields, files={"${fileField}": open(${JSON.stringify(filename)}, "rb")}` : "json=fields";
   return [
     ...(needsKey ? ["import os", ""] : []),
     "import requests",
@@ -44,19 +48,19 @@ function python({url, fields, melodyName, needsKey, isLong}) {
   ].join("\n");
 }
 
-function javascript({url, fields, melodyName, needsKey, isLong}) {
+function javascript({url, fields, filename, fileField, needsKey, isLong}) {
   const json = JSON.stringify(fields, null, 2);
   const headers = [
-    ...(melodyName ? [] : [`"Content-Type": "application/json"`]),
+    ...(filename ? [] : [`"Content-Type": "application/json"`]),
     ...(needsKey ? [`"X-API-Key": key`] : []),
   ].join(", ");
   const form = [
     "const body = new FormData();",
     `for (const [name, value] of Object.entries(${json})) body.append(name, value);`,
-    `body.append("melody", file); // ${melodyName}, from an <input type="file">`,
+    `body.append("${fileField}", file); // ${filename}, from an <input type="file">`,
   ];
   return [
-    ...(melodyName ? form : [`const body = JSON.stringify(${json});`]),
+    ...(filename ? form : [`const body = JSON.stringify(${json});`]),
     `const response = await fetch(${JSON.stringify(url)}, {method: "POST", headers: {${headers}}, body});`,
     "const answer = await response.json();",
     "if (!response.ok) throw new Error(answer.error);",

@@ -52,10 +52,15 @@ function pause(milliseconds, signal) {
   });
 }
 
-/** Return a form of fields and a melody. */
-export function formWith(fields, melody) {
+/** Return the path and the form of a request with a melody or with audio to continue. */
+export function formRequest({fields, melody, source}) {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, String(value));
+  if (source) {
+    form.append("end", String(source.end));
+    form.append("audio", source.blob, source.name);
+    return ["generate-continuation-async", form];
+  }
   form.append("melody", melody.blob, melody.name);
-  return form;
+  return ["generate-with-melody-async", form];
 }
