@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from audiocraft_api_client import __version__
@@ -77,7 +76,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def _add_fields(parser: argparse.ArgumentParser, fields: type[Any]) -> tuple[str, ...]:
     """Add an option for each field of a request; return the names of the fields."""
-    hints: Mapping[str, Any] = get_type_hints(fields, include_extras=True)
+    hints: dict[str, Any] = get_type_hints(fields, include_extras=True)
+    hints.pop("n")  # a command writes one file
     for name, hint in hints.items():
         kind, description = get_args(hint)
         if name == "segments":
