@@ -7,7 +7,8 @@ from flask import Flask
 
 from audiocraft_api import factory
 from audiocraft_api.core.engine import EngineStatus
-from audiocraft_api.core.errors import ShuttingDown
+from audiocraft_api.core.errors import NotStreamable, ShuttingDown
+from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
 
@@ -27,6 +28,9 @@ class InstantEngine:
         request.push(np.zeros((1, num_frames * SAMPLE_RATE // FRAME_RATE), np.float32))
         request.finish()
         return request
+
+    def submit_live(self, request: LiveRequest) -> None:  # noqa: ARG002
+        raise NotStreamable("This engine cannot play live.")
 
     def status(self) -> EngineStatus:
         return EngineStatus(0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
 
@@ -61,6 +62,9 @@ class Engine(Protocol):
         Raises QueueFull when the queue is full and ShuttingDown after `close`. Any later error, such as a model that
         cannot be loaded, ends the returned request.
         """
+
+    def submit_live(self, request: LiveRequest) -> None:
+        """Queue a generation that is steered while it runs. Raises as `submit`, and NotStreamable if it cannot."""
 
     def status(self) -> EngineStatus:
         """Return the engine's state. Never waits for a model."""

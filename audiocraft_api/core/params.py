@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, FRAME_RATE
+from audiocraft_api.core.performance import Performance
 
 Waveform = npt.NDArray[np.float32]  # [C, T], -1 … 1
 
@@ -48,6 +49,7 @@ class GenerationParams:
     audio (audiocraft `musicgen.py::_generate_tokens`).
 
     `segments` replace `description` and `negative_description`, and together have the duration (`core/texts.py`).
+    `performance` replaces all controls from `description` to `cfg_coef`, and has the duration.
     """
 
     model: str
@@ -64,3 +66,4 @@ class GenerationParams:
     segments: tuple[Segment, ...] = ()
     melody: AudioInput | None = None
     audio_prompt: AudioInput | None = None
+    performance: Performance | None = None

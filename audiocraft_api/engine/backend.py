@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Part = tuple[Tensor, float]  # a context float32 [L, D], and the weight of its attention output
+
 
 class Backend(Protocol):
     """Rows in, logits out. Not thread-safe. Accepts and returns tensors on the CPU."""
@@ -32,6 +34,13 @@ class Backend(Protocol):
         text, or for a model without cross-attention: there the cross-attention block adds exact zeros and is skipped.
         Nothing that an earlier row left in the slot is read again. A row with another context keeps its earlier
         positions.
+        """
+
+    def blend(self, slot: int, parts: Sequence[Part]) -> None:
+        """Like `begin`, for a row that attends to several contexts: the weighted attention outputs are added in order.
+
+        One part of weight 1 gives the bits of `begin`, no part those of None. Keys and values of a tensor that the row
+        already attends to are kept, so that only weights change.
         """
 
     def prefill(self, slot: int, position: int, prefix: Tensor | None, tokens: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from audiocraft_api.engine.codec.batching import CodecBatching
 from audiocraft_api.engine.codec.worker import CodecWorker
 from audiocraft_api.engine.executor import ModelExecutor
 from audiocraft_api.engine.failures import as_request_error
+from audiocraft_api.engine.live_controls import LiveControls
+from audiocraft_api.engine.live_sequence import LiveSequence
 from audiocraft_api.engine.loop_stats import LoopStats
 from audiocraft_api.engine.scheduler import Scheduler
 from audiocraft_api.engine.sequence import Sequence, TextChange, WindowInputs
@@ -54,6 +56,7 @@ class Batch:
         self._draining: set[Sequence] = set()  # decoded; the codec has not finished them yet
         self._input_thread = ThreadPoolExecutor(1, "engine-inputs")
         device = executor.model.device
+        self._live = LiveControls(executor, self._input_thread, wake)
         self._codec = CodecWorker(executor.codec, device, self._on_drained)
         self._codec_batching = CodecBatching(is_shared=device.type == "cpu")
 
@@ -123,12 +126,16 @@ class Batch:
                 seq = self._paused.pop(request)
                 seq.slots = slots
             else:
-                seq = Sequence(request, slots, self._model_runner.pattern)
+                seq = self._new_sequence(request, slots)
             self._prepare_window(seq)
             self._running.append(seq)
 
     def _run(self) -> bool:
         """Advance every sequence that can advance; return whether there was one."""
+        for seq in list(self._running):
+            if isinstance(seq, LiveSequence):
+                with self._failing_alone(seq):
+                    self._live.update(seq)
         for seq in list(self._running):
             if seq.pending_inputs is not None and seq.pending_inputs.done():
                 with self._failing_alone(seq):
@@ -172,14 +179,22 @@ class Batch:
             if codes is not None:
                 self._codec.put(seq, codes, is_last)
             if is_done and next_window is not None:
-                if self._scheduler.has_blocked_requests:
+                if self._scheduler.has_blocked_requests and not seq.keeps_slots:
                     self._pause(seq)
                 else:
                     self._prepare_window(seq)
 
+    def _new_sequence(self, request: EngineRequest, slots: list[int]) -> Sequence:
+        if request.params.performance is not None:
+            return self._live.new_sequence(request, slots)
+        return Sequence(request, slots, self._model_runner.pattern)
+
     def _prepare_window(self, seq: Sequence) -> None:
         """Compute the inputs of the next window in the other thread. A new sequence has no windows yet."""
         processor = self._executor.input_processor
+        if isinstance(seq, LiveSequence):
+            self._live.prepare_window(seq)
+            return
         if seq.next_window is None:
             inputs = self._input_thread.submit(processor.first_window, seq.params)
         else:

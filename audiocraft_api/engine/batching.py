@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from audiocraft_api.config.engine import EngineSettings
 from audiocraft_api.core.engine import EngineStatus
 from audiocraft_api.core.errors import QueueFull, ShuttingDown
+from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.loop import DecodeLoop
@@ -54,13 +55,12 @@ class BatchingEngine:
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         """Queue a request; see `Engine.submit`."""
         request = EngineRequest(params, deadline)
-        with self._lock:
-            if self._closing:
-                raise ShuttingDown
-            if sum(loop.scheduler.queue_depth for loop in self._loops.values()) >= self._config.max_waiting:
-                raise QueueFull("Too many requests are waiting. Try again later.", self._retry_after_seconds())
-            self._loop(params.model).submit(request)
+        self._submit(request)
         return request
+
+    def submit_live(self, request: LiveRequest) -> None:
+        """Queue a live request; see `Engine.submit_live`."""
+        self._submit(request)
 
     def status(self) -> EngineStatus:
         loops = list(self._loops.values())
@@ -85,6 +85,14 @@ class BatchingEngine:
         for loop in loops:
             if loop.join(max(0.0, deadline - time.monotonic())):
                 loop.unload()
+
+    def _submit(self, request: EngineRequest) -> None:
+        with self._lock:
+            if self._closing:
+                raise ShuttingDown
+            if sum(loop.scheduler.queue_depth for loop in self._loops.values()) >= self._config.max_waiting:
+                raise QueueFull("Too many requests are waiting. Try again later.", self._retry_after_seconds())
+            self._loop(request.params.model).submit(request)
 
     def _loop(self, name: str) -> DecodeLoop:
         if name not in self._loops:

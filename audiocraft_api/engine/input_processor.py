@@ -65,6 +65,12 @@ class InputProcessor:
         """Compute the conditions of texts that begin within a window. Only for models without a prefix."""
         return self._rows(params, texts, None)
 
+    @torch.inference_mode()
+    def contexts(self, params: GenerationParams, texts: tuple[str, ...]) -> dict[str, Tensor]:
+        """Compute the contexts [L, D] of texts, each by itself. Only for models without a prefix."""
+        contexts = {text: self._rows(params, Texts(text, None), None)[0].context for text in texts}
+        return {text: context for text, context in contexts.items() if context is not None}
+
     def _rows(self, params: GenerationParams, texts: Texts, start: int | None) -> list[Conditioning]:
         """Return the rows of texts in the window at frame `start`; None if there is only one window."""
         conditional_only = params.cfg_coef == 1.0 and not self._is_exact

@@ -32,6 +32,7 @@ class ModelRunner(Protocol):
 
     num_slots: int
     max_prefix: int  # the most positions that fit before the first column
+    max_context: int  # the most positions that a row's contexts may have together
     pattern: DelayPattern
     is_exact: bool  # whether it produces audiocraft's own tokens
     precision: str  # that the setting resolved to: `exact`, `fp32` (not in audiocraft's order), `fp16`, …
@@ -59,6 +60,8 @@ class ModelRunner(Protocol):
 class CpuModelRunner:
     """A `ModelRunner` over a `Backend`, with sampling on the CPU."""
 
+    max_context = 1_000_000  # allocated as needed
+
     def __init__(
         self,
         backend: Backend,
@@ -83,7 +86,10 @@ class CpuModelRunner:
 
     def set_contexts(self, seq: Sequence) -> None:
         for slot, row in zip(seq.slots, seq.rows, strict=True):
-            self._backend.begin(slot, row.context)
+            if row.parts:
+                self._backend.blend(slot, row.parts)
+            else:
+                self._backend.begin(slot, row.context)
 
     @torch.inference_mode()
     def prefill(self, seq: Sequence) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from audiocraft_api.config.engine import EngineSettings
 from audiocraft_api.core.engine import EngineStatus
-from audiocraft_api.core.errors import AudioCraftError, GenerationFailed, QueueFull, ShuttingDown
+from audiocraft_api.core.errors import AudioCraftError, GenerationFailed, NotStreamable, QueueFull, ShuttingDown
+from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.params import GenerationParams, Waveform
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.failures import as_request_error
@@ -67,6 +68,10 @@ class PlainEngine:
                 self._thread.start()
             self._condition.notify_all()
         return request
+
+    def submit_live(self, request: LiveRequest) -> None:  # noqa: ARG002
+        """Raise NotStreamable: audiocraft's loop decodes all tokens before the codec makes audio of them."""
+        raise NotStreamable("This server's engine cannot play live. Set AUDIOCRAFT_API_ENGINE to batching.")
 
     def status(self) -> EngineStatus:
         with self._condition:

@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What one row is conditioned on: a prefix before its tokens, a context for cross-attention, or neither."""
+    """What one row is conditioned on: a prefix before its tokens, a context for cross-attention, or neither.
+
+    `parts` replace the context by several, each with the weight of its attention output.
+    """
 
     prefix: Tensor | None  # [P, D]
     context: Tensor | None  # [L, D]
+    parts: tuple[tuple[Tensor, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,8 @@ class TextChange:
 
 class Sequence:
     """A request that occupies slots. Only the loop's thread uses it, except for `decoder`."""
+
+    keeps_slots = False  # whether it keeps its slots between two windows, even if other requests wait for them
 
     def __init__(self, request: EngineRequest, slots: Iterable[int], pattern: DelayPattern) -> None:
         self.request = request

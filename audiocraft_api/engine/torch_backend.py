@@ -9,6 +9,7 @@ two rows, and audiocraft multiplies these two together as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch.nn import functional as F
 from audiocraft_api.engine.kv_cache import StaticKVCache
 from audiocraft_api.engine.transformer import PRECISIONS, Linear, TransformerBody
 from audiocraft_api.engine.weights import DecoderWeights, position_table
+
+if TYPE_CHECKING:
+    from audiocraft_api.engine.backend import Part
 
 ROW_BLOCK = 2
 
@@ -39,6 +43,14 @@ def embed(weights: DecoderWeights, tokens: Tensor) -> Tensor:
     for codebook, table in enumerate(weights.embeddings[1:], start=1):
         x = x + F.embedding(tokens[:, codebook], table)
     return x
+
+
+class _Part(NamedTuple):
+    """A context that a row attends to."""
+
+    context: Tensor  # [L, D]
+    weight: float
+    pairs: list[tuple[Tensor, Tensor]]  # each layer's keys and values [1, H, L, d]
 
 
 class TorchBackend:
@@ -72,21 +84,18 @@ class TorchBackend:
             dtype=self._dtype,
             device=self._device,
         )
-        # Per slot and layer the keys and values of the context, [1, H, L, d]; None for an unconditional row.
-        self._contexts: list[list[tuple[Tensor, Tensor]] | None] = [None] * num_slots
+        self._parts: list[list[_Part]] = [[] for _ in range(num_slots)]  # by slot; empty: an unconditional row
 
     @torch.inference_mode()
     def begin(self, slot: int, context: Tensor | None) -> None:
-        self._contexts[slot] = None
-        if context is None:
-            return
-        context = context.to(self._device, self._dtype)
-        pairs = []
-        for layer in self._weights.layers:
-            assert layer.cross is not None
-            k, v = F.linear(context, layer.cross.key), F.linear(context, layer.cross.value)
-            pairs.append((self._split(k).unsqueeze(0), self._split(v).unsqueeze(0)))
-        self._contexts[slot] = pairs
+        self.blend(slot, [] if context is None else [(context, 1.0)])
+
+    @torch.inference_mode()
+    def blend(self, slot: int, parts: Sequence[Part]) -> None:
+        known = {id(part.context): part.pairs for part in self._parts[slot]}
+        self._parts[slot] = [
+            _Part(context, weight, known.get(id(context)) or self._pairs_of(context)) for context, weight in parts
+        ]
 
     @torch.inference_mode()
     def prefill(self, slot: int, position: int, prefix: Tensor | None, tokens: Tensor) -> Tensor:
@@ -102,13 +111,12 @@ class TorchBackend:
             keys, values = self._cache.write(layer, slot, position, self._split(k), self._split(v))
             return self._join(F.scaled_dot_product_attention(self._split(q).unsqueeze(0), keys, values, attn_mask=mask))
 
-        context = self._contexts[slot]
+        parts = self._parts[slot]
 
         def attend_cross(layer: int, q: Tensor) -> Tensor:
-            assert context is not None
-            return self._join(F.scaled_dot_product_attention(self._split(q).unsqueeze(0), *context[layer]))
+            return self._attend_parts(layer, q, parts)
 
-        x = self._body(x, attend, attend_cross if context is not None else None)
+        x = self._body(x, attend, attend_cross if parts else None)
         # The head's product needs the same number of rows too: packed weights are laid out for it.
         last = torch.cat([x[-1:], x.new_zeros(ROW_BLOCK - 1, x.shape[1])])
         return self._body.logits(last)[0].float().cpu()
@@ -122,17 +130,17 @@ class TorchBackend:
         return torch.cat(blocks).float().cpu()
 
     def release(self, slot: int) -> None:
-        self._contexts[slot] = None
+        self._parts[slot] = []
 
     def close(self) -> None:
-        self._contexts.clear()
+        self._parts.clear()
         del self._body, self._cache, self._weights
 
     def _decode_block(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
         num_rows = len(slots)
         rows = embed(self._weights, tokens.to(self._device)) + self._positions[list(positions)]
         x = F.pad(rows, (0, 0, 0, ROW_BLOCK - num_rows))
-        contexts = [self._contexts[slot] for slot in slots]
+        parts = [self._parts[slot] for slot in slots]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out = torch.zeros_like(q)
@@ -144,14 +152,31 @@ class TorchBackend:
 
         def attend_cross(layer: int, q: Tensor) -> Tensor:
             out = torch.zeros_like(q)
-            for row, context in enumerate(contexts):
-                if context is not None:
-                    query = self._split(q[row : row + 1])[None]
-                    out[row] = self._join(F.scaled_dot_product_attention(query, *context[layer]))
+            for row, own in enumerate(parts):
+                if own:
+                    out[row] = self._attend_parts(layer, q[row : row + 1], own)
             return out
 
-        x = self._body(x, attend, attend_cross if any(context is not None for context in contexts) else None)
+        x = self._body(x, attend, attend_cross if any(parts) else None)
         return self._body.logits(x)[:num_rows]
+
+    def _pairs_of(self, context: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return each layer's keys and values [1, H, L, d] of a context [L, D]."""
+        context = context.to(self._device, self._dtype)
+        pairs = []
+        for layer in self._weights.layers:
+            assert layer.cross is not None
+            k, v = F.linear(context, layer.cross.key), F.linear(context, layer.cross.value)
+            pairs.append((self._split(k).unsqueeze(0), self._split(v).unsqueeze(0)))
+        return pairs
+
+    def _attend_parts(self, layer: int, q: Tensor, parts: list[_Part]) -> Tensor:
+        """Return the weighted sum of the outputs [S, D] of queries [S, D] that attend to each part."""
+        query = self._split(q)[None]
+        first, *others = (
+            part.weight * self._join(F.scaled_dot_product_attention(query, *part.pairs[layer])) for part in parts
+        )
+        return sum(others, first)
 
     def _split(self, x: Tensor) -> Tensor:
         """[S, D] -> [H, S, d]"""

@@ -30,6 +30,7 @@ from audiocraft_api.core.texts import Texts, TextSchedule
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.model.checkpoint import DECODER_PARTS
 from audiocraft_api.model.guided_loop import generate_window
+from audiocraft_api.model.performance_loop import generate_performance
 
 if TYPE_CHECKING:
     from audiocraft_api.core.params import AudioInput, GenerationParams
@@ -118,6 +119,13 @@ class LoadedModel:
             start += stride
         return windows
 
+    def require_performance(self, params: GenerationParams) -> None:
+        """Raise InvalidRequest unless the model can change its controls at any frame, with windows of this stride."""
+        if self.has_prefix:
+            raise InvalidRequest(f"The model {self.spec.name} reads its prompt before the music and cannot play live.")
+        if not 0 < int(self.frame_rate * params.extend_stride_seconds) < self.max_window_frames:
+            raise InvalidRequest("The stride of a performance must be shorter than the model's longest window.")
+
     @torch.no_grad()
     def condition_tensors(
         self,
@@ -181,6 +189,17 @@ class LoadedModel:
             self._set_generation_params(wrapper, params)
             wrapper.set_custom_progress_callback(self._progress(windows, on_step))
             torch.manual_seed(params.seed)
+            if params.performance is not None:
+                self.require_performance(params)
+                with wrapper.autocast:
+                    return generate_performance(
+                        self.lm,
+                        params,
+                        window_frames=self.max_window_frames,
+                        stride_frames=int(self.frame_rate * params.extend_stride_seconds),
+                        context_of=functools.cache(lambda text: self.condition_tensors(text)[0]),
+                        on_step=on_step,
+                    )
             if params.negative_description is not None or params.segments:
                 with wrapper.autocast:
                     return self._generate_guided(params, prompt, windows, on_step)

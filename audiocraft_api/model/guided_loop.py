@@ -52,8 +52,8 @@ def generate_window(
         for column in range(first, sequence.shape[-1]):
             fed = sequence[..., num_fed:column]
             rows = zip(conditions_at(column), states, strict=True)
-            cond, uncond = (_logits(lm, fed, conditions, state) for conditions, state in rows)
-            token = _sample(uncond + (cond - uncond) * params.cfg_coef, params)  # [1, K, 1]
+            cond, uncond = (next_logits(lm, fed, conditions, state) for conditions, state in rows)
+            token = sample_token(uncond + (cond - uncond) * params.cfg_coef, params)  # [1, K, 1]
             token[~mask[None, ..., column : column + 1]] = lm.special_token_id
             current = sequence[..., column : column + 1]
             sequence[..., column : column + 1] = torch.where(current == -1, token, current)
@@ -63,7 +63,7 @@ def generate_window(
     return found[..., :num_frames]
 
 
-def _logits(lm: LMModel, tokens: Tensor, conditions: Conditions, state: dict[str, Any]) -> Tensor:
+def next_logits(lm: LMModel, tokens: Tensor, conditions: Conditions, state: dict[str, Any]) -> Tensor:
     """Feed a row's tokens [1, K, n]; return the last position's logits [1, K, codebook_size]. Updates `state`."""
     lm.set_streaming_state(state)
     logits: Tensor = lm(tokens, conditions=[], condition_tensors=conditions)
@@ -72,7 +72,7 @@ def _logits(lm: LMModel, tokens: Tensor, conditions: Conditions, state: dict[str
     return logits[:, :, -1]
 
 
-def _sample(logits: Tensor, params: GenerationParams) -> Tensor:
+def sample_token(logits: Tensor, params: GenerationParams) -> Tensor:
     """Sample as `lm.py::LMModel._sample_next_token` does."""
     if not params.use_sampling or params.temperature <= 0:
         return logits.argmax(dim=-1, keepdim=True)

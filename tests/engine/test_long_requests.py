@@ -10,16 +10,13 @@ import pytest
 import torch
 
 from audiocraft_api.config import Config
-from audiocraft_api.config.engine import EngineSettings
 from audiocraft_api.core.errors import Canceled
-from audiocraft_api.engine.cuda.graph_runner import CudaGraphRunner
-from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.plain import PlainEngine
-from audiocraft_api.engine.weights import converted, decoder_weights
 from support.engines import (
     SECONDS,
     LoadedModels,
     codes_engine,
+    eager_runner,
     params,
     short_window_model,
     wait_for_codes,
@@ -31,19 +28,6 @@ LONG = {"duration_seconds": 20.0, "extend_stride_seconds": 18.0}  # two windows 
 @pytest.fixture
 def short_windows(demo_checkpoints: Path) -> LoadedModels:
     return LoadedModels(lambda name: short_window_model(demo_checkpoints, name))
-
-
-def eager_runner(model: Any, config: EngineSettings) -> CudaGraphRunner:
-    weights = converted(decoder_weights(model.lm), torch.float32, torch.device("cpu"))
-    pattern = DelayPattern(model.lm.pattern_provider.delays, model.special_token_id)
-    return CudaGraphRunner(
-        weights,
-        pattern,
-        max_batch_size=config.max_batch_requests,
-        max_prefix=0,
-        num_columns=pattern.num_columns(model.max_window_frames),
-        capture=False,
-    )
 
 
 @pytest.mark.parametrize("settings", [{}, {"precision": "auto"}, {"model_runner_factory": eager_runner}])

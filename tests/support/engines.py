@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from audiocraft_api.config import Config
@@ -19,7 +20,9 @@ from audiocraft_api.core.params import AudioInput, GenerationParams, Waveform
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine import precision
 from audiocraft_api.engine.batching import BatchingEngine
+from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.model_runner import ModelRunner
+from audiocraft_api.engine.weights import converted, decoder_weights
 from audiocraft_api.model import demo
 from audiocraft_api.model.catalog import Catalog
 
@@ -71,6 +74,22 @@ def codes_engine(cache: Any, **settings: Any) -> BatchingEngine:
     factory = settings.pop("model_runner_factory", None)
     config = Config(**({"precision": "exact"} | settings)).engine
     return BatchingEngine(cache, config, model_runner_factory=factory, codec_factory=lambda _: CodesCodec())
+
+
+def eager_runner(model: Any, config: EngineSettings) -> ModelRunner:
+    """Return the runner of GPUs in float32 on the CPU, without captured graphs. A `model_runner_factory`."""
+    from audiocraft_api.engine.cuda.graph_runner import CudaGraphRunner
+
+    weights = converted(decoder_weights(model.lm), torch.float32, torch.device("cpu"))
+    pattern = DelayPattern(model.lm.pattern_provider.delays, model.special_token_id)
+    return CudaGraphRunner(
+        weights,
+        pattern,
+        max_batch_size=config.max_batch_requests,
+        max_prefix=0,
+        num_columns=pattern.num_columns(model.max_window_frames),
+        capture=False,
+    )
 
 
 def join_engine_threads() -> None:
@@ -148,6 +167,9 @@ class WrappedBackend:
 
     def begin(self, slot: int, context: Tensor | None) -> None:
         self.inner.begin(slot, context)
+
+    def blend(self, slot: int, parts: Sequence[tuple[Tensor, float]]) -> None:
+        self.inner.blend(slot, parts)
 
     def prefill(self, slot: int, position: int, prefix: Tensor | None, tokens: Tensor) -> Tensor:
         return self.inner.prefill(slot, position, prefix, tokens)

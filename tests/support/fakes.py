@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from audiocraft_api.core.engine import EngineStatus
-from audiocraft_api.core.errors import AudioCraftError, QueueFull, ShuttingDown
+from audiocraft_api.core.errors import AudioCraftError, NotStreamable, QueueFull, ShuttingDown
+from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
 
@@ -56,6 +57,9 @@ class FakeEngine:
         thread.start()
         self._threads.append(thread)
         return request
+
+    def submit_live(self, request: LiveRequest) -> None:  # noqa: ARG002
+        raise NotStreamable("This engine cannot play live.")
 
     def status(self) -> EngineStatus:
         running = sum(thread.is_alive() for thread in self._threads)

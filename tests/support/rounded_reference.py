@@ -77,10 +77,8 @@ class RoundedReference(TorchBackend):
             layer, slot, position, *self._rounded_pair(k, v)
         )
 
-    def begin(self, slot: int, context: Tensor | None) -> None:
-        super().begin(slot, None if context is None else rounded_inputs(context, self._bits))
-        if (pairs := self._contexts[slot]) is not None:
-            self._contexts[slot] = [self._rounded_pair(*pair) for pair in pairs]
+    def _pairs_of(self, context: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [self._rounded_pair(*pair) for pair in super()._pairs_of(rounded_inputs(context, self._bits))]
 
     def _rounded_pair(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         block = keys.shape[-1] & -keys.shape[-1]

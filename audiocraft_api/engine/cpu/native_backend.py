@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from audiocraft_api.engine.cpu.native.library import (
     load_library,
 )
 from audiocraft_api.engine.weights import DecoderWeights, LayerWeights, position_table
+
+if TYPE_CHECKING:
+    from audiocraft_api.engine.backend import Part
 
 Format = Literal["float32", "float16", "bfloat16", "int8", "int6"]
 
@@ -81,6 +84,7 @@ class NativeBackend:
         assert loaded is not None, "check native_supports() first"
         self._library = loaded
         self._num_codebooks, self._codebook_size = weights.num_codebooks, weights.codebook_size
+        self._contexts: list[list[Tensor | None]] = [[] for _ in range(num_slots)]  # by slot and number
         self._positions = weights.positional_scale * position_table(capacity, weights.dim, weights.max_period)
         self._embeddings = [table.to(torch.float32, copy=True).contiguous() for table in weights.embeddings]
         spec = DecoderSpec(
@@ -112,9 +116,17 @@ class NativeBackend:
         return int(self._library.native_bytes(self._handle))
 
     def begin(self, slot: int, context: Tensor | None) -> None:
-        rows = None if context is None else _to_float32(context)
-        length = 0 if rows is None else len(rows)
-        self._call(self._library.native_set_context, slot, None if rows is None else rows.data_ptr(), length)
+        self.blend(slot, [] if context is None else [(context, 1.0)])
+
+    def blend(self, slot: int, parts: Sequence[Part]) -> None:
+        known, wanted = self._contexts[slot], [context for context, _ in parts]
+        for number, context in enumerate(known):
+            if context is not None and not any(context is other for other in wanted):
+                self._call(self._library.native_set_context, slot, number, None, 0)
+                known[number] = None
+        numbers = [self._context_number(slot, context) for context in wanted]
+        weights = (ctypes.c_float * len(parts))(*(weight for _, weight in parts))
+        self._call(self._library.native_set_parts, slot, len(parts), (ctypes.c_int32 * len(parts))(*numbers), weights)
 
     def prefill(self, slot: int, position: int, prefix: Tensor | None, tokens: Tensor) -> Tensor:
         logits = torch.empty(1, self._num_codebooks, self._codebook_size)
@@ -143,6 +155,7 @@ class NativeBackend:
         return tokens
 
     def release(self, slot: int) -> None:
+        self._contexts[slot].clear()
         self._call(self._library.native_clear_slot, slot)
 
     def close(self) -> None:
@@ -152,6 +165,19 @@ class NativeBackend:
 
     def __del__(self) -> None:
         self.close()
+
+    def _context_number(self, slot: int, context: Tensor) -> int:
+        """Return the number of a context in a slot; compute its keys and values if the slot does not have them."""
+        known = self._contexts[slot]
+        for number, other in enumerate(known):
+            if other is context:
+                return number
+        if None not in known:
+            known.append(None)
+        number, rows = known.index(None), _to_float32(context)
+        self._call(self._library.native_set_context, slot, number, rows.data_ptr(), len(rows))
+        known[number] = context
+        return number
 
     def _forward(
         self,

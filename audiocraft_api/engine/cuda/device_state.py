@@ -28,19 +28,23 @@ class DeviceState:
 
     def load(self, index: int, seq: Sequence) -> None:
         """Write a sequence's window at its batch index. The number of draws continues from window to window."""
-        params = seq.params
         self.tokens[index, :, : seq.tokens.shape[1]] = seq.tokens.to(self.tokens.device)
         self.num_filled[index] = seq.num_filled
         self.prefix_length[index] = seq.prefix_length
+        self.load_controls(index, seq)
+        self.is_guided[index] = len(seq.rows) > 1
+        self.is_broken[index] = False
+        self.seed[index] = seq.params.seed
+        self.draw[index] = seq.num_draws
+
+    def load_controls(self, index: int, seq: Sequence) -> None:
+        """Write what may change between two steps of a sequence."""
+        params = seq.params
         self.is_greedy[index] = not params.use_sampling or params.temperature <= 0
         self.temperature[index] = params.temperature if params.temperature > 0 else 1.0
         self.top_k[index] = params.top_k
         self.top_p[index] = params.top_p
         self.cfg_coef[index] = params.cfg_coef
-        self.is_guided[index] = len(seq.rows) > 1
-        self.is_broken[index] = False
-        self.seed[index] = params.seed
-        self.draw[index] = seq.num_draws
 
     def next_inputs(self, size: int) -> tuple[Tensor, Tensor]:
         """Return the tokens [size, K] to feed and their positions [size]."""

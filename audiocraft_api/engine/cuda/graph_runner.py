@@ -10,9 +10,11 @@ Each running request has a batch index, which stands for two slots: its conditio
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence as Parts
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,12 +32,16 @@ from audiocraft_api.engine.torch_backend import embed, plain_linear
 from audiocraft_api.engine.transformer import PRECISIONS, TransformerBody
 from audiocraft_api.engine.weights import DecoderWeights, position_table
 
+if TYPE_CHECKING:
+    from audiocraft_api.engine.backend import Part
+
 # Steps before the host reads the results and requests can join and leave.
 STEPS_PER_CALL = 8
 # The number of attended positions is rounded up to a multiple of this.
 LENGTH_BUCKET = 256
-# The most positions of a context for cross-attention.
+# The most positions of a row's contexts for cross-attention, and the most contexts.
 MAX_CONTEXT = 512
+MAX_PARTS = 8
 WARMUP_STEPS = 2
 
 COND, UNCOND = 0, 1
@@ -52,12 +58,14 @@ class Bucket(NamedTuple):
     length: int
     is_guided: bool
     has_negative: bool  # whether the unconditional row of any request has a context
+    num_parts: int  # the most contexts of a row, rounded up to a power of two
 
 
 class CudaGraphRunner:
     """A `ModelRunner` that keeps its state on the device."""
 
     is_exact = False
+    max_context = MAX_CONTEXT
 
     def __init__(
         self,
@@ -88,7 +96,13 @@ class CudaGraphRunner:
         self._has_context = weights.layers[0].cross is not None
         # Keys and values for cross-attention, by half. The second is allocated for the first negative description.
         self._contexts = [self._new_context() if self._has_context else (), ()]
-        self._context_lengths = torch.zeros(2, max_batch_size, dtype=torch.long, device=self._device)
+        # Where each context of a row begins in these, its length and its weight.
+        shape = (MAX_PARTS, 2, max_batch_size)
+        self._part_starts, self._part_lengths = (
+            torch.zeros(shape, dtype=torch.long, device=self._device) for _ in range(2)
+        )
+        self._part_weights = torch.zeros(shape, device=self._device)
+        self._known_contexts: dict[tuple[int, int], list[Tensor]] = {}  # by index and half
         self._free_indices = SlotPool(max_batch_size)
         self._batch_index: dict[Sequence, int] = {}
         self._graphs: dict[Bucket, torch.cuda.CUDAGraph] = {}
@@ -114,10 +128,12 @@ class CudaGraphRunner:
     @torch.inference_mode()
     def set_contexts(self, seq: Sequence) -> None:
         index = self._batch_index[seq]
-        self._context_lengths[:, index] = 0
+        self._state.load_controls(index, seq)
+        self._part_lengths[:, :, index] = 0
+        self._part_weights[:, :, index] = 0
         for half, row in enumerate(seq.rows):
-            if row.context is not None:
-                self._set_context(index, half, row.context)
+            if parts := _parts_of(row):
+                self._set_parts(index, half, parts)
 
     @torch.inference_mode()
     def prefill(self, seq: Sequence) -> None:
@@ -141,7 +157,8 @@ class CudaGraphRunner:
             batch_size=min(self._max_batch_size, 1 << max(indices).bit_length()),
             length=min(self._capacity, -(-longest // LENGTH_BUCKET) * LENGTH_BUCKET),
             is_guided=any(len(seq.rows) > 1 for seq in seqs),
-            has_negative=any(row.context is not None for seq in seqs for row in seq.rows[UNCOND:]),
+            has_negative=any(_parts_of(row) for seq in seqs for row in seq.rows[UNCOND:]),
+            num_parts=1 << (max(max(1, len(row.parts)) for seq in seqs for row in seq.rows) - 1).bit_length(),
         )
         step = self._graph_for(bucket)
         active = torch.zeros(self._max_batch_size, dtype=torch.bool)
@@ -162,6 +179,8 @@ class CudaGraphRunner:
     def release(self, seq: Sequence) -> None:
         index = self._batch_index.pop(seq, None)
         if index is not None:
+            for half in (COND, UNCOND):
+                self._known_contexts.pop((index, half), None)
             self._free_indices.free(index)
 
     def close(self) -> None:
@@ -204,8 +223,9 @@ class CudaGraphRunner:
         index = torch.arange(size, device=self._device)
         mask = self._mask(bucket.length, position + 1)
         # Attention over no keys would be NaN, so a row without a context attends to one key and its result is dropped.
-        context_lengths = self._context_lengths[:, :size]
-        context_masks = [self._mask(MAX_CONTEXT, lengths.clamp(min=1)) for lengths in context_lengths]
+        parts = range(bucket.num_parts)
+        starts, lengths = self._part_starts[:, :, :size], self._part_lengths[:, :, :size]
+        weights, part_masks = self._part_weights[:, :, :size], self._part_masks(starts, lengths.clamp(min=1))
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out = torch.zeros_like(q).view(2, self._max_batch_size, -1)
@@ -231,8 +251,10 @@ class CudaGraphRunner:
                 rows = slice(half * self._max_batch_size, half * self._max_batch_size + size)
                 keys, values = (cache[layer, :size] for cache in self._contexts[half])
                 query = self._heads(q[rows]).unsqueeze(2)
-                found = F.scaled_dot_product_attention(query, keys, values, attn_mask=context_masks[half]).flatten(1)
-                out[rows] = found.masked_fill(context_lengths[half].view(-1, 1) == 0, 0)
+                for part in parts:
+                    found = F.scaled_dot_product_attention(query, keys, values, attn_mask=part_masks[part, half])
+                    weighted = (weights[part, half].view(-1, 1) * found.flatten(1)).to(q.dtype)
+                    out[rows] += weighted.masked_fill(lengths[part, half].view(-1, 1) == 0, 0)
             return out
 
         x = self._body(x.view(2 * self._max_batch_size, -1), attend, attend_cross if self._has_context else None)
@@ -255,25 +277,53 @@ class CudaGraphRunner:
             return F.scaled_dot_product_attention(query, *past, attn_mask=mask)[0].transpose(0, 1).flatten(1)
 
         def attend_cross(layer: int, q: Tensor) -> Tensor:
-            assert row.context is not None
-            keys, values = (cache[layer, index : index + 1, :, : len(row.context)] for cache in self._contexts[half])
-            query = self._heads(q).transpose(0, 1)[None]
-            return F.scaled_dot_product_attention(query, keys, values)[0].transpose(0, 1).flatten(1)
+            query, start = self._heads(q).transpose(0, 1)[None], 0
+            out = torch.zeros_like(q)
+            for context, weight in parts:
+                end = start + len(context)
+                keys, values = (cache[layer, index : index + 1, :, start:end] for cache in self._contexts[half])
+                found = F.scaled_dot_product_attention(query, keys, values)[0].transpose(0, 1).flatten(1)
+                out, start = out + weight * found, end
+            return out
 
-        self._body(x, attend, attend_cross if row.context is not None else None)
+        parts = _parts_of(row)
+        self._body(x, attend, attend_cross if parts else None)
 
-    def _set_context(self, index: int, half: int, context: Tensor) -> None:
-        """Compute the cross-attention keys and values of a row from its context [L, D]. Raises InvalidRequest."""
-        if len(context) > MAX_CONTEXT:
+    def _set_parts(self, index: int, half: int, parts: Parts[Part]) -> None:
+        """Store the weights of a row's contexts, and compute their keys and values unless it has them.
+
+        Raises InvalidRequest.
+        """
+        contexts = [context for context, _ in parts]
+        lengths = torch.tensor([len(context) for context in contexts])
+        if int(lengths.sum()) > MAX_CONTEXT or len(parts) > MAX_PARTS:
             raise InvalidRequest("The prompt is too long for this model. Use a shorter one.")
         if not self._contexts[half]:
             self._contexts[half] = self._new_context()
-        self._context_lengths[half, index] = len(context)
-        context = context.to(self._device, self._dtype)
+        starts = lengths.cumsum(0) - lengths
+        self._part_starts[: len(parts), half, index] = starts.to(self._device)
+        self._part_lengths[: len(parts), half, index] = lengths.to(self._device)
+        self._part_weights[: len(parts), half, index] = torch.tensor([weight for _, weight in parts]).to(self._device)
+        known = self._known_contexts.get((index, half), [])
+        if len(known) == len(contexts) and all(map(operator.is_, known, contexts)):
+            return
+        self._known_contexts[index, half] = contexts
+        for context, start in zip(contexts, starts.tolist(), strict=True):
+            self._write_context(index, half, start, context.to(self._device, self._dtype))
+
+    def _write_context(self, index: int, half: int, start: int, context: Tensor) -> None:
+        """Compute the cross-attention keys and values of a context [L, D], and store them from position `start` on."""
+        end = start + len(context)
         for layer_index, layer in enumerate(self._weights.layers):
             assert layer.cross is not None
             for cache, weight in zip(self._contexts[half], (layer.cross.key, layer.cross.value), strict=True):
-                cache[layer_index, index, :, : len(context)] = self._heads(F.linear(context, weight)).transpose(0, 1)
+                cache[layer_index, index, :, start:end] = self._heads(F.linear(context, weight)).transpose(0, 1)
+
+    def _part_masks(self, starts: Tensor, lengths: Tensor) -> Tensor:
+        """Return the masks [MAX_PARTS, 2, size, 1, 1, MAX_CONTEXT] of the positions of each context."""
+        positions = torch.arange(MAX_CONTEXT, device=self._device)
+        first = starts[..., None, None, None]
+        return (positions >= first) & (positions < first + lengths[..., None, None, None])
 
     def _mask(self, length: int, lengths: Tensor) -> Tensor:
         """Return the mask [size, 1, 1, length] of the positions that each row attends to."""
@@ -291,3 +341,8 @@ class CudaGraphRunner:
         shape = (len(weights.layers), *rows, weights.num_heads, length, weights.dim // weights.num_heads)
         # Zeros, because masked positions are multiplied by zero, and uninitialized memory may be infinite.
         return torch.zeros(shape, dtype=self._dtype, device=self._device)
+
+
+def _parts_of(row: Conditioning) -> Parts[Part]:
+    """Return what a row attends to; nothing for a row without a text."""
+    return row.parts or (() if row.context is None else ((row.context, 1.0),))

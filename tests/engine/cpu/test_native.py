@@ -95,6 +95,28 @@ def test_prefill_gives_the_bits_of_single_steps(weight_format: Format) -> None:
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
+def test_a_blend_of_contexts_matches_the_reference_whatever_the_row_attended_to_before(weight_format: Format) -> None:
+    weights, tokens = random_weights(), some_tokens(12)
+    one, two, three = (some_context(weights.dim, length, seed=length) for length in (7, 19, 4))
+    script = {0: [(one, 1.0)], 3: [(one, 0.5), (two, 0.5)], 6: [(one, 0.2), (two, 0.8)], 8: [(three, 0.3)], 10: []}
+    backends = [TorchBackend(weights, num_slots=2, capacity=CAPACITY), *(make_backend(weights, weight_format),) * 2]
+    results = []
+    for backend, slot in zip(backends, (0, 0, 1), strict=True):
+        if slot:
+            backend.blend(slot, [(two, 1.0), (three, 1.0)])
+        logits = []
+        for step in range(len(tokens)):
+            if step in script:
+                backend.blend(slot, script[step])
+            logits.append(backend.decode([slot], tokens[step : step + 1], [step])[0])
+        results.append(torch.stack(logits).clone())
+    expected, found, after_others = results
+    assert relative_error(found, expected) < BOUNDS[weight_format]
+    assert torch.equal(found, after_others)
+    assert torch.equal(found[:3], row_logits(backends[1], one, tokens[:3]))
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
 @pytest.mark.parametrize("outlier", [1, 5], ids=["even activations", "some rows with outliers"])
 def test_a_rows_bits_do_not_depend_on_its_neighbors(weight_format: Format, outlier: float) -> None:
     weights = with_outliers(random_weights(), outlier)

@@ -77,8 +77,12 @@ int native_set_embeddings_and_heads(Handle* handle, const float* heads, const fl
     });
 }
 
-int native_set_context(Handle* handle, int slot, const float* context, int length) {
-    return locked(handle, [&](Decoder& decoder) { decoder.set_context(slot, context, length); });
+int native_set_context(Handle* handle, int slot, int number, const float* context, int length) {
+    return locked(handle, [&](Decoder& decoder) { decoder.set_context(slot, number, context, length); });
+}
+
+int native_set_parts(Handle* handle, int slot, int count, const int32_t* numbers, const float* weights) {
+    return locked(handle, [&](Decoder& decoder) { decoder.set_parts(slot, count, numbers, weights); });
 }
 
 int native_clear_slot(Handle* handle, int slot) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 namespace native {
 namespace {
@@ -64,13 +65,13 @@ void Decoder::set_embeddings_and_heads(const float* heads, const float* norm_wei
     positions_ = positions;
 }
 
-void Decoder::set_context(int index, const float* context, int length) {
+void Decoder::set_context(int index, int number, const float* context, int length) {
     Slot& slot = slots_[index];
-    slot.context_length = length;
-    slot.cross = KvCache();
+    if (int(slot.contexts.size()) <= number) slot.contexts.resize(number + 1);
+    slot.contexts[number] = Context();
     if (!length) return;
     const int dim = spec_.dim, heads = spec_.num_heads, head_dim = dim / heads;
-    slot.cross = KvCache(spec_.kv_bits, spec_.num_layers, heads, head_dim, length);
+    KvCache cross(spec_.kv_bits, spec_.num_layers, heads, head_dim, length);
     hidden_.resize(length, dim, Linear::quant_layout(format_, dim));
     std::copy_n(context, size_t(length) * dim, hidden_.values.data());
     quantize(hidden_, length);
@@ -81,16 +82,23 @@ void Decoder::set_context(int index, const float* context, int length) {
         pool_.parallel_for(heads, [&](int head, int) {
             for (int position = 0; position < length; ++position) {
                 const size_t at = size_t(position) * dim + head * head_dim;
-                slot.cross.write(layer, head, position, &keys[at], &values[at]);
+                cross.write(layer, head, position, &keys[at], &values[at]);
             }
         });
     }
+    slot.contexts[number] = {std::move(cross), length};
+}
+
+void Decoder::set_parts(int index, int count, const int32_t* numbers, const float* weights) {
+    std::vector<Part> parts;
+    for (int i = 0; i < count; ++i) parts.push_back({numbers[i], weights[i]});
+    slots_[index].parts = std::move(parts);
 }
 
 void Decoder::clear_slot(int index) {
     Slot& slot = slots_[index];
-    slot.context_length = 0;
-    slot.cross = KvCache();
+    slot.contexts.clear();
+    slot.parts.clear();
     slot.self = KvCache(spec_.kv_bits, spec_.num_layers, spec_.num_heads, spec_.dim / spec_.num_heads, spec_.capacity);
 }
 
@@ -170,16 +178,16 @@ void Decoder::cross_attention(int index, int rows, const int32_t* slots) {
     const int dim = spec_.dim, heads = spec_.num_heads, head_dim = dim / heads;
     std::vector<int> present;
     for (int row = 0; row < rows; ++row)
-        if (slots_[slots[row]].context_length) present.push_back(row);
+        if (!slots_[slots[row]].parts.empty()) present.push_back(row);
     const int count = int(present.size());
     if (!count) return;
     normalize(layer.cross_norm, present, hidden_);
     layer.cross_query.apply(pool_, hidden_, count, Epilogue::kStore, projected_.data(), dim);
     pool_.parallel_for_chunked(count * heads, [&](int task, int worker) {
         const int at = task / heads, head = task % heads;
-        const Slot& slot = slots_[slots[present[at]]];
         const float* query = &projected_[size_t(at) * dim + head * head_dim];
-        slot.cross.attend(index, head, slot.context_length, query, scratch_[worker], hidden_.row(at) + head * head_dim);
+        float* out = hidden_.row(at) + head * head_dim;
+        attend_cross(index, head, slots_[slots[present[at]]], query, scratch_[worker], out);
     });
     quantize(hidden_, count);
     layer.cross_out.apply(pool_, hidden_, count, Epilogue::kStore, projected_.data(), dim);
@@ -187,6 +195,19 @@ void Decoder::cross_attention(int index, int rows, const int32_t* slots) {
         float* to = &residual_[size_t(present[at]) * dim];
         const float* from = &projected_[size_t(at) * dim];
         for (int i = 0; i < dim; ++i) to[i] += from[i];
+    }
+}
+
+// Weighted sum of the outputs of a row's parts. One part of weight 1 gives the bits of plain attention.
+void Decoder::attend_cross(int layer, int head, const Slot& slot, const float* query, AttentionScratch& scratch,
+                           float* out) {
+    const int head_dim = spec_.dim / spec_.num_heads;
+    float found[kMaxHeadDim];
+    for (size_t i = 0; i < slot.parts.size(); ++i) {
+        const auto [number, weight] = slot.parts[i];
+        const Context& context = slot.contexts[number];
+        context.cross.attend(layer, head, context.length, query, scratch, i ? found : out);
+        for (int d = 0; d < head_dim; ++d) out[d] = i ? out[d] + weight * found[d] : weight * out[d];
     }
 }
 
@@ -202,7 +223,10 @@ void Decoder::feed_forward(const Layer& layer, int rows) {
 
 size_t Decoder::bytes() const {
     size_t total = weights_.bytes();
-    for (const Slot& slot : slots_) total += slot.self.bytes() + slot.cross.bytes();
+    for (const Slot& slot : slots_) {
+        total += slot.self.bytes();
+        for (const Context& context : slot.contexts) total += context.cross.bytes();
+    }
     return total;
 }
 

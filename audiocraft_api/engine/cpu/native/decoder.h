@@ -38,9 +38,22 @@ struct Layer {
     Linear qkv, self_out, cross_query, cross_key, cross_value, cross_out, linear1, linear2;
 };
 
+// A text that a row may attend to.
+struct Context {
+    KvCache cross;
+    int length = 0;
+};
+
+// What a row attends to with a weight.
+struct Part {
+    int context;
+    float weight;
+};
+
 struct Slot {
-    KvCache self, cross;
-    int context_length = 0;  // positions of cross-attention; 0: the row skips it
+    KvCache self;
+    std::vector<Context> contexts;
+    std::vector<Part> parts;  // their outputs are added in this order; empty: the row skips cross-attention
 };
 
 class Decoder {
@@ -53,9 +66,12 @@ public:
     void set_embeddings_and_heads(const float* heads, const float* norm_weight, const float* norm_bias,
                                   const float* const* embeddings, const float* positions);
 
-    // Compute a slot's cross-attention keys and values from `context` [length, dim]; length 0 for a row without
-    // context.
-    void set_context(int slot, const float* context, int length);
+    // Compute the cross-attention keys and values of a slot's context with this number from `context` [length, dim].
+    // Length 0 frees it. No row attends to it until set_parts.
+    void set_context(int slot, int number, const float* context, int length);
+
+    // Let a slot's row attend to the contexts with these numbers, and add the outputs with these weights.
+    void set_parts(int slot, int count, const int32_t* numbers, const float* weights);
 
     // Free the memory of a slot's keys and values.
     void clear_slot(int slot);
@@ -78,6 +94,7 @@ private:
     void embed(int rows, const int64_t* tokens, const float* inputs, const int32_t* positions);
     void self_attention(int layer, int rows, const int32_t* slots, const int32_t* positions);
     void cross_attention(int layer, int rows, const int32_t* slots);
+    void attend_cross(int layer, int head, const Slot& slot, const float* query, AttentionScratch& scratch, float* out);
     void feed_forward(const Layer& layer, int rows);
     void normalize(const Norm& norm, const std::vector<int>& rows, Activations& out);
     void quantize(Activations& values, int rows);
