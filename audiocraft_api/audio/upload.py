@@ -25,10 +25,13 @@ from audiocraft_api.audio import upload_decoder
 from audiocraft_api.audio.upload_decoder import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, MIN_SECONDS
 from audiocraft_api.audio.upload_kinds import kind_of_other_file
 from audiocraft_api.config.audio import AudioSettings
+from audiocraft_api.core.constants import MAX_LONG_DURATION_SECONDS, WINDOW_SECONDS
 from audiocraft_api.core.errors import InvalidAudio, InvalidMelody, PayloadTooLarge, StorageUnavailable, Unavailable
 from audiocraft_api.core.params import AudioInput
 
 COPY_BYTES = 2**20
+# With the part that was continued, and the padding of an encoder.
+MAX_OWN_SECONDS = MAX_LONG_DURATION_SECONDS + WINDOW_SECONDS + 1
 
 ACCEPTED_FORMATS = "WAV, AIFF, CAF, FLAC, MP3, Ogg, M4A, MP4 or WebM"
 REFUSALS = {
@@ -72,8 +75,10 @@ class UploadDecoder:
         self._queue_timeout_seconds = queue_timeout_seconds or config.melody_timeout_seconds
         self._slots = threading.BoundedSemaphore(config.max_melody_decoders)
 
-    def decode(self, upload: BinaryIO, name: Upload = "melody") -> AudioInput:
+    def decode(self, upload: BinaryIO, name: Upload = "melody", *, is_own: bool = False) -> AudioInput:
         """Read `upload` to its end and decode it to a waveform [C, T] float32 in -1 … 1, mono or stereo.
+
+        `is_own` lifts the limits of size and duration for audio that this server made.
 
         Raises InvalidMelody or InvalidAudio with the cause, PayloadTooLarge, Unavailable while all decoders are busy,
         and StorageUnavailable when the disk has no space for a temporary file.
@@ -81,8 +86,9 @@ class UploadDecoder:
         try:
             # Unnamed files: the system deletes them when they are closed, however this process ends.
             with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as samples:
-                self._copy(upload, source, name)
-                verdict = self._decode_in_child(source, samples, name)
+                self._copy(upload, source, name, None if is_own else self._max_bytes)
+                max_seconds = MAX_OWN_SECONDS if is_own else self._max_seconds[name]
+                verdict = self._decode_in_child(source, samples, max_seconds)
                 if "refused" in verdict:
                     raise self._refusal(name, verdict["refused"], verdict.get("detail", ""))
                 samples.seek(0)
@@ -92,26 +98,26 @@ class UploadDecoder:
             raise StorageUnavailable(f"The server has no disk space to decode the {name}. Try again later.") from error
         return AudioInput(np.ascontiguousarray(interleaved.T), verdict["sample_rate"])
 
-    def _copy(self, upload: BinaryIO, source: BinaryIO, name: Upload) -> None:
+    def _copy(self, upload: BinaryIO, source: BinaryIO, name: Upload, max_bytes: int | None) -> None:
         """Copy the upload to a file that the child can read. Raises if it is too large, empty or clearly not audio."""
         num_bytes = 0
         while block := upload.read(COPY_BYTES):
             if num_bytes == 0 and (kind := kind_of_other_file(block)):
                 raise self._refusal(name, "other_file", kind)
             num_bytes += len(block)
-            if num_bytes > self._max_bytes:
-                raise PayloadTooLarge(f"The {name} file must be at most {self._max_bytes:,} bytes.")
+            if max_bytes is not None and num_bytes > max_bytes:
+                raise PayloadTooLarge(f"The {name} file must be at most {max_bytes:,} bytes.")
             source.write(block)
         if num_bytes == 0:
             raise INVALID[name](f"The {name} file is empty.")
         source.flush()
         os.lseek(source.fileno(), 0, os.SEEK_SET)
 
-    def _decode_in_child(self, source: BinaryIO, samples: BinaryIO, name: Upload) -> dict[str, Any]:
+    def _decode_in_child(self, source: BinaryIO, samples: BinaryIO, max_seconds: float) -> dict[str, Any]:
         if not self._slots.acquire(timeout=self._queue_timeout_seconds):
             raise Unavailable("The server is decoding too many uploads. Try again later.")
         try:
-            return self._run_child(source, samples, self._max_seconds[name])
+            return self._run_child(source, samples, max_seconds)
         finally:
             self._slots.release()
 

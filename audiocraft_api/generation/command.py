@@ -46,6 +46,7 @@ class GenerateCommand:
     prompt_start: float | None = field(default=None, metadata=ADDED)
     prompt_end: float | None = field(default=None, metadata=ADDED)
     include_input: bool = field(default=True, metadata=ADDED)  # the result begins with `audio_prompt`
+    continued_url: str | None = field(default=None, metadata=ADDED)  # of the audio on this server that is continued
 
     @property
     def time_factor(self) -> float:

@@ -99,12 +99,11 @@ def continuation_details(command: GenerateCommand) -> dict[str, Any]:
     """Return what a recipe says about the audio that is continued; nothing without any."""
     if command.audio_prompt is None:
         return {}
-    return {
-        "audio": audio_digest(command.audio_prompt),
-        "start": command.prompt_start,
-        "end": command.prompt_end,
-        "include_input": command.include_input,
-    }
+    audio = {"audio": audio_digest(command.audio_prompt)}
+    part = {"start": command.prompt_start, "end": command.prompt_end, "include_input": command.include_input}
+    if command.continued_url is None:
+        return audio | part
+    return audio | {"continue_from": {"audio_url": command.continued_url} | part}
 
 
 def _too_long(window_seconds: float) -> str:

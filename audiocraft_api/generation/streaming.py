@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 from audiocraft_api.audio.convert import FORMATS, AudioFormat
 from audiocraft_api.audio.stream_encoding import StreamEncoder, open_encoder
+from audiocraft_api.core.params import Waveform
 from audiocraft_api.core.request import AudioInfo
+from audiocraft_api.generation.continuation import seconds_left_out, without_input
 from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.generation.submission import Submission
 
@@ -26,11 +28,17 @@ class AudioStream:
         self.format: AudioFormat = FORMATS[submission.command.output_format]
         self._encode_timeout_seconds = encode_timeout_seconds
         self._encoder: StreamEncoder | None = None
+        self._num_skipped = 0  # samples of the audio to continue, which the client does not want
 
     @property
     def outline(self) -> AudioInfo | None:
         """The properties of the audio; None until decoding starts, set when the first non-empty piece is yielded."""
         return self.submission.request.audio_info
+
+    @property
+    def num_samples(self) -> int:
+        """Samples per channel before encoding, set when the first non-empty piece is yielded."""
+        return self._known_outline().num_samples - self._num_left_out
 
     @property
     def sample_rate(self) -> int:
@@ -51,6 +59,7 @@ class AudioStream:
         request = self.submission.request
         for block in request.chunks(POLL_SECONDS):
             request.raise_if_stopped()
+            block = self._without_input(block)
             if self._encoder is None and block.size:
                 self._encoder = self._open_encoder(block.shape[0])
             yield self._encoder.feed(block) if self._encoder else b""
@@ -59,7 +68,7 @@ class AudioStream:
 
     def recipe(self) -> Recipe:
         """Return the recipe of the audio; call it after the last piece."""
-        return self.submission.recipe(self.submission.request.result())
+        return self.submission.recipe(without_input(self.submission.request.result(), self.submission.command))
 
     def close(self) -> None:
         """Cancel the generation if it is still running, and close the encoder."""
@@ -67,10 +76,22 @@ class AudioStream:
         if self._encoder is not None:
             self._encoder.close()
 
+    @property
+    def _num_left_out(self) -> int:
+        return round(seconds_left_out(self.submission.command) * self._known_outline().sample_rate)
+
+    def _without_input(self, block: Waveform) -> Waveform:
+        """Return what the client wants of a block."""
+        if not block.size or not self.submission.command.audio_prompt:
+            return block
+        num_skipped = min(self._num_left_out - self._num_skipped, block.shape[1])
+        self._num_skipped += num_skipped
+        return block[:, num_skipped:]
+
     def _open_encoder(self, num_channels: int) -> StreamEncoder:
         outline = self._known_outline()
         return open_encoder(
-            self.format.name, num_channels, outline.sample_rate, outline.num_samples, self._encode_timeout_seconds
+            self.format.name, num_channels, outline.sample_rate, self.num_samples, self._encode_timeout_seconds
         )
 
     def _known_outline(self) -> AudioInfo:

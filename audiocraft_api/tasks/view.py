@@ -33,6 +33,17 @@ class SegmentResponse(BaseModel):
     negative_prompt: str | None = Field(None, exclude_if=is_unused)
 
 
+class ContinueFromResponse(BaseModel):
+    """The audio on this server that was continued."""
+
+    model_config = ConfigDict(frozen=True)
+
+    audio_url: str
+    start: float
+    end: float
+    include_input: bool
+
+
 class RecipeResponse(BaseModel):
     """Everything needed to make the same audio again: the request's fields, resolved, and the software versions."""
 
@@ -66,6 +77,9 @@ class RecipeResponse(BaseModel):
     end: float | None = Field(None, description="End of that part in seconds.", exclude_if=is_unused)
     include_input: bool | None = Field(
         None, description="Whether the audio begins with that part.", exclude_if=is_unused
+    )
+    continue_from: ContinueFromResponse | None = Field(
+        None, description="In place of the last three, for audio on this server.", exclude_if=is_unused
     )
     output_format: str
     engine: str

@@ -142,14 +142,19 @@ def _check_controls(fields: GenerationFields, spec: ModelSpec) -> None:
         raise _refusal(field, "has no effect with a cfg_coef of 1; use a higher cfg_coef", "negative_prompt")
     if isinstance(fields, ContinuationFields):
         fields.part.check(spec.window_seconds)
-    if spec.melody:
-        _check_segments_of_windows(fields, spec)
+    is_by_reference = isinstance(fields, TextFields) and fields.continue_from is not None
+    if spec.melody and not is_by_reference:  # otherwise the windows depend on the audio that is continued
+        check_segments_of_windows(fields, spec)
 
 
-def _check_segments_of_windows(fields: GenerationFields, spec: ModelSpec) -> None:
-    """Raise InvalidRequest for a segment in which no window begins; a model with a prefix would never play it."""
+def check_segments_of_windows(fields: GenerationFields, spec: ModelSpec, seconds_given: float = 0.0) -> None:
+    """Raise InvalidRequest for a segment in which no window begins; a model with a prefix would never play it.
+
+    The first window begins with `seconds_given` of audio that is continued.
+    """
     begins = [0.0]
-    while (begin := spec.window_seconds + (len(begins) - 1) * fields.extend_stride) < fields.seconds:
+    first = spec.window_seconds - seconds_given
+    while (begin := first + (len(begins) - 1) * fields.extend_stride) < fields.seconds:
         begins.append(begin)
     end = 0.0
     for index, part in enumerate(fields.parts):

@@ -7,7 +7,17 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, BinaryIO, ClassVar, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from werkzeug.datastructures import FileStorage
 
 from audiocraft_api.audio.convert import FORMATS
@@ -34,6 +44,7 @@ from audiocraft_api.core.constants import (
 from audiocraft_api.core.params import Segment
 from audiocraft_api.generation.continuation import Part
 from audiocraft_api.net.outbound import MAX_URL_CHARACTERS
+from audiocraft_api.storage.base import LINK
 from audiocraft_api.tasks.view import (
     VARIATIONS,
     AudioFields,
@@ -105,6 +116,12 @@ OutputFormat = Annotated[str, AfterValidator(_known_format), WithJsonSchema({"ty
 
 UploadedFile = Annotated[FileStorage, WithJsonSchema({"type": "string", "format": "binary"})]
 
+PART_START = (
+    "Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits."
+)
+PART_END = "Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends."
+INCLUDE_INPUT = "Whether the result begins with the part that is continued, or with the new audio."
+
 DEMO_EXAMPLE = {"prompt": "warm analog synth arpeggio, 100 bpm", "model_size": "demo", "duration": 2, "seed": 7}
 MP3_EXAMPLE = {"prompt": "solo cello", "model_size": "demo", "duration": 1, "output_format": "mp3"}
 
@@ -132,6 +149,48 @@ class SegmentFields(RequestSchema):
     negative_prompt: Prompt | None = Field(
         None, description="What this segment should not sound like; the request's `negative_prompt` when omitted."
     )
+
+
+class ContinueFromFields(RequestSchema):
+    """Audio of the caller to continue, named by its task or its link."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["task_id"], "properties": {"audio_url": False}},
+                {"required": ["audio_url"], "properties": {"task_id": False}},
+            ]
+        }
+    )
+
+    task_id: str | None = Field(None, max_length=64, description="ID of a completed task.", json_schema_extra=_not_null)
+    audio_url: Annotated[str, StringConstraints(pattern=rf"^/audio/{LINK.pattern}$")] | None = Field(
+        None, description="`audio_url` of an earlier response.", json_schema_extra=_not_null
+    )
+    start: float | None = Field(None, ge=0, description=PART_START)
+    end: float | None = Field(None, gt=0, description=PART_END)
+    include_input: bool = Field(True, description=INCLUDE_INPUT)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_one(cls, given: Any) -> Any:
+        if isinstance(given, dict) and [name for name in ("task_id", "audio_url") if name in given] not in (
+            ["task_id"],
+            ["audio_url"],
+        ):
+            raise ValueError("must have either task_id or audio_url")
+        return given
+
+    @field_validator("task_id", "audio_url")
+    @classmethod
+    def _is_text(cls, value: str | None) -> str:
+        if value is None:
+            raise ValueError("must be a string")
+        return value
+
+    @property
+    def part(self) -> Part:
+        return Part(self.start, self.end)
 
 
 class GenerationFields(RequestSchema):
@@ -214,6 +273,11 @@ class TextFields(GenerationFields):
         description="Parts with prompts of their own, in place of `prompt` and `duration`.",
         json_schema_extra=_not_null,
     )
+    continue_from: ContinueFromFields | None = Field(
+        None,
+        description="Audio of yours to continue. `duration` is then that of the new audio.",
+        json_schema_extra=_not_null,
+    )
 
     @property
     def parts(self) -> tuple[Segment, ...]:
@@ -226,6 +290,8 @@ class TextFields(GenerationFields):
 
     @classmethod
     def conflicts(cls, given: Mapping[str, Any]) -> dict[str, str]:
+        if "continue_from" in given and given["continue_from"] is None:
+            return {"continue_from": "must be an object"}
         if "segments" not in given:
             return {} if given.get("prompt") is not None else {"prompt": "is required"}
         if given["segments"] is None:
@@ -318,20 +384,16 @@ class ContinuationFields(FormFields):
     start: float | None = Field(
         None,
         ge=0,
-        description="Where the part to continue starts, in seconds. By default, the part is as long as the model's "
-        "window permits.",
+        description=PART_START,
         json_schema_extra=_not_null,
     )
     end: float | None = Field(
         None,
         gt=0,
-        description="Where the part to continue ends and the new audio begins, in seconds; the end of the recording "
-        "when omitted.",
+        description=PART_END,
         json_schema_extra=_not_null,
     )
-    include_input: bool = Field(
-        True, description="Whether the result begins with the part that is continued, or with the new audio."
-    )
+    include_input: bool = Field(True, description=INCLUDE_INPUT)
     melody: UploadedFile | None = Field(
         None,
         description="A melody to follow, with a model that follows melodies.",

@@ -111,6 +111,23 @@ def test_a_result_is_continued_without_a_seam(server: Server) -> None:
     np.testing.assert_array_equal(whole[32_000:], new)
 
 
+def test_a_chain_of_continuations_equals_itself(server: Server) -> None:
+    def link(seed: int, **fields: Any) -> dict[str, Any]:
+        return fetch(server, duration=1, seed=seed, output_format="flac", **fields)[0]
+
+    first = link(1)
+    chains = []
+    for _ in range(2):
+        body, audio = first, []
+        for seed in (2, 3):
+            body = link(seed, continue_from={"audio_url": body["audio_url"]})
+            audio.append(soundfile.read(io.BytesIO(server.get(body["audio_url"]).content))[0])
+        chains.append(audio)
+    assert [len(audio) for audio in chains[0]] == [64_000, 96_000]
+    for one, other in zip(*chains, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_concurrent_requests_each_use_their_own_parameters(server: Server) -> None:
     wanted = [{"duration": 1 + n / 2, "temperature": 0.5 + n / 4, "seed": n, "return_type": "base64"} for n in range(4)]
     alone = [fetch(server, **fields) for fields in wanted]

@@ -135,6 +135,7 @@ def test_generated_requests_get_documented_responses_and_no_server_error(
             for segment in case.body.get("segments", ()):  # nor limits of a total, nor what only some models honor
                 segment["duration"] = 8 / len(case.body["segments"])
                 case.body.pop("model_size", None)
+            case.body.get("continue_from", {}).pop("start", None)  # a schema cannot express that it precedes the end
             if case.body.get("n", 1) * case.body.get("duration", 10) > 300:
                 case.body["n"] = 1
         statuses[case.call_and_validate(excluded_checks=excluded).status_code] += 1

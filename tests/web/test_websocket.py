@@ -127,6 +127,16 @@ def test_a_stream_is_not_stored_unless_asked(server: Server) -> None:
     assert "audio_url" not in StreamClient(server.port, REQUEST).receive_all()
 
 
+def test_a_stream_continues_a_result_and_leaves_it_out_on_request(server: Server) -> None:
+    url = server.post("/generate", json=REQUEST).json()["audio_url"]
+    for include_input, seconds in ((True, 2), (False, 1)):
+        reference = {"audio_url": url, "include_input": include_input}
+        client = StreamClient(server.port, REQUEST | {"continue_from": reference})
+        done = client.receive_all()
+        assert (done["type"], done["duration"]) == ("done", float(seconds))
+        assert len(client.audio) == 44 + seconds * 128_000
+
+
 def test_an_encoded_stream_is_complete(server: Server) -> None:
     client = StreamClient(server.port, REQUEST | {"output_format": "mp3"})
     assert client.receive_all()["type"] == "done"

@@ -16,6 +16,7 @@ from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.streaming import AudioStream
 from audiocraft_api.web.admission import admitted, reserve_stream_slot
 from audiocraft_api.web.context import request_id
+from audiocraft_api.web.continuing import continued_from
 from audiocraft_api.web.disconnect import client_gone
 from audiocraft_api.web.lifetime import at_response_end
 from audiocraft_api.web.operations import Access, Operation
@@ -45,11 +46,12 @@ logger = logging.getLogger(__name__)
     "the length of the whole stream.",
     json=StreamRequest,
     headers=HEADERS,
-    errors=(422, 501, 504),
+    errors=(404, 410, 422, 501, 504),
 )
 def generate_stream(fields: StreamRequest) -> Response:
-    with admitted(fields, services().catalog.get(fields.model_size)) as command:
-        return _respond(command)
+    spec = services().catalog.get(fields.model_size)
+    with admitted(fields, spec) as command:
+        return _respond(continued_from(command, fields, spec))
 
 
 def _respond(command: GenerateCommand) -> Response:
@@ -81,7 +83,7 @@ def _headers(stream: AudioStream) -> dict[str, str]:
         "X-Audio-Model": stream.submission.params.model,
         "X-Audio-Revision": outline.revision,
         "X-Audio-Sample-Rate": str(stream.sample_rate),
-        "X-Audio-Duration": f"{outline.num_samples / outline.sample_rate:g}",
+        "X-Audio-Duration": f"{stream.num_samples / outline.sample_rate:g}",
         "Cache-Control": "no-store",
         "X-Accel-Buffering": "no",  # otherwise nginx buffers the whole stream
     }

@@ -9,6 +9,7 @@ from flask import Blueprint, Response, jsonify
 
 from audiocraft_api.web.admission import admitted
 from audiocraft_api.web.auth import caller
+from audiocraft_api.web.continuing import continued_from
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.request_headers import IDEMPOTENCY_KEY, parse_idempotency_key
 from audiocraft_api.web.responses import check_audio_kept, current_task_json, task_accepted_response
@@ -40,11 +41,12 @@ blueprint = Blueprint("tasks", __name__)
     json=TaskRequest,
     headers=LOCATION,
     request_headers=IDEMPOTENCY_KEY,
-    errors=(422,),
+    errors=(404, 410, 422),
 )
 def generate_async(fields: TaskRequest) -> Response:
-    with admitted(fields, services().catalog.get(fields.model_size), parse_idempotency_key()) as command:
-        return task_accepted_response(submit_task(command, fields.webhook_url))
+    spec = services().catalog.get(fields.model_size)
+    with admitted(fields, spec, parse_idempotency_key()) as command:
+        return task_accepted_response(submit_task(continued_from(command, fields, spec), fields.webhook_url))
 
 
 @blueprint.post("/generate-with-melody-async")

@@ -25,6 +25,7 @@ from audiocraft_api.core.errors import (
 from audiocraft_api.generation.streaming import POLL_SECONDS, AudioStream
 from audiocraft_api.web.admission import admitted, reserve_stream_slot, settle_charge
 from audiocraft_api.web.context import request_id
+from audiocraft_api.web.continuing import continued_from
 from audiocraft_api.web.errors import details_of, whole_seconds
 from audiocraft_api.web.observing import count_error
 from audiocraft_api.web.operations import Access, Operation
@@ -88,8 +89,9 @@ def _serve(ws: Server) -> int:
     """Serve the connection's request and return the close code. Raises ClientDisconnected."""
     try:
         fields = parse_json_text(SocketRequest, _receive_request(ws))
-        with admitted(fields, services().catalog.get(fields.model_size)) as command:
-            stream = services().generation.stream(command)
+        spec = services().catalog.get(fields.model_size)
+        with admitted(fields, spec) as command:
+            stream = services().generation.stream(continued_from(command, fields, spec))
             try:
                 _send_stream(ws, stream, fields.file_format)
             finally:

@@ -28,7 +28,7 @@ export interface ContinuationFields {
   audio: string;
   /** Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits. */
   start?: number;
-  /** Where the part to continue ends and the new audio begins, in seconds; the end of the recording when omitted. */
+  /** Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends. */
   end?: number;
   /** Whether the result begins with the part that is continued, or with the new audio. */
   includeInput?: boolean;
@@ -64,12 +64,26 @@ export interface ContinuationTaskFields {
   audio: string;
   /** Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits. */
   start?: number;
-  /** Where the part to continue ends and the new audio begins, in seconds; the end of the recording when omitted. */
+  /** Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends. */
   end?: number;
   /** Whether the result begins with the part that is continued, or with the new audio. */
   includeInput?: boolean;
   /** HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled. */
   webhookUrl?: string;
+}
+
+/** Audio of the caller to continue, named by its task or its link. */
+export interface ContinueFromFields {
+  /** ID of a completed task. */
+  taskId?: string;
+  /** `audio_url` of an earlier response. */
+  audioUrl?: string;
+  /** Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits. */
+  start?: number;
+  /** Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends. */
+  end?: number;
+  /** Whether the result begins with the part that is continued, or with the new audio. */
+  includeInput?: boolean;
 }
 
 /** A part of the audio with a prompt of its own. */
@@ -108,6 +122,8 @@ export interface GenerateFields {
   n?: number;
   /** Parts with prompts of their own, in place of `prompt` and `duration`. */
   segments?: Array<SegmentFields>;
+  /** Audio of yours to continue. `duration` is then that of the new audio. */
+  continueFrom?: ContinueFromFields;
   /** `url` returns a link to the audio file, `base64` the file itself. */
   returnType?: "url" | "base64";
 }
@@ -194,6 +210,8 @@ export interface StreamFields {
   n?: 1;
   /** Parts with prompts of their own, in place of `prompt` and `duration`. */
   segments?: Array<SegmentFields>;
+  /** Audio of yours to continue. `duration` is then that of the new audio. */
+  continueFrom?: ContinueFromFields;
 }
 
 /** A text-to-music request that creates a task. */
@@ -222,6 +240,8 @@ export interface TaskFields {
   n?: number;
   /** Parts with prompts of their own, in place of `prompt` and `duration`. */
   segments?: Array<SegmentFields>;
+  /** Audio of yours to continue. `duration` is then that of the new audio. */
+  continueFrom?: ContinueFromFields;
   /** HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled. */
   webhookUrl?: string;
 }
@@ -231,6 +251,14 @@ export interface SegmentResponse {
   prompt: string;
   duration: number;
   negative_prompt?: string;
+}
+
+/** The audio on this server that was continued. */
+export interface ContinueFromResponse {
+  audio_url: string;
+  start: number;
+  end: number;
+  include_input: boolean;
 }
 
 /** Everything needed to make the same audio again: the request's fields, resolved, and the software versions. */
@@ -263,6 +291,8 @@ export interface RecipeResponse {
   end?: number;
   /** Whether the audio begins with that part. */
   include_input?: boolean;
+  /** In place of the last three, for audio on this server. */
+  continue_from?: ContinueFromResponse;
   output_format: string;
   engine: string;
   precision: string;

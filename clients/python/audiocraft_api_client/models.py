@@ -68,8 +68,7 @@ class ContinuationFields(TypedDict):
     end: NotRequired[
         Annotated[
             float,
-            "Where the part to continue ends and the new audio begins, in seconds; the end of the recording when "
-            "omitted.",
+            "Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends.",
         ]
     ]
     include_input: NotRequired[
@@ -129,8 +128,7 @@ class ContinuationTaskFields(TypedDict):
     end: NotRequired[
         Annotated[
             float,
-            "Where the part to continue ends and the new audio begins, in seconds; the end of the recording when "
-            "omitted.",
+            "Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends.",
         ]
     ]
     include_input: NotRequired[
@@ -143,6 +141,21 @@ class ContinuationTaskFields(TypedDict):
             " enabled.",
         ]
     ]
+
+
+class ContinueFromFields(TypedDict, total=False):
+    """Audio of the caller to continue, named by its task or its link."""
+
+    task_id: Annotated[str, "ID of a completed task."]
+    audio_url: Annotated[str, "`audio_url` of an earlier response."]
+    start: Annotated[
+        float,
+        "Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits.",
+    ]
+    end: Annotated[
+        float, "Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends."
+    ]
+    include_input: Annotated[bool, "Whether the result begins with the part that is continued, or with the new audio."]
 
 
 class SegmentFields(TypedDict):
@@ -182,6 +195,9 @@ class GenerateFields(TypedDict, total=False):
         "together may have 300 seconds.",
     ]
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
+    continue_from: Annotated[
+        ContinueFromFields, "Audio of yours to continue. `duration` is then that of the new audio."
+    ]
 
 
 class MelodyFields(TypedDict, total=False):
@@ -267,6 +283,9 @@ class StreamFields(TypedDict, total=False):
     output_format: Annotated[Literal["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "m4a", "opus"], "Audio format."]
     n: Annotated[Literal[1], "Streams have one variation."]
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
+    continue_from: Annotated[
+        ContinueFromFields, "Audio of yours to continue. `duration` is then that of the new audio."
+    ]
 
 
 class TaskFields(TypedDict, total=False):
@@ -296,6 +315,9 @@ class TaskFields(TypedDict, total=False):
         "together may have 300 seconds.",
     ]
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
+    continue_from: Annotated[
+        ContinueFromFields, "Audio of yours to continue. `duration` is then that of the new audio."
+    ]
     webhook_url: Annotated[
         str,
         "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
@@ -308,6 +330,15 @@ class SegmentResponse(_Response):
     prompt: str
     duration: float
     negative_prompt: Optional[str] = None
+
+
+class ContinueFromResponse(_Response):
+    """The audio on this server that was continued."""
+
+    audio_url: str
+    start: float
+    end: float
+    include_input: bool
 
 
 class RecipeResponse(_Response):
@@ -330,6 +361,7 @@ class RecipeResponse(_Response):
     start: Optional[float] = None
     end: Optional[float] = None
     include_input: Optional[bool] = None
+    continue_from: Optional[ContinueFromResponse] = None
     output_format: str
     engine: str
     precision: str

@@ -83,6 +83,9 @@ def _add_fields(parser: argparse.ArgumentParser, fields: type[Any]) -> tuple[str
         if name == "segments":
             _add_segments(parser)
             continue
+        if name == "continue_from":
+            _add_continue_from(parser)
+            continue
         choices = get_args(kind) if get_origin(kind) is Literal else None
         if choices:
             description += f" One of {', '.join(choices)}."
@@ -106,6 +109,16 @@ def _add_segments(parser: argparse.ArgumentParser) -> None:
         type=_segment,
         metavar="SECONDS:PROMPT",
         help="A part with a prompt of its own; repeat the option for each part, and leave out PROMPT and --duration.",
+    )
+
+
+def _add_continue_from(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--continue-from",
+        dest="continue_from",
+        type=lambda text: {"audio_url" if text.startswith("/audio/") else "task_id": text},
+        metavar="TASK_OR_LINK",
+        help="Audio of yours to continue: the ID of a completed task, or the path of the audio on the server.",
     )
 
 
