@@ -248,6 +248,19 @@ def test_a_region_is_looped(app: Playground) -> None:
     expect(end).to_have_attribute("aria-valuetext", "2.9 seconds")
 
 
+def test_an_upload_is_continued(app: Playground) -> None:
+    file = {"name": "tune.wav", "mimeType": "audio/wav", "buffer": melody_file().getvalue()}
+    app.page.locator("#melody-file").set_input_files(file)
+    app.page.get_by_label("What to do with the audio").select_option("Continue it")
+    expect(app.page.locator("#melody")).to_contain_text("The music continues")
+    app.generate_clip("string quartet")
+    app.open()
+    card = app.clip("string quartet")
+    expect(card).to_contain_text("continues tune.wav")
+    card.get_by_role("button", name="Vary").click()
+    expect(app.clips).to_have_count(5)
+
+
 def test_a_clip_is_continued(app: Playground) -> None:
     card = app.generate_clip("bossa nova", seconds=2)
     app.choose(card, "Loop a part")

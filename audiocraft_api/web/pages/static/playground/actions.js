@@ -143,16 +143,18 @@ export class ClipActions {
   }
 
   /** Return the request that made a clip, with the audio it was made from; null, and say why, if that is gone. */
-  async #requestOf({fields, melody = null, melodyName, continues}) {
-    if (melodyName && !melody) {
-      this.page.toast(`Choose the melody ${melodyName} again, then generate.`);
+  async #requestOf({fields, melody = null, source = null, melodyName, continues}) {
+    const missing = melodyName && !melody ? melodyName : continues && !continues.id && !source ? continues.name : null;
+    if (missing) {
+      this.page.toast(`Choose the file ${missing} again, then generate.`);
       return null;
     }
+    if (source) return {fields, melody: null, source};
     if (!continues) return {fields, melody, source: null};
     const origin = this.page.library.clips.find(({id}) => id === continues.id);
     if (!origin) this.page.toast("The clip that this one continues is no longer in the history.");
-    const source = origin ? await this.#sourceOf(origin, continues.end) : null;
-    return source && {fields, melody: null, source};
+    const part = origin ? await this.#sourceOf(origin, continues.end) : null;
+    return part && {fields, melody: null, source: part};
   }
 
   async #sourceOf(clip, end) {

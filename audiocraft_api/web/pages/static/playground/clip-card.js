@@ -34,7 +34,7 @@ export class ClipCard {
       fields.model_size,
       FORMATS[clip.format] ?? clip.format,
       clip.melodyName && `follows ${clip.melodyName}`,
-      clip.continues && `continues from ${brief(clip.continues.end)}`,
+      clip.continues && `continues ${clip.continues.id ? `from ${brief(clip.continues.end)}` : clip.continues.name}`,
     ];
     const details = element(
       "p",

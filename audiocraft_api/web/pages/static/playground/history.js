@@ -45,9 +45,9 @@ export class History {
   }
 }
 
-/** Return clips as a JSON text. Melodies are left out. */
+/** Return clips as a JSON text. Uploaded audio is left out. */
 export function exportClips(clips) {
-  const plain = clips.map(({melody, ...clip}) => (melody ? {...clip, melodyName: melody.name} : clip));
+  const plain = clips.map(({melody, source, ...clip}) => (melody ? {...clip, melodyName: melody.name} : clip));
   return JSON.stringify({audiocraft_playground: 1, clips: plain}, null, 1);
 }
 
@@ -75,11 +75,12 @@ export function importClips(text) {
     loudness: typeof rest.loudness === "number" ? rest.loudness : null,
     starred: rest.starred === true,
     ...(rest.melodyName ? {melodyName: String(rest.melodyName)} : {}),
-    ...(Number.isFinite(rest.continues?.end) ? {continues: originOf(rest.continues)} : {}),
+    ...(typeof rest.continues?.name === "string" ? {continues: originOf(rest.continues)} : {}),
   }));
 }
 
-const originOf = ({id, name, end}) => ({id: String(id), name: String(name), end});
+const originOf = ({id, name, end}) =>
+  typeof id === "string" && Number.isFinite(end) ? {id, name, end} : {id: null, name, end: null};
 
 function isClip(clip) {
   const numbers = [clip?.created, clip?.seed, clip?.duration, clip?.sampleRate];

@@ -85,7 +85,9 @@ export class JobCard {
         this.#retryButton(),
       );
     } else if (kind === "model") {
-      buttons.append(...this.actions.otherModels(this.job).map((name) => this.#chip(`Use ${name}`, {model_size: name})));
+      for (const name of this.actions.otherModels(this.job)) {
+        buttons.append(this.#chip(`Use ${name}`, {model_size: name}));
+      }
       buttons.append(this.#retryButton());
     } else if (kind !== "invalid") {
       buttons.append(this.#retryButton());

@@ -85,7 +85,8 @@ class Page {
 
   #generate() {
     this.announcer.say("Sent to the server.");
-    this.start({fields: this.composer.fields, melody: this.composer.melody.value});
+    const {fields, melody} = this.composer;
+    this.start({fields, melody: melody.value, source: melody.source});
     history.replaceState(null, "", location.pathname);
   }
 
@@ -100,7 +101,9 @@ class Page {
     this.library.removeJob(card);
     if (changes?.prompt) this.composer.prompt.value = changes.prompt;
     if (changes?.model_size) this.composer.chooseModel(changes.model_size);
-    this.start({fields: {...job.fields, ...changes}, melody: job.melody, source: job.source, attempt: changes ? 1 : job.attempt + 1});
+    const {melody, source} = job;
+    const attempt = changes ? 1 : job.attempt + 1;
+    this.start({fields: {...job.fields, ...changes}, melody, source, attempt});
   }
 
   async #onDone(job, card) {

@@ -10,12 +10,13 @@ const MIN_SECONDS = 0.5;
 const MAX_SECONDS = 60; // of the server
 const REGION_SECONDS = 30; // no model follows more
 
-/** The melody of the next request: a file, a recording or a clip, and the part of it to follow. */
+/** The audio of the next request: a file, a recording or a clip, its part, and whether to follow or to continue it. */
 export class MelodyPicker extends EventTarget {
   #decode;
   #source = null; // {blob, name, buffer}
   #region = null;
   #recording = null;
+  #use = "follow"; // or "continue"
 
   /** `decode(bytes, sampleRate)` returns an AudioBuffer. It dispatches `change`. */
   constructor(decode) {
@@ -34,8 +35,18 @@ export class MelodyPicker extends EventTarget {
     this.#acceptDrops();
   }
 
-  /** The melody as it is sent: {blob, name}, or null. */
+  /** The melody to follow as it is sent: {blob, name}, or null. */
   get value() {
+    return this.#use === "follow" ? this.#audio : null;
+  }
+
+  /** The audio to continue as it is sent, to its end; or null. */
+  get source() {
+    const audio = this.#use === "continue" ? this.#audio : null;
+    return audio && {...audio, id: null, end: null};
+  }
+
+  get #audio() {
     if (!this.#source) return null;
     const {blob, name, buffer} = this.#source;
     const isWhole = !buffer || (this.#region[0] <= 0 && this.#region[1] >= buffer.duration - 0.01);
@@ -70,26 +81,46 @@ export class MelodyPicker extends EventTarget {
     const {name, buffer} = this.#source;
     const remove = button("Remove the melody", () => this.clear(), {icon: "close", iconOnly: true});
     const title = element("span", {className: "melody-name", textContent: name});
-    const note = element("small", {textContent: "The music follows this melody."});
-    this.place.replaceChildren(element("div", {className: "melody-head"}, title, remove), note);
+    const note = element("small");
+    const describe = () => {
+      const verb = this.#use === "follow" ? "follows" : "continues";
+      const [start, end] = this.#region ?? [0, 0];
+      note.textContent = buffer ? `The music ${verb} ${inWords(end - start)} of it.` : `The music ${verb} it.`;
+    };
+    const use = this.#useSelect(describe);
+    this.place.replaceChildren(element("div", {className: "melody-head"}, title, remove), use, note);
+    describe();
     if (!buffer) return;
-    const describe = ([start, end]) => `The music follows ${inWords(end - start)} of it.`;
     const waveform = new Waveform({
-      label: "Melody",
+      label: "Audio to start from",
       duration: buffer.duration,
       onseek: () => {},
       onregion: ([start, end]) => {
         this.#region = end - start > MAX_SECONDS ? [start, start + MAX_SECONDS] : [start, end];
         if (end - start > MAX_SECONDS) waveform.setRegion(this.#region);
-        note.textContent = describe(this.#region);
+        describe();
       },
     });
     const channels = Array.from({length: buffer.numberOfChannels}, (_, i) => buffer.getChannelData(i));
     waveform.setPeaks(peaksOf(channels));
     waveform.setRegion(this.#region);
     waveform.setDisabled(true);
-    note.textContent = describe(this.#region);
-    note.before(waveform.element);
+    use.before(waveform.element);
+  }
+
+  #useSelect(describe) {
+    const options = [
+      ["follow", "Follow it as a melody"],
+      ["continue", "Continue it"],
+    ].map(([value, textContent]) => element("option", {value, textContent}));
+    const select = element("select", {"aria-label": "What to do with the audio"}, ...options);
+    select.value = this.#use;
+    select.addEventListener("change", () => {
+      this.#use = select.value;
+      describe();
+      this.dispatchEvent(new Event("change"));
+    });
+    return select;
   }
 
   async #toggleRecording(recordButton) {

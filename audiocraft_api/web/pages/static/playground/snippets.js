@@ -4,7 +4,7 @@ const SYNCHRONOUS_SECONDS = 30;
 export function snippetsOf({fields: own, melodyName, continues}, base, needsKey) {
   const isLong = own.duration > SYNCHRONOUS_SECONDS;
   const route = continues ? "generate-continuation" : melodyName ? "generate-with-melody" : "generate";
-  const fields = continues ? {...own, end: continues.end} : own;
+  const fields = continues?.id ? {...own, end: continues.end} : own;
   const fileField = continues ? "audio" : "melody";
   const filename = continues?.name ?? melodyName;
   const url = new URL(route + (isLong ? "-async" : ""), base).href;
@@ -34,7 +34,8 @@ function curl({url, fields, filename, fileField, needsKey}) {
 function python({url, fields, filename, fileField, needsKey, isLong}) {
   const headers = needsKey ? `, headers={"X-API-Key": os.environ["AUDIOCRAFT_KEY"]}` : "";
   const body = Object.entries(fields).map(([name, value]) => `    ${JSON.stringify(name)}: ${JSON.stringify(value)},`);
-  const send = filename ? `data=fields, files={"${fileField}": open(${JSON.stringify(filename)}, "rb")}` : "json=fields";
+  const files = `{"${fileField}": open(${JSON.stringify(filename)}, "rb")}`;
+  const send = filename ? `data=fields, files=${files}` : "json=fields";
   return [
     ...(needsKey ? ["import os", ""] : []),
     "import requests",

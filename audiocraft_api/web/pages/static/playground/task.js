@@ -57,7 +57,7 @@ export function formRequest({fields, melody, source}) {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, String(value));
   if (source) {
-    form.append("end", String(source.end));
+    if (source.end !== null) form.append("end", String(source.end));
     form.append("audio", source.blob, source.name);
     return ["generate-continuation-async", form];
   }
