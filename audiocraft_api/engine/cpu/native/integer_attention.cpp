@@ -25,9 +25,10 @@ Planes split(const float* from, int count, int8_t* high, int8_t* low) {
 struct PlanePair {
     Sums high = sums_from(0), low = sums_from(0);
 
+    template <int Bits>
     void add(Quad quad, const Planes& inputs, int at) {
-        dot4(high, quad, inputs.high + at);
-        dot4(low, quad, inputs.low + at);
+        dot4<Bits>(high, quad, inputs.high + at);
+        dot4<Bits>(low, quad, inputs.low + at);
     }
 
     // Write (256 * high + low - zero point) * scale. The planes are combined as floats: over many positions 256 * high
@@ -70,7 +71,7 @@ void compute_scores(const uint8_t* keys, const PrefetchPlan& plan, int head_dim,
         for (int q = 0; q < kQuads; ++q)
             for (int b = 0; b < Blocks; ++b) {
                 if (q < kPackQuads<Bits>) PackPrefetch(plan, keys + b * block_bytes).prefetch(q);
-                sums[b].add(quads[b][q], query, d + 4 * q);
+                sums[b].template add<Bits>(quads[b][q], query, d + 4 * q);
             }
     }
     for (int b = 0; b < Blocks; ++b) sums[b].finish(query, kZeroPoint<Bits>, scores + b * kBlock);
@@ -86,7 +87,7 @@ void weighted_sum(const uint8_t* values, const PrefetchPlan& plan, int end, cons
         unpack<Bits>(values, quads);
         for (int q = 0; q < kQuads; ++q) {
             if (q < kPackQuads<Bits>) next.prefetch(q);
-            sums[q].add(quads[q], weights, t);
+            sums[q].template add<Bits>(quads[q], weights, t);
         }
     }
     for (int q = 0; q < kQuads; ++q) sums[q].finish(weights, kZeroPoint<Bits>, out + q * kBlock);
@@ -140,8 +141,11 @@ void KvCache::write_integers(const Head& head, int position, const float* key, c
         std::memcpy(quads, integers + d, sizeof quads);
         pack<Bits>(quads, packed);
         // One byte of each four: other threads may be writing the other three, which belong to other positions.
-        for (int i = 0; i < kPackQuads<Bits>; ++i)
-            for (int o = 0; o < kBlock; ++o) values[64 * i + 4 * o] = uint8_t(packed[i][o]);
+        for (int i = 0; i < kPackQuads<Bits>; ++i) {
+            uint8_t bytes[sizeof(Quad)];
+            store_quad(bytes, packed[i]);
+            for (int o = 0; o < kBlock; ++o) values[64 * i + 4 * o] = bytes[4 * o];
+        }
     }
 }
 

@@ -59,12 +59,8 @@ template <int Bits, int Rows, bool HasLow>
         for (int byte = 0; byte < kPackBytes<Bits>; byte += 64) prefetch_ahead(weights + byte);
         Quad quads[kQuads];
         unpack<Bits>(weights, quads);
-        for (int q = 0; q < kQuads; ++q)
-            for (int r = 0; r < Rows; ++r) {
-                const size_t at = i + 4 * q + r * in.width;
-                dot4(high_sums[r], quads[q], in.high + at);
-                if (HasLow) dot4(low_sums[r], quads[q], in.low + at);
-            }
+        add_products<Bits>(high_sums, quads, in.high + i, in.width);
+        if (HasLow) add_products<Bits>(low_sums, quads, in.low + i, in.width);
     }
     for (int v = 0; v < kBlockVecs; ++v) {
         const Vec weight_scales = load(scales + v * kWidth);

@@ -173,6 +173,11 @@ inline Vec load(const int8_t* from) {
 inline void store(int8_t* to, IntVec value) {
 #if defined(__AVX512F__)
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(__m512i(value)));
+#elif defined(__AVX2__)
+    const __m256i low_bytes = _mm256_shuffle_epi8(__m256i(value), _mm256_set1_epi32(0x0c080400));  // in both halves
+    const int32_t first = _mm256_extract_epi32(low_bytes, 0), second = _mm256_extract_epi32(low_bytes, 4);
+    std::memcpy(to, &first, 4);
+    std::memcpy(to + 4, &second, 4);
 #else
     for (int i = 0; i < kWidth; ++i) to[i] = int8_t(value[i]);
 #endif
