@@ -1,0 +1,149 @@
+"""The language model in training form: MusicGen's decoder with tables that are sums over what a code means.
+
+The decoder is audiocraft's `LMModel` in all that matters (delays, sinusoidal positions, norm first, cross-attention).
+The embedding and the output row of a code are sums of rows that it shares with related codes: of its sound, its pitch,
+its position and so on. So a rule about, say, the end of a bar is learned once and not for each code. `export` adds the
+rows up to ordinary tables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from demo_models import text
+from demo_models.score import NUM_CODES, PARTS, Code, Part
+
+SPECIAL = NUM_CODES  # the token where a codebook has no code
+DIM, NUM_HEADS, NUM_LAYERS = 192, 6, 4
+DELAYS = (0, 1, 2, 3)
+_TIE = 5.0  # scale of an embedding row that starts as a copy of an output row
+
+
+def meanings(code: Code) -> Iterator[Hashable]:
+    """Yield the names of the rows that a code shares with others."""
+    yield ("sound", code.sound)
+    if isinstance(code.item, tuple):  # drums
+        tempo, beat = code.item
+        step = code.position // tempo
+        yield from (("tempo", tempo), ("sound, tempo", code.sound, tempo), ("beat", beat), ("beat, step", beat, step))
+        yield from (("sound, beat", code.sound, beat), ("tempo, position", tempo, code.position))
+        return
+    yield from (("item", code.item), ("sound, item", code.sound, code.item))
+    yield from (("position", code.position), ("sound, position", code.sound, code.position))
+    if code.announces is not None and len(code.announces) == 3:
+        key, loop, bar = code.announces
+        yield from (("key", key), ("loop", loop, key >= 3), ("bar", bar), ("loop, bar", loop, key >= 3, bar))
+        yield from (("key, loop", key, loop), ("all", key, loop, bar))
+    elif code.announces is not None:
+        groove, contour = code.announces
+        yield from (("groove", groove), ("contour", contour), ("both", groove, contour))
+
+
+def place(code: Code) -> list[Hashable]:
+    """Return the two rows that tell a note's frame from its others, and a note from other notes."""
+    if isinstance(code.item, tuple):
+        return [("tempo, position", code.item[0], code.position), ("sound, beat", code.sound, code.item[1])]
+    return [("sound, position", code.sound, code.position), ("sound, item", code.sound, code.item)]
+
+
+class Table(nn.Module):
+    """Rows [codes (and SPECIAL), DIM] as sums of shared rows.
+
+    An input table also has rows for what the code's successor means. Those of its place begin as copies of `output`'s:
+    so "nothing new begins" is nearly known before training.
+    """
+
+    index: Tensor
+
+    def __init__(self, part: Part, output: Table | None = None) -> None:
+        super().__init__()
+        self.names: dict[Hashable, int] = {"nothing": 0, "unused": 1, "special": 2}
+        rows: list[list[Hashable]] = []
+        for number, code in enumerate(part.codes):
+            names = list(meanings(code))
+            if output is not None:
+                names += [("then", name) for name in place(part.codes[part.successor[number]])]
+            rows.append(names)
+        rows += [["unused"]] * (NUM_CODES - len(part)) + ([["special"]] if output is not None else [])
+        width = max(map(len, rows))
+        index = [[self.names.setdefault(name, len(self.names)) for name in row] + [0] * (width - len(row)) for row in rows]
+        self.register_buffer("index", torch.tensor(index), persistent=False)
+        shared = torch.randn(len(self.names), DIM) / math.sqrt(DIM)
+        shared[:2] = 0
+        if output is not None:
+            for name, i in self.names.items():
+                if isinstance(name, tuple) and name[0] == "then":
+                    shared[i] = _TIE * output.shared[output.names[name[1]]].detach()
+        self.shared = nn.Parameter(shared)
+
+    def forward(self) -> Tensor:
+        return F.embedding_bag(self.index, self.shared, mode="sum", padding_idx=0)
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm_cross, self.norm2 = nn.LayerNorm(DIM), nn.LayerNorm(DIM), nn.LayerNorm(DIM)
+        self.attend = nn.Linear(DIM, 3 * DIM, bias=False)
+        self.attend_out = nn.Linear(DIM, DIM, bias=False)
+        self.cross = nn.Linear(DIM, DIM, bias=False)
+        self.cross_source = nn.Linear(DIM, 2 * DIM, bias=False)
+        self.cross_out = nn.Linear(DIM, DIM, bias=False)
+        self.up, self.down = nn.Linear(DIM, 4 * DIM, bias=False), nn.Linear(4 * DIM, DIM, bias=False)
+        for linear in (self.attend_out, self.cross_out, self.down):
+            nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * NUM_LAYERS))
+
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = map(_split, self.attend(self.norm1(x)).chunk(3, -1))
+        x = x + self.attend_out(_join(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+        k, v = map(_split, self.cross_source(source).chunk(2, -1))
+        q = _split(self.cross(self.norm_cross(x)))
+        x = x + self.cross_out(_join(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
+        hidden: Tensor = F.gelu(self.up(self.norm2(x)))
+        return x + self.down(hidden)
+
+
+def _split(x: Tensor) -> Tensor:
+    return x.view(*x.shape[:2], NUM_HEADS, DIM // NUM_HEADS).transpose(1, 2)
+
+
+def _join(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
+
+
+class LanguageModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs = nn.ModuleList(Table(part) for part in PARTS)
+        self.inputs = nn.ModuleList(Table(part, table) for part, table in zip(PARTS, self.outputs, strict=True))  # type: ignore[arg-type]
+        self.words = text.WordTable()
+        self.project = nn.Linear(text.DIM, DIM)
+        self.layers = nn.ModuleList(Layer() for _ in range(NUM_LAYERS))
+        self.out_norm = nn.LayerNorm(DIM)
+
+    def forward(self, tokens: Tensor, positions: Tensor, words: Tensor, keep: Tensor) -> Tensor:
+        """Return states [B, S, DIM] for tokens [B, 4, S] at positions [B, S], and padded word ids [B, L].
+
+        Where `keep` [B] is 0 the caption is dropped, as audiocraft drops it: its states are zero.
+        """
+        source = self.project(text.encode(self.words(), words)) * keep[:, None, None]
+        mask = (words != text.PAD)[:, None, None]
+        x = sinusoids(positions)
+        for k, table in enumerate(self.inputs):
+            x = x + F.embedding(tokens[:, k], table())
+        for layer in self.layers:
+            x = layer(x, source, mask)
+        states: Tensor = self.out_norm(x)
+        return states
+
+
+def sinusoids(positions: Tensor) -> Tensor:
+    """Return audiocraft's position embeddings [..., DIM]."""
+    half = DIM // 2
+    phase = positions[..., None] / 10_000 ** (torch.arange(half) / (half - 1))
+    return torch.cat((phase.cos(), phase.sin()), -1)

@@ -1,0 +1,190 @@
+"""Trains the language model: `python -m demo_models.training build/demo-models/demo.pt --steps 2000`.
+
+Pieces are composed on the fly. Three kinds of batches take turns: beginnings of many pieces, which decide what the
+caption asks for; windows of a few bars from any place, with their true positions; and whole pieces. All is seeded, and
+a run that was stopped goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from demo_models import text
+from demo_models.captions import draw_caption
+from demo_models.composer import Codes, bar_frames, compose, draw_facts
+from demo_models.language_model import DELAYS, NUM_CODES, SPECIAL, LanguageModel
+from demo_models.score import PARTS
+
+LEARNING_RATE, WARM_UP = 2e-3, 60
+CAPTION_DROPOUT = 0.2
+NO_TARGET = -1
+# Frames and pieces of a batch: beginnings, windows, whole pieces of 15 s and 30 s.
+_BEGINNINGS, _WINDOWS, _LONG, _WHOLE = (40, 64), (256, 10), (750, 4), (1500, 2)
+_EARLY = (_BEGINNINGS, _WINDOWS, _WINDOWS)
+_LATE = (_BEGINNINGS, _WINDOWS, _LONG, _BEGINNINGS, _WINDOWS, _WHOLE)
+_LATE_FROM = 0.4  # share of the steps
+_CALM_SHARE = 0.25  # of the frames in which nothing begins; they count as much the more
+_EVENT_WEIGHT = 2.5  # of frames in which something begins: they are few, and the form depends on them
+_BLIND = 8  # columns at the start of a window in which what is announced cannot be known
+
+
+def delayed(codes: Codes) -> tuple[Codes, Codes]:
+    """Return inputs and targets [4, T + 3] of the delay pattern for codes [4, T]."""
+    length = codes.shape[1] + len(DELAYS)
+    sequence = np.full((len(DELAYS), length), SPECIAL)
+    for k, delay in enumerate(DELAYS):
+        sequence[k, 1 + delay : 1 + delay + codes.shape[1]] = codes[k]
+    targets = np.where(sequence == SPECIAL, NO_TARGET, sequence)
+    return sequence[:, :-1], targets[:, 1:]
+
+
+def _example(rng: np.random.Generator, frames: int) -> tuple[Codes, Codes, int, str]:
+    """Return inputs and targets [4, frames], the position of their first column, and a caption."""
+    facts = draw_facts(rng)
+    bar = bar_frames(facts)
+    longest = 1500 // bar + 1
+    needed = -(-frames // bar) + 1
+    first = 0
+    if frames == _WINDOWS[0]:
+        first = int(rng.integers(max(1, longest - needed)))
+    inputs, targets = delayed(compose(rng, facts, first + needed))
+    start = first * bar
+    inputs, targets = inputs[:, start : start + frames], targets[:, start : start + frames].copy()
+    if first:
+        targets[:, :_BLIND] = NO_TARGET
+    return inputs, targets, start, draw_caption(rng, facts)
+
+
+def draw_batch(rng: np.random.Generator, frames: int, size: int) -> dict[str, Tensor]:
+    """Return tokens and targets [B, 4, S], positions [B, S], words [B, L] and keep [B]."""
+    examples = [_example(rng, frames) for _ in range(size)]
+    ids = [text.encode_words(caption) for *_, caption in examples]
+    words = np.full((size, max(map(len, ids))), text.PAD)
+    for row, sequence in zip(words, ids, strict=True):
+        row[: len(sequence)] = sequence
+    starts = np.array([start for *_, start, _ in examples])
+    return {
+        "tokens": torch.tensor(np.stack([inputs for inputs, *_ in examples])),
+        "targets": torch.tensor(np.stack([targets for _, targets, *_ in examples])),
+        "positions": torch.tensor(starts[:, None] + np.arange(frames)),
+        "words": torch.tensor(words),
+        "keep": torch.tensor(rng.random(size) >= CAPTION_DROPOUT, dtype=torch.float32),
+    }
+
+
+# What follows each token when nothing new begins; nothing follows SPECIAL.
+_SUCCESSORS = [torch.tensor(np.append(part.successor, NUM_CODES)) for part in PARTS]
+
+
+def loss_of(model: LanguageModel, batch: dict[str, Tensor]) -> tuple[Tensor, list[float]]:
+    """Return the loss, and the cross-entropy of each part where something begins and where nothing does."""
+    states = model(batch["tokens"], batch["positions"], batch["words"], batch["keep"])
+    loss, figures = torch.zeros(()), []
+    for k, table in enumerate(model.outputs):
+        targets = batch["targets"][:, k]
+        follows = _SUCCESSORS[k][batch["tokens"][:, k]] == targets
+        events = (targets != NO_TARGET) & ~follows
+        calm = (targets != NO_TARGET) & follows & (torch.rand(targets.shape) < _CALM_SHARE)
+        chosen = torch.cat((states[events], states[calm]))
+        entropy = F.cross_entropy(chosen @ table().T, torch.cat((targets[events], targets[calm])), reduction="none")
+        num_events = int(events.sum())
+        weights = torch.full((len(entropy),), _EVENT_WEIGHT)
+        weights[num_events:] = 1 / _CALM_SHARE
+        loss = loss + (entropy * weights).sum() / weights.sum()
+        figures += [entropy[:num_events].mean().item(), entropy[num_events:].mean().item()]
+    return loss / len(PARTS), figures
+
+
+class Trainer:
+    """A training run that saves everything that it needs to go on."""
+
+    def __init__(self, path: Path, steps: int, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.path, self.steps, self.step = path, steps, 0
+        self.rng = np.random.default_rng(seed)
+        self.model = LanguageModel()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.97), weight_decay=0.01)
+        if path.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        saved: dict[str, Any] = torch.load(self.path, weights_only=False)
+        self.step = saved["step"]
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.rng.bit_generator.state = saved["rng"]
+        torch.set_rng_state(saved["torch_rng"])
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "torch_rng": torch.get_rng_state(),
+        }
+        temporary = self.path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.path)
+
+    def learning_rate(self) -> float:
+        done = self.step / self.steps
+        return LEARNING_RATE * min(1, (self.step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def run(self, every: int = 25) -> None:
+        """Train to the last step. Prints progress and saves every `every` steps."""
+        begun, first, sums, frames = time.monotonic(), self.step, [], 0
+        while self.step < self.steps:
+            kinds = _EARLY if self.step < _LATE_FROM * self.steps else _LATE
+            batch = draw_batch(self.rng, *kinds[self.step % len(kinds)])
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            loss, figures = loss_of(self.model, batch)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.step += 1
+            frames += batch["positions"].numel()
+            sums.append([loss.item(), *figures])
+            if self.step % every == 0 or self.step == self.steps:
+                means = np.nanmean(sums, 0)
+                seconds = time.monotonic() - begun
+                left = seconds / (self.step - first) * (self.steps - self.step)
+                parts = " ".join(
+                    f"{part.name} {event:.3f}/{calm:.4f}"
+                    for part, event, calm in zip(PARTS, means[1::2], means[2::2], strict=True)
+                )
+                print(
+                    f"step {self.step}/{self.steps}, {frames / seconds:.0f} frames/s, {left / 60:.0f} min left, "
+                    f"loss {means[0]:.4f}, events/rest: {parts}",
+                    flush=True,
+                )
+                sums = []
+                self.save()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the language model of the demo models.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    Trainer(arguments.checkpoint, arguments.steps).run()
+
+
+if __name__ == "__main__":
+    main()
