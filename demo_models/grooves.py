@@ -62,7 +62,7 @@ GROOVES = (
         ("x-----x---x-x---", "x---x---x-------", "x-----x---------"),
     ),
     Groove(
-        "techno", "x.....x.....x...", "r.r.r.r.r.r.r.r.",
+        "techno", "x-----x-----x---", "r.r.r.r.r.r.r.r.",
         ("x-x-x-x-x-x-x-x-", "x-x-x-..x-x-x-..", "x-x-x-x-x-......"),
     ),
     Groove(

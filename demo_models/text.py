@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,6 @@ DIM = MEANING + EFFECT * (1 + len(OFFSETS))
 EPSILON = 1e-6  # of T5's norm
 
 PAD, END, UNKNOWN = 0, 1, 2
-_NEAR, _SELF = 40.0, 20.0  # attention scores of the neighbor, and of the word itself where there is no neighbor
 
 
 def _vocabulary() -> dict[str, tuple[str, ...]]:
@@ -85,7 +83,7 @@ class WordTable(nn.Module):
 
 
 def encode(table: Tensor, ids: Tensor) -> Tensor:
-    """Return states [B, L, DIM] for ids [B, L] padded with PAD: what the T5 encoder of `solve_encoder` computes."""
+    """Return states [B, L, DIM] for ids [B, L] padded with PAD: what the T5 encoder of `audiocraft_api.model.demo_weights` computes."""
     x = F.embedding(ids, table)
     effects = _normalize(x)[..., MEANING : MEANING + EFFECT]
     length, places = ids.shape[1], torch.arange(ids.shape[1])
@@ -101,13 +99,6 @@ def encode(table: Tensor, ids: Tensor) -> Tensor:
 
 def _normalize(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPSILON)
-
-
-def tokenizer() -> Any:
-    """Return a T5 tokenizer with whole words in three cases, and characters for all others."""
-    from transformers import T5Tokenizer
-
-    return T5Tokenizer(vocab=pieces(), extra_ids=0, additional_special_tokens=[])
 
 
 def pieces() -> list[tuple[str, float]]:
@@ -133,30 +124,3 @@ def piece_ids() -> Tensor:
     single = [piece for piece, _ in pieces()[3:]]
     ids = [UNKNOWN if len(p) == 1 and p.isalnum() else i for p, i in zip(single, ids, strict=True)]
     return torch.tensor([UNKNOWN, END, UNKNOWN, *ids])
-
-
-@torch.no_grad()
-def solve_encoder(table: Tensor) -> Any:
-    """Return the T5 encoder that computes `encode` for the embeddings `table` [NUM_WORDS, DIM]."""
-    from transformers import T5Config, T5EncoderModel
-
-    heads = len(OFFSETS)
-    config = T5Config(
-        vocab_size=len(pieces()), d_model=DIM, d_kv=EFFECT, d_ff=16, num_layers=1, num_heads=heads, dropout_rate=0.0
-    )
-    model = T5EncoderModel(config).eval()
-    for parameter in model.parameters():
-        parameter.zero_()
-    model.shared.weight.copy_(table[piece_ids()])
-    block = model.encoder.block[0]
-    attention = block.layer[0].SelfAttention
-    for head, offset in enumerate(OFFSETS):
-        bucket = -offset if offset < 0 else config.relative_attention_num_buckets // 2 + offset
-        attention.relative_attention_bias.weight[bucket, head] = _NEAR
-        attention.relative_attention_bias.weight[0, head] = _SELF
-        for i in range(EFFECT):
-            attention.v.weight[head * EFFECT + i, MEANING + i] = 1.0
-            attention.o.weight[MEANING + EFFECT * (1 + head) + i, head * EFFECT + i] = 1.0
-    for norm in (block.layer[0].layer_norm, block.layer[1].layer_norm, model.encoder.final_layer_norm):
-        norm.weight.fill_(1.0)
-    return model

@@ -23,16 +23,17 @@ from demo_models import text
 from demo_models.captions import draw_caption
 from demo_models.composer import Codes, bar_frames, compose, draw_facts
 from demo_models.language_model import DELAYS, NUM_CODES, SPECIAL, LanguageModel
+from demo_models.optimizer import Muon
 from demo_models.score import PARTS
 
 LEARNING_RATE, WARM_UP = 2e-3, 60
 CAPTION_DROPOUT = 0.2
 NO_TARGET = -1
 # Frames and pieces of a batch: beginnings, windows, whole pieces of 15 s and 30 s.
-_BEGINNINGS, _WINDOWS, _LONG, _WHOLE = (40, 64), (256, 10), (750, 4), (1500, 2)
+_BEGINNINGS, _WINDOWS, _LONG, _WHOLE = (24, 64), (256, 10), (750, 4), (1500, 2)
 _EARLY = (_BEGINNINGS, _WINDOWS, _WINDOWS)
-_LATE = (_BEGINNINGS, _WINDOWS, _LONG, _BEGINNINGS, _WINDOWS, _WHOLE)
-_LATE_FROM = 0.4  # share of the steps
+_LATE = (_BEGINNINGS, _WINDOWS, _LONG, _WINDOWS, _WHOLE)
+_LATE_FROM = 0.6  # share of the steps
 _CALM_SHARE = 0.25  # of the frames in which nothing begins; they count as much the more
 _EVENT_WEIGHT = 2.5  # of frames in which something begins: they are few, and the form depends on them
 _BLIND = 8  # columns at the start of a window in which what is announced cannot be known
@@ -113,7 +114,9 @@ class Trainer:
         self.path, self.steps, self.step = path, steps, 0
         self.rng = np.random.default_rng(seed)
         self.model = LanguageModel()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.97), weight_decay=0.01)
+        matrices = [p for p in self.model.layers.parameters() if p.dim() == 2]
+        rest = [p for p in self.model.parameters() if all(p is not matrix for matrix in matrices)]
+        self.optimizers = (Muon(matrices), torch.optim.AdamW(rest, betas=(0.9, 0.97), weight_decay=0.01))
         if path.exists():
             self._resume()
 
@@ -121,7 +124,8 @@ class Trainer:
         saved: dict[str, Any] = torch.load(self.path, weights_only=False)
         self.step = saved["step"]
         self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.rng.bit_generator.state = saved["rng"]
         torch.set_rng_state(saved["torch_rng"])
 
@@ -130,7 +134,7 @@ class Trainer:
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "rng": self.rng.bit_generator.state,
             "torch_rng": torch.get_rng_state(),
         }
@@ -142,37 +146,44 @@ class Trainer:
         done = self.step / self.steps
         return LEARNING_RATE * min(1, (self.step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
-    def run(self, every: int = 25) -> None:
+    def run(self, every: int = 30) -> None:
         """Train to the last step. Prints progress and saves every `every` steps."""
-        begun, first, sums, frames = time.monotonic(), self.step, [], 0
+        begun, first, frames = time.monotonic(), self.step, 0
+        figures: dict[int, list[list[float]]] = {}
         while self.step < self.steps:
             kinds = _EARLY if self.step < _LATE_FROM * self.steps else _LATE
-            batch = draw_batch(self.rng, *kinds[self.step % len(kinds)])
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate()
-            loss, figures = loss_of(self.model, batch)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
-            self.step += 1
-            frames += batch["positions"].numel()
-            sums.append([loss.item(), *figures])
+            length, size = kinds[self.step % len(kinds)]
+            figures.setdefault(length, []).append(self._train(draw_batch(self.rng, length, size)))
+            frames += length * size
             if self.step % every == 0 or self.step == self.steps:
-                means = np.nanmean(sums, 0)
                 seconds = time.monotonic() - begun
                 left = seconds / (self.step - first) * (self.steps - self.step)
-                parts = " ".join(
-                    f"{part.name} {event:.3f}/{calm:.4f}"
-                    for part, event, calm in zip(PARTS, means[1::2], means[2::2], strict=True)
-                )
-                print(
-                    f"step {self.step}/{self.steps}, {frames / seconds:.0f} frames/s, {left / 60:.0f} min left, "
-                    f"loss {means[0]:.4f}, events/rest: {parts}",
-                    flush=True,
-                )
-                sums = []
+                print(f"step {self.step}/{self.steps}, {frames / seconds:.0f} frames/s, {left / 60:.0f} min left")
+                for length, rows in sorted(figures.items()):
+                    print(f"    {length:4} frames: {_summary(rows)}", flush=True)
+                figures.clear()
                 self.save()
+
+    def _train(self, batch: dict[str, Tensor]) -> list[float]:
+        """Take one step, and return the loss and its figures."""
+        loss, figures = loss_of(self.model, batch)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate()
+            optimizer.step()
+        self.step += 1
+        return [loss.item(), *figures]
+
+
+def _summary(rows: list[list[float]]) -> str:
+    """Return the mean loss, and each part's mean cross-entropy where something begins and where nothing does."""
+    loss, *figures = np.nanmean(rows, 0)
+    parts = zip(PARTS, figures[::2], figures[1::2], strict=True)
+    return f"loss {loss:.4f}, " + ", ".join(f"{part.name} {event:.3f} / {calm:.4f}" for part, event, calm in parts)
 
 
 def main() -> None:

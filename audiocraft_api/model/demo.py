@@ -70,6 +70,27 @@ def _write(name: str, directory: Path) -> None:
     torch.save({"pretrained": parts.CODEC_ID}, directory / "compression_state_dict.bin")
 
 
+def write_trained(directory: Path, codec_file: Path, model_file: Path) -> None:
+    """Write the checkpoint of a trained model from its shipped numbers."""
+    import torch
+    from omegaconf import OmegaConf
+
+    from audiocraft_api.model import demo_codec, demo_weights
+    from audiocraft_api.model import demo_parts as parts
+
+    codec_numbers, _ = demo_weights.read(codec_file)
+    numbers, facts = demo_weights.read(model_file)
+    hub = directory / "hub"
+    tokenizer = demo_weights.tokenizer(facts)
+    encoder = demo_weights.text_encoder(numbers, facts)
+    add_repository(hub, parts.TEXT_ENCODER_ID, tokenizer.save_pretrained, encoder.save_pretrained)
+    add_repository(hub, parts.CODEC_ID, demo_codec.build(codec_numbers).save_pretrained, demo_codec.halve_codebooks)
+    state = demo_weights.language_model_state(numbers)
+    config = OmegaConf.create(parts.configuration(**facts["configuration"]))
+    _save(directory / "state_dict.bin", config, state)
+    torch.save({"pretrained": parts.CODEC_ID}, directory / "compression_state_dict.bin")
+
+
 def _save(path: Path, config: DictConfig, state: dict[str, Any]) -> None:
     import torch
     from omegaconf import OmegaConf

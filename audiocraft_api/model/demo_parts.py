@@ -108,7 +108,9 @@ def save_separator(directory: Path) -> None:
     (directory / "htdemucs.yaml").write_text("models: [demo]\n")
 
 
-def configuration(*, melody: bool, stereo: bool) -> dict[str, Any]:
+def configuration(
+    *, melody: bool, stereo: bool, dim: int = _LM_DIM, num_heads: int = 2, num_layers: int = 2
+) -> dict[str, Any]:
     """Return the content of `xp.cfg`: the released training configuration, as far as the builders read it."""
     conditioners: dict[str, Any] = {
         "description": {
@@ -131,7 +133,7 @@ def configuration(*, melody: bool, stereo: bool) -> dict[str, Any]:
         "sample_rate": 32_000,
         "interleave_stereo_codebooks": {"use": stereo, "per_timestep": False},
         "transformer_lm": {
-            "n_q": 8 if stereo else 4, "card": 2048, "dim": _LM_DIM, "num_heads": 2, "num_layers": 2,
+            "n_q": 8 if stereo else 4, "card": 2048, "dim": dim, "num_heads": num_heads, "num_layers": num_layers,
             "hidden_scale": 4, "dropout": 0.0, "emb_lr": None, "activation": "gelu", "norm_first": True,
             "bias_ff": False, "bias_attn": False, "bias_proj": False, "past_context": None, "causal": True,
             "custom": False, "memory_efficient": True, "attention_as_float32": False, "layer_scale": None,
