@@ -19,9 +19,21 @@ from demo_models import text
 from demo_models.score import NUM_CODES, PARTS, Code, Part
 
 SPECIAL = NUM_CODES  # the token where a codebook has no code
-DIM, NUM_HEADS, NUM_LAYERS = 192, 6, 4
+DIM, NUM_HEADS, NUM_LAYERS = 128, 4, 4
 DELAYS = (0, 1, 2, 3)
 _TIE = 5.0  # scale of an embedding row that starts as a copy of an output row
+_ANNOUNCED = 4.0  # norm of an embedding row of what is announced, at first; other rows begin with a norm near 1
+# Dimensions in which embeddings are zero at first. By the positions' frequencies in `_RECENT` a head can prefer the last
+# bars; their slowest cosines are near 1 everywhere; and their slowest sines, near 0, are free for flags.
+_HALF = DIM // 2
+_RECENT = range(28, 42)
+_CONSTANT = range(_HALF - 8, _HALF)
+_FLAGS = {1: range(DIM - 8, DIM - 4), 2: range(DIM - 4, DIM)}  # of what chords and bass announce
+_RESERVED = [*_RECENT, *(_HALF + i for i in _RECENT), *_CONSTANT, *_FLAGS[1], *_FLAGS[2]]
+
+
+ANNOUNCES = ("announces",)  # the row of all codes that announce something
+_OF_ANNOUNCEMENTS = {"announces", "key", "loop", "bar", "loop, bar", "key, loop", "all", "groove", "contour", "both"}
 
 
 def meanings(code: Code) -> Iterator[Hashable]:
@@ -35,6 +47,8 @@ def meanings(code: Code) -> Iterator[Hashable]:
         return
     yield from (("item", code.item), ("sound, item", code.sound, code.item))
     yield from (("position", code.position), ("sound, position", code.sound, code.position))
+    if code.announces is not None:
+        yield ANNOUNCES
     if code.announces is not None and len(code.announces) == 3:
         key, loop, bar = code.announces
         yield from (("key", key), ("loop", loop, key >= 3), ("bar", bar), ("loop, bar", loop, key >= 3, bar))
@@ -77,8 +91,11 @@ class Table(nn.Module):
         shared[:2] = 0
         if output is not None:
             for name, i in self.names.items():
+                if isinstance(name, tuple) and name[0] in _OF_ANNOUNCEMENTS:
+                    shared[i] *= _ANNOUNCED
                 if isinstance(name, tuple) and name[0] == "then":
                     shared[i] = _TIE * output.shared[output.names[name[1]]].detach()
+            shared[:, _RESERVED] = 0
         self.shared = nn.Parameter(shared)
 
     def forward(self) -> Tensor:
@@ -125,6 +142,26 @@ class LanguageModel(nn.Module):
         self.project = nn.Linear(text.DIM, DIM)
         self.layers = nn.ModuleList(Layer() for _ in range(NUM_LAYERS))
         self.out_norm = nn.LayerNorm(DIM)
+        for head, part in enumerate((1, 2)):
+            self._look_for_announcements(head, part)
+
+    @torch.no_grad()
+    def _look_for_announcements(self, head: int, part: int) -> None:
+        """Let a head of the first layer begin by looking at the latest announcement of a part.
+
+        What follows depends on it in every frame. Training would find such a head too, but late.
+        """
+        table: Table = self.inputs[part]  # type: ignore[assignment]
+        table.shared[table.names[ANNOUNCES], _FLAGS[part]] = 3.0
+        size = DIM // NUM_HEADS
+        query, key = (self.layers[0].attend.weight[at : at + size] for at in (head * size, DIM + head * size))  # type: ignore[index]
+        query.zero_()
+        key.zero_()
+        query[0, _CONSTANT] = 1.0
+        key[0, _FLAGS[part]] = 1.2
+        for i, place in enumerate(_RECENT):  # positions times positions: a sum of cosines of the distance
+            for row, column in ((1 + 2 * i, place), (2 + 2 * i, _HALF + place)):
+                query[row, column] = key[row, column] = 2.0
 
     def forward(self, tokens: Tensor, positions: Tensor, words: Tensor, keep: Tensor) -> Tensor:
         """Return states [B, S, DIM] for tokens [B, 4, S] at positions [B, S], and padded word ids [B, L].

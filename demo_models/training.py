@@ -26,7 +26,7 @@ from demo_models.language_model import DELAYS, NUM_CODES, SPECIAL, LanguageModel
 from demo_models.optimizer import Muon
 from demo_models.score import PARTS
 
-LEARNING_RATE, WARM_UP = 2e-3, 60
+LEARNING_RATE, WARM_UP = 3e-3, 60
 CAPTION_DROPOUT = 0.2
 NO_TARGET = -1
 # Frames and pieces of a batch: beginnings, windows, whole pieces of 15 s and 30 s.

@@ -1,0 +1,96 @@
+"""Measures sound, without the codes: loudness, clicks, tempo, mode."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demo_models.harmony import SCALES
+from demo_models.score import FRAME, SAMPLE_RATE
+
+Wave = NDArray[Any]  # [T]
+
+
+def loudness(wave: Wave) -> float:
+    """Return the loudness of a mono waveform in LUFS (ITU-R BS.1770)."""
+    import torch
+    from torchaudio import functional
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(functional.loudness(torch.tensor(np.asarray(wave, np.float32))[None], SAMPLE_RATE))
+
+
+def signal_to_noise(expected: Wave, found: Wave) -> float:
+    """Return the level in dB of a waveform over its difference from another."""
+    error = np.square(expected.astype(np.float64) - found).sum()
+    return float(10 * np.log10(np.square(expected.astype(np.float64)).sum() / error))
+
+
+def edge_roughness(wave: Wave) -> float:
+    """Return the largest fourth difference at frame edges over that inside frames, for the worst 1 % of frames.
+
+    A click is a jump; where frames join, jumps would make this much greater than 1.
+    """
+    rough = np.abs(np.diff(wave.astype(np.float64), 4, append=np.zeros(4)))
+    frames = rough[: len(rough) // FRAME * FRAME].reshape(-1, FRAME)
+    edges = np.concatenate([frames[:, :4], frames[:, -4:]], 1).max(1)
+    inside = frames[:, FRAME // 4 : -FRAME // 4].max(1)
+    return float(np.quantile(edges, 0.99) / np.quantile(inside, 0.99))
+
+
+def clicks(wave: Wave, threshold: float = 12.0) -> int:
+    """Count samples whose prediction from their neighbors fails by far more than in the 10 ms around.
+
+    The error of linear prediction (order 24, least squares for each second) is compared with its local median.
+    """
+    found = 0
+    for start in range(0, len(wave) - SAMPLE_RATE // 2, SAMPLE_RATE):
+        part = wave[start : start + SAMPLE_RATE].astype(np.float64)
+        lags = np.lib.stride_tricks.sliding_window_view(part, 25)
+        if not part.any():
+            continue
+        ridge = 1e-9 * np.square(part).sum() * np.eye(24)
+        past, now = lags[:, :-1], lags[:, -1]
+        error = np.abs(now - past @ np.linalg.solve(past.T @ past + ridge, past.T @ now))
+        blocks = error[: len(error) // 320 * 320].reshape(-1, 320)
+        typical = np.median(blocks, 1) + 1e-5
+        around = np.maximum(typical, np.maximum(np.roll(typical, 1), np.roll(typical, -1)))
+        found += int((blocks.max(1) > threshold * around).sum())
+    return found
+
+
+def tempo(wave: Wave) -> float:
+    """Return the tempo in beats per minute."""
+    import librosa
+
+    envelope = librosa.onset.onset_strength(y=wave, sr=SAMPLE_RATE, hop_length=320)
+    found = librosa.feature.tempo(onset_envelope=envelope, sr=SAMPLE_RATE, hop_length=320)
+    return float(found[0])
+
+
+def chroma(wave: Wave, hop: int = FRAME * 4) -> NDArray[np.float64]:
+    """Return the energy [T, 12] of each pitch class, from C, normalized for each frame."""
+    import librosa
+
+    harmonic = librosa.effects.harmonic(wave.astype(np.float32), margin=2.0)
+    found = librosa.feature.chroma_cqt(y=harmonic, sr=SAMPLE_RATE, hop_length=hop, fmin=librosa.note_to_hz("C2"))
+    return np.asarray(found.T, np.float64)
+
+
+def mode(wave: Wave) -> str:
+    """Return "major" or "minor": the key profile that fits the mean chroma best (Temperley's profiles)."""
+    profiles = {
+        "major": (5.0, 2.0, 3.5, 2.0, 4.5, 4.0, 2.0, 4.5, 2.0, 3.5, 1.5, 4.0),
+        "minor": (5.0, 2.0, 3.5, 4.5, 2.0, 4.0, 2.0, 4.5, 3.5, 2.0, 1.5, 4.0),
+    }
+    mean = chroma(wave).mean(0)
+    scores = {
+        name: max(float(np.corrcoef(np.roll(profile, tonic), mean)[0, 1]) for tonic in range(12))
+        for name, profile in profiles.items()
+    }
+    assert set(profiles) == set(SCALES)
+    return max(scores, key=lambda name: scores[name])
