@@ -27,6 +27,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 _HIT_FRAMES = 24
+_LEVEL = 0.72
 
 
 def _noise(rng: np.random.Generator, size: int, lowest: float, tilt: float = 0.0) -> Wave:
@@ -51,15 +52,15 @@ def _hits() -> dict[str, Wave]:
     attack = np.clip(t / 0.0008, 0, 1)
     kick = np.sin(2 * np.pi * (48 * t + 3.2 * (1 - np.exp(-t / 0.03)))) * np.exp(-t / 0.11)
     made = {
-        "K": 0.62 * kick + 0.05 * body * np.exp(-t / 0.004),
+        "K": 0.52 * kick + 0.05 * body * np.exp(-t / 0.004),
         "S": 0.26 * body * np.exp(-t / 0.06) + 0.2 * np.sin(2 * np.pi * 190 * t) * np.exp(-t / 0.05),
-        "C": 0.3 * air * np.exp(-t / 0.05),
+        "C": 0.22 * air * np.exp(-t / 0.05),
         "R": 0.18 * np.sin(2 * np.pi * 820 * t) * np.exp(-t / 0.012) + 0.1 * body * np.exp(-t / 0.012),
         "H": 0.12 * hiss * np.exp(-t / 0.022),
         "O": 0.12 * hiss * np.exp(-t / 0.085),
         "B": 0.07 * air * np.exp(-t / 0.04),
     }
-    return {name: wave * end * attack for name, wave in made.items()}
+    return {name: _LEVEL * wave * end * attack for name, wave in made.items()}
 
 
 def bar_of(style: str, tempo: int) -> Wave:

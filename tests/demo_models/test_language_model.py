@@ -1,0 +1,76 @@
+"""The language model: training form, exported form, and training itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from demo_models import export, text
+from demo_models.composer import Codes
+from demo_models.language_model import SPECIAL, LanguageModel
+from demo_models.training import NO_TARGET, Trainer, delayed, draw_batch
+
+
+def test_the_delay_pattern_shifts_each_part_by_one_frame() -> None:
+    inputs, targets = delayed(np.arange(20).reshape(4, 5))
+    assert inputs.shape == targets.shape == (4, 8)
+    assert inputs[1].tolist() == [SPECIAL, SPECIAL, 5, 6, 7, 8, 9, SPECIAL]
+    assert targets[1].tolist() == [NO_TARGET, 5, 6, 7, 8, 9, NO_TARGET, NO_TARGET]
+
+
+def test_audiocrafts_model_computes_what_the_training_did(
+    loaded: Any, untrained: LanguageModel, pieces: list[Codes]
+) -> None:
+    """Half precision of the exported weights is the only difference."""
+    tokens, _ = delayed(pieces[2][:, :120])
+    conditions, _ = loaded.condition_tensors("slow lo-fi with piano, no bass")
+    loaded.to_float32()
+    found = loaded.lm(torch.tensor(tokens)[None], [], conditions)[0]
+    words = torch.tensor([text.encode_words("slow lo-fi with piano, no bass")])
+    with torch.no_grad():
+        states = untrained(
+            torch.tensor(tokens)[None], torch.arange(tokens.shape[1])[None], words, torch.ones(1)
+        )
+        expected = torch.stack([states[0] @ table().T for table in untrained.outputs]) * export.SHARPNESS
+    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_the_numbers_that_ship_are_small(checkpoint: Path) -> None:
+    assert (checkpoint / "demo.safetensors").stat().st_size < 5e6
+    assert (checkpoint / "codec.safetensors").stat().st_size < 6e6
+
+
+def test_a_batch_has_true_positions_and_captions() -> None:
+    batch = draw_batch(np.random.default_rng(7), 256, 4)
+    assert batch["tokens"].shape == batch["targets"].shape == (4, 4, 256)
+    assert (batch["positions"][:, 1:] - batch["positions"][:, :-1] == 1).all()
+    late = batch["positions"][:, 0] > 0
+    assert late.any()
+    assert (batch["tokens"][late] != SPECIAL).all()
+
+
+def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    whole = Trainer(tmp_path / "whole.pt", 4)
+    whole.run(every=4)
+    part = Trainer(tmp_path / "part.pt", 4)
+    part.steps = 2
+    part.run(every=2)
+    rest = Trainer(tmp_path / "part.pt", 4)
+    assert rest.step == 2
+    rest.run(every=2)
+    for name, tensor in rest.model.state_dict().items():
+        if "learning" not in name:
+            assert torch.isfinite(tensor).all()
+    assert rest.step == whole.step == 4
+
+
+def test_a_few_steps_lower_the_loss(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path / "model.pt", 60)
+    batch = draw_batch(np.random.default_rng(8), 24, 16)
+    first = trainer._train(batch)[0]
+    for _ in range(8):
+        last = trainer._train(batch)[0]
+    assert last < 0.9 * first
