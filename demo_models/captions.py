@@ -56,19 +56,21 @@ PHRASES: dict[str, tuple[str, ...]] = {
              "high energy", "allegro", "bouncy", "fast-paced", "exciting", "powerful", "vivace"),
 }  # fmt: skip
 # Words that say nothing. They are tokens of their own, but have the same meaning as an unknown word: none.
-FILLERS = tuple(
-    "a an the of in with and for to at on is by from this that very really some song track tune music piece melody "
-    "instrumental featuring style loop theme background sound vibe feel mood tempo please make me something like "
-    "video game intro warm soft nice beautiful simple short long good great cool , . ! -".split()
-)
-# A word of each group, right before another word, denies it.
+FILLERS = (
+    "a", "an", "the", "of", "in", "with", "and", "for", "to", "at", "on", "is", "by", "from", "this", "that", "very",
+    "really", "some", "song", "track", "tune", "music", "piece", "melody", "instrumental", "featuring", "style",
+    "loop", "theme", "background", "sound", "vibe", "feel", "mood", "tempo", "please", "make", "me", "something",
+    "like", "video", "game", "intro", "warm", "soft", "nice", "beautiful", "simple", "short", "long", "good", "great",
+    "cool", ",", ".", "!", "-",
+)  # fmt: skip
+# Right before another word, these deny it.
 NEGATIONS = ("no", "without", "not", "minus", "w/o", "nor", "or", "zero", "sans")
 LOWEST_BPM, HIGHEST_BPM = 50, 190
 
-_TEMPO_WORDS = {10: ("slow", "slow", "slow"), 8: ("medium", "slow"), 7: ("medium", "fast"), 6: ("fast", "fast", "fast")}
+_TEMPO_WORDS = {10: ("slow",), 8: ("medium", "slow"), 7: ("medium", "fast"), 6: ("fast",)}
 _TEMPLATES = (
-    "a {mode} {genre} track with {rest}", "{genre} with {rest}", "{mode} {genre}, {rest}", "{tempo} {mode} {genre} song",
-    "{rest} playing a {mode} {genre} tune", "a {tempo} {genre} piece featuring {rest}", "{genre}. {rest}. {mode}",
+    "a {mode} {genre} track with {rest}", "{genre} with {rest}", "{mode} {genre}, {rest}",
+    "{tempo} {mode} {genre} song", "{rest} playing a {mode} {genre} tune", "a {tempo} {genre} piece featuring {rest}", "{genre}. {rest}. {mode}",
     "{mode} {rest}", "{tempo} {genre}", "{genre} {tempo} {mode} {rest}", "{mode} music for a video, {rest}, {tempo}",
 )  # fmt: skip
 
@@ -111,7 +113,9 @@ def draw_caption(rng: np.random.Generator, facts: Facts) -> str:
     def pick(items: Sequence[str]) -> str:
         return items[rng.integers(len(items))]
 
-    said = {topic: pick(PHRASES[pick(keys)]) for topic, keys in statements(facts).items() if rng.random() < _SAID[topic]}
+    said = {
+        topic: pick(PHRASES[pick(keys)]) for topic, keys in statements(facts).items() if rng.random() < _SAID[topic]
+    }
     if not facts.drums and facts.bass is None and rng.random() < 0.4:
         said["drums"] = pick(PHRASES["no rhythm section"])
         said.pop("bass", None)

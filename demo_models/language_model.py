@@ -23,8 +23,8 @@ DIM, NUM_HEADS, NUM_LAYERS = 128, 4, 4
 DELAYS = (0, 1, 2, 3)
 _TIE = 5.0  # scale of an embedding row that starts as a copy of an output row
 _ANNOUNCED = 4.0  # norm of an embedding row of what is announced, at first; other rows begin with a norm near 1
-# Dimensions in which embeddings are zero at first. By the positions' frequencies in `_RECENT` a head can prefer the last
-# bars; their slowest cosines are near 1 everywhere; and their slowest sines, near 0, are free for flags.
+# Dimensions in which embeddings are zero at first. By the positions' frequencies in `_RECENT` a head can prefer the
+# last bars; their slowest cosines are near 1 everywhere; and their slowest sines, near 0, are free for flags.
 _HALF = DIM // 2
 _RECENT = range(28, 42)
 _CONSTANT = range(_HALF - 8, _HALF)
@@ -85,7 +85,9 @@ class Table(nn.Module):
             rows.append(names)
         rows += [["unused"]] * (NUM_CODES - len(part)) + ([["special"]] if output is not None else [])
         width = max(map(len, rows))
-        index = [[self.names.setdefault(name, len(self.names)) for name in row] + [0] * (width - len(row)) for row in rows]
+        index = [
+            [self.names.setdefault(name, len(self.names)) for name in row] + [0] * (width - len(row)) for row in rows
+        ]
         self.register_buffer("index", torch.tensor(index), persistent=False)
         shared = torch.randn(len(self.names), DIM) / math.sqrt(DIM)
         shared[:2] = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def legal_steps(codes: Codes) -> NDArray[np.bool_]:
     release a note that sounds.
     """
     steps = [
-        [_is_legal(k, int(before), int(after)) for before, after in zip(row[:-1], row[1:], strict=True)]
+        [_is_legal(k, int(before), int(after)) for before, after in itertools.pairwise(row)]
         for k, row in enumerate(codes)
     ]
     return np.array(steps)
@@ -152,7 +153,7 @@ def form(codes: Codes) -> dict[str, list[bool]]:
     starts = bar_starts(codes[0])
     lead, chords = notes(3, codes[3]), notes(1, codes[1])
     names, rhythms, tunes = [], [], []
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in itertools.pairwise(starts):
         names.append(most(str(note.item) for note in chords if start <= note.start < end))
         rhythms.append([note.start - start for note in lead if start <= note.start < end])
         tunes.append([note.item for note in lead if start <= note.start < end])
@@ -188,7 +189,7 @@ def sheet(codes: Codes) -> str:
     tempo, _ = grid(codes[0])
     starts = [*bar_starts(codes[0]), codes.shape[1]]
     lines = []
-    for bar, (start, end) in enumerate(zip(starts, starts[1:], strict=False), 1):
+    for bar, (start, end) in enumerate(itertools.pairwise(starts), 1):
         parts = []
         for k in (1, 2, 3):
             inside = [n for n in notes(k, codes[k]) if start <= n.start < end]
@@ -196,5 +197,3 @@ def sheet(codes: Codes) -> str:
         style = code_at(PARTS[0], int(codes[0, start])).sound
         lines.append(f"{bar:2} {style:5} | " + " | ".join(parts))
     return "\n".join(lines)
-
-

@@ -179,5 +179,3 @@ def render(codes: Codes, grains: Grains) -> NDArray[np.float32]:
     for i, grain in enumerate(frames):  # type: ignore[arg-type]
         wave[i * FRAME : i * FRAME + GRAIN] += grain
     return wave[EDGE:-EDGE]
-
-

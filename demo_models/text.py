@@ -83,7 +83,7 @@ class WordTable(nn.Module):
 
 
 def encode(table: Tensor, ids: Tensor) -> Tensor:
-    """Return states [B, L, DIM] for ids [B, L] padded with PAD: what the T5 encoder of `audiocraft_api.model.demo_weights` computes."""
+    """Return states [B, L, DIM] for ids [B, L] padded with PAD: what the T5 encoder of `demo_weights` computes."""
     x = F.embedding(ids, table)
     effects = _normalize(x)[..., MEANING : MEANING + EFFECT]
     length, places = ids.shape[1], torch.arange(ids.shape[1])

@@ -55,7 +55,7 @@ def build(numbers: Mapping[str, Array]) -> EncodecModel:
 
 
 def halve_codebooks(directory: Path) -> None:
-    """Store the codebooks of a saved codec in half precision; its configuration says float32, and loading widens them."""
+    """Store a saved codec's codebooks in half precision. Its configuration says float32: loading widens them."""
     path = directory / "model.safetensors"
     state = load(path.read_bytes())
     halved = {name: tensor.half() if "codebook.embed" in name else tensor for name, tensor in state.items()}

@@ -31,9 +31,7 @@ def test_audiocrafts_model_computes_what_the_training_did(
     found = loaded.lm(torch.tensor(tokens)[None], [], conditions)[0]
     words = torch.tensor([text.encode_words("slow lo-fi with piano, no bass")])
     with torch.no_grad():
-        states = untrained(
-            torch.tensor(tokens)[None], torch.arange(tokens.shape[1])[None], words, torch.ones(1)
-        )
+        states = untrained(torch.tensor(tokens)[None], torch.arange(tokens.shape[1])[None], words, torch.ones(1))
         expected = torch.stack([states[0] @ table().T for table in untrained.outputs]) * export.SHARPNESS
     assert (found - expected).abs().max() < 0.02 * expected.abs().max()
 
