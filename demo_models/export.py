@@ -67,7 +67,7 @@ def _half(tensor: Any) -> Array:
     return array
 
 
-def facts() -> dict[str, Any]:
+def facts(stereo: bool = False) -> dict[str, Any]:
     """Return what the expansion needs to know of the text encoder and of the language model."""
     return {
         "pieces": text.pieces(),
@@ -75,13 +75,13 @@ def facts() -> dict[str, Any]:
         "effect_size": text.EFFECT,
         "offsets": text.OFFSETS,
         "configuration": {
-            "melody": False, "stereo": False, "dim": DIM, "num_heads": NUM_HEADS, "num_layers": NUM_LAYERS,
+            "melody": False, "stereo": stereo, "dim": DIM, "num_heads": NUM_HEADS, "num_layers": NUM_LAYERS,
         },
     }  # fmt: skip
 
 
-def write(path: Path, arrays: dict[str, Array]) -> None:
+def write(path: Path, arrays: dict[str, Array], stereo: bool = False) -> None:
     """Write arrays as safetensors, with the facts in the metadata. The same arrays make the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
-    path.write_bytes(save(contiguous, {"facts": json.dumps(facts())}))
+    path.write_bytes(save(contiguous, {"facts": json.dumps(facts(stereo))}))

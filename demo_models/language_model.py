@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from demo_models import text
 from demo_models.score import NUM_CODES, PARTS, Code, Part
+from demo_models.stereo import LEADERS
 
 SPECIAL = NUM_CODES  # the token where a codebook has no code
 DIM, NUM_HEADS, NUM_LAYERS = 128, 4, 4
-DELAYS = (0, 1, 2, 3)
 _TIE = 5.0  # scale of an embedding row that starts as a copy of an output row
 _ANNOUNCED = 4.0  # norm of an embedding row of what is announced, at first; other rows begin with a norm near 1
 # Dimensions in which embeddings are zero at first. By the positions' frequencies in `_RECENT` a head can prefer the
@@ -136,16 +136,33 @@ def _join(x: Tensor) -> Tensor:
 
 
 class LanguageModel(nn.Module):
-    def __init__(self) -> None:
+    """A model with one codebook for each part, or in stereo with two: the left and the right side."""
+
+    def __init__(self, stereo: bool = False) -> None:
         super().__init__()
-        self.outputs = nn.ModuleList(Table(part) for part in PARTS)
-        self.inputs = nn.ModuleList(Table(part, table) for part, table in zip(PARTS, self.outputs, strict=True))  # type: ignore[arg-type]
+        self.stereo = stereo
+        self.parts = [part for part in PARTS for _ in range(2 if stereo else 1)]
+        self.delays = [delay for delay in range(len(PARTS)) for _ in range(2 if stereo else 1)]
+        self.outputs = nn.ModuleList(Table(part) for part in self.parts)
+        self.inputs = nn.ModuleList(Table(part, table) for part, table in zip(self.parts, self.outputs, strict=True))  # type: ignore[arg-type]
         self.words = text.WordTable()
         self.project = nn.Linear(text.DIM, DIM)
         self.layers = nn.ModuleList(Layer() for _ in range(NUM_LAYERS))
         self.out_norm = nn.LayerNorm(DIM)
-        for head, part in enumerate((1, 2)):
-            self._look_for_announcements(head, part)
+        if not stereo:
+            for head, part in enumerate((1, 2)):
+                self._look_for_announcements(head, part)
+
+    @torch.no_grad()
+    def widen(self, mono: LanguageModel) -> None:
+        """Begin as a trained mono model: in each part one side leads, and the other one is not heard yet."""
+        own, state = self.state_dict(), mono.state_dict()
+        for k, leader in enumerate(LEADERS):
+            for kind in ("inputs", "outputs"):
+                rows = state.pop(f"{kind}.{k}.shared")
+                own[f"{kind}.{2 * k + leader}.shared"] = rows
+                own[f"{kind}.{2 * k + 1 - leader}.shared"] = rows if kind == "outputs" else torch.zeros_like(rows)
+        self.load_state_dict(own | state)
 
     @torch.no_grad()
     def _look_for_announcements(self, head: int, part: int) -> None:
@@ -166,7 +183,7 @@ class LanguageModel(nn.Module):
                 query[row, column] = key[row, column] = 2.0
 
     def forward(self, tokens: Tensor, positions: Tensor, words: Tensor, keep: Tensor) -> Tensor:
-        """Return states [B, S, DIM] for tokens [B, 4, S] at positions [B, S], and padded word ids [B, L].
+        """Return states [B, S, DIM] for tokens [B, K, S] at positions [B, S], and padded word ids [B, L].
 
         Where `keep` [B] is 0 the caption is dropped, as audiocraft drops it: its states are zero.
         """

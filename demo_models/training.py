@@ -11,6 +11,7 @@ import argparse
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from torch.nn import functional as F
 from demo_models import text
 from demo_models.captions import draw_caption
 from demo_models.composer import Codes, bar_frames, compose, draw_facts
-from demo_models.language_model import DELAYS, NUM_CODES, SPECIAL, LanguageModel
+from demo_models.language_model import SPECIAL, LanguageModel
 from demo_models.optimizer import Muon
-from demo_models.score import PARTS
+from demo_models.score import NUM_CODES
+from demo_models.stereo import widen
 
 LEARNING_RATE, WARM_UP = 3e-3, 60
 CAPTION_DROPOUT = 0.2
@@ -39,18 +41,18 @@ _EVENT_WEIGHT = 2.5  # of frames in which something begins: they are few, and th
 _BLIND = 8  # columns at the start of a window in which what is announced cannot be known
 
 
-def delayed(codes: Codes) -> tuple[Codes, Codes]:
-    """Return inputs and targets [4, T + 3] of the delay pattern for codes [4, T]."""
-    length = codes.shape[1] + len(DELAYS)
-    sequence = np.full((len(DELAYS), length), SPECIAL)
-    for k, delay in enumerate(DELAYS):
+def delayed(codes: Codes, delays: Sequence[int]) -> tuple[Codes, Codes]:
+    """Return inputs and targets [K, T + 3] of the delay pattern for codes [K, T]."""
+    length = codes.shape[1] + max(delays) + 1
+    sequence = np.full((len(delays), length), SPECIAL)
+    for k, delay in enumerate(delays):
         sequence[k, 1 + delay : 1 + delay + codes.shape[1]] = codes[k]
     targets = np.where(sequence == SPECIAL, NO_TARGET, sequence)
     return sequence[:, :-1], targets[:, 1:]
 
 
-def _example(rng: np.random.Generator, frames: int) -> tuple[Codes, Codes, int, str]:
-    """Return inputs and targets [4, frames], the position of their first column, and a caption."""
+def _example(rng: np.random.Generator, frames: int, delays: Sequence[int]) -> tuple[Codes, Codes, int, str]:
+    """Return inputs and targets [K, frames], the position of their first column, and a caption."""
     facts = draw_facts(rng)
     bar = bar_frames(facts)
     longest = 1500 // bar + 1
@@ -58,7 +60,8 @@ def _example(rng: np.random.Generator, frames: int) -> tuple[Codes, Codes, int, 
     first = 0
     if frames == _WINDOWS[0]:
         first = int(rng.integers(max(1, longest - needed)))
-    inputs, targets = delayed(compose(rng, facts, first + needed))
+    codes = compose(rng, facts, first + needed)
+    inputs, targets = delayed(codes if len(delays) == len(codes) else widen(codes), delays)
     start = first * bar
     inputs, targets = inputs[:, start : start + frames], targets[:, start : start + frames].copy()
     if first:
@@ -66,9 +69,9 @@ def _example(rng: np.random.Generator, frames: int) -> tuple[Codes, Codes, int, 
     return inputs, targets, start, draw_caption(rng, facts)
 
 
-def draw_batch(rng: np.random.Generator, frames: int, size: int) -> dict[str, Tensor]:
-    """Return tokens and targets [B, 4, S], positions [B, S], words [B, L] and keep [B]."""
-    examples = [_example(rng, frames) for _ in range(size)]
+def draw_batch(rng: np.random.Generator, frames: int, size: int, delays: Sequence[int]) -> dict[str, Tensor]:
+    """Return tokens and targets [B, K, S], positions [B, S], words [B, L] and keep [B]."""
+    examples = [_example(rng, frames, delays) for _ in range(size)]
     ids = [text.encode_words(caption) for *_, caption in examples]
     words = np.full((size, max(map(len, ids))), text.PAD)
     for row, sequence in zip(words, ids, strict=True):
@@ -83,17 +86,14 @@ def draw_batch(rng: np.random.Generator, frames: int, size: int) -> dict[str, Te
     }
 
 
-# What follows each token when nothing new begins; nothing follows SPECIAL.
-_SUCCESSORS = [torch.tensor(np.append(part.successor, NUM_CODES)) for part in PARTS]
-
-
 def loss_of(model: LanguageModel, batch: dict[str, Tensor]) -> tuple[Tensor, list[float]]:
-    """Return the loss, and the cross-entropy of each part where something begins and where nothing does."""
+    """Return the loss, and the cross-entropy of each codebook where something begins and where nothing does."""
     states = model(batch["tokens"], batch["positions"], batch["words"], batch["keep"])
     loss, figures = torch.zeros(()), []
     for k, table in enumerate(model.outputs):
         targets = batch["targets"][:, k]
-        follows = _SUCCESSORS[k][batch["tokens"][:, k]] == targets
+        successors = torch.tensor(np.append(model.parts[k].successor, NUM_CODES))  # nothing follows SPECIAL
+        follows = successors[batch["tokens"][:, k]] == targets
         events = (targets != NO_TARGET) & ~follows
         calm = (targets != NO_TARGET) & follows & (torch.rand(targets.shape) < _CALM_SHARE)
         chosen = torch.cat((states[events], states[calm]))
@@ -103,17 +103,20 @@ def loss_of(model: LanguageModel, batch: dict[str, Tensor]) -> tuple[Tensor, lis
         weights[num_events:] = 1 / _CALM_SHARE
         loss = loss + (entropy * weights).sum() / weights.sum()
         figures += [entropy[:num_events].mean().item(), entropy[num_events:].mean().item()]
-    return loss / len(PARTS), figures
+    return loss / len(model.parts), figures
 
 
 class Trainer:
     """A training run that saves everything that it needs to go on."""
 
-    def __init__(self, path: Path, steps: int, seed: int = 0) -> None:
+    def __init__(self, path: Path, steps: int, seed: int = 0, mono: LanguageModel | None = None) -> None:
+        """Begin or resume a run. With a trained `mono` model the run makes a stereo model of it."""
         torch.manual_seed(seed)
         self.path, self.steps, self.step = path, steps, 0
         self.rng = np.random.default_rng(seed)
-        self.model = LanguageModel()
+        self.model = LanguageModel(stereo=mono is not None)
+        if mono is not None:
+            self.model.widen(mono)
         matrices = [p for p in self.model.layers.parameters() if p.dim() == 2]
         rest = [p for p in self.model.parameters() if all(p is not matrix for matrix in matrices)]
         self.optimizers = (Muon(matrices), torch.optim.AdamW(rest, betas=(0.9, 0.97), weight_decay=0.01))
@@ -153,14 +156,15 @@ class Trainer:
         while self.step < self.steps:
             kinds = _EARLY if self.step < _LATE_FROM * self.steps else _LATE
             length, size = kinds[self.step % len(kinds)]
-            figures.setdefault(length, []).append(self._train(draw_batch(self.rng, length, size)))
+            batch = draw_batch(self.rng, length, size, self.model.delays)
+            figures.setdefault(length, []).append(self._train(batch))
             frames += length * size
             if self.step % every == 0 or self.step == self.steps:
                 seconds = time.monotonic() - begun
                 left = seconds / (self.step - first) * (self.steps - self.step)
                 print(f"step {self.step}/{self.steps}, {frames / seconds:.0f} frames/s, {left / 60:.0f} min left")
                 for length, rows in sorted(figures.items()):
-                    print(f"    {length:4} frames: {_summary(rows)}", flush=True)
+                    print(f"    {length:4} frames: {_summary(self.model, rows)}", flush=True)
                 figures.clear()
                 self.save()
 
@@ -179,11 +183,19 @@ class Trainer:
         return [loss.item(), *figures]
 
 
-def _summary(rows: list[list[float]]) -> str:
-    """Return the mean loss, and each part's mean cross-entropy where something begins and where nothing does."""
+def _summary(model: LanguageModel, rows: list[list[float]]) -> str:
+    """Return the mean loss, and each codebook's mean cross-entropy where something begins and where nothing does."""
     loss, *figures = np.nanmean(rows, 0)
-    parts = zip(PARTS, figures[::2], figures[1::2], strict=True)
+    parts = zip(model.parts, figures[::2], figures[1::2], strict=True)
     return f"loss {loss:.4f}, " + ", ".join(f"{part.name} {event:.3f} / {calm:.4f}" for part, event, calm in parts)
+
+
+def load_model(path: Path) -> LanguageModel:
+    """Return the model of a training checkpoint."""
+    state = torch.load(path, weights_only=False)["model"]
+    model = LanguageModel(stereo=any(name.startswith("inputs.4.") for name in state))
+    model.load_state_dict(state)
+    return model.eval()
 
 
 def main() -> None:
@@ -191,10 +203,12 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--mono", type=Path, help="checkpoint of a mono model, to make a stereo model of it")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    Trainer(arguments.checkpoint, arguments.steps).run()
+    mono = None if arguments.mono is None else load_model(arguments.mono)
+    Trainer(arguments.checkpoint, arguments.steps, mono=mono).run()
 
 
 if __name__ == "__main__":

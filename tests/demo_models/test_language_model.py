@@ -11,11 +11,15 @@ import torch
 from demo_models import export, text
 from demo_models.composer import Codes
 from demo_models.language_model import SPECIAL, LanguageModel
+from demo_models.stereo import following, leaders, widen
 from demo_models.training import NO_TARGET, Trainer, delayed, draw_batch
 
 
+MONO = (0, 1, 2, 3)
+
+
 def test_the_delay_pattern_shifts_each_part_by_one_frame() -> None:
-    inputs, targets = delayed(np.arange(20).reshape(4, 5))
+    inputs, targets = delayed(np.arange(20).reshape(4, 5), MONO)
     assert inputs.shape == targets.shape == (4, 8)
     assert inputs[1].tolist() == [SPECIAL, SPECIAL, 5, 6, 7, 8, 9, SPECIAL]
     assert targets[1].tolist() == [NO_TARGET, 5, 6, 7, 8, 9, NO_TARGET, NO_TARGET]
@@ -25,7 +29,7 @@ def test_audiocrafts_model_computes_what_the_training_did(
     loaded: Any, untrained: LanguageModel, pieces: list[Codes]
 ) -> None:
     """Half precision of the exported weights is the only difference."""
-    tokens, _ = delayed(pieces[2][:, :120])
+    tokens, _ = delayed(pieces[2][:, :120], MONO)
     conditions, _ = loaded.condition_tensors("slow lo-fi with piano, no bass")
     loaded.to_float32()
     found = loaded.lm(torch.tensor(tokens)[None], [], conditions)[0]
@@ -42,7 +46,7 @@ def test_the_numbers_that_ship_are_small(checkpoint: Path) -> None:
 
 
 def test_a_batch_has_true_positions_and_captions() -> None:
-    batch = draw_batch(np.random.default_rng(7), 256, 4)
+    batch = draw_batch(np.random.default_rng(7), 256, 4, MONO)
     assert batch["tokens"].shape == batch["targets"].shape == (4, 4, 256)
     assert (batch["positions"][:, 1:] - batch["positions"][:, :-1] == 1).all()
     late = batch["positions"][:, 0] > 0
@@ -67,8 +71,29 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_a_few_steps_lower_the_loss(tmp_path: Path) -> None:
     trainer = Trainer(tmp_path / "model.pt", 60)
-    batch = draw_batch(np.random.default_rng(8), 24, 16)
+    batch = draw_batch(np.random.default_rng(8), 24, 16, MONO)
     first = trainer._train(batch)[0]
     for _ in range(8):
         last = trainer._train(batch)[0]
     assert last < 0.9 * first
+
+
+def test_a_stereo_model_begins_as_the_mono_model(untrained: LanguageModel, pieces: list[Codes]) -> None:
+    wide = LanguageModel(stereo=True).eval()
+    wide.widen(untrained)
+    words, keep = torch.tensor([text.encode_words("happy waltz")]), torch.ones(1)
+    mono_tokens = torch.tensor(delayed(pieces[0][:, :40], MONO)[0])[None]
+    stereo_tokens = torch.tensor(delayed(widen(pieces[0])[:, :40], wide.delays)[0])[None]
+    positions = torch.arange(mono_tokens.shape[2])[None]
+    with torch.no_grad():
+        difference = wide(stereo_tokens, positions, words, keep) - untrained(mono_tokens, positions, words, keep)
+    assert difference.abs().max() < 1e-4
+
+
+def test_the_followers_of_a_stereo_piece_need_only_the_past(pieces: list[Codes]) -> None:
+    wide = widen(pieces[1])
+    assert wide.shape == (8, pieces[1].shape[1])
+    assert (leaders(wide) == pieces[1]).all()
+    assert following(wide) == 1
+    assert (wide[2, 1:] == wide[3, :-1]).all()  # chords: the left follows the right
+    assert (wide[7, 1:] == wide[6, :-1]).all()  # lead: the right follows the left
