@@ -4,6 +4,7 @@
 # make worker  set up and work on tasks   make bench        measure (QUICK=1: short)
 # make lock    resolve requirements*.in   make coverage     which code the tests run
 # make clean   delete everything that make created
+# make train-demo  train the demo models anew (demo_models/README.md; QUICK=1: two minutes, only to test)
 #
 # PYTHON chooses the interpreter, VENV the directory of the virtual environment.
 
@@ -20,7 +21,7 @@ SMOKE_TESTS := tests/web/test_end_to_end.py tests/audio/test_upload_formats.py t
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: run worker setup setup-tests test-programs test coverage test-faults smoke smoke-tests check lint bench \
-  bench-gpu lock clean
+  bench-gpu train-demo lock clean
 
 run: setup
 	exec $(BIN)/gunicorn -c gunicorn.conf.py app:app
@@ -105,6 +106,9 @@ bench: setup
 
 bench-gpu: setup
 	$(BIN)/python -m bench.gpu
+
+train-demo: setup
+	$(BIN)/python -m demo_models $(if $(QUICK),--quick) $(ARGS)
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11
 

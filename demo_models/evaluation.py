@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from demo_models import generation, measures, reader
+from demo_models import generation, measures, reader, stereo
 from demo_models.captions import bpm
 from demo_models.composer import Codes
 
@@ -128,14 +128,22 @@ def read_sound(waves: Sequence[Any], wanted: Sequence[dict[str, Any]], pieces: S
 
 
 def evaluate(model: Any, seconds: float = 15.0, count: int = len(CAPTIONS)) -> dict[str, Any]:
-    """Return all figures of a mono model."""
+    """Return all figures of a model. The sound of a stereo model is measured in mono."""
     captions, wanted = zip(*CAPTIONS[:count], strict=True)
     begin = time.monotonic()
     pieces = generation.generate(model, captions, seconds)
-    waves = [model.decode_codes(torch.tensor(codes)[None])[0].numpy() for codes in pieces]
+    waves = [model.decode_codes(torch.tensor(codes)[None]).numpy() for codes in pieces]
     took = time.monotonic() - begin
     odd = generation.generate(model, ODD_PROMPTS, seconds)
     figures: dict[str, Any] = {"model": model.spec.name, "seconds": seconds, "captions": count}
+    if model.channels == 2:
+        figures["stereo"] = {
+            "followers_keep_their_rules": round(float(np.mean([stereo.following(codes) for codes in pieces])), 4),
+            "correlation": round(float(np.mean([measures.correlation(wave) for wave in waves])), 3),
+            "level_in_mono_db": round(float(np.mean([measures.level_in_mono(wave) for wave in waves])), 2),
+        }
+        pieces, odd = ([stereo.leaders(codes) for codes in group] for group in (pieces, odd))
+    waves = [wave.mean(0) for wave in waves]
     figures["codes"] = read_codes(pieces, wanted)
     figures["sound"] = read_sound(waves, wanted, pieces)
     figures["odd_prompts"] = read_codes(odd, [{}] * len(odd))

@@ -55,6 +55,16 @@ def broadband_peak(wave: Wave, low: float = 10_000, high: float = 14_000) -> flo
     return float(10 * np.log10(np.square(blocks).mean(1).max() + 1e-20))
 
 
+def correlation(wave: Wave) -> float:
+    """Return the correlation of the two sides of a waveform [2, T]: 1 is mono."""
+    return float(np.corrcoef(wave)[0, 1])
+
+
+def level_in_mono(wave: Wave) -> float:
+    """Return in dB how much quieter the mean of both sides is than the sides: 0 is mono, -3 uncorrelated."""
+    return float(10 * np.log10(np.square(wave.mean(0)).mean() / np.square(wave).mean()))
+
+
 def tempo(wave: Wave) -> float:
     """Return the tempo in beats per minute."""
     import librosa

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NAMES = ("demo", "demo-melody", "demo-stereo")
+CODEC_FILE = "codec.safetensors"
 
 logger = logging.getLogger(__name__)
 
