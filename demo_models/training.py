@@ -25,7 +25,7 @@ from demo_models.captions import draw_caption
 from demo_models.composer import Codes, bar_frames, compose, draw_facts
 from demo_models.language_model import SPECIAL, LanguageModel
 from demo_models.optimizer import Muon
-from demo_models.score import NUM_CODES
+from demo_models.score import NUM_CODES, PARTS
 from demo_models.stereo import widen
 
 LEARNING_RATE, WARM_UP = 3e-3, 60
@@ -36,23 +36,29 @@ _BEGINNINGS, _WINDOWS, _LONG, _WHOLE = (24, 64), (256, 10), (750, 4), (1500, 2)
 _EARLY = (_BEGINNINGS, _WINDOWS, _WINDOWS)
 _LATE = (_BEGINNINGS, _WINDOWS, _LONG, _WINDOWS, _WHOLE)
 _LATE_FROM = 0.6  # share of the steps
-_CALM_SHARE = 0.25  # of the frames in which nothing begins; they count as much the more
-_EVENT_WEIGHT = 2.5  # of frames in which something begins: they are few, and the form depends on them
+# Decisions are the frames in which something begins, and those at the start of a sixteenth note in which something
+# could. They are few, and the form depends on them. Of the other frames a share is used, which counts as much the more.
+_DECISION_WEIGHT, _CALM_SHARE = 2.5, 0.15
 _BLIND = 8  # columns at the start of a window in which what is announced cannot be known
 
 
 def delayed(codes: Codes, delays: Sequence[int]) -> tuple[Codes, Codes]:
     """Return inputs and targets [K, T + 3] of the delay pattern for codes [K, T]."""
-    length = codes.shape[1] + max(delays) + 1
-    sequence = np.full((len(delays), length), SPECIAL)
-    for k, delay in enumerate(delays):
-        sequence[k, 1 + delay : 1 + delay + codes.shape[1]] = codes[k]
+    sequence = _shifted(codes, delays, SPECIAL)
     targets = np.where(sequence == SPECIAL, NO_TARGET, sequence)
     return sequence[:, :-1], targets[:, 1:]
 
 
-def _example(rng: np.random.Generator, frames: int, delays: Sequence[int]) -> tuple[Codes, Codes, int, str]:
-    """Return inputs and targets [K, frames], the position of their first column, and a caption."""
+def _shifted(values: Codes, delays: Sequence[int], fill: int) -> Codes:
+    """Return [K, T + 4]: one column of `fill`, then the values [K, T], each row later by its delay."""
+    shifted = np.full((len(delays), values.shape[1] + max(delays) + 1), fill)
+    for k, delay in enumerate(delays):
+        shifted[k, 1 + delay : 1 + delay + values.shape[1]] = values[k]
+    return shifted
+
+
+def _example(rng: np.random.Generator, frames: int, delays: Sequence[int]) -> tuple[Codes, Codes, Codes, int, str]:
+    """Return inputs, targets and starts of sixteenth notes [K, frames], their first column's position, and a caption."""
     facts = draw_facts(rng)
     bar = bar_frames(facts)
     longest = 1500 // bar + 1
@@ -61,16 +67,18 @@ def _example(rng: np.random.Generator, frames: int, delays: Sequence[int]) -> tu
     if frames == _WINDOWS[0]:
         first = int(rng.integers(max(1, longest - needed)))
     codes = compose(rng, facts, first + needed)
-    inputs, targets = delayed(codes if len(delays) == len(codes) else widen(codes), delays)
-    start = first * bar
-    inputs, targets = inputs[:, start : start + frames], targets[:, start : start + frames].copy()
+    codes = codes if len(delays) == len(codes) else widen(codes)
+    inputs, targets = delayed(codes, delays)
+    on_grid = np.broadcast_to(np.arange(codes.shape[1]) % facts.tempo == 0, codes.shape)
+    window = slice(first * bar, first * bar + frames)
+    inputs, targets = inputs[:, window], targets[:, window].copy()
     if first:
         targets[:, :_BLIND] = NO_TARGET
-    return inputs, targets, start, draw_caption(rng, facts)
+    return inputs, targets, _shifted(on_grid, delays, 0)[:, 1:][:, window], window.start, draw_caption(rng, facts)
 
 
 def draw_batch(rng: np.random.Generator, frames: int, size: int, delays: Sequence[int]) -> dict[str, Tensor]:
-    """Return tokens and targets [B, K, S], positions [B, S], words [B, L] and keep [B]."""
+    """Return tokens, targets and on_grid [B, K, S], positions [B, S], words [B, L] and keep [B]."""
     examples = [_example(rng, frames, delays) for _ in range(size)]
     ids = [text.encode_words(caption) for *_, caption in examples]
     words = np.full((size, max(map(len, ids))), text.PAD)
@@ -80,6 +88,7 @@ def draw_batch(rng: np.random.Generator, frames: int, size: int, delays: Sequenc
     return {
         "tokens": torch.tensor(np.stack([inputs for inputs, *_ in examples])),
         "targets": torch.tensor(np.stack([targets for _, targets, *_ in examples])),
+        "on_grid": torch.tensor(np.stack([on_grid for _, _, on_grid, *_ in examples])) > 0,
         "positions": torch.tensor(starts[:, None] + np.arange(frames)),
         "words": torch.tensor(words),
         "keep": torch.tensor(rng.random(size) >= CAPTION_DROPOUT, dtype=torch.float32),
@@ -87,22 +96,25 @@ def draw_batch(rng: np.random.Generator, frames: int, size: int, delays: Sequenc
 
 
 def loss_of(model: LanguageModel, batch: dict[str, Tensor]) -> tuple[Tensor, list[float]]:
-    """Return the loss, and the cross-entropy of each codebook where something begins and where nothing does."""
+    """Return the loss, and the cross-entropy of each codebook where something begins and where nothing does.
+
+    Where nothing does, the starts of sixteenth notes are more than their share.
+    """
     states = model(batch["tokens"], batch["positions"], batch["words"], batch["keep"])
     loss, figures = torch.zeros(()), []
     for k, table in enumerate(model.outputs):
         targets = batch["targets"][:, k]
         successors = torch.tensor(np.append(model.parts[k].successor, NUM_CODES))  # nothing follows SPECIAL
         follows = successors[batch["tokens"][:, k]] == targets
-        events = (targets != NO_TARGET) & ~follows
-        calm = (targets != NO_TARGET) & follows & (torch.rand(targets.shape) < _CALM_SHARE)
-        chosen = torch.cat((states[events], states[calm]))
-        entropy = F.cross_entropy(chosen @ table().T, torch.cat((targets[events], targets[calm])), reduction="none")
-        num_events = int(events.sum())
-        weights = torch.full((len(entropy),), _EVENT_WEIGHT)
-        weights[num_events:] = 1 / _CALM_SHARE
+        valid, events = targets != NO_TARGET, ~follows
+        could_begin = batch["on_grid"][:, k] if k >= model.parts.count(PARTS[0]) else torch.zeros_like(events)
+        decisions = valid & (events | could_begin)
+        calm = valid & ~decisions & (torch.rand(targets.shape) < _CALM_SHARE)
+        chosen = decisions | calm
+        entropy = F.cross_entropy(states[chosen] @ table().T, targets[chosen], reduction="none")
+        weights = torch.where(calm, 1 / _CALM_SHARE, _DECISION_WEIGHT)[chosen]
         loss = loss + (entropy * weights).sum() / weights.sum()
-        figures += [entropy[:num_events].mean().item(), entropy[num_events:].mean().item()]
+        figures += [entropy[events[chosen]].mean().item(), entropy[~events[chosen]].mean().item()]
     return loss / len(model.parts), figures
 
 
