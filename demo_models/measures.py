@@ -84,12 +84,17 @@ def chroma(wave: Wave, hop: int = FRAME * 4) -> NDArray[np.float64]:
 
 
 def mode(wave: Wave) -> str:
-    """Return "major" or "minor": the key profile that fits the mean chroma best (Temperley's profiles)."""
+    """Return "major" or "minor": the key profile that fits the chroma best (Temperley's profiles).
+
+    A major key and its relative minor have the same notes. The first second tells them apart: there the tonic sounds.
+    """
     profiles = {
         "major": (5.0, 2.0, 3.5, 2.0, 4.5, 4.0, 2.0, 4.5, 2.0, 3.5, 1.5, 4.0),
         "minor": (5.0, 2.0, 3.5, 4.5, 2.0, 4.0, 2.0, 4.5, 3.5, 2.0, 1.5, 4.0),
     }
-    mean = chroma(wave).mean(0)
+    found = chroma(wave)
+    first = found[: SAMPLE_RATE // (FRAME * 4)].mean(0)
+    mean = found.mean(0) / found.mean(0).max() + 1.5 * first / first.max()
     scores = {
         name: max(float(np.corrcoef(np.roll(profile, tonic), mean)[0, 1]) for tonic in range(12))
         for name, profile in profiles.items()

@@ -39,6 +39,9 @@ _LATE_FROM = 0.6  # share of the steps
 # Decisions are the frames in which something begins, and those at the start of a sixteenth note in which something
 # could. They are few, and the form depends on them. Of the other frames a share is used, which counts as much the more.
 _DECISION_WEIGHT, _CALM_SHARE = 2.5, 0.15
+# The share of windows from the middle of a piece whose caption is that of another piece. Once music plays, it decides
+# what follows: otherwise guidance would pull every frame toward what the caption asks for, and break notes.
+_WRONG_CAPTION = 0.5
 _BLIND = 8  # columns at the start of a window in which what is announced cannot be known
 
 
@@ -74,7 +77,8 @@ def _example(rng: np.random.Generator, frames: int, delays: Sequence[int]) -> tu
     inputs, targets = inputs[:, window], targets[:, window].copy()
     if first:
         targets[:, :_BLIND] = NO_TARGET
-    return inputs, targets, _shifted(on_grid, delays, 0)[:, 1:][:, window], window.start, draw_caption(rng, facts)
+    heard = draw_facts(rng) if first and rng.random() < _WRONG_CAPTION else facts
+    return inputs, targets, _shifted(on_grid, delays, 0)[:, 1:][:, window], window.start, draw_caption(rng, heard)
 
 
 def draw_batch(rng: np.random.Generator, frames: int, size: int, delays: Sequence[int]) -> dict[str, Tensor]:
