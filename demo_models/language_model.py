@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demo_models import text
+from demo_models.rounding import round_keys, round_vectors, round_weights
 from demo_models.score import NUM_CODES, PARTS, Code, Part
 from demo_models.stereo import LEADERS
 
@@ -117,14 +119,22 @@ class Layer(nn.Module):
         for linear in (self.attend_out, self.cross_out, self.down):
             nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * NUM_LAYERS))
 
-    def forward(self, x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = map(_split, self.attend(self.norm1(x)).chunk(3, -1))
-        x = x + self.attend_out(_join(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
-        k, v = map(_split, self.cross_source(source).chunk(2, -1))
-        q = _split(self.cross(self.norm_cross(x)))
-        x = x + self.cross_out(_join(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
-        hidden: Tensor = F.gelu(self.up(self.norm2(x)))
-        return x + self.down(hidden)
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor, rounded: bool) -> Tensor:
+        def linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
+            return F.linear(inputs, round_weights(layer.weight) if rounded else layer.weight)
+
+        def attend(query: Tensor, source: Tensor, **how: Any) -> Tensor:
+            q, (k, v) = _split(query), map(_split, source.chunk(2, -1))
+            if rounded:
+                k, v = round_keys(k), round_vectors(v)
+            return _join(F.scaled_dot_product_attention(q, k, v, **how))
+
+        query, keys_and_values = linear(self.attend, self.norm1(x)).split((DIM, 2 * DIM), -1)
+        x = x + linear(self.attend_out, attend(query, keys_and_values, is_causal=True))
+        keys_and_values = linear(self.cross_source, source)
+        x = x + linear(self.cross_out, attend(linear(self.cross, self.norm_cross(x)), keys_and_values, attn_mask=mask))
+        hidden: Tensor = F.gelu(linear(self.up, self.norm2(x)))
+        return x + linear(self.down, hidden)
 
 
 def _split(x: Tensor) -> Tensor:
@@ -141,6 +151,7 @@ class LanguageModel(nn.Module):
     def __init__(self, stereo: bool = False) -> None:
         super().__init__()
         self.stereo = stereo
+        self.rounded = False  # whether to compute as int6 does
         self.parts = [part for part in PARTS for _ in range(2 if stereo else 1)]
         self.delays = [delay for delay in range(len(PARTS)) for _ in range(2 if stereo else 1)]
         self.outputs = nn.ModuleList(Table(part) for part in self.parts)
@@ -182,6 +193,11 @@ class LanguageModel(nn.Module):
             for row, column in ((1 + 2 * i, place), (2 + 2 * i, _HALF + place)):
                 query[row, column] = key[row, column] = 2.0
 
+    def output(self, k: int) -> Tensor:
+        """Return the output rows [codes, DIM] of codebook `k`."""
+        rows: Tensor = self.outputs[k]()
+        return round_weights(rows) if self.rounded else rows
+
     def forward(self, tokens: Tensor, positions: Tensor, words: Tensor, keep: Tensor) -> Tensor:
         """Return states [B, S, DIM] for tokens [B, K, S] at positions [B, S], and padded word ids [B, L].
 
@@ -193,7 +209,7 @@ class LanguageModel(nn.Module):
         for k, table in enumerate(self.inputs):
             x = x + F.embedding(tokens[:, k], table())
         for layer in self.layers:
-            x = layer(x, source, mask)
+            x = layer(x, source, mask, self.rounded)
         states: Tensor = self.out_norm(x)
         return states
 

@@ -34,8 +34,9 @@ NO_TARGET = -1
 # Frames and pieces of a batch: beginnings, windows, whole pieces of 15 s and 30 s.
 _BEGINNINGS, _WINDOWS, _LONG, _WHOLE = (24, 64), (256, 10), (750, 4), (1500, 2)
 _EARLY = (_BEGINNINGS, _WINDOWS, _WINDOWS)
-_LATE = (_BEGINNINGS, _WINDOWS, _LONG, _WINDOWS, _WHOLE)
+_LATE = (_BEGINNINGS, _WINDOWS, _WINDOWS, _LONG, _WINDOWS, _WINDOWS, _WHOLE)
 _LATE_FROM = 0.6  # share of the steps
+_ROUNDED_FROM = 0.4  # share of the steps after which the model computes as the service's int6 does
 # Decisions are the frames in which something begins, and those at the start of a sixteenth note in which something
 # could. They are few, and the form depends on them. Of the other frames a share is used, which counts as much the more.
 _DECISION_WEIGHT, _CALM_SHARE = 2.5, 0.15
@@ -106,7 +107,7 @@ def loss_of(model: LanguageModel, batch: dict[str, Tensor]) -> tuple[Tensor, lis
     """
     states = model(batch["tokens"], batch["positions"], batch["words"], batch["keep"])
     loss, figures = torch.zeros(()), []
-    for k, table in enumerate(model.outputs):
+    for k in range(len(model.outputs)):
         targets = batch["targets"][:, k]
         successors = torch.tensor(np.append(model.parts[k].successor, NUM_CODES))  # nothing follows SPECIAL
         follows = successors[batch["tokens"][:, k]] == targets
@@ -115,7 +116,7 @@ def loss_of(model: LanguageModel, batch: dict[str, Tensor]) -> tuple[Tensor, lis
         decisions = valid & (events | could_begin)
         calm = valid & ~decisions & (torch.rand(targets.shape) < _CALM_SHARE)
         chosen = decisions | calm
-        entropy = F.cross_entropy(states[chosen] @ table().T, targets[chosen], reduction="none")
+        entropy = F.cross_entropy(states[chosen] @ model.output(k).T, targets[chosen], reduction="none")
         weights = torch.where(calm, 1 / _CALM_SHARE, _DECISION_WEIGHT)[chosen]
         loss = loss + (entropy * weights).sum() / weights.sum()
         figures += [entropy[events[chosen]].mean().item(), entropy[~events[chosen]].mean().item()]
@@ -171,6 +172,7 @@ class Trainer:
         figures: dict[int, list[list[float]]] = {}
         while self.step < self.steps:
             kinds = _EARLY if self.step < _LATE_FROM * self.steps else _LATE
+            self.model.rounded = self.step >= _ROUNDED_FROM * self.steps
             length, size = kinds[self.step % len(kinds)]
             batch = draw_batch(self.rng, length, size, self.model.delays)
             figures.setdefault(length, []).append(self._train(batch))
