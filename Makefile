@@ -53,8 +53,11 @@ build/.native: $(CXX_SOURCES) audiocraft_api/engine/cpu/native/build.py | $(VENV
 	$(BIN)/python -m audiocraft_api.engine.cpu.native.build
 	@if ls build/native/*.so >/dev/null 2>&1; then touch $@; fi
 
-checkpoints/demo: | $(VENV)/.service
+# Made again when the numbers that ship have changed.
+checkpoints/demo: $(wildcard audiocraft_api/model/demo_data/*) | $(VENV)/.service
+	rm -rf checkpoints/demo checkpoints/demo-melody checkpoints/demo-stereo
 	$(BIN)/python -m audiocraft_api.model.demo checkpoints
+	touch $@
 
 setup-tests: test-programs setup $(VENV)/.tests
 

@@ -71,7 +71,8 @@ _TEMPO_WORDS = {10: ("slow",), 8: ("medium", "slow"), 7: ("medium", "fast"), 6: 
 _TEMPLATES = (
     "a {mode} {genre} track with {rest}", "{genre} with {rest}", "{mode} {genre}, {rest}",
     "{tempo} {mode} {genre} song", "{rest} playing a {mode} {genre} tune",
-    "a {tempo} {genre} piece featuring {rest}", "{genre}. {rest}. {mode}", "{mode} {rest}", "{tempo} {genre}", "{genre} {tempo} {mode} {rest}", "{mode} music for a video, {rest}, {tempo}",
+    "a {tempo} {genre} piece featuring {rest}", "{genre}. {rest}. {mode}", "{mode} {rest}",
+    "{tempo} {genre}", "{genre} {tempo} {mode} {rest}", "{mode} music for a video, {rest}, {tempo}",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Trains the language model: `python -m demo_models.training build/demo-models/demo.pt --steps 2000`.
+"""Trains the language model: `python -m demo_models.training build/demo-models/demo.pt --steps 3400`.
 
 Pieces are composed on the fly. Three kinds of batches take turns: beginnings of many pieces, which decide what the
 caption asks for; windows of a few bars from any place, with their true positions; and whole pieces. All is seeded, and
@@ -62,7 +62,7 @@ def _shifted(values: Codes, delays: Sequence[int], fill: int) -> Codes:
 
 
 def _example(rng: np.random.Generator, frames: int, delays: Sequence[int]) -> tuple[Codes, Codes, Codes, int, str]:
-    """Return inputs, targets and starts of sixteenth notes [K, frames], their first column's position, and a caption."""
+    """Return inputs, targets and starts of sixteenth notes [K, frames], the first position, and a caption."""
     facts = draw_facts(rng)
     bar = bar_frames(facts)
     longest = 1500 // bar + 1
@@ -219,7 +219,7 @@ def load_model(path: Path) -> LanguageModel:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the language model of the demo models.")
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--mono", type=Path, help="checkpoint of a mono model, to make a stereo model of it")
     arguments = parser.parse_args()

@@ -21,12 +21,16 @@ def _restore_log_levels() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def demo_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with all demo checkpoints, for `Config.checkpoints_dir`. Read-only: copy what you change."""
+    """A directory with untrained models by the names of all demo models, for `Config.checkpoints_dir`.
+
+    They are smaller and faster than the trained ones, and every code is as likely as any other. Read-only: copy what
+    you change.
+    """
     from audiocraft_api.model import demo
 
     directory = tmp_path_factory.mktemp("checkpoints")
     for name in demo.NAMES:
-        demo.build(name, directory)
+        demo.build(name, directory, demo.write_untrained)
     return directory
 
 

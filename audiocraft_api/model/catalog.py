@@ -18,6 +18,7 @@ from audiocraft_api.core.constants import MAX_LONG_DURATION_SECONDS, WINDOW_SECO
 from audiocraft_api.core.errors import InvalidRequest
 
 RELEASED_LICENSE = "CC-BY-NC-4.0"
+TRAINED_NOTICE = "Small demo model, trained on synthesized music."
 UNTRAINED_NOTICE = "Untrained: generates noise-like sound, so that everything can be tried without a download."
 
 # A model's name is also the name of its directory in `checkpoints_dir`.
@@ -57,8 +58,8 @@ def _released(name: str, description: str, *, melody: bool = False) -> ModelSpec
     return ModelSpec(name, f"facebook/musicgen-{name}", melody=melody, description=description)
 
 
-def _demo(name: str, description: str, **abilities: Any) -> ModelSpec:
-    description = f"{description} {UNTRAINED_NOTICE}"
+def _demo(name: str, description: str, notice: str, **abilities: Any) -> ModelSpec:
+    description = f"{description} {notice}"
     return ModelSpec(name, BUILT_IN, licence="MIT", commercial_use=True, description=description, **abilities)
 
 
@@ -70,9 +71,9 @@ _DEFAULT_SPECS = (
     _released(
         "melody-large", "MusicGen melody large: text and a melody to music, 3.3 billion parameters.", melody=True
     ),
-    _demo("demo", "Tiny text-to-music model."),
-    _demo("demo-melody", "Tiny text-and-melody-to-music model.", melody=True),
-    _demo("demo-stereo", "Tiny stereo text-to-music model.", channels=2, num_codebooks=8),
+    _demo("demo", "Text to music.", TRAINED_NOTICE),
+    _demo("demo-melody", "Tiny text-and-melody-to-music model.", UNTRAINED_NOTICE, melody=True),
+    _demo("demo-stereo", "Tiny stereo text-to-music model.", UNTRAINED_NOTICE, channels=2, num_codebooks=8),
 )
 
 # The models behind the public sizes of POST /generate-with-melody; other melody models are requested by name.

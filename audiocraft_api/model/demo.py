@@ -1,5 +1,6 @@
-"""Makes the demo checkpoints: complete, small, untrained MusicGen models in audiocraft's own file format.
+"""Makes the demo checkpoints: complete, small MusicGen models in audiocraft's own file format.
 
+Those in `TRAINED` are expanded from the numbers in `demo_data/`, which `demo_models/` trains; the others are untrained.
 The files are the same each time. `python -m audiocraft_api.model.demo [directory]` makes all of them. Each directory
 contains `state_dict.bin`, `compression_state_dict.bin` and, in the layout of the model hub's cache, the text encoder,
 the codec and the source separator that these two name by id.
@@ -14,6 +15,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +23,22 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NAMES = ("demo", "demo-melody", "demo-stereo")
+TRAINED = ("demo",)
+DATA = Path(__file__).parent / "demo_data"
 CODEC_FILE = "codec.safetensors"
 
 logger = logging.getLogger(__name__)
 
 
-def build(name: str, directory: Path) -> Path:
-    """Make one demo checkpoint in `directory` unless it exists, and return its path. Safe to call concurrently."""
+def build(name: str, directory: Path, write: Callable[[str, Path], None] | None = None) -> Path:
+    """Make one demo checkpoint in `directory` unless it exists, and return its path. Safe to call concurrently.
+
+    `write(name, directory)` fills its directory; by default with the trained model, if there is one.
+    """
     target = directory / name
     if target.is_dir():
         return target
-    logger.info("Making the untrained checkpoint %s in %s.", name, directory)
+    logger.info("Making the checkpoint %s in %s.", name, directory)
     directory.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=directory))
     try:
@@ -39,7 +46,7 @@ def build(name: str, directory: Path) -> Path:
         from audiocraft_api.model.checkpoint import BUILDING
 
         with BUILDING:
-            _write(name, temporary)
+            (write or _write)(name, temporary)
         os.replace(temporary, target)
     except OSError:
         if not target.is_dir():  # otherwise another process was faster, with the same content
@@ -50,6 +57,14 @@ def build(name: str, directory: Path) -> Path:
 
 
 def _write(name: str, directory: Path) -> None:
+    if name in TRAINED:
+        write_trained(directory, DATA / CODEC_FILE, DATA / f"{name}.safetensors")
+    else:
+        write_untrained(name, directory)
+
+
+def write_untrained(name: str, directory: Path) -> None:
+    """Write a checkpoint of random weights, which generates noise."""
     import torch
     from omegaconf import OmegaConf
 
@@ -117,7 +132,7 @@ def add_repository(hub: Path, repository: str, *saves: Any) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the untrained demo checkpoints.")
+    parser = argparse.ArgumentParser(description="Make the demo checkpoints.")
     parser.add_argument("directory", nargs="?", default="checkpoints", type=Path)
     directory = parser.parse_args().directory
     made = {name: str(build(name, directory)) for name in NAMES}

@@ -62,7 +62,8 @@ class Hub:
         if self._offline:
             raise ModelUnavailable(
                 f"{repository} is not on this machine, and the server is configured to stay offline. "
-                f"Fetch it with `hf download {repository}`, or put the checkpoint under the checkpoints directory.",
+                f"Fetch it with `hf download {repository}`, or put the checkpoint under the checkpoints directory. "
+                "The model 'demo' works offline.",
                 retry_after_seconds=60,
             )
         return _download(repository, files, revision)
@@ -129,7 +130,9 @@ def _download(repository: str, files: Files, revision: str | None) -> Path:
         else:
             logger.warning("The download of %s failed: %s", repository, error)
             reason = "the model hub cannot be reached: check the network, or put the files on this machine"
-    raise ModelUnavailable(f"{repository} cannot be downloaded: {reason}.", retry_after_seconds=60)
+    raise ModelUnavailable(
+        f"{repository} cannot be downloaded: {reason}. The model 'demo' works offline.", retry_after_seconds=60
+    )
 
 
 def _progress_class() -> Any:

@@ -72,7 +72,7 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
         logger.exception("Loading %s failed.", spec.name)
         raise ModelUnavailable(_sentence(spec, error), _RETRY_SECONDS) from None
     logger.info("Loaded %s on %s in %.1f s.", spec.name, model.device, time.monotonic() - begin)
-    if spec.is_built_in:
+    if UNTRAINED_NOTICE in spec.description:
         logger.warning("%s: %s", spec.name, UNTRAINED_NOTICE)
     return model
 

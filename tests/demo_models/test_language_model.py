@@ -14,7 +14,6 @@ from demo_models.language_model import SPECIAL, LanguageModel
 from demo_models.stereo import following, leaders, widen
 from demo_models.training import NO_TARGET, Trainer, delayed, draw_batch
 
-
 MONO = (0, 1, 2, 3)
 
 

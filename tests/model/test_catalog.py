@@ -12,7 +12,7 @@ import pytest
 
 from audiocraft_api.config import ConfigError, load_config
 from audiocraft_api.core.errors import InvalidRequest
-from audiocraft_api.model.catalog import UNTRAINED_NOTICE, Catalog
+from audiocraft_api.model.catalog import TRAINED_NOTICE, UNTRAINED_NOTICE, Catalog
 
 
 def catalog(**settings: Any) -> Catalog:
@@ -34,9 +34,10 @@ def test_the_released_models_are_known_by_their_public_names() -> None:
         assert specs[name].melody == name.startswith("melody")
 
 
-def test_descriptions_of_demo_models_say_that_they_are_untrained() -> None:
+def test_descriptions_of_demo_models_say_how_they_were_made() -> None:
     for spec in catalog():
-        assert (UNTRAINED_NOTICE in spec.description) == spec.name.startswith("demo")
+        assert (UNTRAINED_NOTICE in spec.description) == (spec.name in ("demo-melody", "demo-stereo"))
+        assert (TRAINED_NOTICE in spec.description) == (spec.name == "demo")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""The demo checkpoints: complete, small, reproducible, and with the interface of the released models."""
+"""The demo checkpoints: complete, small, reproducible, and with the interface of the released models.
+
+The untrained ones serve as the models of most tests.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,27 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", demo.NAMES)
 def test_a_checkpoint_is_made_with_the_same_bytes_each_time(name: str, demo_checkpoints: Path, tmp_path: Path) -> None:
-    assert contents(demo.build(name, tmp_path)) == contents(demo_checkpoints / name)
+    assert contents(demo.build(name, tmp_path, demo.write_untrained)) == contents(demo_checkpoints / name)
 
 
-def test_the_checkpoints_are_small(demo_checkpoints: Path) -> None:
-    sizes = [path.stat().st_size for path in demo_checkpoints.rglob("*") if path.is_file()]
-    assert sum(sizes) < 25e6
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the demo checkpoints as the service makes them."""
+    directory = tmp_path_factory.mktemp("trained")
+    for name in demo.NAMES:
+        demo.build(name, directory)
+    return directory
+
+
+@pytest.mark.parametrize("name", demo.TRAINED)
+def test_a_trained_checkpoint_is_expanded_to_the_same_bytes_each_time(name: str, trained: Path, tmp_path: Path) -> None:
+    assert contents(demo.build(name, tmp_path)) == contents(trained / name)
+
+
+def test_the_numbers_that_ship_and_the_checkpoints_are_small(trained: Path) -> None:
+    assert sum(path.stat().st_size for path in demo.DATA.iterdir()) < 20e6
+    for name in demo.NAMES:
+        assert sum(path.stat().st_size for path in (trained / name).rglob("*") if path.is_file()) < 30e6
 
 
 def test_an_existing_checkpoint_is_not_changed(tmp_path: Path) -> None:
@@ -34,7 +52,7 @@ def test_an_existing_checkpoint_is_not_changed(tmp_path: Path) -> None:
 
 
 def test_two_threads_can_make_the_same_checkpoint_at_once(tmp_path: Path, demo_checkpoints: Path) -> None:
-    threads = [threading.Thread(target=demo.build, args=("demo", tmp_path)) for _ in range(2)]
+    threads = [threading.Thread(target=demo.build, args=("demo", tmp_path, demo.write_untrained)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -43,14 +61,15 @@ def test_two_threads_can_make_the_same_checkpoint_at_once(tmp_path: Path, demo_c
     assert contents(tmp_path / "demo") == contents(demo_checkpoints / "demo")
 
 
-def test_the_loader_makes_a_missing_demo_checkpoint_and_the_log_says_that_it_is_untrained(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("name", "is_untrained"), [("demo", False), ("demo-melody", True)])
+def test_the_loader_makes_a_missing_demo_checkpoint_and_the_log_says_whether_it_is_untrained(
+    name: str, is_untrained: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = load_config({}, checkpoints_dir=tmp_path / "new", offline=True)
     catalog = Catalog(config)
-    assert load_model(catalog.get("demo"), catalog, config).num_codebooks == 4
-    assert (tmp_path / "new" / "demo" / "state_dict.bin").is_file()
-    assert "demo: Untrained: generates noise-like sound" in caplog.text
+    assert load_model(catalog.get(name), catalog, config).num_codebooks == 4
+    assert (tmp_path / "new" / name / "state_dict.bin").is_file()
+    assert ("Untrained: generates noise-like sound" in caplog.text) == is_untrained
 
 
 def test_the_command_makes_all_checkpoints(
@@ -66,11 +85,11 @@ def test_the_command_makes_all_checkpoints(
 
 @pytest.mark.parametrize(("name", "num_codebooks"), [("demo", 4), ("demo-melody", 4), ("demo-stereo", 8)])
 def test_a_checkpoint_has_the_released_interface_and_decodes_without_clipping(
-    name: str, num_codebooks: int, demo_checkpoints: Path
+    name: str, num_codebooks: int, trained: Path
 ) -> None:
     import torch
 
-    config = load_config({}, checkpoints_dir=demo_checkpoints, offline=True, device="cpu")
+    config = load_config({}, checkpoints_dir=trained, offline=True, device="cpu")
     catalog = Catalog(config)
     model = load_model(catalog.get(name), catalog, config)
     assert (model.sample_rate, model.frame_rate, model.codebook_size, model.special_token_id) == (

@@ -103,7 +103,7 @@ def join_engine_threads() -> None:
 @functools.cache
 def demo_model(directory: Path, name: str) -> Any:
     """Return a demo checkpoint, loaded once for all tests."""
-    demo.build(name, directory)
+    demo.build(name, directory, demo.write_untrained)
     from audiocraft_api.model.loading import load_model
 
     config = Config(checkpoints_dir=directory, device="cpu")

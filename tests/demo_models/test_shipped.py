@@ -1,0 +1,89 @@
+"""The demo models that ship: what they generate is legal, in time and in key, and follows the prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from audiocraft_api.model import demo
+from demo_models import generation, measures, reader
+from demo_models.evaluation import ODD_PROMPTS, followed
+
+CAPTIONS = (
+    ("happy folk tune for flute and acoustic guitar, no drums",
+     {"lead": "flute", "chords": "guitar", "drums": False, "mode": "major"}),
+    ("dark techno at 125 bpm, synth lead, pads, drums and synth bass",
+     {"tempo": (6,), "lead": "synth", "chords": "pad", "drums": True, "bass": True, "mode": "minor"}),
+    ("slow sad ballad, piano, electric piano, without bass",
+     {"tempo": (10, 8), "lead": "piano", "chords": "keys", "bass": False, "mode": "minor"}),
+    ("cheerful waltz, violin, organ, drums", {"lead": "violin", "chords": "organ", "drums": True, "mode": "major"}),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("checkpoints")
+    for name in demo.TRAINED:
+        demo.build(name, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(directory: Path) -> Any:
+    return generation.load(directory, "demo")
+
+
+@pytest.fixture(scope="module")
+def pieces(model: Any) -> list[Any]:
+    return generation.generate(model, [caption for caption, _ in CAPTIONS], 12.0)
+
+
+def test_every_step_is_legal_in_time_and_in_key(pieces: list[Any]) -> None:
+    readings = [reader.read(codes) for codes in pieces]
+    assert np.mean([reader.legal_steps(codes).mean() for codes in pieces]) > 0.998
+    assert np.mean([reading.on_grid for reading in readings]) > 0.97
+    assert np.mean([reading.chords_in_key for reading in readings]) > 0.95
+    assert np.mean([reading.lead_in_scale for reading in readings]) > 0.95
+
+
+def test_the_music_is_what_the_prompt_asks_for(pieces: list[Any]) -> None:
+    flags = [
+        flag
+        for codes, (_, wanted) in zip(pieces, CAPTIONS, strict=True)
+        for flag in followed(wanted, reader.read(codes)).values()
+    ]
+    assert np.mean(flags) > 0.9
+
+
+def test_chords_go_round_in_a_loop(pieces: list[Any]) -> None:
+    form = [reader.form(codes) for codes in pieces]
+    assert np.mean([flag for piece in form for flag in piece["chord of bar -4"]]) > 0.8
+    assert np.mean([flag for piece in form for flag in piece["chord of bar -1"]]) < 0.3
+
+
+def test_the_sound_has_the_loudness_of_music_and_no_clicks(model: Any, pieces: list[Any]) -> None:
+    for codes in pieces:
+        wave = model.decode_codes(torch.tensor(codes)[None])[0].numpy()
+        assert -23 < measures.loudness(wave) < -13
+        assert np.abs(wave).max() < 1
+        assert measures.edge_roughness(wave) < 1.2
+
+
+def test_any_prompt_makes_music(model: Any) -> None:
+    for prompt, codes in zip(ODD_PROMPTS, generation.generate(model, ODD_PROMPTS, 4.0), strict=True):
+        # "no" alone is negation of nothing, which no caption of the training has (MODEL_CARD.md).
+        assert reader.legal_steps(codes).mean() > (0.9 if prompt == "no" else 0.99)
+        assert len(reader.notes(1, codes[1])) > 0
+
+
+def test_the_prompt_matters_and_so_does_the_seed(model: Any) -> None:
+    sad, sad_again, happy = (
+        generation.generate(model, [caption], 3.0, seed=seed)[0]
+        for caption, seed in (("sad piano", 1), ("sad piano", 2), ("happy flute", 1))
+    )
+    assert (sad != sad_again).mean() > 0.3
+    assert (sad != happy).mean() > 0.3
