@@ -196,6 +196,11 @@ def test_the_exit_status_tells_what_went_wrong(
     assert list(Path().iterdir()) == []
 
 
+def _receive_interrupts() -> None:
+    """Undo what shells do to programs in the background, which would inherit it: ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.usefixtures("hold")
 def test_an_interrupted_generation_is_canceled(
     environ: dict[str, str], server: Server, terminal_pair: tuple[int, int]
@@ -205,10 +210,14 @@ def test_an_interrupted_generation_is_canceled(
         return dict(task)
 
     terminal, slave = terminal_pair
-    with subprocess.Popen([*COMMAND, "generate", "hold after 0", "-d", "2"], env=environ, stderr=slave) as running:
-        wait_for_text(terminal, b"\x1b[K")
-        running.send_signal(signal.SIGINT)
-        assert running.wait(30) == 130
+    command = [*COMMAND, "generate", "hold after 0", "-d", "2"]
+    with subprocess.Popen(command, env=environ, stderr=slave, preexec_fn=_receive_interrupts) as running:
+        try:
+            wait_for_text(terminal, b"\x1b[K")
+            running.send_signal(signal.SIGINT)
+            assert running.wait(30) == 130
+        finally:
+            running.kill()
     assert os.read(terminal, 1000).endswith(b"\r\x1b[K")
     wait_until(lambda: newest()["status"] == "canceled")
 

@@ -45,7 +45,8 @@ class Target:
 
     def request(self, head: bytes) -> RawResponse:
         """Send one request, given without the empty line at its end, and return the response."""
-        received = self.send(head + b"\r\nConnection: close\r\n\r\n")
+        line, _, headers = head.partition(b"\r\n")  # gunicorn reads the first Connection header only
+        received = self.send(line + b"\r\nConnection: close\r\n" + headers + b"\r\n\r\n")
         (response,) = parse_responses(received)
         return response
 
@@ -76,7 +77,7 @@ def assert_refused(response: RawResponse, *statuses: int) -> None:
     """Check that a response is an error in the common format."""
     assert response.status in statuses, (response.status, response.body[:200])
     body = json.loads(response.body)
-    assert set(body) - {"errors"} == {"error", "code", "request_id"}
+    assert set(body) - {"errors", "status"} == {"error", "code", "request_id"}  # `status`: of a task
     assert body["request_id"] == response.headers["x-request-id"]
     if response.status == 401:
         assert response.headers["www-authenticate"] == "Bearer"
