@@ -112,7 +112,7 @@ _PATHS = tuple(_paths(part, _LONGEST) for part in PARTS)
 
 
 def _write(row: Codes, part: int, onset: int, start: int, length: int) -> None:
-    """Write a note of `length` frames. A sustained note ends with its release, one that decays rings on."""
+    """Write a note of `length` frames. A sustained note ends with its release; a decaying note rings on."""
     code = PARTS[part].codes[onset]
     release = PARTS[part].release(code.sound, code.item)
     if release is None:

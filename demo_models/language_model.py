@@ -155,7 +155,8 @@ class LanguageModel(nn.Module):
         self.parts = [part for part in PARTS for _ in range(2 if stereo else 1)]
         self.delays = [delay for delay in range(len(PARTS)) for _ in range(2 if stereo else 1)]
         self.outputs = nn.ModuleList(Table(part) for part in self.parts)
-        self.inputs = nn.ModuleList(Table(part, table) for part, table in zip(self.parts, self.outputs, strict=True))  # type: ignore[arg-type]
+        outputs: list[Table] = list(self.outputs)  # type: ignore[arg-type]
+        self.inputs = nn.ModuleList(Table(part, table) for part, table in zip(self.parts, outputs, strict=True))
         self.words = text.WordTable()
         self.project = nn.Linear(text.DIM, DIM)
         self.layers = nn.ModuleList(Layer() for _ in range(NUM_LAYERS))
@@ -184,7 +185,8 @@ class LanguageModel(nn.Module):
         table: Table = self.inputs[part]  # type: ignore[assignment]
         table.shared[table.names[ANNOUNCES], _FLAGS[part]] = 3.0
         size = DIM // NUM_HEADS
-        query, key = (self.layers[0].attend.weight[at : at + size] for at in (head * size, DIM + head * size))  # type: ignore[index]
+        weight: Tensor = self.layers[0].attend.weight  # type: ignore[assignment, union-attr]
+        query, key = (weight[at : at + size] for at in (head * size, DIM + head * size))
         query.zero_()
         key.zero_()
         query[0, _CONSTANT] = 1.0

@@ -113,6 +113,7 @@ def read(codes: Codes) -> Reading:
     styles = [code_at(PARTS[0], int(number)).sound for number in codes[0]]
     chords, bass, lead = (notes(k, codes[k]) for k in (1, 2, 3))
     key = _key_of([str(note.item) for note in chords])
+    lead_pitches = [int(note.item) for note in lead]  # type: ignore[call-overload]
     onsets = [note.start for note in (*chords, *bass, *lead)]
     return Reading(
         tempo=tempo,  # type: ignore[arg-type]
@@ -123,7 +124,7 @@ def read(codes: Codes) -> Reading:
         mode=None if key is None else KEYS[key].mode,
         on_grid=_share(places[t] == 0 for t in onsets),
         chords_in_key=1.0 if key is None else _share(note.item in KEYS[key].degrees for note in chords),
-        lead_in_scale=1.0 if key is None else _share(int(note.item) % 12 in KEYS[key].scale for note in lead),  # type: ignore[call-overload]
+        lead_in_scale=1.0 if key is None else _share(pitch % 12 in KEYS[key].scale for pitch in lead_pitches),
     )
 
 

@@ -90,7 +90,7 @@ class UploadDecoder:
                 max_seconds = MAX_OWN_SECONDS if is_own else self._max_seconds[name]
                 verdict = self._decode_in_child(source, samples, max_seconds)
                 if "refused" in verdict:
-                    raise self._refusal(name, verdict["refused"], verdict.get("detail", ""))
+                    raise _refusal(name, verdict["refused"], verdict.get("detail", ""), max_seconds)
                 samples.seek(0)
                 interleaved = np.fromfile(samples, dtype=np.float32).reshape(-1, verdict["channels"])  # [T, C]
         except OSError as error:
@@ -103,7 +103,7 @@ class UploadDecoder:
         num_bytes = 0
         while block := upload.read(COPY_BYTES):
             if num_bytes == 0 and (kind := kind_of_other_file(block)):
-                raise self._refusal(name, "other_file", kind)
+                raise _refusal(name, "other_file", kind)
             num_bytes += len(block)
             if max_bytes is not None and num_bytes > max_bytes:
                 raise PayloadTooLarge(f"The {name} file must be at most {max_bytes:,} bytes.")
@@ -147,9 +147,9 @@ class UploadDecoder:
             return {"refused": "damaged"}
         raise Unavailable("The server cannot decode uploads at the moment. Try again later.")
 
-    def _refusal(self, name: Upload, cause: str, detail: str = "") -> InvalidMelody | InvalidAudio:
-        sentence = REFUSALS[cause].format(name=name, max_seconds=self._max_seconds[name], detail=detail)
-        return INVALID[name](sentence)
+
+def _refusal(name: Upload, cause: str, detail: str, max_seconds: float = 0.0) -> InvalidMelody | InvalidAudio:
+    return INVALID[name](REFUSALS[cause].format(name=name, max_seconds=max_seconds, detail=detail))
 
 
 def _environment() -> dict[str, str]:

@@ -66,7 +66,7 @@ class Blends(NamedTuple):
 class Change:
     """The controls from `frame` on. `transition_frames` is how long the change of prompts takes.
 
-    `resets_context` starts anew at the frame: the music before it is no longer in the model's view.
+    With `resets_context`, the model forgets the music before the frame.
     """
 
     frame: int

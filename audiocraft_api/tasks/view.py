@@ -131,7 +131,7 @@ class _SavedFields(BaseModel):
 
 
 class TaskResult(AudioFields, _SavedFields):
-    """The audio of a completed task. With several variations, it is the first one that was made."""
+    """The audio of a completed task. Of several variations, this is the first that did not fail."""
 
     variations: list[TaskVariation | FailedVariationResponse] | None = Field(
         None, description=VARIATIONS, exclude_if=is_unused

@@ -123,9 +123,9 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             client.sendall(head.encode() + body)
 
     def _cors_headers(self) -> str:
-        """Return CORS headers for a request that could not be parsed, so that its Origin header is unknown.
+        """Return CORS headers for a response to a request that could not be parsed.
 
-        With several allowed origins there are none, because the headers would have to name the one that asked.
+        The header must name the origin of the request, which is unknown. So there is none if several are allowed.
         """
         origins = self.services.config.server.cors_origins
         if len(origins) != 1:

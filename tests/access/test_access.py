@@ -27,7 +27,7 @@ from audiocraft_api.web.operations import Access
 from audiocraft_api.web.services import services_of
 from support.http import assert_error, fake_app, generate
 from support.keys import ENVIRONMENT_KEY, OTHER_KEY, create_key, revoke_key, with_key
-from support.served import Server, serve, wait_until
+from support.served import Server, paused, serve, wait_until
 
 SENTENCE = "Invalid or missing API key"
 HANDSHAKE = {
@@ -351,9 +351,8 @@ def server(directory: Path) -> Iterator[Server]:
 @pytest.fixture
 def _generations_paused(directory: Path) -> Iterator[None]:
     """Keep generations from ending: a closed connection would make the client discard unread messages."""
-    (directory / "hold").touch()
-    yield
-    (directory / "hold").unlink()
+    with paused(directory / "hold"):
+        yield
 
 
 class TestWebSocket:

@@ -20,22 +20,11 @@ from audiocraft_api_client.cli import main
 from clients.generate import CLIENTS
 from support.http import melody_file
 from support.keys import ENVIRONMENT_KEY
-from support.served import Server, serve, wait_until
+from support.served import Server, wait_until
 
 PACKAGE = CLIENTS / "python"
 STREAM_BYTES = 44 + 2 * 2 * 32_000
 COMMAND = [sys.executable, "-m", "audiocraft_api_client.cli"]
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("server")
-
-
-@pytest.fixture(scope="module")
-def server(directory: Path) -> Iterator[Server]:
-    with serve(directory, "support.streamed:app", keys=ENVIRONMENT_KEY) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)
@@ -46,14 +35,6 @@ def environ(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     return os.environ | own
-
-
-@pytest.fixture
-def hold(directory: Path) -> Iterator[Path]:
-    file = directory / "hold"
-    file.touch()
-    yield file
-    file.unlink(missing_ok=True)
 
 
 @pytest.fixture

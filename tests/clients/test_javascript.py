@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from support.browser import open_browser, serve_files
 from support.documents import ROOT
 from support.keys import ENVIRONMENT_KEY
-from support.served import Server, serve
+from support.served import Server
 
 PACKAGE = ROOT / "clients" / "javascript"
 USE_IN_A_PAGE = """
@@ -30,17 +27,6 @@ async ([baseUrl, apiKey]) => {
   return [task.status, Math.round(audio.duration), streamed.type, error instanceof InvalidRequestError];
 }
 """
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("server")
-
-
-@pytest.fixture(scope="module")
-def server(directory: Path) -> Iterator[Server]:
-    with serve(directory, "support.streamed:app", keys=ENVIRONMENT_KEY) as running:
-        yield running
 
 
 def test_its_tests_pass_against_a_real_server(server: Server, directory: Path) -> None:

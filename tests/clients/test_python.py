@@ -18,36 +18,16 @@ from audiocraft_api_client.models import SegmentFields, TaskWorkingResponse
 
 from support.http import melody_file
 from support.keys import ENVIRONMENT_KEY
-from support.served import Server, serve
+from support.served import Server
 
 SECOND: dict[str, Any] = {"duration": 1}
 STREAM_BYTES = 44 + 2 * 2 * 32_000
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("server")
-
-
-@pytest.fixture(scope="module")
-def server(directory: Path) -> Iterator[Server]:
-    with serve(directory, "support.streamed:app", keys=ENVIRONMENT_KEY) as running:
-        yield running
 
 
 @pytest.fixture
 def client(server: Server) -> Iterator[AudioCraft]:
     with AudioCraft(server.url, ENVIRONMENT_KEY) as client:
         yield client
-
-
-@pytest.fixture
-def hold(directory: Path) -> Iterator[Path]:
-    """A file that pauses generations with the prompt `hold after …` as long as it exists."""
-    file = directory / "hold"
-    file.touch()
-    yield file
-    file.unlink(missing_ok=True)
 
 
 def test_it_generates_downloads_and_saves(client: AudioCraft, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from audiocraft_api.__main__ import main
 from support.celery_worker import CeleryProcess
 from support.nginx import proxy
 from support.redis_server import RedisServer
-from support.served import Server, free_port, serve, wait_until
+from support.served import Server, free_port, paused, serve, wait_until
 
 FAKE = "support.served:app"
 HOSTS = ("127.0.0.1", "127.0.0.2")  # Linux has all of 127.0.0.0/8
@@ -101,18 +101,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, Se
     """A cluster with two servers that run for the whole module."""
     with run_cluster(tmp_path_factory.mktemp("pair")) as cluster, cluster.server(0) as here, cluster.server(1) as there:
         yield cluster, here, there
-
-
-@contextmanager
-def paused(*files: Path) -> Iterator[None]:
-    """Pause the generations of some servers."""
-    for file in files:
-        file.touch()
-    try:
-        yield
-    finally:
-        for file in files:
-            file.unlink(missing_ok=True)
 
 
 def final_state(server: Server, task_id: str) -> dict[str, Any]:

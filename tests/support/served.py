@@ -90,6 +90,18 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 @contextmanager
+def paused(*files: Path) -> Iterator[None]:
+    """Pause the fake engines of servers whose directories contain these files, which are named `hold`."""
+    for file in files:
+        file.touch()
+    try:
+        yield
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
 def serve(
     directory: Path, app: str = "app:app", port: int = 0, *, host: str = "127.0.0.1", **settings: Any
 ) -> Iterator[Server]:

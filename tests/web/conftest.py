@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 
 from support.fakes import FakeEngine
 from support.http import fake_app
+from support.served import paused
 
 
 @pytest.fixture
@@ -27,6 +28,5 @@ def client(tmp_path: Path, engine: FakeEngine) -> FlaskClient:
 def hold(tmp_path: Path) -> Iterator[Path]:
     """A file that pauses the fake engine of a server started by `serve(tmp_path, …)` as long as it exists."""
     file = tmp_path / "hold"
-    file.touch()
-    yield file
-    file.unlink(missing_ok=True)
+    with paused(file):
+        yield file

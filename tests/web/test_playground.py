@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, expect
 from support.browser import launch_browser
 from support.http import melody_file
 from support.playground import Playground, playground
-from support.served import Server, serve, wait_until
+from support.served import Server, paused, serve, wait_until
 
 STREAMED = "support.streamed:app"
 KEY = "k" * 40
@@ -54,9 +54,8 @@ def server(directory: Path) -> Iterator[Server]:
 def hold(directory: Path) -> Iterator[Path]:
     """A file that pauses generations with the prompt `hold after N`."""
     file = directory / "hold"
-    file.touch()
-    yield file
-    file.unlink(missing_ok=True)
+    with paused(file):
+        yield file
 
 
 @pytest.fixture

@@ -596,7 +596,7 @@ export interface TaskVariation {
   audio_url: string;
 }
 
-/** The audio of a completed task. With several variations, it is the first one that was made. */
+/** The audio of a completed task. Of several variations, this is the first that did not fail. */
 export interface TaskResult {
   success: true;
   filename: string;

@@ -31,7 +31,8 @@ describe("generateAudio", () => {
     const result = await client.generateAudio("solo cello", options);
     const {model, duration, temperature, top_k: topK, top_p: topP, cfg_coef: cfgCoef, seed} = result.recipe;
     assert.equal(result.success, true);
-    assert.deepEqual({modelSize: model, duration, format: result.format, temperature, topK, topP, cfgCoef, seed}, options);
+    const used = {modelSize: model, duration, format: result.format, temperature, topK, topP, cfgCoef, seed};
+    assert.deepEqual(used, options);
     const audio = await client.download(result);
     assert.equal(audio.type, "audio/ogg");
     assert.ok(audio.size > 1000);

@@ -591,7 +591,7 @@ class TaskVariation(_Response):
 
 
 class TaskResult(_Response):
-    """The audio of a completed task. With several variations, it is the first one that was made."""
+    """The audio of a completed task. Of several variations, this is the first that did not fail."""
 
     success: Literal[True]
     filename: str
