@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from audiocraft_api.config import Config, ConfigError, variable_name
 from audiocraft_api.core.constants import MAX_LONG_DURATION_SECONDS, WINDOW_SECONDS
 from audiocraft_api.core.errors import InvalidRequest
+from audiocraft_api.model.demo import TRAINED
 
 RELEASED_LICENSE = "CC-BY-NC-4.0"
 TRAINED_NOTICE = "Small demo model, trained on synthesized music."
@@ -58,8 +59,8 @@ def _released(name: str, description: str, *, melody: bool = False) -> ModelSpec
     return ModelSpec(name, f"facebook/musicgen-{name}", melody=melody, description=description)
 
 
-def _demo(name: str, description: str, notice: str, **abilities: Any) -> ModelSpec:
-    description = f"{description} {notice}"
+def _demo(name: str, description: str, **abilities: Any) -> ModelSpec:
+    description = f"{description} {TRAINED_NOTICE if name in TRAINED else UNTRAINED_NOTICE}"
     return ModelSpec(name, BUILT_IN, licence="MIT", commercial_use=True, description=description, **abilities)
 
 
@@ -71,9 +72,9 @@ _DEFAULT_SPECS = (
     _released(
         "melody-large", "MusicGen melody large: text and a melody to music, 3.3 billion parameters.", melody=True
     ),
-    _demo("demo", "Text to music.", TRAINED_NOTICE),
-    _demo("demo-melody", "Tiny text-and-melody-to-music model.", UNTRAINED_NOTICE, melody=True),
-    _demo("demo-stereo", "Tiny stereo text-to-music model.", UNTRAINED_NOTICE, channels=2, num_codebooks=8),
+    _demo("demo", "Text to music."),
+    _demo("demo-melody", "Tiny text-and-melody-to-music model.", melody=True),
+    _demo("demo-stereo", "Tiny stereo text-to-music model.", channels=2, num_codebooks=8),
 )
 
 # The models behind the public sizes of POST /generate-with-melody; other melody models are requested by name.

@@ -135,6 +135,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the demo checkpoints.")
     parser.add_argument("directory", nargs="?", default="checkpoints", type=Path)
     directory = parser.parse_args().directory
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     made = {name: str(build(name, directory)) for name in NAMES}
     print(json.dumps(made))
 

@@ -16,6 +16,7 @@ from audiocraft_api.core.errors import ModelUnavailable
 from audiocraft_api.core.out_of_memory import is_out_of_memory
 from audiocraft_api.model import checkpoint_file, revisions
 from audiocraft_api.model.catalog import UNTRAINED_NOTICE, Catalog, ModelSpec
+from audiocraft_api.model.demo import TRAINED
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
         logger.exception("Loading %s failed.", spec.name)
         raise ModelUnavailable(_sentence(spec, error), _RETRY_SECONDS) from None
     logger.info("Loaded %s on %s in %.1f s.", spec.name, model.device, time.monotonic() - begin)
-    if UNTRAINED_NOTICE in spec.description:
+    if spec.is_built_in and spec.name not in TRAINED:
         logger.warning("%s: %s", spec.name, UNTRAINED_NOTICE)
     return model
 
