@@ -72,6 +72,8 @@ def test_what_is_heard_is_the_file(browser: Browser, demo_checkpoints: Path, tmp
         playground(browser, server.url, record=True) as app,
     ):
         app.open()
+        app.page.locator("#more > summary").click()
+        app.page.get_by_label("Model", exact=True).select_option("small")
         app.generate("warm analog synth arpeggio", length=3)
         failed = app.page.locator("article.failed")
         expect(failed).to_contain_text("This model cannot be used now", timeout=LOADING_MILLISECONDS)
@@ -98,7 +100,7 @@ def test_a_clip_is_played_and_drawn_while_it_is_made(app: Playground, hold: Path
     expect(player.get_by_role("button", name="Pause")).to_be_visible()
     expect(player).to_contain_text("0:00 / 0:02")
     hold.unlink()
-    expect(app.clip("hold after 8")).to_contain_text("2 s · small · WAV")
+    expect(app.clip("hold after 8")).to_contain_text("2 s · demo · WAV")
     expect(app.jobs).to_have_count(0)
 
 
@@ -193,7 +195,7 @@ def test_a_link_fills_in_everything(app: Playground, browser: Browser, server: S
     )
     app.choose(card, "Copy link")
     link = app.page.evaluate("() => window.copied")
-    link = link.replace("model_size=small", "model_size=large")
+    link = link.replace("model_size=demo", "model_size=large")
     with playground(browser, server.url) as other:
         other.open(link[link.index("#") :])
         expect(other.page.get_by_label("Model", exact=True)).to_have_value("large")
@@ -265,7 +267,7 @@ def test_a_clip_is_continued(app: Playground) -> None:
     app.choose(card, "Loop a part")
     app.choose(card, "Continue from here")
     longer = app.clips.filter(has_text="continues from 1.5 s")
-    expect(longer).to_contain_text("3.5 s · small · WAV")
+    expect(longer).to_contain_text("3.5 s · demo · WAV")
     app.choose(longer, "Show request")
     code = app.page.get_by_role("dialog", name="The request as a program").get_by_role("tabpanel")
     expect(code).to_contain_text("/generate-continuation")

@@ -96,9 +96,12 @@ export function lengthsOf(model) {
 /** Return the models that can make a request. */
 export const modelsFor = (models, withMelody) => models.filter((model) => (withMelody ? model.melody : model.text));
 
-/** Return the name of the model to begin with: the one asked for, the first one loaded, `small`, or any. */
+/**
+ * Return the name of the model to begin with: the one asked for, the first one loaded, `demo`, which needs no download,
+ * or any.
+ */
 export function firstChoice(models, wanted) {
   const names = models.map(({name}) => name);
   const loaded = models.find((model) => model.loaded)?.name;
-  return [wanted, loaded, "small", names[0]].find((name) => names.includes(name));
+  return [wanted, loaded, "demo", names[0]].find((name) => names.includes(name));
 }
