@@ -111,7 +111,8 @@ def test_models_lists_capabilities_and_licenses(client: FlaskClient) -> None:
         },
     }
     assert models["melody"]["melody"]
-    assert "noise" in models["demo"]["description"]
+    assert "Small demo model" in models["demo"]["description"]
+    assert "noise" in models["demo-melody"]["description"]
 
 
 # --- POST /generate
