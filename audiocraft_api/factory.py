@@ -22,6 +22,7 @@ from audiocraft_api.web.blueprints import (
     docs,
     generate,
     health,
+    live,
     melody,
     metrics,
     models,
@@ -43,6 +44,7 @@ BLUEPRINTS = (
     task_events,
     streams,
     websocket,
+    live,
     audio,
     docs,
 )

@@ -24,6 +24,8 @@ from audiocraft_api.engine.create import create_engine
 from audiocraft_api.generation.cache.create import create_result_cache
 from audiocraft_api.generation.preloading import Preloader
 from audiocraft_api.generation.service import Generation, GenerationService
+from audiocraft_api.live.performances import Performances
+from audiocraft_api.live.sessions import LiveSessions
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.policy.prompt_policy import PromptPolicy
@@ -138,6 +140,8 @@ class Services(ProcessServices):
     uploads: UploadDecoder
     request_slots: RequestSlots
     stream_slots: StreamSlots
+    live_sessions: LiveSessions
+    performances: Performances
 
     def start(self, admin_socket: socket.socket | None = None) -> None:
         """Also fetch the public keys that verify tokens, and warn if the server requires no key."""
@@ -201,6 +205,8 @@ def build_services(
         uploads=UploadDecoder(config.audio),
         request_slots=RequestSlots(config.server, config.engine.max_waiting),
         stream_slots=StreamSlots(config.server),
+        live_sessions=LiveSessions(config.live),
+        performances=Performances(base.store),
     )
     metrics = services.telemetry.metrics
     metrics.read_from(sources.concurrency_metrics(services.request_slots, services.stream_slots))

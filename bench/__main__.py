@@ -45,6 +45,7 @@ TARGETS = {
     "limit_redis_accepted": "= 50",
     "limit_redis_killed_accepted": "≤ 150",
     "limit_redis_killed_errors": "= 0",
+    "live_demo_1_change_to_sound_p95_s": "≤ 2",
     "limits_overhead_ms": "≤ 5",
     "limits_overhead_redis_ms": "≤ 5",
     "limit_refusal_p99_ms": "≤ 100",
@@ -195,6 +196,17 @@ def limits_section(quick: bool) -> dict[str, object]:
     }
 
 
+def live_section(quick: bool) -> dict[str, object]:
+    """Measure 1, 2 and 4 live sessions of the demo model, and one of `small`'s shape, beside two requests."""
+    from bench import live, shapes
+
+    figures: dict[str, object] = {}
+    for num_sessions in (1,) if quick else (1, 2, 4):
+        figures |= live.sessions("demo", num_sessions, 10.0 if quick else 40.0, f"live_demo_{num_sessions}")
+    small = shapes.checkpoint("small")
+    return figures | live.sessions(small, 1, 10.0 if quick else 40.0, "live_small_1")
+
+
 # Of each section: its function, and the programs that it runs.
 SECTIONS: dict[str, tuple[Callable[[bool], dict[str, object]], tuple[str, ...]]] = {
     "engine": (engine_section, ()),
@@ -202,6 +214,7 @@ SECTIONS: dict[str, tuple[Callable[[bool], dict[str, object]], tuple[str, ...]]]
     "http": (http_section, ()),
     "service": (service_section, ()),
     "tasks": (tasks_section, ()),
+    "live": (live_section, ()),
     "limits": (limits_section, ("redis-server",)),
 }
 

@@ -23,6 +23,7 @@ LAYERS = [
     {"state"},
     {"access", "audio", "policy", "storage"},
     {"generation"},
+    {"live"},
     {"tasks"},
     {"telemetry"},
     {"services"},

@@ -96,6 +96,16 @@ class Limits:
             raise
         return admission
 
+    def charge_more(self, caller: Caller, address: str, seconds: float) -> Admission:
+        """Charge further audio of an admitted request; only `refund` of the result has an effect.
+
+        Raises QuotaExceeded, StorageUnavailable.
+        """
+        admission, limits = Admission(), self._limits_of(caller)
+        if limits.audio_seconds_per_day:
+            self._charge(admission, _counter_name(caller, address), replace(limits, requests_per_day=0), seconds, 0)
+        return admission
+
     def peek(self, caller: Caller | None, address: str) -> list[RateLimitState]:
         """Return the state of all limits, or of the address limit if there is no caller, without counting a request."""
         states = [
@@ -158,11 +168,15 @@ class Limits:
             self._num_running[name] -= 1
             self._num_running += Counter()  # drops the names with a count of 0
 
-    def _charge(self, admission: Admission, name: str, limits: CallerLimits, seconds: float) -> None:
+    def _charge(
+        self, admission: Admission, name: str, limits: CallerLimits, seconds: float, num_requests: int = 1
+    ) -> None:
         now = self._clock()
         day = int(now // DAY_SECONDS)
         max_requests, max_seconds = limits.requests_per_day or 0, limits.audio_seconds_per_day or 0
-        usage = self._quotas.charge(name, day, seconds, max_requests=max_requests, max_seconds=max_seconds)
+        usage = self._quotas.charge(
+            name, day, seconds, max_requests=max_requests, max_seconds=max_seconds, num_requests=num_requests
+        )
         if not usage.is_charged:
             if max_requests and usage.requests >= max_requests:
                 sentence = f"Your daily quota of {max_requests} generations is used up. It resets at midnight UTC."
@@ -173,12 +187,12 @@ class Limits:
                     "Request less audio, or wait until it resets at midnight UTC."
                 )
             raise QuotaExceeded(sentence, DAY_SECONDS - now % DAY_SECONDS)
-        admission.on_refund(lambda: self._refund(name, day, seconds))
+        admission.on_refund(lambda: self._refund(name, day, seconds, num_requests))
         admission.states += _daily_states(limits, usage, now)
 
-    def _refund(self, name: str, day: int, seconds: float) -> None:
+    def _refund(self, name: str, day: int, seconds: float, num_requests: int) -> None:
         try:
-            self._quotas.refund(name, day, seconds)
+            self._quotas.refund(name, day, seconds, num_requests)
         except StorageUnavailable as error:
             logger.warning("Could not refund a failed request: %s", error)
 

@@ -19,6 +19,7 @@ from audiocraft_api.config.access import AccessSettings
 from audiocraft_api.config.audio import AudioSettings
 from audiocraft_api.config.engine import EngineSettings
 from audiocraft_api.config.limits import LimitSettings
+from audiocraft_api.config.live import LiveSettings
 from audiocraft_api.config.models import ModelSettings
 from audiocraft_api.config.policy import PolicySettings
 from audiocraft_api.config.results import ResultSettings
@@ -53,6 +54,7 @@ class Config(BaseModel):
     policy: PolicySettings
     models: ModelSettings
     engine: EngineSettings
+    live: LiveSettings
     results: ResultSettings
     tasks: TaskSettings
     webhooks: WebhookSettings

@@ -12,6 +12,7 @@ from audiocraft_api.core.constants import (
 )
 from audiocraft_api.core.errors import AudioCraftError
 from audiocraft_api.core.params import AudioInput, Segment
+from audiocraft_api.core.performance import Performance
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.generation.recipe import Recipe
 
@@ -40,6 +41,8 @@ class GenerateCommand:
     negative_prompt: str | None = field(default=None, metadata=ADDED)
     # Instead of `prompt`, which is then the first segment's; together they have the duration.
     segments: tuple[Segment, ...] = field(default=(), metadata=ADDED)
+    # Instead of all controls. `prompt` is then its first one, and the duration its length.
+    performance: Performance | None = field(default=None, metadata=ADDED)
     n: int = field(default=1, metadata=ADDED)  # variations, with different seeds
     # What to continue, and where it is in the client's recording, in seconds. `duration_seconds` is that of new audio.
     audio_prompt: AudioInput | None = field(default=None, metadata=ADDED)

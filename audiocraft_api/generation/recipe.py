@@ -19,11 +19,17 @@ from audiocraft_api import __version__
 from audiocraft_api.audio.tags import Tags
 from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, MAX_DURATION_SECONDS
 from audiocraft_api.core.params import AudioInput, GenerationParams, Segment, seconds_of
+from audiocraft_api.generation.performance_recipe import performance_json
 
 # From https://cv.iptc.org/newscodes/digitalsourcetype/: made by a model trained on the works of others.
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
-PROMPTS = ("prompt", "negative_prompt", "segments")  # the fields of a recipe that contain texts of the client
+PROMPTS = (
+    "prompt",
+    "negative_prompt",
+    "segments",
+    "performance",
+)  # the fields of a recipe that contain texts of the client
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,12 @@ def _controls(params: GenerationParams) -> dict[str, Any]:
         controls["extend_stride"] = params.extend_stride_seconds
     if params.negative_description is not None:
         controls["negative_prompt"] = params.negative_description
+    if params.performance is not None:
+        controls["performance"] = performance_json(params.performance) | {
+            "model": params.model,
+            "seed": params.seed,
+            "extend_stride": params.extend_stride_seconds,
+        }
     if params.segments:
         controls["segments"] = [_segment(segment) for segment in params.segments]
     return controls

@@ -166,6 +166,7 @@ class GenerationService:
             segments=command.segments,
             melody=command.melody,
             audio_prompt=command.audio_prompt,
+            performance=command.performance,
         )
         request = self._engine.submit(with_input(params), deadline=waiter.deadline)
         self._observer.generation_started(request)

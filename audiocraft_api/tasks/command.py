@@ -12,7 +12,9 @@ import numpy as np
 
 from audiocraft_api.core.errors import GenerationFailed
 from audiocraft_api.core.params import AudioInput, Segment
+from audiocraft_api.core.performance import Performance
 from audiocraft_api.generation.command import GenerateCommand
+from audiocraft_api.generation.performance_recipe import performance_json, performance_of
 
 TRACE = "traceparent"  # stored with a command's fields: the trace of the request that submitted the task
 
@@ -26,6 +28,8 @@ def encode_command(command: GenerateCommand) -> tuple[dict[str, Any], bytes | No
         if isinstance(value, AudioInput):
             arrays[field.name] = value.waveform
             arrays[f"{field.name}.sample_rate"] = np.int64(value.sample_rate)
+        elif isinstance(value, Performance):
+            plain[field.name] = performance_json(value)
         elif not (field.metadata.get("added") and value == field.default):
             plain[field.name] = value
     if not arrays:
@@ -45,6 +49,8 @@ def decode_command(plain: dict[str, Any], audio: bytes | None) -> GenerateComman
                     values[name] = AudioInput(arrays[name], int(arrays[f"{name}.sample_rate"]))
     if "segments" in values:
         values["segments"] = tuple(Segment(*segment) for segment in values["segments"])
+    if "performance" in values:
+        values["performance"] = performance_of(values["performance"])
     try:
         return GenerateCommand(**values)
     except TypeError as error:

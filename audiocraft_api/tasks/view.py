@@ -44,6 +44,42 @@ class ContinueFromResponse(BaseModel):
     include_input: bool
 
 
+class PerformancePromptResponse(BaseModel):
+    """A text with a weight."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    weight: float
+
+
+class PerformanceChangeResponse(BaseModel):
+    """The controls of a performance from a frame on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    frame: int
+    prompts: list[PerformancePromptResponse]
+    temperature: float
+    top_k: int
+    top_p: float
+    cfg_coef: float
+    transition: float = Field(description="Seconds that the change of prompts takes.")
+    reset_context: bool
+
+
+class RecipePerformanceResponse(BaseModel):
+    """A performance in a recipe, which can be sent again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    frames: int = Field(description="Length in frames, 50 per second.")
+    changes: list[PerformanceChangeResponse]
+    model: str
+    seed: int
+    extend_stride: float
+
+
 class RecipeResponse(BaseModel):
     """Everything needed to make the same audio again: the request's fields, resolved, and the software versions."""
 
@@ -80,6 +116,9 @@ class RecipeResponse(BaseModel):
     )
     continue_from: ContinueFromResponse | None = Field(
         None, description="In place of the last three, for audio on this server.", exclude_if=is_unused
+    )
+    performance: RecipePerformanceResponse | None = Field(
+        None, description="In place of all controls; left out if there is none.", exclude_if=is_unused
     )
     output_format: str
     engine: str

@@ -17,15 +17,16 @@ from flask import g, request
 from audiocraft_api.access.limits import Admission
 from audiocraft_api.access.rate_limiter import RateLimitState
 from audiocraft_api.config import Config
-from audiocraft_api.core.constants import MAX_LONG_DURATION_SECONDS, MIN_DURATION_SECONDS
+from audiocraft_api.core.constants import FRAME_RATE, MAX_LONG_DURATION_SECONDS, MIN_DURATION_SECONDS
 from audiocraft_api.core.errors import Canceled, InvalidRequest
 from audiocraft_api.core.params import Segment
 from audiocraft_api.generation.command import GenerateCommand
+from audiocraft_api.generation.performance_recipe import performance_of
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.auth import caller, client_address
 from audiocraft_api.web.disconnect import connection_of
 from audiocraft_api.web.lifetime import at_response_end
-from audiocraft_api.web.schemas import ContinuationFields, GenerationFields, TextFields
+from audiocraft_api.web.schemas import ContinuationFields, GenerationFields, PerformanceFields, TextFields
 from audiocraft_api.web.services import services
 
 logger = logging.getLogger(__name__)
@@ -45,24 +46,57 @@ def admitted(
     config = services().config
     _check_size(fields, spec, config)
     _check_controls(fields, spec)
-    for prompt in _prompts(fields.parts):
+    with _charged(_prompts(fields.parts), fields.n * fields.seconds, idempotency_key):
+        yield _command_of(fields, spec, config)
+
+
+@contextmanager
+def admitted_text(fields: TextFields, idempotency_key: str | None = None) -> Iterator[GenerateCommand]:
+    """Admit a request without an uploaded melody: for a model that it names, or for a performance. See `admitted`."""
+    if fields.performance is None:
+        with admitted(fields, services().catalog.get(fields.model_size), idempotency_key) as command:
+            yield command
+        return
+    performance = fields.performance
+    if isinstance(performance, str):
+        performance = PerformanceFields.model_validate(services().performances.load(performance, caller().owner))
+    command = _performance_command(fields, performance)
+    prompts = [prompt.text for change in performance.changes for prompt in change.prompts]
+    with _charged(list(dict.fromkeys(prompts)), command.duration_seconds, idempotency_key):
+        yield command
+
+
+@contextmanager
+def _charged(prompts: Sequence[str], seconds: float, idempotency_key: str | None) -> Iterator[None]:
+    """Refuse prompts that are not allowed, and charge the caller for the block."""
+    config = services().config
+    for prompt in prompts:
         services().policy.require_allowed(prompt)
 
     def is_repeat() -> bool:
         return idempotency_key is not None and services().tasks.service.is_repeat(caller().owner, idempotency_key)
 
-    g.admission = services().limits.admit(caller(), client_address(), fields.n * fields.seconds, is_repeat=is_repeat)
+    g.admission = services().limits.admit(caller(), client_address(), seconds, is_repeat=is_repeat)
     at_response_end(g.admission.release)
     if config.server.log_prompts:
-        for prompt in _prompts(fields.parts):
+        for prompt in prompts:
             logger.info("Prompt: %s", prompt)
     try:
-        yield _command_of(fields, spec, config)
+        yield
     except Canceled:
         raise  # The engine worked for this client, which chose not to wait.
     except BaseException:
         settle_charge(charged=False)
         raise
+
+
+def admit_live(prompts: Sequence[str]) -> None:
+    """Admit a live session of the current caller, and charge its first second. Raises LimitExceeded."""
+    g.admission = services().limits.admit(caller(), client_address(), 1.0)
+    at_response_end(g.admission.release)
+    if services().config.server.log_prompts:
+        for prompt in prompts:
+            logger.info("Prompt: %s", prompt)
 
 
 def settle_charge(*, charged: bool) -> None:
@@ -102,6 +136,36 @@ def _command_of(fields: GenerationFields, spec: ModelSpec, config: Config) -> Ge
         n=fields.n,
         audio_owner=caller().owner if config.access.audio_requires_key else None,
     )
+
+
+def _performance_command(fields: TextFields, performance: PerformanceFields) -> GenerateCommand:
+    """Check a performance. Raises InvalidRequest."""
+    config, spec = services().config, services().catalog.get(performance.model)
+    require_live(spec, "performance")
+    seconds = performance.frames / FRAME_RATE
+    longest = min(fields.LONGEST, spec.max_duration_seconds, config.limits.max_duration_seconds)
+    if seconds > longest:
+        raise _refusal("performance", f"must have at most {longest:g} seconds", "performance.frames")
+    if performance.extend_stride >= spec.window_seconds:
+        raise _refusal("performance", f"must be less than {spec.window_seconds:g}", "performance.extend_stride")
+    return GenerateCommand(
+        prompt=performance.changes[0].prompts[0].text,
+        model=spec.name,
+        duration_seconds=seconds,
+        output_format=fields.output_format,
+        seed=performance.seed,
+        extend_stride_seconds=performance.extend_stride,
+        performance=performance_of(performance.model_dump()),
+        audio_owner=caller().owner if config.access.audio_requires_key else None,
+    )
+
+
+def require_live(spec: ModelSpec, field: str) -> None:
+    """Raise InvalidRequest for a model that cannot change its prompts while it plays."""
+    if spec.melody:
+        catalog = services().catalog
+        names = ", ".join(other.name for other in catalog if catalog.is_allowed(other) and not other.melody)
+        raise _refusal(field, f"must name a model that can play live, which {spec.name} cannot: {names}")
 
 
 def _prompts(parts: Sequence[Segment]) -> list[str]:

@@ -9,7 +9,6 @@ from audiocraft_api.core.errors import AudioGone, InvalidRequest, NotFound
 from audiocraft_api.core.params import seconds_of
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.continuation import continued
-from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.storage.base import link_of, name_of
 from audiocraft_api.web.admission import check_segments_of_windows
 from audiocraft_api.web.auth import caller
@@ -18,7 +17,7 @@ from audiocraft_api.web.schemas import ContinueFromFields, TextFields
 from audiocraft_api.web.services import services
 
 
-def continued_from(command: GenerateCommand, fields: TextFields, spec: ModelSpec) -> GenerateCommand:
+def continued_from(command: GenerateCommand, fields: TextFields) -> GenerateCommand:
     """Return the command with the audio that `continue_from` names; without that field, the command as it is.
 
     Raises NotFound (also for the audio of another caller), AudioGone, InvalidRequest, StorageUnavailable, Unavailable.
@@ -26,6 +25,7 @@ def continued_from(command: GenerateCommand, fields: TextFields, spec: ModelSpec
     wanted = fields.continue_from
     if wanted is None:
         return command
+    spec = services().catalog.get(command.model)
     try:
         wanted.part.check(spec.window_seconds)
         filename = _filename(wanted)

@@ -18,7 +18,7 @@ from werkzeug.exceptions import LengthRequired
 from werkzeug.formparser import FormDataParser
 
 from audiocraft_api.core.errors import InvalidRequest, StorageUnavailable, UnsupportedMediaType
-from audiocraft_api.web.schemas import RequestSchema
+from audiocraft_api.web.schemas import PERFORMANCE_TAGS, RequestSchema
 from audiocraft_api.web.services import services
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -194,7 +194,8 @@ def _sentence(name: str, detail: ErrorDetails) -> str:
 
 def _path(location: tuple[int | str, ...]) -> str:
     """Return the name of a field, which may be inside a list: `segments[0].prompt`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in location)[1:]
+    parts = [part for part in location if part not in PERFORMANCE_TAGS]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in parts)[1:]
 
 
 def _printable(name: str) -> str:

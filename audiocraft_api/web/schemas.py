@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, BinaryIO, ClassVar, Literal, cast
 
 from pydantic import (
@@ -12,8 +13,10 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -27,13 +30,17 @@ from audiocraft_api.core.constants import (
     DEFAULT_CFG_COEF,
     DEFAULT_EXTEND_STRIDE_SECONDS,
     DEFAULT_TOP_K,
+    FRAME_RATE,
     MAX_CFG_COEF,
     MAX_DURATION_SECONDS,
+    MAX_LIVE_CHANGES,
+    MAX_LIVE_SECONDS,
     MAX_LONG_DURATION_SECONDS,
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
     MAX_SEGMENTS,
     MAX_TEMPERATURE,
+    MAX_TRANSITION_SECONDS,
     MAX_VARIATIONS,
     MIN_DURATION_SECONDS,
     MIN_EXTEND_STRIDE_SECONDS,
@@ -42,6 +49,7 @@ from audiocraft_api.core.constants import (
     WINDOW_SECONDS,
 )
 from audiocraft_api.core.params import Segment
+from audiocraft_api.core.performance import MAX_LIVE_PROMPTS
 from audiocraft_api.generation.continuation import Part
 from audiocraft_api.net.outbound import MAX_URL_CHARACTERS
 from audiocraft_api.storage.base import LINK
@@ -85,6 +93,12 @@ def _one(number: int) -> int:
     if number != 1:
         raise ValueError("must be 1 for a stream; send variations to a route that returns files")
     return number
+
+
+def _either_not_null(schema: dict[str, Any]) -> None:
+    """Document a field of two types that may be left out, but not be null."""
+    schema.pop("default")
+    schema["anyOf"] = schema["anyOf"][0]["oneOf"]
 
 
 def _known_format(name: str) -> str:
@@ -137,6 +151,95 @@ class RequestSchema(BaseModel):
     def conflicts(cls, given: Mapping[str, Any]) -> dict[str, str]:  # noqa: ARG003
         """Return the fields that are missing or do not go together, with what is wrong with each."""
         return {}
+
+
+MAX_WEIGHT = 100.0
+
+
+def _not_zero(weight: float) -> float:
+    if abs(weight) < 1e-6:
+        raise ValueError("must not be 0; leave the prompt out")
+    return weight
+
+
+def _playable(prompts: list[LivePromptFields]) -> list[LivePromptFields]:
+    if all(prompt.weight < 0 for prompt in prompts):
+        raise ValueError("must contain a prompt with a positive weight")
+    if len({prompt.text for prompt in prompts}) < len(prompts):
+        raise ValueError("must not contain the same text twice")
+    return prompts
+
+
+class LivePromptFields(RequestSchema):
+    """A text with a weight. Weights are relative to each other; the music is led away from negative ones."""
+
+    text: Prompt
+    weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT), AfterValidator(_not_zero)] = 1.0
+
+
+Prompts = Annotated[list[LivePromptFields], Field(min_length=1, max_length=MAX_LIVE_PROMPTS), AfterValidator(_playable)]
+Temperature = Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)]
+TopK = Annotated[int, Field(ge=0, le=CODEBOOK_SIZE), BeforeValidator(_whole)]
+TopP = Annotated[float, Field(ge=0, le=1)]
+CfgCoef = Annotated[float, Field(ge=0, le=MAX_CFG_COEF)]
+Transition = Annotated[
+    float, Field(ge=0, le=MAX_TRANSITION_SECONDS, description="Seconds that a change of prompts takes.")
+]
+
+
+class PerformanceChangeFields(RequestSchema):
+    """The controls from a frame on. Frames are counted from 0, 50 per second."""
+
+    frame: Whole = Field(ge=0, le=MAX_LIVE_SECONDS * FRAME_RATE)
+    prompts: Prompts
+    temperature: Temperature = 1.0
+    top_k: TopK = DEFAULT_TOP_K
+    top_p: TopP = 0.0
+    cfg_coef: CfgCoef = DEFAULT_CFG_COEF
+    transition: Transition = 0.0
+    reset_context: bool = False
+
+
+def _ascending(changes: list[PerformanceChangeFields]) -> list[PerformanceChangeFields]:
+    frames = [change.frame for change in changes]
+    if frames[0] != 0 or any(later <= earlier for earlier, later in pairwise(frames)):
+        raise ValueError("must begin at frame 0 and have ascending frames")
+    return changes
+
+
+class PerformanceFields(RequestSchema):
+    """A performance: what `GET /performances/<id>` returns. Send it to generate the same audio, edited if you like."""
+
+    frames: Whole = Field(ge=1, le=MAX_LIVE_SECONDS * FRAME_RATE, description="Length in frames, 50 per second.")
+    changes: Annotated[
+        list[PerformanceChangeFields], Field(min_length=1, max_length=MAX_LIVE_CHANGES), AfterValidator(_ascending)
+    ]
+    model: str = Field(max_length=64)
+    seed: Seed
+    extend_stride: ExtendStride = DEFAULT_EXTEND_STRIDE_SECONDS
+    revision: str | None = Field(None, max_length=256, description="Of the model. Not read.")
+    precision: str | None = Field(None, max_length=16, description="Of the engine. Not read.")
+    service_version: str | None = Field(None, max_length=64, description="Not read.")
+    created: str | None = Field(None, max_length=64, description="Not read.")
+
+
+PerformanceId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}$")]
+# Names the two types in the locations of errors; `parsing` leaves the names out of its sentences.
+PERFORMANCE_TAGS = ("<object>", "<id>")
+EitherPerformance = Annotated[
+    Annotated[PerformanceFields, Tag(PERFORMANCE_TAGS[0])] | Annotated[PerformanceId, Tag(PERFORMANCE_TAGS[1])],
+    Discriminator(
+        lambda given: PERFORMANCE_TAGS[isinstance(given, str)] if isinstance(given, dict | str) else None,
+        custom_error_type="performance",
+        custom_error_message="Input should be an object or the ID of a performance",
+    ),
+]
+
+# What a performance contains, so that a request for it must not.
+PERFORMED = (
+    *("prompt", "segments", "duration", "model_size", "seed", "extend_stride", "negative_prompt"),
+    *("temperature", "top_k", "top_p", "cfg_coef", "n", "continue_from"),
+)
 
 
 class SegmentFields(RequestSchema):
@@ -260,8 +363,12 @@ class TextFields(GenerationFields):
     model_config = ConfigDict(
         json_schema_extra={
             "anyOf": [
-                {"required": ["prompt"], "properties": {"segments": False}},
-                {"required": ["segments"], "properties": {"prompt": False, "duration": False}},
+                {"required": ["prompt"], "properties": {"segments": False, "performance": False}},
+                {
+                    "required": ["segments"],
+                    "properties": {"prompt": False, "duration": False, "performance": False},
+                },
+                {"required": ["performance"], "properties": dict.fromkeys(PERFORMED, False)},
             ]
         }
     )
@@ -278,6 +385,11 @@ class TextFields(GenerationFields):
         description="Audio of yours to continue. `duration` is then that of the new audio.",
         json_schema_extra=_not_null,
     )
+    performance: EitherPerformance | None = Field(
+        None,
+        description="The performance of a live session, or its ID, in place of all controls.",
+        json_schema_extra=_either_not_null,
+    )
 
     @property
     def parts(self) -> tuple[Segment, ...]:
@@ -290,6 +402,8 @@ class TextFields(GenerationFields):
 
     @classmethod
     def conflicts(cls, given: Mapping[str, Any]) -> dict[str, str]:
+        if given.get("performance") is not None:
+            return {name: "cannot be combined with performance" for name in PERFORMED if name in given}
         if "continue_from" in given and given["continue_from"] is None:
             return {"continue_from": "must be an object"}
         if "segments" not in given:
@@ -573,6 +687,15 @@ class ContinuationControl(_Response):
     melody: bool = Field(description="Whether a continuation may follow a melody.")
 
 
+class LiveControl(_Response):
+    """Live sessions and performances."""
+
+    max_prompts: int = Field(description="Most prompts that are blended.")
+    max_transition: float = Field(description="Longest transition in seconds.")
+    lead: float = Field(description="Seconds that are generated ahead of playback, at most.")
+    max_duration: float = Field(description="Longest session in seconds.")
+
+
 class ControlsResponse(_Response):
     """The controls of a model and their limits."""
 
@@ -582,6 +705,7 @@ class ControlsResponse(_Response):
     segments: SegmentsControl
     n: VariationsControl
     continuation: ContinuationControl
+    live: LiveControl | None = Field(description="Null for models that cannot play live.")
 
 
 class ModelResponse(_Response):

@@ -10,6 +10,7 @@ import functools
 import re
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -57,7 +58,7 @@ def check_handshake(request: Request, cors_origins: Sequence[str]) -> None:
         raise Forbidden("This server does not accept WebSockets from pages of this origin.")
 
 
-def prepare_socket(environ: dict[str, Any], max_received_bytes: int) -> None:
+def prepare_socket(environ: dict[str, Any], max_received_bytes: int, bytes_per_second: float = 0.0) -> None:
     """Replace the request's socket with a `BoundedSocket`, and disable compression.
 
     Audio does not compress, and a small compressed message may expand to gigabytes.
@@ -65,7 +66,7 @@ def prepare_socket(environ: dict[str, Any], max_received_bytes: int) -> None:
     environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
     for key in SOCKET_KEYS:
         if key in environ:
-            environ[key] = BoundedSocket(environ[key], max_received_bytes + EXTRA_BYTES)
+            environ[key] = BoundedSocket(environ[key], max_received_bytes + EXTRA_BYTES, bytes_per_second)
 
 
 def close_websocket(ws: Server, code: int) -> None:
@@ -79,17 +80,19 @@ def close_websocket(ws: Server, code: int) -> None:
 
 
 class BoundedSocket:
-    """A socket whose `send` is atomic and complete, and which receives a bounded number of bytes in total.
+    """A socket whose `send` is atomic and complete, and which receives a bounded number of bytes.
 
+    It receives `max_received_bytes` in total, or, with `bytes_per_second`, in a burst and this rate on average.
     simple-websocket sends from two threads, ignores a send that the socket's timeout cut short, and buffers every
     message until it is read.
     """
 
-    def __init__(self, inner: socket.socket, max_received_bytes: int) -> None:
+    def __init__(self, inner: socket.socket, max_received_bytes: int, bytes_per_second: float = 0.0) -> None:
         self._inner = inner
         self._lock = threading.Lock()
         self._broken = False
-        self._num_left = max_received_bytes
+        self._max_received_bytes = self._num_left = max_received_bytes
+        self._bytes_per_second, self._counted_at = bytes_per_second, time.monotonic()
 
     def send(self, data: bytes) -> int:
         with self._lock:
@@ -102,6 +105,9 @@ class BoundedSocket:
 
     def recv(self, num_bytes: int) -> bytes:
         data = self._inner.recv(num_bytes)
+        now = time.monotonic()
+        if refill := int((now - self._counted_at) * self._bytes_per_second):
+            self._num_left, self._counted_at = min(self._max_received_bytes, self._num_left + refill), now
         self._num_left -= len(data)
         if self._num_left < 0:
             raise ConnectionAbortedError("the client sent too many bytes")

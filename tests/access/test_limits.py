@@ -45,6 +45,15 @@ def test_concurrent_charges_never_exceed_the_quota_and_refunds_never_go_below_0(
     assert (quotas.usage("a", 7).requests, quotas.usage("a", 7).seconds) == (0, 0.0)
 
 
+def test_further_audio_of_a_request_counts_seconds_and_no_request(quotas: QuotaStore) -> None:
+    assert quotas.charge("a", 7, 1, max_requests=1, max_seconds=3).is_charged
+    for _ in range(2):
+        assert quotas.charge("a", 7, 1, max_requests=1, max_seconds=3, num_requests=0).is_charged
+    assert not quotas.charge("a", 7, 1, max_requests=1, max_seconds=3, num_requests=0).is_charged
+    quotas.refund("a", 7, 1, num_requests=0)
+    assert (quotas.usage("a", 7).requests, quotas.usage("a", 7).seconds) == (1, 2.0)
+
+
 def test_the_limiter_in_memory_is_exact_slides_its_window_and_drops_old_keys() -> None:
     now = [0.0]
     limiter = MemoryRateLimiter(clock=lambda: now[0], max_keys=50)

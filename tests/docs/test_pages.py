@@ -99,8 +99,8 @@ def test_every_field_is_listed_with_its_default() -> None:
 
     rows = first_cells(section("docs/generating.md", "Fields"))
     for name, field in GenerateRequest.model_fields.items():
-        none = dict.fromkeys(("negative_prompt", "segments", "continue_from"), "none")
-        default = ({"prompt": "required", "seed": "random"} | none).get(name, shown(field.default))
+        optional = dict.fromkeys(("negative_prompt", "segments", "continue_from", "performance"), "none")
+        default = ({"prompt": "required", "seed": "random"} | optional).get(name, shown(field.default))
         with_melody = shown(MelodyRequest.model_fields.get(name, field).default)
         if name != "prompt" and with_melody != shown(field.default):
             default += f" (melody: {with_melody})"

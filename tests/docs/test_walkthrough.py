@@ -150,6 +150,29 @@ def test_a_page_receives_a_stream_over_a_websocket(server: Server, tmp_path: Pat
     assert messages[-1] == "done"
 
 
+def test_python_and_javascript_play_live(server: Server, tmp_path: Path) -> None:
+    (program,) = code_blocks(page("docs/live.md"), "python")
+    program = program.replace("ws://localhost:5000", server.url.replace("http", "ws"))
+    lines = run([sys.executable, "-c"], program, server, tmp_path).splitlines()
+    assert [line.split()[:2] for line in lines if line.startswith("applied")][:2] == [
+        ["applied", "prompts"],
+        ["applied", "config"],
+    ]
+    assert lines[-1] == "the same audio: True"
+
+    (script,) = code_blocks(page("docs/live.md"), "js")
+    script = script.replace("ws://localhost:5000", server.url.replace("http", "ws"))
+    with open_browser(tmp_path) as browser:
+        num_bytes = browser.new_page().evaluate(
+            f"""async () => {{
+              {script}
+              await new Promise((resolve) => socket.onclose = resolve);
+              return blocks.reduce((total, block) => total + block.size, 0);
+            }}"""
+        )
+    assert num_bytes == 3 * 32_000 * 2
+
+
 def test_a_key_is_created_used_listed_and_revoked(demo_checkpoints: Path, tmp_path: Path) -> None:
     keys = section("docs/security.md", "Keys")
     settings = {"checkpoints_dir": demo_checkpoints, "state_db": tmp_path / "state.sqlite3"}

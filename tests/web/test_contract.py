@@ -108,6 +108,7 @@ def test_models_lists_capabilities_and_licenses(client: FlaskClient) -> None:
             "segments": {"maximum": 32, "minimum_duration": 0.1, "changes_at": "frame"},
             "n": {"minimum": 1, "maximum": 8, "maximum_total_duration": 300.0},
             "continuation": {"minimum": 0.1, "exclusive_maximum": 30.0, "melody": False},
+            "live": {"max_prompts": 4, "max_transition": 30.0, "lead": 1.5, "max_duration": 1800.0},
         },
     }
     assert models["melody"]["melody"]

@@ -18,7 +18,13 @@ from audiocraft_api.web.schemas import GenerateRequest, MelodyRequest
 from support.fakes import ShortEngine
 from support.http import fake_app, melody_file
 
-PAGES = {"docs.static", "docs.index", "docs.docs", "docs.openapi"}  # HTML pages, and the document itself
+PAGES = {
+    "docs.static",
+    "docs.index",
+    "docs.docs",
+    "docs.openapi",
+    "docs.asyncapi",
+}  # HTML pages, and the documents themselves
 NUM_CASES = 75  # per route and mode
 
 
@@ -88,6 +94,24 @@ def test_models_that_are_not_allowed_are_not_documented(tmp_path: Path) -> None:
     assert client.post("/generate", json={"prompt": "a"}).status_code == 400
 
 
+def make_consistent(body: dict[str, Any]) -> None:
+    """Change what a schema allows and the server refuses, because a schema cannot express the rule."""
+    body.pop("webhook_url", None)  # which addresses are allowed
+    for segment in body.get("segments", ()):  # limits of a total, and what only some models honor
+        segment["duration"] = 8 / len(body["segments"])
+        body.pop("model_size", None)
+    body.get("continue_from", {}).pop("start", None)  # that it precedes the end
+    if body.get("n", 1) * body.get("duration", 10) > 300:
+        body["n"] = 1
+    if isinstance(performance := body.get("performance"), dict):
+        performance |= {"model": "demo", "frames": min(performance["frames"], 500)}  # limits of the model and the route
+        performance.pop("extend_stride", None)  # that it is shorter than the window of the model
+        for index, change in enumerate(performance["changes"]):
+            change["frame"] = 10 * index  # ascending frames
+            for number, prompt in enumerate(change["prompts"]):  # different texts, and a total above 0
+                prompt |= {"text": f"{prompt['text'][:90]} {number}", "weight": 0.1 + abs(prompt.get("weight", 1)) / 2}
+
+
 @pytest.mark.parametrize(
     ("label", "mode"),
     [
@@ -131,13 +155,7 @@ def test_generated_requests_get_documented_responses_and_no_server_error(
     def call(case: schemathesis.Case) -> None:
         (case.headers or {}).pop("Idempotency-Key", None)  # reusing a key with a different request is 422
         if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
-            case.body.pop("webhook_url", None)  # a schema cannot express which URLs are allowed
-            for segment in case.body.get("segments", ()):  # nor limits of a total, nor what only some models honor
-                segment["duration"] = 8 / len(case.body["segments"])
-                case.body.pop("model_size", None)
-            case.body.get("continue_from", {}).pop("start", None)  # a schema cannot express that it precedes the end
-            if case.body.get("n", 1) * case.body.get("duration", 10) > 300:
-                case.body["n"] = 1
+            make_consistent(case.body)
         statuses[case.call_and_validate(excluded_checks=excluded).status_code] += 1
 
     call()

@@ -15,6 +15,7 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.params import AudioInput
 from audiocraft_api.engine.cpu.native.build import library_path
 from audiocraft_api.generation.command import GenerateCommand
+from audiocraft_api.generation.performance_recipe import performance_json
 from audiocraft_api.generation.recipe import audio_digest
 
 
@@ -27,6 +28,8 @@ def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
     requested = {
         name: audio_digest(value) if isinstance(value, AudioInput) else value for name, value in requested.items()
     }
+    if command.performance is not None:
+        requested["performance"] = performance_json(command.performance)
     settings = {
         "engine": config.engine.kind,
         "precision": config.engine.precision,

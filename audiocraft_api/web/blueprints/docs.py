@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from audiocraft_api import __version__
 from audiocraft_api.core.errors import InvalidRequest, StorageUnavailable
 from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.web.asyncapi import build_asyncapi
 from audiocraft_api.web.auth import needs_key
 from audiocraft_api.web.openapi import build_openapi
 from audiocraft_api.web.operations import Access, access
@@ -54,6 +55,12 @@ def openapi() -> dict[str, Any]:
         MelodyTaskRequest: melody_sizes,
     }
     return build_openapi(current_app, sizes, _needs_key)
+
+
+@blueprint.get("/asyncapi.json")
+@access(Access.OPEN)
+def asyncapi() -> dict[str, Any]:
+    return build_asyncapi()
 
 
 @blueprint.get("/")

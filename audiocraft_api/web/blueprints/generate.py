@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from audiocraft_api.web.admission import admitted
+from audiocraft_api.web.admission import admitted_text
 from audiocraft_api.web.continuing import continued_from
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.request_headers import PREFER, parse_idempotency_key, parse_preference
@@ -32,9 +32,8 @@ blueprint = Blueprint("generate", __name__)
 def generate(fields: GenerateRequest) -> dict[str, Any] | Response:
     preference = parse_preference(services().config.engine.request_deadline_seconds)
     key = parse_idempotency_key() if preference else None
-    spec = services().catalog.get(fields.model_size)
-    with admitted(fields, spec, key) as command:
+    with admitted_text(fields, key) as command:
         if preference:
-            return respond_by_task(continued_from(command, fields, spec), fields.return_type, preference)
+            return respond_by_task(continued_from(command, fields), fields.return_type, preference)
         with services().request_slots.acquire():
-            return generate_audio_json(continued_from(command, fields, spec), fields.return_type)
+            return generate_audio_json(continued_from(command, fields), fields.return_type)

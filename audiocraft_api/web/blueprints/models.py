@@ -11,12 +11,14 @@ from audiocraft_api.core.constants import (
     MAX_DURATION_SECONDS,
     MAX_LONG_DURATION_SECONDS,
     MAX_SEGMENTS,
+    MAX_TRANSITION_SECONDS,
     MAX_VARIATIONS,
     MIN_CONTINUED_SECONDS,
     MIN_DURATION_SECONDS,
     MIN_EXTEND_STRIDE_SECONDS,
     MIN_SEGMENT_SECONDS,
 )
+from audiocraft_api.core.performance import MAX_LIVE_PROMPTS
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.schemas import (
@@ -24,6 +26,7 @@ from audiocraft_api.web.schemas import (
     ControlsResponse,
     DurationControl,
     ExtendStrideControl,
+    LiveControl,
     ModelResponse,
     ModelsResponse,
     NegativePromptControl,
@@ -66,6 +69,7 @@ def _describe(spec: ModelSpec, loaded: bool) -> ModelResponse:
 
 
 def _controls(spec: ModelSpec) -> ControlsResponse:
+    live = services().config.live
     longest = min(spec.max_duration_seconds, services().config.limits.max_duration_seconds)
     return ControlsResponse(
         duration=DurationControl(
@@ -87,5 +91,13 @@ def _controls(spec: ModelSpec) -> ControlsResponse:
         n=VariationsControl(minimum=1, maximum=MAX_VARIATIONS, maximum_total_duration=MAX_LONG_DURATION_SECONDS),
         continuation=ContinuationControl(
             minimum=MIN_CONTINUED_SECONDS, exclusive_maximum=spec.window_seconds, melody=spec.melody
+        ),
+        live=None
+        if spec.melody
+        else LiveControl(
+            max_prompts=MAX_LIVE_PROMPTS,
+            max_transition=MAX_TRANSITION_SECONDS,
+            lead=live.live_lead_seconds,
+            max_duration=live.live_max_seconds,
         ),
     )

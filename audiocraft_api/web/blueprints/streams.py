@@ -14,7 +14,7 @@ from audiocraft_api.core.log_context import request_id_var
 from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.streaming import AudioStream
-from audiocraft_api.web.admission import admitted, reserve_stream_slot
+from audiocraft_api.web.admission import admitted_text, reserve_stream_slot
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.continuing import continued_from
 from audiocraft_api.web.disconnect import client_gone
@@ -49,9 +49,8 @@ logger = logging.getLogger(__name__)
     errors=(404, 410, 422, 501, 504),
 )
 def generate_stream(fields: StreamRequest) -> Response:
-    spec = services().catalog.get(fields.model_size)
-    with admitted(fields, spec) as command:
-        return _respond(continued_from(command, fields, spec))
+    with admitted_text(fields) as command:
+        return _respond(continued_from(command, fields))
 
 
 def _respond(command: GenerateCommand) -> Response:

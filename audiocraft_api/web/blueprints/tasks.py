@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from audiocraft_api.web.admission import admitted
+from audiocraft_api.web.admission import admitted, admitted_text
 from audiocraft_api.web.auth import caller
 from audiocraft_api.web.continuing import continued_from
 from audiocraft_api.web.operations import Access, Operation
@@ -44,9 +44,8 @@ blueprint = Blueprint("tasks", __name__)
     errors=(404, 410, 422),
 )
 def generate_async(fields: TaskRequest) -> Response:
-    spec = services().catalog.get(fields.model_size)
-    with admitted(fields, spec, parse_idempotency_key()) as command:
-        return task_accepted_response(submit_task(continued_from(command, fields, spec), fields.webhook_url))
+    with admitted_text(fields, parse_idempotency_key()) as command:
+        return task_accepted_response(submit_task(continued_from(command, fields), fields.webhook_url))
 
 
 @blueprint.post("/generate-with-melody-async")

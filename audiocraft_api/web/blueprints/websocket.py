@@ -5,37 +5,38 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 from flask import Blueprint, request
 from flask_sock import Sock
-from simple_websocket import ConnectionClosed, Server
+from simple_websocket import Server
 
 from audiocraft_api.core.errors import (
     AudioCraftError,
     Canceled,
     ClientDisconnected,
     InvalidRequest,
-    LimitExceeded,
     ShuttingDown,
-    Unavailable,
 )
 from audiocraft_api.generation.streaming import POLL_SECONDS, AudioStream
-from audiocraft_api.web.admission import admitted, reserve_stream_slot, settle_charge
+from audiocraft_api.web.admission import admitted_text, reserve_stream_slot, settle_charge
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.continuing import continued_from
-from audiocraft_api.web.errors import details_of, whole_seconds
 from audiocraft_api.web.observing import count_error
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.parsing import parse_json_text
 from audiocraft_api.web.schemas import SocketRequest
 from audiocraft_api.web.services import services
 from audiocraft_api.web.websocket import check_handshake, close_websocket, prepare_socket
+from audiocraft_api.web.websocket_messages import (
+    INTERNAL_ERROR,
+    NORMAL_CLOSURE,
+    close_code,
+    error_message,
+    receive,
+    send,
+    send_audio,
+)
 
-# Close codes of RFC 6455 and of the IANA registry.
-NORMAL_CLOSURE, GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR, TRY_AGAIN_LATER = 1000, 1001, 1008, 1011, 1013
 PROTOCOL = """The client's first message is the request, with the same JSON as `POST /generate-stream`. The server then
 sends JSON text messages and, between them, the audio as binary messages:
 
@@ -89,9 +90,8 @@ def _serve(ws: Server) -> int:
     """Serve the connection's request and return the close code. Raises ClientDisconnected."""
     try:
         fields = parse_json_text(SocketRequest, _receive_request(ws))
-        spec = services().catalog.get(fields.model_size)
-        with admitted(fields, spec) as command:
-            stream = services().generation.stream(continued_from(command, fields, spec))
+        with admitted_text(fields) as command:
+            stream = services().generation.stream(continued_from(command, fields))
             try:
                 _send_stream(ws, stream, fields.file_format)
             finally:
@@ -100,24 +100,24 @@ def _serve(ws: Server) -> int:
         raise
     except AudioCraftError as error:
         count_error(error.code, error)
-        _send(ws, _error_message(error))
-        return _close_code(error)
+        send(ws, error_message(error))
+        return close_code(error)
     return NORMAL_CLOSURE
 
 
 def _send_stream(ws: Server, stream: AudioStream, file_format: str | None) -> None:
     params, audio_format = stream.submission.params, stream.format
     common = {"seed": params.seed, "model": params.model, "format": audio_format.name, "request_id": request_id()}
-    _send(ws, {"type": "accepted", "media_type": audio_format.media_type} | common)
+    send(ws, {"type": "accepted", "media_type": audio_format.media_type} | common)
     sent_progress = (0, 0)
     for piece in stream.pieces():
         _poll_client(ws)
         if stream.progress != sent_progress:
             sent_progress = stream.progress
-            _send(ws, {"type": "progress", "current": sent_progress[0], "total": sent_progress[1]})
+            send(ws, {"type": "progress", "current": sent_progress[0], "total": sent_progress[1]})
         if piece:
             settle_charge(charged=True)
-            _send_audio(ws, piece)
+            send_audio(ws, piece)
     recipe = stream.recipe()
     result = {
         "duration": recipe.duration_seconds,
@@ -128,13 +128,13 @@ def _send_stream(ws: Server, stream: AudioStream, file_format: str | None) -> No
     if file_format is not None:
         stored = services().generation.store_stream(stream, file_format)
         result |= {"audio_url": stored.url, "file_format": stored.recipe.format}
-    _send(ws, {"type": "done"} | result | common)
+    send(ws, {"type": "done"} | result | common)
 
 
 def _receive_request(ws: Server) -> str:
     """Wait for the first message. Raises InvalidRequest, ShuttingDown, ClientDisconnected."""
     deadline = time.monotonic() + services().config.server.socket_timeout_seconds
-    while (message := _receive(ws, POLL_SECONDS)) is None:
+    while (message := receive(ws, POLL_SECONDS)) is None:
         if services().draining.is_set():
             raise ShuttingDown
         if time.monotonic() >= deadline:
@@ -146,7 +146,7 @@ def _receive_request(ws: Server) -> str:
 
 def _poll_client(ws: Server) -> None:
     """Handle a message that the client sent during the generation. Raises Canceled, InvalidRequest."""
-    message = _receive(ws, 0)
+    message = receive(ws, 0)
     if message is None:
         return
     try:
@@ -156,50 +156,3 @@ def _poll_client(ws: Server) -> None:
     if not is_cancel:
         raise InvalidRequest('During a generation the only message accepted is {"type": "cancel"}.')
     raise Canceled
-
-
-def _receive(ws: Server, timeout_seconds: float) -> str | bytes | None:
-    with _client_errors():
-        message: str | bytes | None = ws.receive(timeout=timeout_seconds)
-    return message
-
-
-def _send(ws: Server, message: dict[str, Any]) -> None:
-    with _client_errors():
-        ws.send(json.dumps(message))
-
-
-def _send_audio(ws: Server, piece: bytes) -> None:
-    with _client_errors():
-        ws.send(piece)
-
-
-@contextmanager
-def _client_errors() -> Iterator[None]:
-    try:
-        yield
-    except (ConnectionClosed, OSError) as error:
-        raise ClientDisconnected from error
-
-
-def _error_message(error: AudioCraftError) -> dict[str, Any]:
-    message: dict[str, Any] = {
-        "type": "error",
-        "error": error.message,
-        "code": error.code,
-        "request_id": request_id(),
-    }
-    message |= {name: value for name, value in details_of(error).items() if value is not None}
-    if isinstance(error, (Unavailable, LimitExceeded)):
-        message["retry_after"] = whole_seconds(error.retry_after_seconds)
-    return message
-
-
-def _close_code(error: AudioCraftError) -> int:
-    if isinstance(error, Canceled):
-        return NORMAL_CLOSURE
-    if isinstance(error, ShuttingDown):
-        return GOING_AWAY
-    if isinstance(error, (Unavailable, LimitExceeded)):
-        return TRY_AGAIN_LATER
-    return POLICY_VIOLATION if error.status < 500 else INTERNAL_ERROR

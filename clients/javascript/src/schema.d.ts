@@ -96,6 +96,45 @@ export interface SegmentFields {
   negativePrompt?: string;
 }
 
+/** A text with a weight. Weights are relative to each other; the music is led away from negative ones. */
+export interface LivePromptFields {
+  /** Description of the music; must not be blank. */
+  text: string;
+  weight?: number;
+}
+
+/** The controls from a frame on. Frames are counted from 0, 50 per second. */
+export interface PerformanceChangeFields {
+  frame: number;
+  prompts: Array<LivePromptFields>;
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  cfgCoef?: number;
+  /** Seconds that a change of prompts takes. */
+  transition?: number;
+  resetContext?: boolean;
+}
+
+/** A performance: what `GET /performances/<id>` returns. Send it to generate the same audio, edited if you like. */
+export interface PerformanceFields {
+  /** Length in frames, 50 per second. */
+  frames: number;
+  changes: Array<PerformanceChangeFields>;
+  model: string;
+  seed: number;
+  /** Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower values keep more of the music in view and take more time. */
+  extendStride?: number;
+  /** Of the model. Not read. */
+  revision?: string;
+  /** Of the engine. Not read. */
+  precision?: string;
+  /** Not read. */
+  serviceVersion?: string;
+  /** Not read. */
+  created?: string;
+}
+
 /** A text-to-music request. */
 export interface GenerateFields {
   /** Name of a text-to-music model from `GET /models`. */
@@ -124,6 +163,8 @@ export interface GenerateFields {
   segments?: Array<SegmentFields>;
   /** Audio of yours to continue. `duration` is then that of the new audio. */
   continueFrom?: ContinueFromFields;
+  /** The performance of a live session, or its ID, in place of all controls. */
+  performance?: PerformanceFields | string;
   /** `url` returns a link to the audio file, `base64` the file itself. */
   returnType?: "url" | "base64";
 }
@@ -212,6 +253,8 @@ export interface StreamFields {
   segments?: Array<SegmentFields>;
   /** Audio of yours to continue. `duration` is then that of the new audio. */
   continueFrom?: ContinueFromFields;
+  /** The performance of a live session, or its ID, in place of all controls. */
+  performance?: PerformanceFields | string;
 }
 
 /** A text-to-music request that creates a task. */
@@ -242,6 +285,8 @@ export interface TaskFields {
   segments?: Array<SegmentFields>;
   /** Audio of yours to continue. `duration` is then that of the new audio. */
   continueFrom?: ContinueFromFields;
+  /** The performance of a live session, or its ID, in place of all controls. */
+  performance?: PerformanceFields | string;
   /** HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled. */
   webhookUrl?: string;
 }
@@ -259,6 +304,35 @@ export interface ContinueFromResponse {
   start: number;
   end: number;
   include_input: boolean;
+}
+
+/** A text with a weight. */
+export interface PerformancePromptResponse {
+  text: string;
+  weight: number;
+}
+
+/** The controls of a performance from a frame on. */
+export interface PerformanceChangeResponse {
+  frame: number;
+  prompts: Array<PerformancePromptResponse>;
+  temperature: number;
+  top_k: number;
+  top_p: number;
+  cfg_coef: number;
+  /** Seconds that the change of prompts takes. */
+  transition: number;
+  reset_context: boolean;
+}
+
+/** A performance in a recipe, which can be sent again. */
+export interface RecipePerformanceResponse {
+  /** Length in frames, 50 per second. */
+  frames: number;
+  changes: Array<PerformanceChangeResponse>;
+  model: string;
+  seed: number;
+  extend_stride: number;
 }
 
 /** Everything needed to make the same audio again: the request's fields, resolved, and the software versions. */
@@ -293,6 +367,8 @@ export interface RecipeResponse {
   include_input?: boolean;
   /** In place of the last three, for audio on this server. */
   continue_from?: ContinueFromResponse;
+  /** In place of all controls; left out if there is none. */
+  performance?: RecipePerformanceResponse;
   output_format: string;
   engine: string;
   precision: string;
@@ -373,6 +449,18 @@ export interface VariationsControl {
   maximum_total_duration: number;
 }
 
+/** Live sessions and performances. */
+export interface LiveControl {
+  /** Most prompts that are blended. */
+  max_prompts: number;
+  /** Longest transition in seconds. */
+  max_transition: number;
+  /** Seconds that are generated ahead of playback, at most. */
+  lead: number;
+  /** Longest session in seconds. */
+  max_duration: number;
+}
+
 /** The controls of a model and their limits. */
 export interface ControlsResponse {
   duration: DurationControl;
@@ -381,6 +469,8 @@ export interface ControlsResponse {
   segments: SegmentsControl;
   n: VariationsControl;
   continuation: ContinuationControl;
+  /** Null for models that cannot play live. */
+  live: LiveControl | null;
 }
 
 export interface ErrorResponse {
@@ -536,6 +626,22 @@ export interface ModelResponse {
 
 export interface ModelsResponse {
   models: Array<ModelResponse>;
+}
+
+/** A performance, which can be generated again. */
+export interface PerformanceResponse {
+  /** Length in frames, 50 per second. */
+  frames: number;
+  changes: Array<PerformanceChangeResponse>;
+  model: string;
+  seed: number;
+  extend_stride: number;
+  /** Revision of the model that made it. */
+  revision: string;
+  /** Precision of the engine that made it. Another one makes other music. */
+  precision: string;
+  service_version: string;
+  created: string;
 }
 
 export interface ReadyResponse {

@@ -168,6 +168,46 @@ class SegmentFields(TypedDict):
     ]
 
 
+class LivePromptFields(TypedDict):
+    """A text with a weight. Weights are relative to each other; the music is led away from negative ones."""
+
+    text: Annotated[str, "Description of the music; must not be blank."]
+    weight: NotRequired[Annotated[float, ""]]
+
+
+class PerformanceChangeFields(TypedDict):
+    """The controls from a frame on. Frames are counted from 0, 50 per second."""
+
+    frame: Annotated[int, ""]
+    prompts: Annotated[list[LivePromptFields], ""]
+    temperature: NotRequired[Annotated[float, ""]]
+    top_k: NotRequired[Annotated[int, ""]]
+    top_p: NotRequired[Annotated[float, ""]]
+    cfg_coef: NotRequired[Annotated[float, ""]]
+    transition: NotRequired[Annotated[float, "Seconds that a change of prompts takes."]]
+    reset_context: NotRequired[Annotated[bool, ""]]
+
+
+class PerformanceFields(TypedDict):
+    """A performance: what `GET /performances/<id>` returns. Send it to generate the same audio, edited if you like."""
+
+    frames: Annotated[int, "Length in frames, 50 per second."]
+    changes: Annotated[list[PerformanceChangeFields], ""]
+    model: Annotated[str, ""]
+    seed: Annotated[int, ""]
+    extend_stride: NotRequired[
+        Annotated[
+            float,
+            "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
+            "Lower values keep more of the music in view and take more time.",
+        ]
+    ]
+    revision: NotRequired[Annotated[str, "Of the model. Not read."]]
+    precision: NotRequired[Annotated[str, "Of the engine. Not read."]]
+    service_version: NotRequired[Annotated[str, "Not read."]]
+    created: NotRequired[Annotated[str, "Not read."]]
+
+
 class GenerateFields(TypedDict, total=False):
     """A text-to-music request."""
 
@@ -197,6 +237,9 @@ class GenerateFields(TypedDict, total=False):
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
     continue_from: Annotated[
         ContinueFromFields, "Audio of yours to continue. `duration` is then that of the new audio."
+    ]
+    performance: Annotated[
+        Union[PerformanceFields, str], "The performance of a live session, or its ID, in place of all controls."
     ]
 
 
@@ -286,6 +329,9 @@ class StreamFields(TypedDict, total=False):
     continue_from: Annotated[
         ContinueFromFields, "Audio of yours to continue. `duration` is then that of the new audio."
     ]
+    performance: Annotated[
+        Union[PerformanceFields, str], "The performance of a live session, or its ID, in place of all controls."
+    ]
 
 
 class TaskFields(TypedDict, total=False):
@@ -318,6 +364,9 @@ class TaskFields(TypedDict, total=False):
     continue_from: Annotated[
         ContinueFromFields, "Audio of yours to continue. `duration` is then that of the new audio."
     ]
+    performance: Annotated[
+        Union[PerformanceFields, str], "The performance of a live session, or its ID, in place of all controls."
+    ]
     webhook_url: Annotated[
         str,
         "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
@@ -341,6 +390,36 @@ class ContinueFromResponse(_Response):
     include_input: bool
 
 
+class PerformancePromptResponse(_Response):
+    """A text with a weight."""
+
+    text: str
+    weight: float
+
+
+class PerformanceChangeResponse(_Response):
+    """The controls of a performance from a frame on."""
+
+    frame: int
+    prompts: list[PerformancePromptResponse]
+    temperature: float
+    top_k: int
+    top_p: float
+    cfg_coef: float
+    transition: float
+    reset_context: bool
+
+
+class RecipePerformanceResponse(_Response):
+    """A performance in a recipe, which can be sent again."""
+
+    frames: int
+    changes: list[PerformanceChangeResponse]
+    model: str
+    seed: int
+    extend_stride: float
+
+
 class RecipeResponse(_Response):
     """Everything needed to make the same audio again: the request's fields, resolved, and the software versions."""
 
@@ -362,6 +441,7 @@ class RecipeResponse(_Response):
     end: Optional[float] = None
     include_input: Optional[bool] = None
     continue_from: Optional[ContinueFromResponse] = None
+    performance: Optional[RecipePerformanceResponse] = None
     output_format: str
     engine: str
     precision: str
@@ -430,6 +510,15 @@ class VariationsControl(_Response):
     maximum_total_duration: float
 
 
+class LiveControl(_Response):
+    """Live sessions and performances."""
+
+    max_prompts: int
+    max_transition: float
+    lead: float
+    max_duration: float
+
+
 class ControlsResponse(_Response):
     """The controls of a model and their limits."""
 
@@ -439,6 +528,7 @@ class ControlsResponse(_Response):
     segments: SegmentsControl
     n: VariationsControl
     continuation: ContinuationControl
+    live: Optional[LiveControl]
 
 
 class ErrorResponse(_Response):
@@ -544,6 +634,20 @@ class ModelResponse(_Response):
 
 class ModelsResponse(_Response):
     models: list[ModelResponse]
+
+
+class PerformanceResponse(_Response):
+    """A performance, which can be generated again."""
+
+    frames: int
+    changes: list[PerformanceChangeResponse]
+    model: str
+    seed: int
+    extend_stride: float
+    revision: str
+    precision: str
+    service_version: str
+    created: str
 
 
 class ReadyResponse(_Response):

@@ -86,6 +86,8 @@ def _add_fields(parser: argparse.ArgumentParser, fields: type[Any]) -> tuple[str
         if name == "continue_from":
             _add_continue_from(parser)
             continue
+        if name == "performance":
+            kind = str  # the ID of a performance
         choices = get_args(kind) if get_origin(kind) is Literal else None
         if choices:
             description += f" One of {', '.join(choices)}."

@@ -1,0 +1,215 @@
+"""One live session: a request that is steered, its audio, and the messages that its client gets.
+
+Knows the fields of the messages, and neither sockets nor Flask. For one thread. The music is generated as far as the
+listener needs it (`playback.py`); everything that the client changes becomes a change of the performance.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from audiocraft_api.audio.convert import FORMATS, pcm16
+from audiocraft_api.audio.stream_encoding import StreamEncoder, open_encoder
+from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, FRAME_RATE, MAX_LIVE_CHANGES
+from audiocraft_api.core.engine import Engine
+from audiocraft_api.core.errors import InvalidRequest
+from audiocraft_api.core.live_request import Draft, LiveRequest, Outcome
+from audiocraft_api.core.params import GenerationParams, Waveform
+from audiocraft_api.core.performance import Change, Controls, Performance
+from audiocraft_api.core.request import AudioInfo
+from audiocraft_api.live.playback import Clock, Playback
+
+MAX_PENDING_CHANGES = 16  # that wait for their frame; a client that steers by hand has one or two
+PCM = "pcm"
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LiveStart:
+    """How a session begins, with everything resolved."""
+
+    model: str
+    seed: int
+    controls: Controls
+    max_frames: int
+    lead_frames: int
+    output_format: str = PCM  # `pcm`: 16-bit samples, little-endian and interleaved; or a format of `convert.FORMATS`
+    extend_stride_seconds: float = DEFAULT_EXTEND_STRIDE_SECONDS
+
+
+class LiveSession:
+    """A running session. Always `close` it."""
+
+    def __init__(
+        self, engine: Engine, start: LiveStart, *, encode_timeout_seconds: float, clock: Clock = time.monotonic
+    ) -> None:
+        """Submit the request. Raises QueueFull, ShuttingDown, NotStreamable."""
+        self._engine, self._start, self._clock = engine, start, clock
+        self._encode_timeout_seconds = encode_timeout_seconds
+        self.controls = start.controls  # after all changes, with or without a frame
+        self.playback = Playback(start.lead_frames, clock)
+        self.info: AudioInfo | None = None
+        self._first_new_frame = 0
+        self._request = self._submit((Change(0, start.controls),))
+        self._encoder: StreamEncoder | None = None
+        self._num_samples_to_skip = 0  # until the frame from which a performance goes on
+        self._num_samples_sent = 0
+        self._num_frames_before = 0  # made by requests that ended with a seek
+        self._was_dry = True
+        self._has_played = False
+        self._measured_from: tuple[float, int] | None = None
+        self.has_ended = False
+
+    @property
+    def num_frames(self) -> int:
+        """Length of the performance so far."""
+        return self._request.num_frames_done
+
+    @property
+    def num_frames_made(self) -> int:
+        """Frames generated, including those that were taken back."""
+        return self._num_frames_before + max(0, self.num_frames - self._first_new_frame)
+
+    @property
+    def performance(self) -> Performance:
+        """The performance so far."""
+        changes = tuple(change for change in self._request.changes if change.frame < max(1, self.num_frames))
+        return Performance(changes, self.num_frames)
+
+    def change(self, controls: Controls, transition_seconds: float, tag: Any, *, resets_context: bool = False) -> None:
+        """Ask for other controls; a message with the tag says from which frame they hold. Raises InvalidRequest."""
+        if self._request.num_drafts >= MAX_PENDING_CHANGES:
+            raise InvalidRequest("Too many changes are waiting to be applied. Send fewer changes.")
+        if len(self._request.changes) >= MAX_LIVE_CHANGES:
+            raise InvalidRequest(f"A performance has at most {MAX_LIVE_CHANGES} changes. Start a new session.")
+        self.controls = controls
+        self._request.change(Draft(controls, round(transition_seconds * FRAME_RATE), resets_context, tag))
+
+    def play(self) -> int:
+        """Let the music go on; return the frame from which it does."""
+        self.playback.play()
+        return self.playback.position
+
+    def pause(self) -> int:
+        """Stop generating once the lead is complete; return the frame that is heard."""
+        self.playback.pause()
+        return self.playback.position
+
+    def seek_back(self, frame: int, controls: Controls | None) -> None:
+        """Forget the performance from a frame on, and go on from there, with other controls if given.
+
+        The engine generates everything before the frame again, without sending it. Raises InvalidRequest, and as the
+        constructor.
+        """
+        if not 0 < frame <= self.num_frames:
+            raise InvalidRequest("position must be within the music that was generated, and after its beginning.")
+        kept = [change for change in self._request.changes if change.frame < frame]
+        if controls is not None:
+            kept.append(Change(frame, controls))
+        made = self.num_frames_made
+        self._request.cancel()
+        self._request = self._submit(tuple(kept))
+        self._num_frames_before, self._first_new_frame = made, frame
+        self.controls = kept[-1].controls
+        assert self.info is not None
+        self._num_samples_sent = self._num_samples_to_skip = self._samples(frame)
+        self.playback.seek(frame)
+        self._was_dry, self._has_played, self._measured_from = True, False, None
+
+    def stop(self) -> None:
+        """End the performance with the frames that are complete."""
+        self._request.stop()
+
+    def close(self) -> None:
+        """Cancel the request if it has not ended, and close the encoder."""
+        self._request.cancel()
+        if self._encoder is not None:
+            self._encoder.close()
+
+    def poll(self, timeout_seconds: float) -> Iterator[bytes | Message]:
+        """Yield audio and messages; wait for `timeout_seconds` if there are none. Raises the error that ended it."""
+        self._request.allow(max(self.playback.num_frames_allowed, self._first_new_frame + self._start.lead_frames))
+        has_ended = self._request.has_ended
+        blocks, outcomes = self._request.take(timeout_seconds)
+        if self.info is None and self._request.audio_info is not None:
+            self.info = self._request.audio_info
+        if blocks and self._encoder is None and self._start.output_format != PCM:
+            self._encoder = self._open_encoder(len(blocks[0]))
+        yield from map(self._message_of, outcomes)
+        for block in blocks:
+            if audio := self._encode(block):
+                yield audio
+        yield from self._report_pace()
+        if has_ended and not blocks and not outcomes:
+            self.has_ended = True
+            if self._encoder is not None:
+                yield self._encoder.finish()
+
+    def _submit(self, changes: tuple[Change, ...]) -> LiveRequest:
+        start = self._start
+        params = GenerationParams(
+            model=start.model,
+            description=start.controls.prompts[0].text,
+            duration_seconds=start.max_frames / FRAME_RATE,
+            seed=start.seed,
+            extend_stride_seconds=start.extend_stride_seconds,
+            performance=Performance(changes, start.max_frames),
+        )
+        request = LiveRequest(params)
+        self._engine.submit_live(request)
+        return request
+
+    def _message_of(self, outcome: Outcome) -> Message:
+        tag = outcome.draft.tag
+        if outcome.error is None:
+            return {"type": "applied", "to": tag, "frame": outcome.frame}
+        changes = self._request.changes
+        self.controls = changes[-1].controls
+        return {"type": "rejected", "to": tag, "error": outcome.error}
+
+    def _encode(self, block: Waveform) -> bytes:
+        skipped = min(self._num_samples_to_skip, block.shape[1])
+        self._num_samples_to_skip -= skipped
+        block = block[:, skipped:]
+        if not block.shape[1]:
+            return b""
+        self._num_samples_sent += block.shape[1]
+        assert self.info is not None
+        self.playback.sent(self._num_samples_sent * FRAME_RATE // self.info.sample_rate)
+        return self._encoder.feed(block) if self._encoder else pcm16(block).astype("<i2", copy=False).tobytes()
+
+    def _report_pace(self) -> Iterator[Message]:
+        """Say when playback runs dry, and when it can go on."""
+        now, _ = self._clock(), self.playback.position
+        if self.playback.is_dry and not self._was_dry:
+            yield {"type": "underrun", "frame": self.playback.position, "factor": self._factor(now)}
+        if self._was_dry and not self.playback.is_dry:
+            if self._has_played:
+                yield {"type": "resumed", "frame": self.playback.position}
+            self._has_played = True
+            self._measured_from = (now, self.num_frames)
+        self._was_dry = self.playback.is_dry
+
+    def _factor(self, now: float) -> float:
+        """Return the real-time factor since playback began or went on."""
+        if self._measured_from is None or now <= self._measured_from[0]:
+            return 0.0
+        since, num_frames = self._measured_from
+        return round((self.num_frames - num_frames) / FRAME_RATE / (now - since), 3)
+
+    def _samples(self, frame: int) -> int:
+        assert self.info is not None
+        return round(frame * self.info.sample_rate / FRAME_RATE)
+
+    def _open_encoder(self, num_channels: int) -> StreamEncoder:
+        assert self.info is not None
+        return open_encoder(
+            FORMATS[self._start.output_format].name,
+            num_channels,
+            self.info.sample_rate,
+            self.info.num_samples,
+            self._encode_timeout_seconds,
+        )

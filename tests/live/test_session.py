@@ -1,0 +1,170 @@
+"""A live session over a request that the test plays: pace, changes, seeking, and what happens at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from audiocraft_api.core.errors import GenerationFailed, InvalidRequest
+from audiocraft_api.core.live_request import LiveRequest
+from audiocraft_api.core.performance import Change, Controls, WeightedPrompt
+from audiocraft_api.live.session import MAX_PENDING_CHANGES, LiveSession, LiveStart
+from support.fakes import FRAME_RATE, SAMPLE_RATE, FakeEngine
+from support.streamed import block
+
+JAZZ, ROCK = (Controls((WeightedPrompt(text),)) for text in ("jazz", "rock"))
+
+
+class HeldEngine(FakeEngine):
+    """Keeps its live requests for the test, which generates their frames."""
+
+    def submit_live(self, request: LiveRequest) -> None:
+        request.start(1000, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="fake", precision="exact")
+        self.request = request
+
+    def make(self, num_frames: int) -> None:
+        """Generate up to a frame."""
+        done = self.request.num_frames_done
+        self.request.push(block(done, num_frames))
+        self.request.advance(num_frames)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def engine() -> HeldEngine:
+    return HeldEngine()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def session(engine: HeldEngine, clock: Clock) -> LiveSession:
+    start = LiveStart("demo", 1, JAZZ, max_frames=1000, lead_frames=50)
+    return LiveSession(engine, start, encode_timeout_seconds=5.0, clock=clock)
+
+
+def poll(session: LiveSession) -> tuple[bytes, list[Any]]:
+    """Return the audio and the messages that are ready."""
+    events = list(session.poll(0))
+    audio = b"".join(event for event in events if isinstance(event, bytes))
+    return audio, [event for event in events if not isinstance(event, bytes)]
+
+
+def samples(first: int, last: int) -> bytes:
+    return np.rint(block(first, last).T * 32768).astype("<i2").tobytes()
+
+
+def test_the_engine_may_go_as_far_as_the_lead(session: LiveSession, engine: HeldEngine, clock: Clock) -> None:
+    session.play()
+    poll(session)
+    assert engine.request.num_frames_allowed == 50
+    engine.make(50)
+    assert poll(session) == (samples(0, 50), [])
+    clock.now += 0.5
+    poll(session)
+    assert engine.request.num_frames_allowed == 75
+    session.pause()
+    clock.now += 100
+    poll(session)
+    assert engine.request.num_frames_allowed == 75
+
+
+def test_a_slow_engine_is_reported_with_its_factor_and_playback_resumes(
+    session: LiveSession, engine: HeldEngine, clock: Clock
+) -> None:
+    session.play()
+    engine.make(30)
+    poll(session)
+    clock.now += 1.0
+    engine.make(40)
+    assert poll(session)[1] == [{"type": "underrun", "frame": 30, "factor": 0.2}]
+    assert poll(session)[1] == []
+    engine.make(60)
+    assert poll(session)[1] == [{"type": "resumed", "frame": 30}]
+
+
+def test_a_change_is_answered_with_its_frame_or_with_the_reason_why_it_is_rejected(
+    session: LiveSession, engine: HeldEngine
+) -> None:
+    session.change(ROCK, 0.5, "a", resets_context=True)
+    session.change(JAZZ, 0.0, "b")
+    first, second = engine.request.next_draft(), engine.request.next_draft()
+    assert first is not None
+    assert second is not None
+    engine.request.settle(first, Change(20, first.controls, first.transition_frames, first.resets_context))
+    engine.request.reject(second, InvalidRequest("too long"))
+    applied, rejected = poll(session)[1]
+    assert applied == {"type": "applied", "to": "a", "frame": 20}
+    assert (rejected["to"], rejected["error"].message) == ("b", "too long")
+    assert session.controls is ROCK
+    engine.make(30)
+    assert session.performance.changes == (Change(0, JAZZ), Change(20, ROCK, 25, True))
+    assert session.performance.num_frames == 30
+
+
+def test_waiting_changes_are_bounded(session: LiveSession) -> None:
+    for _ in range(MAX_PENDING_CHANGES):
+        session.change(ROCK, 0.0, "a")
+    with pytest.raises(InvalidRequest, match="Too many changes"):
+        session.change(ROCK, 0.0, "a")
+
+
+def test_seeking_replays_what_is_kept_without_sending_it(session: LiveSession, engine: HeldEngine) -> None:
+    session.play()
+    engine.make(60)
+    poll(session)
+    before = engine.request
+    session.seek_back(40, ROCK)
+    assert before.should_stop
+    assert engine.request.changes == (Change(0, JAZZ), Change(40, ROCK))
+    assert poll(session) == (b"", [])
+    assert engine.request.num_frames_allowed == 90
+    engine.make(30)
+    engine.make(55)
+    assert poll(session)[0] == samples(40, 55)
+    assert session.num_frames_made == 75
+    for frame in (0, 56):
+        with pytest.raises(InvalidRequest, match="position"):
+            session.seek_back(frame, None)
+
+
+def test_a_session_ends_after_its_last_audio(session: LiveSession, engine: HeldEngine) -> None:
+    session.stop()
+    assert engine.request.is_stopping
+    engine.make(10)
+    engine.request.finish()
+    assert poll(session)[0] == samples(0, 10)
+    assert not session.has_ended
+    poll(session)
+    assert session.has_ended
+
+
+def test_a_failure_is_raised_after_the_audio_before_it(session: LiveSession, engine: HeldEngine) -> None:
+    engine.make(10)
+    engine.request.fail(GenerationFailed("It failed."))
+    assert poll(session)[0] == samples(0, 10)
+    with pytest.raises(GenerationFailed):
+        poll(session)
+
+
+def test_a_session_can_send_opus(engine: HeldEngine, clock: Clock) -> None:
+    start = LiveStart("demo", 1, JAZZ, max_frames=1000, lead_frames=50, output_format="opus")
+    session = LiveSession(engine, start, encode_timeout_seconds=5.0, clock=clock)
+    engine.make(100)
+    engine.request.finish()
+    audio = poll(session)[0] + poll(session)[0]
+    session.close()
+    assert audio.startswith(b"OggS")
+    assert b"OpusHead" in audio[:64]
+    assert len(audio) > 5_000

@@ -1,0 +1,394 @@
+"""Live sessions over a WebSocket, against a real server: messages, limits, and performances that play again."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import soundfile
+from flask import Flask
+from flask.testing import FlaskClient
+from simple_websocket import Client, ConnectionClosed
+from werkzeug.serving import make_server
+
+from audiocraft_api.access.caller import Caller
+from audiocraft_api.core.errors import GenerationFailed
+from audiocraft_api.web.live_answers import ANSWERS
+from audiocraft_api.web.services import services_of
+from support.http import fake_app
+from support.keys import create_key, with_key
+from support.live import LiveEngine
+from support.served import Server, serve, wait_until
+
+TIMEOUT_SECONDS = 60.0
+FRAME_BYTES = 2 * 640  # 16-bit samples of a frame at 32 kHz
+START = {"type": "start", "model_size": "demo", "seed": 3, "prompts": [{"text": "jazz piano"}]}
+
+
+def described(text: str) -> dict[str, Any]:
+    """Return a message of the server, which must be as documented."""
+    message: dict[str, Any] = json.loads(text)
+    schemas = {schema.model_fields["type"].annotation.__args__[0]: schema for schema in ANSWERS}  # type: ignore[union-attr]
+    schemas[message["type"]].model_validate(message, strict=True)
+    return message
+
+
+class LiveClient:
+    """A client of `/ws/live` that plays by the server's clock."""
+
+    def __init__(self, port: int, *messages: Any, headers: dict[str, str] | None = None) -> None:
+        self.ws = Client.connect(f"ws://127.0.0.1:{port}/ws/live", headers=headers)
+        self.messages: list[dict[str, Any]] = []
+        self.audio = b""
+        for message in messages:
+            self.send(message)
+
+    def send(self, message: Any) -> None:
+        self.ws.send(message if isinstance(message, str | bytes) else json.dumps(message))
+
+    def receive(self) -> dict[str, Any]:
+        """Return the next message; collect the audio before it."""
+        while True:
+            message = self.ws.receive(timeout=TIMEOUT_SECONDS)
+            assert message is not None, "no message was received"
+            if isinstance(message, bytes):
+                self.audio += message
+            else:
+                self.messages.append(described(message))
+                return self.messages[-1]
+
+    def receive_until(self, kind: str) -> dict[str, Any]:
+        """Return the next message of a type."""
+        while (message := self.receive())["type"] != kind:
+            assert message["type"] not in ("error", "ended"), message
+            assert len(self.audio) < 500 * FRAME_BYTES, f"no {kind} in ten seconds of music"
+        return message
+
+    def receive_audio(self, num_frames: int) -> None:
+        """Receive until there is audio of this many frames."""
+        while len(self.audio) < num_frames * FRAME_BYTES:
+            message = self.ws.receive(timeout=TIMEOUT_SECONDS)
+            assert message is not None, "no message was received"
+            if isinstance(message, bytes):
+                self.audio += message
+            else:
+                self.messages.append(described(message))
+                assert self.messages[-1]["type"] not in ("error", "ended"), message
+
+    def receive_all(self) -> dict[str, Any]:
+        """Receive until the server closes the connection; return the last message."""
+        try:
+            while True:
+                self.receive()
+        except ConnectionClosed:
+            return self.messages[-1]
+
+    @property
+    def close_code(self) -> int:
+        return int(self.ws.close_reason)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, demo_checkpoints: Path) -> Iterator[Server]:
+    """A server with the demo models."""
+    settings = {"precision": "exact", "live_max_sessions": 3, "live_max_sessions_per_key": 0}
+    with serve(tmp_path_factory.mktemp("live"), checkpoints_dir=demo_checkpoints, offline=True, **settings) as running:
+        yield running
+
+
+def test_a_session_changes_at_the_frames_that_it_reports_and_its_performance_plays_again(server: Server) -> None:
+    client = LiveClient(server.port, START | {"lead": 1.0})
+    started = client.receive_until("started")
+    assert (started["seed"], started["model"], started["sample_rate"], started["channels"]) == (3, "demo", 32_000, 1)
+    prompts = [{"text": "rock guitar", "weight": 2}, {"text": "organ"}, {"text": "drums", "weight": -1}]
+    client.send({"type": "transition", "seconds": 0.2, "id": "a"})
+    client.send({"type": "prompts", "prompts": prompts, "id": "b"})
+    client.send({"type": "config", "temperature": 0.8, "top_k": 50, "bpm": 120, "key": "C# minor"})
+    frames = []
+    for name in ("transition", "prompts", "config"):
+        applied = client.receive_until("applied")
+        assert applied["to"] == name
+        frames.append(applied["frame"])
+    assert [message.get("id") for message in client.messages if message["type"] == "applied"] == ["a", "b", None]
+    client.receive_audio(frames[-1] + 20)
+    client.send({"type": "reset_context"})
+    frames.append(client.receive_until("applied")["frame"])
+    client.receive_audio(frames[-1] + 10)
+    client.send({"type": "stop"})
+    ended = client.receive_all()
+    assert (ended["type"], ended["reason"], client.close_code) == ("ended", "stopped", 1000)
+    assert len(client.audio) == ended["frames"] * FRAME_BYTES
+
+    performance = server.get(f"/performances/{ended['performance']}").json()
+    assert (performance["frames"], performance["model"], performance["seed"]) == (ended["frames"], "demo", 3)
+    assert performance["precision"] == "exact"
+    assert [change["frame"] for change in performance["changes"]] == [0, *frames[1:]]
+    second = performance["changes"][2]
+    assert [prompt["text"] for prompt in second["prompts"]] == [
+        "rock guitar, 120 bpm, C# minor",
+        "organ, 120 bpm, C# minor",
+        "drums",
+    ]
+    assert (second["temperature"], second["top_k"], second["transition"]) == (0.8, 50, 0.2)
+
+    body = server.post("/generate", json={"performance": ended["performance"]}).json()
+    samples, _ = soundfile.read(io.BytesIO(server.get(body["audio_url"]).content), dtype="int16")
+    assert samples.tobytes() == client.audio
+    assert body["recipe"]["performance"]["changes"] == performance["changes"]
+    stream = server.post("/generate-stream", json={"performance": body["recipe"]["performance"]})
+    assert stream.content[44:] == client.audio
+    task = server.post("/generate-async", json={"performance": performance, "output_format": "flac"}).json()
+    wait_until(lambda: server.get(f"/tasks/{task['task_id']}").json()["status"] == "completed", TIMEOUT_SECONDS)
+    samples, _ = soundfile.read(io.BytesIO(server.get(f"/audio/{task_file(server, task)}").content), dtype="int16")
+    assert samples.tobytes() == client.audio
+
+
+def task_file(server: Server, task: dict[str, Any]) -> str:
+    return str(server.get(f"/tasks/{task['task_id']}").json()["result"]["filename"])
+
+
+def test_seek_back_goes_on_from_an_earlier_second(server: Server) -> None:
+    client = LiveClient(server.port, START)
+    client.receive_audio(40)
+    client.send({"type": "seek_back", "position": 0.5, "prompts": [{"text": "organ"}]})
+    assert client.receive_until("applied")["frame"] == 25
+    client.audio = b""
+    client.receive_audio(20)
+    client.send({"type": "stop"})
+    ended = client.receive_all()
+    changes = server.get(f"/performances/{ended['performance']}").json()["changes"]
+    assert [(change["frame"], change["prompts"][0]["text"]) for change in changes] == [(0, "jazz piano"), (25, "organ")]
+    assert len(client.audio) == (ended["frames"] - 25) * FRAME_BYTES
+
+
+def test_a_refused_prompt_is_reported_and_the_music_plays_on(server: Server) -> None:
+    client = LiveClient(server.port, START)
+    client.receive_until("started")
+    client.send({"type": "prompts", "prompts": [{"text": "organ"}, {"text": "sad piano, kill yourself"}], "id": "x"})
+    filtered = client.receive_until("filtered_prompt")
+    assert (filtered["text"], filtered["id"]) == ("sad piano, kill yourself", "x")
+    assert filtered["category"]
+    assert filtered["suggestion"]
+    client.receive_audio(40)
+    client.send({"type": "stop"})
+    assert client.receive_all()["frames"] >= 40
+
+
+@contextmanager
+def playing(directory: Path, **settings: Any) -> Iterator[tuple[int, LiveEngine, Flask]]:
+    """Serve an app whose engine plays a tone; yield its port, the engine and the app."""
+    engine = LiveEngine()
+    app = fake_app(directory, engine, **settings)
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_port, engine, app
+    finally:
+        server.shutdown()
+        thread.join(TIMEOUT_SECONDS)
+        server.server_close()
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "fields"),
+    [
+        ({"type": "start", "model_size": "demo"}, ["prompts"]),
+        (START | {"model_size": "demo-melody"}, ["model_size"]),
+        (START | {"model_size": "enormous"}, ["model_size"]),
+        (START | {"prompts": [{"text": "a", "weight": 0}]}, ["prompts"]),
+        (START | {"prompts": [{"text": "a", "weight": -1}]}, ["prompts"]),
+        (START | {"prompts": [{"text": "a"}, {"text": "a"}]}, ["prompts"]),
+        (START | {"prompts": [{"text": str(number)} for number in range(1000)]}, ["prompts"]),
+        (START | {"extend_stride": 40}, ["extend_stride"]),
+        (START | {"louder": True}, ["louder"]),
+        ({"type": "play"}, []),
+        ({"type": "louder"}, ["type"]),
+        ([1], []),
+        ("no JSON", []),
+        (b"\x00\x01", []),
+        ("[" * 100_000, []),
+    ],
+    ids=lambda value: str(value)[:40] if not isinstance(value, list) else None,
+)
+def test_an_invalid_start_gets_an_error_and_is_closed(live_port: int, sent: Any, fields: list[str]) -> None:
+    client = LiveClient(live_port, sent)
+    error = client.receive_all()
+    assert (error["type"], error["code"], client.close_code) == ("error", "invalid_request", 1008)
+    assert list(error.get("errors", {})) == fields
+
+
+@pytest.fixture(scope="module")
+def live_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a server whose engine plays a tone."""
+    settings = {"live_max_sessions": 4, "live_max_sessions_per_key": 0}
+    with playing(tmp_path_factory.mktemp("tone"), **settings) as (port, _, _):
+        yield port
+
+
+def test_a_model_that_cannot_play_live_is_refused_with_those_that_can(live_port: int) -> None:
+    error = LiveClient(live_port, START | {"model_size": "demo-melody"}).receive_all()["error"]
+    assert "demo-melody" in error
+    assert "demo, demo-stereo" in error
+
+
+def test_an_invalid_message_is_rejected_and_the_music_plays_on(live_port: int) -> None:
+    client = LiveClient(live_port, START)
+    client.receive_until("started")
+    messages = ["no JSON", {"type": "louder"}, {"type": "config", "top_k": -1, "id": "k"}, START, b"\x00"]
+    for message in [*messages, {"type": "seek_back", "position": 60}]:
+        client.send(message)
+        rejected = client.receive_until("rejected")
+        assert rejected["code"] == "invalid_request"
+        assert rejected["error"]
+    assert {message.get("id") for message in client.messages if message["type"] == "rejected"} == {None, "k"}
+    client.send({"type": "stop"})
+    assert client.receive_all()["type"] == "ended"
+
+
+def test_pause_holds_the_generation_and_play_goes_on(live_port: int) -> None:
+    client = LiveClient(live_port, START | {"paused": True, "lead": 1.0})
+    client.receive_audio(2 * 50)  # two channels
+    client.send({"type": "pause"})
+    assert client.receive_until("applied")["frame"] == 0
+    client.send({"type": "playback", "position": 0.5})
+    client.receive_audio(2 * 75)
+    assert len(client.audio) == 2 * 75 * FRAME_BYTES
+    client.send({"type": "play"})
+    client.receive_audio(2 * 90)
+    client.send({"type": "stop"})
+    client.receive_all()
+
+
+def test_sessions_are_limited_in_all_and_for_each_caller(tmp_path: Path) -> None:
+    with playing(tmp_path, live_max_sessions=2, live_max_sessions_per_key=1) as (port, _, app):
+        first = LiveClient(port, START)
+        first.receive_until("started")
+        refused = LiveClient(port, START)
+        assert (refused.receive_all()["code"], refused.close_code) == ("too_many_requests_at_once", 1013)
+        with services_of(app).live_sessions.admit("another"):
+            third = LiveClient(port, START)
+            assert third.receive_all()["code"] in ("too_many_requests_at_once", "too_many_streams")
+        first.ws.close()
+        wait_until(lambda: services_of(app).live_sessions.num_open == 0)
+        with services_of(app).live_sessions.admit("a"), services_of(app).live_sessions.admit("b"):
+            assert LiveClient(port, START).receive_all()["code"] == "too_many_streams"
+
+
+@pytest.mark.parametrize(
+    ("settings", "start", "reason"),
+    [
+        ({"live_max_seconds": 10}, {"duration": 1}, "limit"),
+        ({"live_idle_seconds": 1}, {}, "idle"),
+        ({"live_max_paused_seconds": 1}, {"paused": True}, "paused"),
+        ({"audio_seconds_per_day": 2}, {}, "quota"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_session_over_a_limit_ends_with_the_reason(
+    tmp_path: Path, settings: dict[str, Any], start: dict[str, Any], reason: str
+) -> None:
+    with playing(tmp_path, **settings) as (port, engine, app):
+        client = LiveClient(port, START | start)
+        ended = client.receive_all()
+        assert (ended["type"], ended["reason"], client.close_code) == ("ended", reason, 1000)
+        assert len(client.audio) == 2 * FRAME_BYTES * ended["frames"]
+        if reason == "limit":
+            assert ended["frames"] == 50
+        wait_until(lambda: services_of(app).stream_slots.num_open == services_of(app).live_sessions.num_open == 0)
+        assert engine.live[0].has_ended
+
+
+def test_seconds_that_were_made_are_charged(tmp_path: Path) -> None:
+    with playing(tmp_path, audio_seconds_per_day=100, requests_per_day=5) as (port, _, app):
+        LiveClient(port, START | {"duration": 3}).receive_all()
+        remaining = {state.name: state.remaining for state in services_of(app).limits.peek(Caller(None), "127.0.0.1")}
+        assert remaining == {"day": 4, "audio-day": 97}
+
+
+def test_a_draining_server_ends_sessions_with_a_message(tmp_path: Path) -> None:
+    with playing(tmp_path) as (port, _, app):
+        client = LiveClient(port, START)
+        client.receive_until("started")
+        services_of(app).draining.set()
+        ended = client.receive_all()
+        assert (ended["type"], ended["reason"], client.close_code) == ("ended", "draining", 1001)
+
+
+def test_a_failing_engine_ends_a_session_with_its_performance_and_an_error(tmp_path: Path) -> None:
+    with playing(tmp_path) as (port, engine, _):
+        client = LiveClient(port, START)
+        client.receive_audio(10)
+        engine.failure = GenerationFailed("It failed.")
+        error = client.receive_all()
+        assert (error["type"], error["error"], client.close_code) == ("error", "It failed.", 1011)
+        ended = client.messages[-2]
+        assert (ended["type"], ended["reason"]) == ("ended", "generation_failed")
+        assert ended["performance"]
+
+
+@pytest.mark.parametrize("way", ["vanish", "flood", "oversize"])
+def test_a_hostile_client_leaves_nothing_behind(tmp_path: Path, way: str) -> None:
+    with playing(tmp_path, live_messages_per_second=20) as (port, engine, app):
+        threads = threading.active_count()
+        client = LiveClient(port, START)
+        client.receive_until("started")
+        if way == "vanish":
+            client.ws.sock.shutdown(socket.SHUT_RDWR)
+        elif way == "flood":
+            with suppress(ConnectionClosed, OSError):
+                for number in range(5_000):
+                    client.send({"type": "prompts", "prompts": [{"text": f"prompt {number}"}]})
+            assert client.receive_all()["code"] in ("rate_limited", "invalid_request")
+        else:
+            with suppress(ConnectionClosed, OSError):
+                client.send(" " * 300_000)
+        wait_until(lambda: engine.live[0].has_ended)
+        wait_until(lambda: services_of(app).stream_slots.num_open == services_of(app).live_sessions.num_open == 0)
+        client.ws.thread.join(TIMEOUT_SECONDS)
+        wait_until(lambda: threading.active_count() < threads + 2)
+
+
+def test_performances_belong_to_their_owner(tmp_path: Path) -> None:
+    with playing(tmp_path) as (port, _, app):
+        own, other = create_key(app), create_key(app)
+        ended = LiveClient(port, START | {"duration": 1}, headers=with_key(own)).receive_all()
+        url, body = f"http://127.0.0.1:{port}", {"performance": ended["performance"]}
+        path = f"{url}/performances/{ended['performance']}"
+        for key, status in ((own, 200), (other, 404)):
+            assert requests.get(path, headers=with_key(key), timeout=TIMEOUT_SECONDS).status_code == status
+        refused = requests.post(f"{url}/generate", json=body, headers=with_key(other), timeout=TIMEOUT_SECONDS)
+        assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"frames": 0}, ["performance"]),
+        ({"frames": 50 * 31}, ["performance"]),
+        ({"model": "demo-melody"}, ["performance"]),
+        ({"changes": []}, ["performance"]),
+        ({"changes": [{"frame": 1, "prompts": [{"text": "a"}]}]}, ["performance"]),
+        ({"changes": [{"frame": 0, "prompts": [{"text": "a"}]}] * 2}, ["performance"]),
+        ({"extend_stride": 29.99}, []),
+    ],
+)
+def test_an_edited_performance_is_checked(client: FlaskClient, changes: dict[str, Any], fields: list[str]) -> None:
+    plain = {"frames": 50, "model": "demo", "seed": 1, "changes": [{"frame": 0, "prompts": [{"text": "a"}]}]}
+    response = client.post("/generate", json={"performance": plain | changes})
+    assert list(response.get_json().get("errors", {})) == fields
+    assert response.status_code == (400 if fields else 200)
+
+
+def test_a_performance_cannot_be_combined_with_controls(client: FlaskClient) -> None:
+    body = {"performance": "0" * 36, "prompt": "a", "seed": 1}
+    assert set(client.post("/generate", json=body).get_json()["errors"]) == {"prompt", "seed"}
