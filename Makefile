@@ -6,7 +6,7 @@
 # make clean   delete everything that make created
 # make train-demo  train the demo models anew (demo_models/README.md; QUICK=1: two minutes, only to test)
 #
-# PYTHON chooses the interpreter, VENV the directory of the virtual environment.
+# PYTHON chooses the interpreter, VENV the directory of the virtual environment. TORCH=cpu: PyTorch without CUDA.
 
 PYTHON ?= $(shell scripts/find-python)
 VENV ?= .venv
@@ -36,16 +36,12 @@ $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-# --no-deps: the lock is complete, and audiocraft's own pins of 2023 must not be applied (docs/installing.md).
-# The build tools come first: source packages are built with the locked ones.
-$(VENV)/.service: requirements.txt | $(VENV)/.python
-	awk '/^[a-z]/ { build_tool = /^(setuptools|wheel)==/ } build_tool' requirements.txt > $(VENV)/build-tools.txt
-	$(BIN)/pip install --quiet --require-hashes --no-deps -r $(VENV)/build-tools.txt
-	$(BIN)/pip install --quiet --require-hashes --no-deps --no-build-isolation -r requirements.txt
+$(VENV)/.service: requirements.txt scripts/install-packages | $(VENV)/.python
+	scripts/install-packages $(VENV) requirements.txt
 	touch $@
 
 $(VENV)/.tests: requirements-dev.txt $(VENV)/.service
-	$(BIN)/pip install --quiet --require-hashes --no-deps --no-build-isolation -r requirements-dev.txt
+	scripts/install-packages $(VENV) requirements-dev.txt
 	touch $@
 
 # Native kernels, if there is a C++ compiler. Without one the service uses PyTorch, and the next make tries again.
