@@ -31,6 +31,7 @@ from audiocraft_api.web.blueprints import (
     tasks,
     websocket,
 )
+from audiocraft_api.web.compat.families import enabled_families
 from audiocraft_api.web.services import EXTENSION
 
 BLUEPRINTS = (
@@ -99,4 +100,6 @@ def create_app(
         CORS(app, origins=list(origins), expose_headers=EXPOSED_HEADERS, send_wildcard=True, max_age=3600)
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
+    for blueprint in enabled_families(config.compat):
+        app.register_blueprint(blueprint)
     return app

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,41 @@ FORMATS: dict[str, AudioFormat] = {
     )
 }
 
+
+def _formats_of_other_services() -> Iterator[AudioFormat]:
+    """Yield the formats that only routes in `web.compat` offer. Names contain rates in Hz, then in kbit/s."""
+    mp3 = (22050, 32), (24000, 48), *((44100, rate) for rate in (32, 64, 96, 128, 192))
+    for rate, bit_rate in (*mp3, *((48000, rate) for rate in (128, 192, 240, 320))):
+        arguments = ("-codec:a", "libmp3lame", "-b:a", f"{bit_rate}k", "-f", "mp3")
+        yield AudioFormat(
+            *(f"mp3_{rate}_{bit_rate}", "mp3", "audio/mpeg", "MP3"),
+            arguments=arguments,
+            stream_arguments=(*arguments[:-2], "-id3v2_version", "0", "-write_xing", "0", "-f", "mp3"),
+            sample_rate=rate,
+        )
+    for bit_rate in (32, 64, 96, 128, 192):
+        arguments = ("-codec:a", "libopus", "-b:a", f"{bit_rate}k", "-f", "opus")
+        yield AudioFormat(
+            *(f"opus_48000_{bit_rate}", "opus", "audio/ogg", "Ogg Opus"),
+            arguments=arguments,
+            stream_arguments=("-page_duration", "100000", *arguments),
+            sample_rate=OPUS_SAMPLE_RATE,
+        )
+    pcm = ("-codec:a", "pcm_s16le", "-f", "s16le")
+    for rate in (8000, 16000, 22050, 24000, 32000, 44100, 48000):
+        yield AudioFormat(f"pcm_{rate}", "pcm", "audio/pcm", "samples, 16 bit", arguments=pcm, sample_rate=rate)
+    yield AudioFormat("pcm", "pcm", "audio/pcm", "samples, mono", arguments=("-ac", "1", *pcm), sample_rate=24000)
+    for law, name in (("mulaw", "ulaw_8000"), ("alaw", "alaw_8000")):
+        arguments = ("-ac", "1", "-codec:a", f"pcm_{law}", "-f", law)
+        yield AudioFormat(name, law, "audio/basic", "samples, 8 bit, mono", arguments=arguments, sample_rate=8000)
+    arguments = ("-codec:a", "aac", "-b:a", "192k", "-f", "adts")
+    yield AudioFormat("aac", "aac", "audio/aac", "AAC", arguments=arguments)
+
+
+ALL_FORMATS: dict[str, AudioFormat] = FORMATS | {
+    audio_format.name: audio_format for audio_format in _formats_of_other_services()
+}
+
 MEDIA_TYPES: dict[str, str] = {
     audio_format.extension: audio_format.media_type for audio_format in FORMATS.values()
 }  # by file name extension
@@ -114,7 +150,7 @@ def encode(
     *,
     timeout_seconds: float = 60.0,
 ) -> bytes:
-    """Encode `waveform` [C, T] float32, mono or stereo, at `sample_rate` Hz as a whole file in one of `FORMATS`.
+    """Encode `waveform` [C, T] float32, mono or stereo, at `sample_rate` Hz as a whole file in one of `ALL_FORMATS`.
 
     Samples beyond -1 … 1 are clipped, except in `wav32f`. Lossless formats and Vorbis contain exactly T samples per
     channel; Opus contains T converted to 48 kHz, rounded up; players that honor the encoder delay of MP3 and AAC play
@@ -123,7 +159,7 @@ def encode(
     Raises InvalidRequest for an unknown format, and ConversionFailed for anything else: a waveform that is empty,
     not mono or stereo, not finite, or not at 8 to 192 kHz; ffmpeg missing, failing or slower than `timeout_seconds`.
     """
-    audio_format = FORMATS.get(output_format)
+    audio_format = ALL_FORMATS.get(output_format)
     if audio_format is None:
         message = f"output_format must be one of {', '.join(FORMATS)}."
         raise InvalidRequest(message, {"output_format": [message]})

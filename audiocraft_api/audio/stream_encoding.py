@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 
 from audiocraft_api.audio import convert, mp3_header
-from audiocraft_api.audio.convert import FORMATS, AudioFormat
+from audiocraft_api.audio.convert import ALL_FORMATS, AudioFormat
 from audiocraft_api.core.errors import ConversionFailed
 from audiocraft_api.core.params import Waveform
 
@@ -47,11 +47,11 @@ class StreamEncoder(Protocol):
 def open_encoder(
     output_format: str, num_channels: int, sample_rate: int, num_samples: int, timeout_seconds: float
 ) -> StreamEncoder:
-    """Open an encoder for `num_samples` per channel at `sample_rate` Hz in one of `convert.FORMATS`.
+    """Open an encoder for `num_samples` per channel at `sample_rate` Hz in one of `convert.ALL_FORMATS`.
 
     `timeout_seconds` limits how long ffmpeg may spend on one block. Raises ConversionFailed.
     """
-    audio_format = FORMATS[output_format]
+    audio_format = ALL_FORMATS[output_format]
     if audio_format.arguments:
         return FfmpegEncoder(audio_format, num_channels, sample_rate, num_samples, timeout_seconds)
     if audio_format.container == "WAV":

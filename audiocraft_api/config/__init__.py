@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from audiocraft_api.config.access import AccessSettings
 from audiocraft_api.config.audio import AudioSettings
+from audiocraft_api.config.compat import CompatSettings
 from audiocraft_api.config.engine import EngineSettings
 from audiocraft_api.config.limits import LimitSettings
 from audiocraft_api.config.live import LiveSettings
@@ -59,6 +60,7 @@ class Config(BaseModel):
     tasks: TaskSettings
     webhooks: WebhookSettings
     audio: AudioSettings
+    compat: CompatSettings
     storage: StorageSettings
     state: StateSettings
     telemetry: TelemetrySettings

@@ -23,7 +23,7 @@ ADDED = {"added": True}
 
 @dataclass(frozen=True, eq=False)
 class GenerateCommand:
-    """A validated request: `model` is a checkpoint's public name, `output_format` a key of `convert.FORMATS`."""
+    """A validated request: `model` is a checkpoint's public name, `output_format` a key of `convert.ALL_FORMATS`."""
 
     prompt: str
     model: str

@@ -130,7 +130,7 @@ class GenerationService:
 
     def _save(self, audio: bytes, recipe: Recipe, owner: str | None) -> GeneratedFile:
         with self._observer.step("store"):
-            stored = self._store.save(audio, convert.FORMATS[recipe.format].extension, owner)
+            stored = self._store.save(audio, convert.ALL_FORMATS[recipe.format].extension, owner)
         return GeneratedFile(stored.filename, self._store.url_for(stored.filename), recipe)
 
     def _find_or_generate(self, command: GenerateCommand, waiter: Waiter, progress: Progress) -> GeneratedBytes:

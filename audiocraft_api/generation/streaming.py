@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from audiocraft_api.audio.convert import FORMATS, AudioFormat
+from audiocraft_api.audio.convert import ALL_FORMATS, AudioFormat
 from audiocraft_api.audio.stream_encoding import StreamEncoder, open_encoder
 from audiocraft_api.core.params import Waveform
 from audiocraft_api.core.request import AudioInfo
@@ -25,7 +25,7 @@ class AudioStream:
 
     def __init__(self, submission: Submission, encode_timeout_seconds: float) -> None:
         self.submission = submission
-        self.format: AudioFormat = FORMATS[submission.command.output_format]
+        self.format: AudioFormat = ALL_FORMATS[submission.command.output_format]
         self._encode_timeout_seconds = encode_timeout_seconds
         self._encoder: StreamEncoder | None = None
         self._num_skipped = 0  # samples of the audio to continue, which the client does not want

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from audiocraft_api.audio.convert import FORMATS
+from audiocraft_api.audio.convert import ALL_FORMATS
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest, GenerationResult
 from audiocraft_api.generation.command import GenerateCommand
@@ -28,7 +28,7 @@ class Submission:
         output_format = self.command.output_format
         return Recipe(
             format=output_format,
-            sample_rate=FORMATS[output_format].sample_rate or result.sample_rate,
+            sample_rate=ALL_FORMATS[output_format].sample_rate or result.sample_rate,
             duration_seconds=result.waveform.shape[1] / result.sample_rate,
             generation_seconds=time.monotonic() - self.started,
             seed=self.params.seed,

@@ -9,7 +9,7 @@ from flask import Flask, Request, current_app, g, request
 from audiocraft_api.access.caller import UNAUTHENTICATED, Caller
 from audiocraft_api.access.limits import network_of
 from audiocraft_api.core.errors import Forbidden, InvalidRequest, ShuttingDown, StorageUnavailable, Unauthorized
-from audiocraft_api.web.operations import Access
+from audiocraft_api.web.operations import Access, dialect_of
 from audiocraft_api.web.services import services
 
 # Browsers do not let a page set headers on a WebSocket. Such a page offers its key as a second subprotocol, which the
@@ -75,6 +75,9 @@ def _credential(request: Request) -> str | None:
     found = []
     if key := request.headers.get("X-API-Key"):
         found += key.split(",")  # servers join repeated headers with commas
+    dialect = dialect_of(current_app, request.endpoint)
+    if dialect and dialect.key_header and (key := request.headers.get(dialect.key_header)):
+        found += key.split(",")
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         found += token.split(",")

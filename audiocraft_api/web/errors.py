@@ -1,4 +1,7 @@
-"""The one place where errors become responses: `{"error": sentence, "code", "request_id", "errors"?}`."""
+"""The one place where errors become responses: `{"error": sentence, "code", "request_id", "errors"?}`.
+
+Routes that speak another service's dialect render the body themselves.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from audiocraft_api.core.errors import (
 )
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.observing import count_error
-from audiocraft_api.web.operations import operation_of
+from audiocraft_api.web.operations import dialect_of, operation_of
 from audiocraft_api.web.schemas import ErrorResponse
 
 SENTENCES = {
@@ -52,6 +55,11 @@ def init_app(app: Flask) -> None:
 
 def error_response(status: int, code: str, message: str, **details: Any) -> Response:
     """Return an error response; `details` are the optional fields of `ErrorResponse`."""
+    if dialect := dialect_of(current_app, request.endpoint):
+        own_body, status = dialect.error(status, code, message, details)
+        response = jsonify(own_body)
+        response.status_code = status
+        return response
     operation = operation_of(current_app, request.endpoint)
     schema = operation.error_schemas.get(status, ErrorResponse) if operation else ErrorResponse
     body = schema(error=message, code=code, request_id=request_id(), **details)

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from flask import Flask
 from pydantic import BaseModel
@@ -18,6 +18,9 @@ from audiocraft_api.web.parsing import parse_form, parse_json, parse_query
 from audiocraft_api.web.schemas import ErrorResponse, FormFields, RequestSchema, TextFields
 
 View = TypeVar("View", bound=Callable[..., Any])
+
+
+ErrorBody: TypeAlias = Callable[[int, str, str, Mapping[str, Any]], tuple[dict[str, Any], int]]
 
 
 class Access(Enum):
@@ -69,16 +72,32 @@ class Operation:
         return (parse_query(self.query),) if self.query else ()
 
 
+@dataclass(frozen=True)
+class Dialect:
+    """What clients of another service expect of the errors and the authentication of a route.
+
+    `error` makes the body and the status from the status, the code, the message and the details of an error.
+    """
+
+    error: ErrorBody
+    key_header: str | None = None  # may contain the API key, too
+
+
+def dialect_of(app: Flask, endpoint: str | None) -> Dialect | None:
+    """Return the dialect of a route; None for the routes of this API itself."""
+    return getattr(app.view_functions.get(endpoint or ""), "dialect", None)
+
+
 def operation_of(app: Flask, endpoint: str | None) -> Operation | None:
     """Return the operation of a route; None when the route has none or does not exist."""
     return getattr(app.view_functions.get(endpoint or ""), "operation", None)
 
 
-def access(decision: Access) -> Callable[[View], View]:
+def access(decision: Access, dialect: Dialect | None = None) -> Callable[[View], View]:
     """Declare who may call a view; on its own, for routes that are not part of OpenAPI."""
 
     def attach(view: View) -> View:
-        view.access = decision  # type: ignore[attr-defined]
+        view.access, view.dialect = decision, dialect  # type: ignore[attr-defined]
         return view
 
     return attach

@@ -40,6 +40,11 @@ class StrictRequest(Request):
 
 def parse_json(schema: type[Schema]) -> Schema:
     """Validate the JSON body of the current request. Raises InvalidRequest, UnsupportedMediaType, 413."""
+    return validate(schema, read_json_object(), strict=True)
+
+
+def read_json_object() -> dict[str, Any]:
+    """Return the JSON object in the body of the current request. Raises InvalidRequest, UnsupportedMediaType, 413."""
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("Send the body as JSON with the header Content-Type: application/json.")
     if request.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
@@ -49,15 +54,19 @@ def parse_json(schema: type[Schema]) -> Schema:
         text = request.get_data(cache=False).decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError:
         raise InvalidRequest("The JSON must be encoded as UTF-8.") from None
-    return parse_json_text(schema, text)
+    return _load_object(text)
 
 
 def parse_json_text(schema: type[Schema], text: str) -> Schema:
     """Validate a JSON object. Raises InvalidRequest."""
+    return validate(schema, _load_object(text), strict=True)
+
+
+def _load_object(text: str) -> dict[str, Any]:
     value = _load_json(text)
     if not isinstance(value, dict):
         raise InvalidRequest("The request body must be a JSON object.")
-    return _validate(schema, value, strict=True)
+    return value
 
 
 def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Schema:
@@ -88,7 +97,7 @@ def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Sche
             raise _repeated(name)
         fields[name] = "" if _is_no_file(values[0]) else values[0]
     optional = {name for name, field in schema.model_fields.items() if not field.is_required()}
-    return _validate(
+    return validate(
         schema, {name: value for name, value in fields.items() if value != "" or name not in optional}, strict=False
     )
 
@@ -105,7 +114,7 @@ def parse_query(schema: type[Schema]) -> Schema:
         if len(values) > 1:
             raise _repeated(name)
         fields[name] = values[0]
-    return _validate(schema, fields, strict=False)
+    return validate(schema, fields, strict=False)
 
 
 def refuse_leading_slashes() -> None:
@@ -140,7 +149,8 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _validate(schema: type[Schema], fields: dict[str, Any], *, strict: bool) -> Schema:
+def validate(schema: type[Schema], fields: dict[str, Any], *, strict: bool) -> Schema:
+    """Validate fields that have been read; numbers and booleans may be text unless `strict`. Raises InvalidRequest."""
     if not strict:
         fields = {name: _without_digit_separators(schema, name, value) for name, value in fields.items()}
     conflicts = schema.conflicts(fields)

@@ -80,12 +80,16 @@ def _with_audio(part: _Fields) -> _Fields:
     """Return a part of a stored result with the content of its file. Raises AudioGone."""
     if "filename" not in part:
         return part
+    return _without_filename(part) | {"audio": base64.b64encode(stored_audio(part["filename"])).decode()}
+
+
+def stored_audio(filename: str) -> bytes:
+    """Return the content of a file of a task. Raises AudioGone."""
     try:
-        with services().store.open(part["filename"]).file as file:
-            audio = file.read()
+        with services().store.open(filename).file as file:
+            return file.read()
     except NotFound as error:
         raise AudioGone(AUDIO_GONE) from error
-    return _without_filename(part) | {"audio": base64.b64encode(audio).decode()}
 
 
 def _without_filename(part: _Fields) -> _Fields:

@@ -54,17 +54,24 @@ def respond_by_task(command: GenerateCommand, return_type: str, preference: Pref
     A client that disconnects before it knows its task's id cancels the task, unless it can find the task again by an
     idempotency key. Raises the error that ended the task.
     """
-    # The request slot comes first: a client that is refused has no task, and an accepted task is always reported.
-    with services().request_slots.acquire() if preference.wait_seconds else nullcontext():
-        task = submit_task(command)
-        if preference.wait_seconds:
-            task = _wait_for(task, preference.wait_seconds)
+    task = run_as_task(command, preference.wait_seconds)
     if task.state == "failed":
         raise error_of(task.error_code or "", task.error or "")
     completed = task.state == "completed"
     response = jsonify(completed_task_json(task, return_type)) if completed else task_accepted_response(task)
     response.headers["Preference-Applied"] = preference.applied
     return response
+
+
+def run_as_task(command: GenerateCommand, wait_seconds: float, webhook_url: str | None = None) -> Task:
+    """Submit a command as a task, and return the task once it has ended, or as it is after `wait_seconds`.
+
+    Raises as `submit_task`, and ClientDisconnected.
+    """
+    # The request slot comes first: a client that is refused has no task, and an accepted task is always reported.
+    with services().request_slots.acquire() if wait_seconds else nullcontext():
+        task = submit_task(command, webhook_url)
+        return _wait_for(task, wait_seconds) if wait_seconds else task
 
 
 def _wait_for(task: Task, seconds: float) -> Task:

@@ -43,7 +43,7 @@ def test_the_document_describes_every_route(client: FlaskClient, document: dict[
     routes = {
         (rule.rule.replace("<", "{").replace(">", "}"), method.lower())
         for rule in rules
-        if rule.endpoint not in PAGES
+        if rule.endpoint not in PAGES and not rule.endpoint.startswith("compat_")  # the contracts of other services
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
     assert routes == {(path, method) for path, item in document["paths"].items() for method in item}

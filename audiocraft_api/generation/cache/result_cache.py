@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from audiocraft_api.audio.convert import FORMATS
+from audiocraft_api.audio.convert import ALL_FORMATS
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import AudioCraftError, Canceled, DeadlineExceeded, NotFound, StorageUnavailable
 from audiocraft_api.core.heartbeat import Heartbeat
@@ -110,7 +110,7 @@ class ResultCache:
             if in_flight := self._in_flight.get(key.digest):
                 in_flight.result = result
         with suppress(StorageUnavailable):
-            filename = self._files.save(result.audio, FORMATS[result.recipe.format].extension, key.owner).filename
+            filename = self._files.save(result.audio, ALL_FORMATS[result.recipe.format].extension, key.owner).filename
             for dropped in self._store.put(key.digest, CachedResult(filename, result.recipe.to_dict())):
                 with suppress(StorageUnavailable):  # the sweeper deletes it later
                     self._files.delete(dropped)

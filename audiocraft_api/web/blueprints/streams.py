@@ -50,10 +50,11 @@ logger = logging.getLogger(__name__)
 )
 def generate_stream(fields: StreamRequest) -> Response:
     with admitted_text(fields) as command:
-        return _respond(continued_from(command, fields))
+        return stream_audio(continued_from(command, fields))
 
 
-def _respond(command: GenerateCommand) -> Response:
+def stream_audio(command: GenerateCommand) -> Response:
+    """Run an admitted command and respond with its audio as it is generated."""
     waiter = Waiter(client_gone(request.environ))
     at_response_end(lambda: request_id_var.set("-"))  # the body is sent outside of Flask's context
     reserve_stream_slot()

@@ -1,0 +1,20 @@
+"""Settings: routes that clients of other services speak."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from audiocraft_api.config.section import Section
+
+
+class CompatSettings(Section):
+    """Routes that clients of other services speak."""
+
+    compat_openai: bool = Field(
+        True, description="Serve routes in OpenAI's style: `/v1/audio/music`, `generate` and `speech`, `/v1/models`."
+    )
+    compat_model: str = Field(
+        "small",
+        description="Model for requests on these routes that name no model of this server, but another service's, such "
+        "as `music_v1`.",
+    )

@@ -1,0 +1,14 @@
+"""The families of compatible routes, and which of them a server has."""
+
+from __future__ import annotations
+
+from flask import Blueprint
+
+from audiocraft_api.config.compat import CompatSettings
+from audiocraft_api.web.compat import openai
+
+
+def enabled_families(settings: CompatSettings) -> list[Blueprint]:
+    """Return the blueprints of the families that the settings enable."""
+    families = {openai.blueprint: settings.compat_openai}
+    return [blueprint for blueprint, is_enabled in families.items() if is_enabled]
