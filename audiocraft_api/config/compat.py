@@ -13,6 +13,9 @@ class CompatSettings(Section):
     compat_openai: bool = Field(
         True, description="Serve routes in OpenAI's style: `/v1/audio/music`, `generate` and `speech`, `/v1/models`."
     )
+    compat_huggingface: bool = Field(
+        True, description="Serve routes for Hugging Face's inference clients: `/hf/{model}`, `/models/{owner}/{name}`."
+    )
     compat_model: str = Field(
         "small",
         description="Model for requests on these routes that name no model of this server, but another service's, such "

@@ -11,7 +11,8 @@ from audiocraft_api.audio.convert import ALL_FORMATS
 from audiocraft_api.core.errors import DeadlineExceeded, IdempotencyConflict, error_of
 from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.command import GenerateCommand
-from audiocraft_api.web.admission import admitted
+from audiocraft_api.storage.base import link_of
+from audiocraft_api.web.admission import admitted_text
 from audiocraft_api.web.blueprints.streams import stream_audio
 from audiocraft_api.web.compat.translation import CompatRequest
 from audiocraft_api.web.continuing import continued_from
@@ -24,44 +25,48 @@ from audiocraft_api.web.task_submission import run_as_task
 
 @dataclass(frozen=True)
 class Audio:
-    """Encoded audio, and what it is: the fields of `Recipe.to_dict`."""
+    """Encoded audio, and what it is: the fields of `Recipe.to_dict`, and its link if it is stored."""
 
     content: bytes
     about: dict[str, Any]
+    link: str | None = None
 
 
-def make_audio(fields: CompatRequest) -> Audio:
-    """Generate audio while its client waits. With an `Idempotency-Key`, a task of the client does it.
+def make_audio(fields: CompatRequest, *, store: bool = False) -> Audio:
+    """Generate audio while its client waits; `store` also keeps it. With an `Idempotency-Key`, a task does both.
 
-    Raises as `admitted` and `generate_bytes`, NotFound, AudioGone.
+    Raises as `admitted_text` and `generate_bytes`, NotFound, AudioGone.
     """
-    spec = services().catalog.get(fields.model_size)
     key = parse_idempotency_key()
-    with admitted(fields, spec, key) as command:
-        command = continued_from(command, fields, spec)
+    with admitted_text(fields, key) as command:
+        command = continued_from(command, fields)
         seconds = services().config.engine.request_deadline_seconds * command.time_factor
         if key is not None:
             return _made_by_task(command, seconds)
         with services().request_slots.acquire():
-            generated = services().generation.generate_bytes(command, Waiter(client_gone(request.environ), seconds))
-    return Audio(generated.audio, generated.recipe.to_dict())
+            waiter = Waiter(client_gone(request.environ), seconds)
+            if store:
+                file = services().generation.generate_file(command, waiter)
+                return Audio(stored_audio(file.filename), file.recipe.to_dict(), link_of(file.filename))
+            generated = services().generation.generate_bytes(command, waiter)
+            return Audio(generated.audio, generated.recipe.to_dict())
 
 
-def audio_response(fields: CompatRequest, *, stream: bool = False) -> Response:
-    """Generate audio and respond with it: when it is ready, or if `stream`, as it is generated."""
+def audio_response(fields: CompatRequest, *, stream: bool = False, store: bool = False) -> Response:
+    """Generate audio and respond with it: when it is ready, or if `stream`, as it is generated. `store` keeps it."""
     if stream:
-        spec = services().catalog.get(fields.model_size)
-        with admitted(fields, spec) as command:
-            return stream_audio(continued_from(command, fields, spec))
-    audio = make_audio(fields)
+        with admitted_text(fields) as command:
+            return stream_audio(continued_from(command, fields))
+    audio = make_audio(fields, store=store)
     response = Response(audio.content, mimetype=ALL_FORMATS[fields.output_format].media_type)
-    response.headers.update(audio_headers(audio.about))
+    response.headers.update(audio_headers(audio))
     return response
 
 
-def audio_headers(about: dict[str, Any]) -> dict[str, str]:
-    """Return the headers that describe audio, as `/generate-stream` has them."""
-    return {
+def audio_headers(audio: Audio) -> dict[str, str]:
+    """Return the headers that describe audio, as `/generate-stream` has them, and ElevenLabs' for stored audio."""
+    about = audio.about
+    return ({"song-id": audio.link} if audio.link else {}) | {
         "X-Audio-Seed": str(about["seed"]),
         "X-Audio-Model": about["model"],
         "X-Audio-Revision": about["revision"],
@@ -79,4 +84,5 @@ def _made_by_task(command: GenerateCommand, seconds: float) -> Audio:
         raise IdempotencyConflict("The request with this Idempotency-Key was canceled. Send another key.")
     if task.result is None:
         raise DeadlineExceeded("The audio was not ready in time. Repeat the request with the same Idempotency-Key.")
-    return Audio(stored_audio(task.result["filename"]), task.result)
+    filename = task.result["filename"]
+    return Audio(stored_audio(filename), task.result, link_of(filename))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from flask import Blueprint
 
 from audiocraft_api.config.compat import CompatSettings
-from audiocraft_api.web.compat import openai
+from audiocraft_api.web.compat import huggingface, openai
 
 
 def enabled_families(settings: CompatSettings) -> list[Blueprint]:
     """Return the blueprints of the families that the settings enable."""
-    families = {openai.blueprint: settings.compat_openai}
+    families = {
+        openai.blueprint: settings.compat_openai,
+        huggingface.blueprint: settings.compat_huggingface,
+    }
     return [blueprint for blueprint, is_enabled in families.items() if is_enabled]

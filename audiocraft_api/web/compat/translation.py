@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -34,12 +34,12 @@ class Translation:
     """The fields of another service's request. Those that are not listed are ignored, and so is null.
 
     `fields` maps its names to names of `CompatRequest`, `accepted` a field that cannot be honored to the values that
-    change nothing, and `factors` a field to what its number is multiplied by.
+    change nothing, and `conversions` a field to the function that converts its number.
     """
 
     fields: Mapping[str, str]
     accepted: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    factors: Mapping[str, float] = field(default_factory=dict)
+    conversions: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
 
     def fields_of(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the fields of a request under the names of this API. Raises InvalidRequest."""
@@ -58,7 +58,7 @@ class Translation:
             if ours in names:
                 raise refusal(name, f"means the same as {names[ours]}. Send only one of them.")
             names[ours] = name
-            found[ours] = self._scaled(name, given[name])
+            found[ours] = self._converted(name, given[name])
         return found
 
     def names_of(self, body: Mapping[str, Any]) -> dict[str, str]:
@@ -66,10 +66,9 @@ class Translation:
         names = {ours: name for name, ours in reversed(list(self.fields.items()))}
         return names | {ours: name for name, ours in self.fields.items() if body.get(name) is not None}
 
-    def _scaled(self, name: str, value: Any) -> Any:
-        if name not in self.factors or isinstance(value, bool) or not isinstance(value, int | float):
-            return value
-        return value * self.factors[name]
+    def _converted(self, name: str, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return self.conversions[name](value) if name in self.conversions and is_number else value
 
 
 def refusal(name: str, rule: str) -> InvalidRequest:
@@ -99,10 +98,13 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except InvalidRequest as error:
-        pattern = re.compile(rf"\b({'|'.join(names)})\b(?!\[)")
+        pattern = re.compile(rf"\b({'|'.join(names)})\b")
 
         def translated(text: str) -> str:
             return pattern.sub(lambda found: names[found[0]], text)
 
-        errors = {translated(name): [translated(text) for text in texts] for name, texts in error.errors.items()}
+        errors = {
+            translated(name).partition(" ")[0]: [translated(text) for text in texts]
+            for name, texts in error.errors.items()
+        }
         raise InvalidRequest(translated(error.message), errors) from error
