@@ -16,6 +16,9 @@ class CompatSettings(Section):
     compat_huggingface: bool = Field(
         True, description="Serve routes for Hugging Face's inference clients: `/hf/{model}`, `/models/{owner}/{name}`."
     )
+    compat_elevenlabs: bool = Field(
+        True, description="Serve ElevenLabs' routes for music, and `/v1/sound-generation` of ElevenLabs and LocalAI."
+    )
     compat_model: str = Field(
         "small",
         description="Model for requests on these routes that name no model of this server, but another service's, such "

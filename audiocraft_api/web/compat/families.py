@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint
 
 from audiocraft_api.config.compat import CompatSettings
-from audiocraft_api.web.compat import huggingface, openai
+from audiocraft_api.web.compat import elevenlabs, huggingface, openai
 
 
 def enabled_families(settings: CompatSettings) -> list[Blueprint]:
@@ -13,5 +13,6 @@ def enabled_families(settings: CompatSettings) -> list[Blueprint]:
     families = {
         openai.blueprint: settings.compat_openai,
         huggingface.blueprint: settings.compat_huggingface,
+        elevenlabs.blueprint: settings.compat_elevenlabs,
     }
     return [blueprint for blueprint, is_enabled in families.items() if is_enabled]

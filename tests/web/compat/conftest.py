@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -57,6 +59,9 @@ def run_example(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def run(heading: str) -> None:
         (block,) = code_blocks(section("docs/compatibility.md", heading), "python")
         assert SHOWN_SERVER in block
-        exec(compile(block.replace(SHOWN_SERVER, server.url), heading, "exec"), {})
+        program = compile(block.replace(SHOWN_SERVER, server.url), heading, "exec")
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # some clients cannot be closed
+            exec(program, {})
+            gc.collect()
 
     return run
