@@ -37,6 +37,13 @@ class StorageSettings(Section):
         description="Time between two searches for audio files to delete.",
     )
 
+    store_codes: bool = Field(
+        True,
+        description="Store the codes of each audio file beside it, 18 kB per minute of mono, so that "
+        "`continue_from` continues exactly what the model generated. They are deleted with the file. Without them, "
+        "the file is encoded again.",
+    )
+
     # S3. Credentials come from AWS's usual sources: variables, profiles, roles.
     s3_bucket: str = Field("", pattern=r"^([A-Za-z0-9._-]{3,63})?$", description="Bucket for audio files.")
     s3_prefix: str = Field(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from audiocraft_api.core.errors import AudioCraftError
 from audiocraft_api.core.params import GenerationParams, Waveform
@@ -119,6 +120,9 @@ class LiveRequest(EngineRequest):
         with self._condition:
             self._outcomes.append(Outcome(draft, error=error))
             self._condition.notify_all()
+
+    def add_codes(self, tokens: npt.NDArray[np.uint16]) -> None:
+        """Keep nothing, because a performance may last for hours."""
 
     def finish(self) -> None:
         """End the request. Its blocks stay until they are taken; the result contains no audio."""

@@ -15,11 +15,24 @@ Waveform = npt.NDArray[np.float32]  # [C, T], -1 … 1
 
 
 @dataclass(frozen=True, eq=False)
+class Codes:
+    """Audio as the tokens of a codec. `codec` is a digest: to another codec, the same tokens mean other audio."""
+
+    tokens: npt.NDArray[np.uint16]  # [K, T]
+    codec: str
+
+
+@dataclass(frozen=True, eq=False)
 class AudioInput:
-    """Audio that a generation starts from: a melody to follow, or audio to continue."""
+    """Audio that a generation starts from: a melody to follow, or audio to continue.
+
+    `codes` are those that the audio to continue was made of, if they are known. A model with the same codec continues
+    them as they are. Otherwise it encodes the waveform, which loses some quality.
+    """
 
     waveform: Waveform  # [C, T]
     sample_rate: int  # Hz
+    codes: Codes | None = None
 
 
 def seconds_of(audio: AudioInput | None) -> float:

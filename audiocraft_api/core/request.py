@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from audiocraft_api.core.errors import AudioCraftError, Canceled, DeadlineExceeded
-from audiocraft_api.core.params import GenerationParams, Waveform
+from audiocraft_api.core.params import Codes, GenerationParams, Waveform
 
 State = Literal["waiting", "running", "finished", "aborted"]
 
@@ -30,6 +31,7 @@ class AudioInfo:
     sample_rate: int  # Hz
     revision: str
     precision: str
+    codec: str  # digest, as in `Codes`
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,8 @@ class GenerationResult:
     model: str
     revision: str
     precision: str
+    codec: str = ""  # digest, as in `Codes`
+    codes: Codes | None = None  # of the waveform, with the audio that was continued; None if the engine keeps none
 
 
 @dataclass
@@ -65,6 +69,7 @@ class EngineRequest:
         self._state: State = "waiting"
         self._canceled = False
         self._chunks: list[Waveform] = []
+        self._codes: list[npt.NDArray[np.uint16]] = []
         self._result: GenerationResult | None = None
         self._error: AudioCraftError | None = None
         self._num_frames_done = 0
@@ -157,13 +162,22 @@ class EngineRequest:
         if self.should_stop:
             raise DeadlineExceeded("The generation did not finish in time. Request less audio or try again later.")
 
-    def start(self, num_frames: int, *, sample_rate: int, frame_rate: float, revision: str, precision: str) -> None:
+    def start(
+        self,
+        num_frames: int,
+        *,
+        sample_rate: int,
+        frame_rate: float,
+        revision: str,
+        precision: str,
+        codec: str = "",
+    ) -> None:
         """Mark the request as running: its result will have `num_frames`, with `frame_rate` frames per second."""
         num_samples = round(num_frames * sample_rate / frame_rate)
         with self._condition:
             if self._ended():
                 return
-            self._audio_info = AudioInfo(num_frames, num_samples, sample_rate, revision, precision)
+            self._audio_info = AudioInfo(num_frames, num_samples, sample_rate, revision, precision, codec)
             self._state = "running"
             self.times.begun = self.times.begun or time.monotonic()
 
@@ -177,14 +191,26 @@ class EngineRequest:
             self.times.first_audio = self.times.first_audio or time.monotonic()
             self._condition.notify_all()
 
+    def add_codes(self, tokens: npt.NDArray[np.uint16]) -> None:
+        """Keep the next tokens [K, t] for the result. Call from one thread, before `finish`."""
+        self._codes.append(tokens)
+
     def finish(self) -> None:
         """End the request with the pushed blocks as its result."""
         assert self._audio_info is not None
         info, waveform = self._audio_info, np.concatenate(self._chunks, axis=1)
         ends = np.cumsum([chunk.shape[1] for chunk in self._chunks])
         self._chunks = np.split(waveform, ends[:-1], axis=1)  # views: the audio is in memory once
+        codes = Codes(np.concatenate(self._codes, axis=1), info.codec) if self._codes else None
         result = GenerationResult(
-            waveform, info.sample_rate, info.num_frames, self.params.model, info.revision, info.precision
+            waveform,
+            info.sample_rate,
+            info.num_frames,
+            self.params.model,
+            info.revision,
+            info.precision,
+            info.codec,
+            codes,
         )
         self._end("finished", result, None)
 

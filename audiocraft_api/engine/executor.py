@@ -40,6 +40,7 @@ class ModelExecutor:
             frame_rate=self.model.frame_rate,
             revision=self.model.revision,
             precision=self.model_runner.precision,
+            codec=self.model.codec_digest,
         )
 
     def finish_startup(self) -> None:

@@ -47,7 +47,7 @@ class InputProcessor:
         model = self._model
         prompt = torch.zeros(model.num_codebooks, 0, dtype=torch.long)
         if params.audio_prompt is not None:
-            prompt = model.encode(params.audio_prompt)[0].cpu()
+            prompt = model.prompt_codes(params.audio_prompt)[0].cpu()
         windows = model.windows(params, prompt.shape[1])
         texts = TextSchedule(params, model.frame_rate)
         start = windows[0].start if len(windows) > 1 else None

@@ -147,6 +147,7 @@ class PlainEngine:
                 frame_rate=model.frame_rate,
                 revision=model.revision,
                 precision="fp16" if model.device.type == "cuda" else "exact",
+                codec=model.codec_digest,
             )
             stats.begin_pass()
             step_begin = time.monotonic()
@@ -155,6 +156,7 @@ class PlainEngine:
             request.raise_if_stopped()
             if not np.isfinite(waveform).all():
                 raise GenerationFailed("The model produced no usable audio. Try another seed or temperature.")
+            request.add_codes(codes[0].cpu().numpy().astype(np.uint16))
             request.push(waveform)
             request.finish()
 

@@ -102,4 +102,5 @@ class GeneratedBytes:
 
     audio: bytes
     recipe: Recipe
+    codes: bytes | None = None  # to store beside the audio (`stored_codes.py`); None: they are not stored
     variations: tuple[GeneratedBytes | FailedVariation, ...] = ()  # all of them; empty if only one was requested

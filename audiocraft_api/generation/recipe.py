@@ -18,7 +18,7 @@ import numpy as np
 from audiocraft_api import __version__
 from audiocraft_api.audio.tags import Tags
 from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, MAX_DURATION_SECONDS
-from audiocraft_api.core.params import AudioInput, GenerationParams, Segment, seconds_of
+from audiocraft_api.core.params import AudioInput, Codes, GenerationParams, Segment, seconds_of
 from audiocraft_api.generation.performance_recipe import performance_json
 
 # From https://cv.iptc.org/newscodes/digitalsourcetype/: made by a model trained on the works of others.
@@ -152,6 +152,14 @@ def _segment(segment: Segment) -> dict[str, Any]:
     """Return a segment under its field names."""
     negative = {} if segment.negative_description is None else {"negative_prompt": segment.negative_description}
     return {"prompt": segment.description, "duration": segment.duration_seconds} | negative
+
+
+def codes_digest(codes: Codes) -> str:
+    """Return the SHA-256 of codes: a text line with their shape, then the tokens in 16 bits."""
+    num_codebooks, num_frames = codes.tokens.shape
+    digest = hashlib.sha256(f"{num_codebooks} {num_frames}\n".encode())
+    digest.update(np.ascontiguousarray(codes.tokens, "<u2").tobytes())
+    return digest.hexdigest()
 
 
 def audio_digest(audio: AudioInput) -> str:

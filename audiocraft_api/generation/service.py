@@ -20,6 +20,7 @@ from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import GenerationResult
 from audiocraft_api.core.waiting import Waiter
+from audiocraft_api.generation import stored_codes
 from audiocraft_api.generation.cache.result_cache import ResultCache
 from audiocraft_api.generation.command import (
     FailedVariation,
@@ -29,7 +30,6 @@ from audiocraft_api.generation.command import (
     Progress,
 )
 from audiocraft_api.generation.continuation import with_input, without_input
-from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.generation.streaming import AudioStream
 from audiocraft_api.generation.submission import Submission
 from audiocraft_api.generation.variations import commands_of, first_made, make_all
@@ -79,7 +79,7 @@ class GenerationService:
         generated = self._make(command, waiter, progress)
 
         def save(made: GeneratedBytes) -> GeneratedFile:
-            return self._save(made.audio, made.recipe.timed_since(waiter.started), command.audio_owner)
+            return self._save(replace(made, recipe=made.recipe.timed_since(waiter.started)), command.audio_owner)
 
         if not generated.variations:
             return save(generated)
@@ -112,7 +112,7 @@ class GenerationService:
         command = replace(stream.submission.command, output_format=output_format)
         submission = replace(stream.submission, command=command)
         generated = self._encode(submission, without_input(submission.request.result(), command))
-        return self._save(generated.audio, generated.recipe, command.audio_owner)
+        return self._save(generated, command.audio_owner)
 
     def _make(self, command: GenerateCommand, waiter: Waiter, progress: Progress | None = None) -> GeneratedBytes:
         """Find or generate the audio of a command, or of each of its variations."""
@@ -128,10 +128,11 @@ class GenerationService:
         outcomes = make_all(commands_of(command), make, waiter)
         return replace(first_made(outcomes), variations=tuple(outcomes))
 
-    def _save(self, audio: bytes, recipe: Recipe, owner: str | None) -> GeneratedFile:
+    def _save(self, made: GeneratedBytes, owner: str | None) -> GeneratedFile:
         with self._observer.step("store"):
-            stored = self._store.save(audio, convert.ALL_FORMATS[recipe.format].extension, owner)
-        return GeneratedFile(stored.filename, self._store.url_for(stored.filename), recipe)
+            extension = convert.ALL_FORMATS[made.recipe.format].extension
+            stored = self._store.save(made.audio, extension, owner, made.codes)
+        return GeneratedFile(stored.filename, self._store.url_for(stored.filename), made.recipe)
 
     def _find_or_generate(self, command: GenerateCommand, waiter: Waiter, progress: Progress) -> GeneratedBytes:
         if self._cache is None or (key := self._cache.key(command)) is None:
@@ -193,4 +194,5 @@ class GenerationService:
                 recipe.tags(with_prompt=self._config.results.tag_prompts),
                 timeout_seconds=self._config.audio.convert_timeout_seconds * submission.command.time_factor,
             )
-        return GeneratedBytes(audio, recipe)
+        codes = stored_codes.to_bytes(result.codes) if self._config.storage.store_codes and result.codes else None
+        return GeneratedBytes(audio, recipe, codes)

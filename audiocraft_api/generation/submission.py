@@ -40,6 +40,6 @@ class Submission:
                 result.precision,
                 output_format,
                 self.engine_kind,
-                continuation=continuation_details(self.command),
+                continuation=continuation_details(self.command, result.codec),
             ),
         )

@@ -6,6 +6,7 @@ Keeps no state of a request: audiocraft's generation parameters belong to a wrap
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,6 +79,18 @@ class LoadedModel:
     def weight_bytes(self) -> int:
         """Bytes of all weights, including a copy that replaced the decoder's."""
         return self._released_bytes + sum(tensor.nbytes for tensor in self._tensors() if not tensor.is_meta)
+
+    @functools.cached_property
+    def codec_digest(self) -> str:
+        """A digest of the codec's weights and of its arrangement of channels and codebooks.
+
+        Released models of several sizes have equal codecs. Reading the weights of theirs takes a quarter of a second.
+        """
+        digest = hashlib.blake2b(f"{self.channels} {self.num_codebooks} {self.frame_rate:g}".encode(), digest_size=16)
+        for name, tensor in sorted(self._inner_codec.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     @property
     def has_released_decoder_weights(self) -> bool:
@@ -168,6 +181,13 @@ class LoadedModel:
         assert scale is None, "MusicGen's codecs do not renormalize"
         return codes.to(self.device)
 
+    def prompt_codes(self, audio: AudioInput) -> Tensor:
+        """Return the codes [1, K, T] of audio to continue: its own codes if this codec made them, else encoded ones."""
+        given = audio.codes
+        if given is None or given.codec != self.codec_digest or given.tokens.max() >= self.codebook_size:
+            return self.encode(audio)
+        return torch.from_numpy(given.tokens.astype("int64"))[None].to(self.device)
+
     @torch.no_grad()
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Return the waveform [C, T] float32 on the CPU of codes [1, K, T]."""
@@ -182,7 +202,7 @@ class LoadedModel:
         Calls `on_step(frames_done, frames_total)` after each step; an exception from it ends the generation.
         """
         with self._lock, torch.random.fork_rng(devices=self._cuda_devices()):
-            prompt = None if params.audio_prompt is None else self.encode(params.audio_prompt)
+            prompt = None if params.audio_prompt is None else self.prompt_codes(params.audio_prompt)
             windows = self.windows(params, 0 if prompt is None else prompt.shape[-1])
             wrapper = self._wrapper()
             self.to_float32()

@@ -17,6 +17,9 @@ LINK = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a
 # For every download: clients may cache forever because files never change.
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 FILENAME = re.compile(rf"({OWNER.pattern}/)?{LINK.pattern}")
+# Codes are stored beside their file. Their name is no filename, so that no route serves them.
+CODES_SUFFIX = ".codes"
+MAX_CODES_BYTES = 2**20  # 330 seconds of stereo have a quarter of that
 
 
 def new_filename(extension: str, owner: str | None) -> str:
@@ -59,14 +62,18 @@ class OpenAudio:
 class AudioStore(Protocol):
     """Stores audio files under names that it generates. Thread-safe."""
 
-    def save(self, audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
+    def save(self, audio: bytes, extension: str, owner: str | None = None, codes: bytes | None = None) -> StoredAudio:
         """Store `audio` under a new name with this extension (without a dot), for one owner or for everyone (None).
 
-        Atomic. Raises StorageUnavailable.
+        `codes` are stored beside it, and deleted with it. If only they cannot be stored, that is logged. Atomic.
+        Raises StorageUnavailable.
         """
 
     def open(self, filename: str) -> OpenAudio:
         """Open a file; the caller must close it. Raises NotFound (also for invalid names), StorageUnavailable."""
+
+    def codes_of(self, filename: str) -> bytes | None:
+        """Return the codes that were saved with a file; None without any. Raises StorageUnavailable."""
 
     def url_for(self, filename: str) -> str:
         """Return the path on this server from which clients download the file."""

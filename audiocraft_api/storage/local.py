@@ -22,10 +22,23 @@ from pathlib import Path
 from audiocraft_api.config.storage import StorageSettings
 from audiocraft_api.core.errors import NotFound, StorageUnavailable
 from audiocraft_api.core.observer import NULL_OBSERVER, Observer
-from audiocraft_api.storage.base import FILENAME, LINK, OWNER, OpenAudio, StoredAudio, link_of, name_of, new_filename
+from audiocraft_api.storage.base import (
+    CODES_SUFFIX,
+    FILENAME,
+    LINK,
+    MAX_CODES_BYTES,
+    OWNER,
+    OpenAudio,
+    StoredAudio,
+    link_of,
+    name_of,
+    new_filename,
+)
 from audiocraft_api.storage.sweeper import Sweeper
 
-TEMPORARY = re.compile(rf"\.{LINK.pattern}\.part")
+CODES = re.compile(LINK.pattern + re.escape(CODES_SUFFIX))
+TEMPORARY = re.compile(rf"\.{LINK.pattern}({re.escape(CODES_SUFFIX)})?\.part")
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)
 TEMPORARY_MAX_AGE_SECONDS = 3600.0  # no write takes this long, so the writer must have died
 
 logger = logging.getLogger(__name__)
@@ -48,25 +61,15 @@ class LocalStore:
         self._background_sweep = background_sweep
         self._sweeper = Sweeper(lambda: self.sweep(), config.sweep_interval_seconds)
 
-    def save(self, audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
-        """Write to a temporary name in the same directory, sync, then rename. Raises StorageUnavailable."""
+    def save(self, audio: bytes, extension: str, owner: str | None = None, codes: bytes | None = None) -> StoredAudio:
+        """Write the files one after the other. Raises StorageUnavailable if the audio cannot be written."""
         filename = new_filename(extension, owner)
         self._start_sweeper()
-        path = self._directory / filename
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "xb") as file:
-                file.write(audio)
-                file.flush()
-                os.fsync(file.fileno())
-                status = os.fstat(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise self._unavailable("write to", error) from error
-        return _describe(filename, status)
+        stored = _describe(filename, self._write(filename, audio))
+        if codes is not None:
+            with suppress(StorageUnavailable):
+                self._write(filename + CODES_SUFFIX, codes)
+        return stored
 
     def open(self, filename: str) -> OpenAudio:
         """Open a file and hold a lease on it until the file is closed. Raises NotFound, StorageUnavailable."""
@@ -79,11 +82,24 @@ class LocalStore:
             descriptor, status = _open_regular(self._directory / filename)
         except OSError as error:
             self._release(filename)
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR):
+            if error.errno in MISSING:
                 raise NotFound("There is no such audio file.") from None
             raise self._unavailable("read from", error) from error
         leased = _LeasedFile(descriptor, lambda: self._release(filename))
         return OpenAudio(_describe(filename, status), io.BufferedReader(leased))
+
+    def codes_of(self, filename: str) -> bytes | None:
+        """Read the file beside the audio. Raises StorageUnavailable."""
+        if not FILENAME.fullmatch(filename):
+            return None
+        try:
+            descriptor, _ = _open_regular(self._directory / (filename + CODES_SUFFIX))
+            with open(descriptor, "rb") as file:
+                return file.read(MAX_CODES_BYTES)
+        except OSError as error:
+            if error.errno in MISSING:
+                return None
+            raise self._unavailable("read from", error) from error
 
     def url_for(self, filename: str) -> str:
         """Return the path of the file on this server."""
@@ -97,29 +113,33 @@ class LocalStore:
         """Delete a file; open files stay readable. Raises StorageUnavailable."""
         if FILENAME.fullmatch(filename):
             try:
-                (self._directory / filename).unlink(missing_ok=True)
+                self._unlink(filename)
             except OSError as error:
                 raise self._unavailable("delete from", error) from error
 
     def sweep(self) -> int:
         """Delete files beyond the maximum age, then the oldest beyond the total size, except leased files.
 
-        Other files in the directory are left alone, except temporary files whose writer has died. Raises
-        StorageUnavailable.
+        Other files in the directory are left alone, except temporary files whose writer has died and codes without
+        their audio. Raises StorageUnavailable.
         """
         now = time.time()
-        kept: list[tuple[float, int, str]] = []  # modified_at, size_bytes, filename
+        kept: list[tuple[float, int, str]] = []  # modified_at, size_bytes with codes, filename
         num_deleted = 0
         try:
-            for filename, status in self._files():
+            files = dict(self._files())
+            for filename, status in files.items():
                 age_seconds = now - status.st_mtime
-                if TEMPORARY.fullmatch(link_of(filename)):
-                    if age_seconds > TEMPORARY_MAX_AGE_SECONDS:
+                if not FILENAME.fullmatch(filename):
+                    audio = filename.removesuffix(CODES_SUFFIX)
+                    if (audio == filename or audio not in files) and age_seconds > TEMPORARY_MAX_AGE_SECONDS:
                         (self._directory / filename).unlink(missing_ok=True)
                 elif self._max_age_seconds and age_seconds > self._max_age_seconds and self._evict(filename):
                     num_deleted += 1
                 else:
-                    kept.append((status.st_mtime, status.st_size, filename))
+                    codes = files.get(filename + CODES_SUFFIX)
+                    size_bytes = status.st_size + (codes.st_size if codes else 0)
+                    kept.append((status.st_mtime, size_bytes, filename))
             excess_bytes = sum(size for _, size, _ in kept) - self._max_total_bytes if self._max_total_bytes else 0
             for _, size_bytes, filename in sorted(kept):
                 if excess_bytes <= 0:
@@ -144,12 +164,35 @@ class LocalStore:
         logger.error("Could not %s the audio store: %s", verb, error)
         return StorageUnavailable("The audio store is unavailable. Try again later.")
 
+    def _write(self, name: str, data: bytes) -> os.stat_result:
+        """Write to a temporary name in the same directory, sync, then rename. Raises StorageUnavailable."""
+        path = self._directory / name
+        temporary = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                status = os.fstat(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise self._unavailable("write to", error) from error
+        return status
+
+    def _unlink(self, filename: str) -> None:
+        """Delete the audio last: codes without their audio are found only an hour later. Raises OSError."""
+        (self._directory / (filename + CODES_SUFFIX)).unlink(missing_ok=True)
+        (self._directory / filename).unlink(missing_ok=True)
+
     def _files(self, owner: str | None = None) -> list[tuple[str, os.stat_result]]:
-        """List the files of this store, or of one owner, including temporary files."""
+        """List the files of this store, or of one owner, including codes and temporary files."""
         files: list[tuple[str, os.stat_result]] = []
         with suppress(FileNotFoundError), os.scandir(self._directory / (owner or "")) as entries:
             for entry in entries:
-                if LINK.fullmatch(entry.name) or TEMPORARY.fullmatch(entry.name):
+                if any(pattern.fullmatch(entry.name) for pattern in (LINK, CODES, TEMPORARY)):
                     with suppress(FileNotFoundError):  # swept by another process
                         status = entry.stat(follow_symlinks=False)
                         if stat.S_ISREG(status.st_mode):
@@ -163,7 +206,7 @@ class LocalStore:
         with self._lock:
             if self._leases[filename] > 0:
                 return False
-            (self._directory / filename).unlink(missing_ok=True)
+            self._unlink(filename)
             return True
 
     def _release(self, filename: str) -> None:

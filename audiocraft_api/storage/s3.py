@@ -11,15 +11,25 @@ import io
 import time
 from collections.abc import Iterable
 from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
 from audiocraft_api.audio.convert import MEDIA_TYPES
 from audiocraft_api.config.storage import StorageSettings
-from audiocraft_api.core.errors import NotFound
+from audiocraft_api.core.errors import NotFound, StorageUnavailable
 from audiocraft_api.core.observer import NULL_OBSERVER, Observer
-from audiocraft_api.storage.base import CACHE_CONTROL, FILENAME, OpenAudio, StoredAudio, link_of, new_filename
+from audiocraft_api.storage.base import (
+    CACHE_CONTROL,
+    CODES_SUFFIX,
+    FILENAME,
+    MAX_CODES_BYTES,
+    OpenAudio,
+    StoredAudio,
+    link_of,
+    new_filename,
+)
 from audiocraft_api.storage.s3_client import S3Client
 from audiocraft_api.storage.s3_file import MAX_READ_BYTES, RangedFile
 from audiocraft_api.storage.sweeper import CLOSE_SECONDS, Sweeper
@@ -61,20 +71,14 @@ class S3Store:
         """Raise ConfigError if the store rejects the settings; log a warning if it is unreachable."""
         self._client.check_settings()
 
-    def save(self, audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
-        """Put an object in one request, which is atomic. Raises StorageUnavailable."""
+    def save(self, audio: bytes, extension: str, owner: str | None = None, codes: bytes | None = None) -> StoredAudio:
+        """Put each object in one request, which is atomic. Raises StorageUnavailable if the audio cannot be put."""
         filename = new_filename(extension, owner)
         self._start_sweeper()
-        self._client.call(
-            "write to",
-            lambda client: client.put_object(
-                Bucket=self._bucket,
-                Key=self._prefix + filename,
-                # With a file object, the write timeout applies to each block, not to the whole body. Copies nothing.
-                Body=io.BytesIO(audio),
-                **_headers(filename),
-            ),
-        )
+        self._put(filename, audio)
+        if codes is not None:
+            with suppress(StorageUnavailable):
+                self._put(filename + CODES_SUFFIX, codes)
         return StoredAudio(filename, len(audio), time.time(), _etag(filename))
 
     def open(self, filename: str) -> OpenAudio:
@@ -83,6 +87,18 @@ class S3Store:
         self._start_sweeper()
         file = RangedFile(lambda start, end: self._fetch(filename, start, end), stored.size_bytes)
         return OpenAudio(stored, io.BufferedReader(file, MAX_READ_BYTES), is_remote=True)
+
+    def codes_of(self, filename: str) -> bytes | None:
+        """Get the object beside the audio. Raises StorageUnavailable."""
+        if not FILENAME.fullmatch(filename):
+            return None
+        key = self._prefix + filename + CODES_SUFFIX
+        try:
+            return self._client.call(
+                "read from", lambda client: _read_whole(client, self._bucket, key), wait_for_slot=False
+            )
+        except NotFound:
+            return None
 
     def url_for(self, filename: str) -> str:
         """Return the path of the file on this server, which may redirect."""
@@ -98,18 +114,19 @@ class S3Store:
         return self._client.sign(method, self._bucket, self._prefix + filename, self._link_seconds)
 
     def delete(self, filename: str) -> None:
-        """Delete an object; later reads of it fail. Raises StorageUnavailable."""
-        if FILENAME.fullmatch(filename):
+        """Delete a file's objects; later reads of it fail. Raises StorageUnavailable."""
+        if not FILENAME.fullmatch(filename):
+            return
+        for name in (filename + CODES_SUFFIX, filename):
+            key = self._prefix + name
             with suppress(NotFound):  # some stores report a missing object
-                self._client.call(
-                    "delete from", lambda client: client.delete_object(Bucket=self._bucket, Key=self._prefix + filename)
-                )
+                self._client.call("delete from", partial(_delete, bucket=self._bucket, key=key))
 
     def sweep(self) -> int:
         """Delete expired objects `READERS_SECONDS` after their expiry. Other objects are left alone.
 
-        Servers may sweep at the same time; the result includes objects that another server has deleted in the meantime.
-        Raises StorageUnavailable.
+        Servers may sweep at the same time; the result includes objects that another server has deleted in the meantime,
+        and objects with codes. Raises StorageUnavailable.
         """
         if not self._is_swept:
             return 0
@@ -125,6 +142,18 @@ class S3Store:
     def close(self, timeout_seconds: float = CLOSE_SECONDS) -> None:
         """Stop the sweeper. Wait at most `timeout_seconds` for a sweep in progress. Files are kept."""
         self._sweeper.close(timeout_seconds)
+
+    def _put(self, name: str, data: bytes) -> None:
+        self._client.call(
+            "write to",
+            lambda client: client.put_object(
+                Bucket=self._bucket,
+                Key=self._prefix + name,
+                # With a file object, the write timeout applies to each block, not to the whole body. Copies nothing.
+                Body=io.BytesIO(data),
+                **_headers(name),
+            ),
+        )
 
     def _describe(self, filename: str) -> StoredAudio:
         if not FILENAME.fullmatch(filename):
@@ -165,7 +194,7 @@ class S3Store:
         return [
             entry["Key"]
             for entry in found
-            if FILENAME.fullmatch(entry["Key"].removeprefix(self._prefix))
+            if FILENAME.fullmatch(entry["Key"].removeprefix(self._prefix).removesuffix(CODES_SUFFIX))
             and entry["LastModified"].timestamp() < before
         ]
 
@@ -217,6 +246,18 @@ def _read(client: BotoClient, bucket: str, key: str, start: int, end: int) -> by
         return _read_all(body, end - start)
     except (HTTPClientError, IncompleteReadError):
         return _read_all(get(), end - start)
+
+
+def _read_whole(client: BotoClient, bucket: str, key: str) -> bytes:
+    """Return all bytes of an object; nothing if it is larger than any that this service stores."""
+    response = client.get_object(Bucket=bucket, Key=key)
+    with closing(response["Body"]):
+        num_bytes = response["ContentLength"]
+        return _read_all(response["Body"], num_bytes) if num_bytes <= MAX_CODES_BYTES else b""
+
+
+def _delete(client: BotoClient, bucket: str, key: str) -> None:
+    client.delete_object(Bucket=bucket, Key=key)
 
 
 def _read_all(body: StreamingBody, num_bytes: int) -> bytes:

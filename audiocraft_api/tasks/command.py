@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
 from audiocraft_api.core.errors import GenerationFailed
-from audiocraft_api.core.params import AudioInput, Segment
+from audiocraft_api.core.params import AudioInput, Codes, Segment
 from audiocraft_api.core.performance import Performance
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.performance_recipe import performance_json, performance_of
@@ -28,6 +29,9 @@ def encode_command(command: GenerateCommand) -> tuple[dict[str, Any], bytes | No
         if isinstance(value, AudioInput):
             arrays[field.name] = value.waveform
             arrays[f"{field.name}.sample_rate"] = np.int64(value.sample_rate)
+            if value.codes is not None:
+                arrays[f"{field.name}.tokens"] = value.codes.tokens
+                arrays[f"{field.name}.codec"] = np.str_(value.codes.codec)
         elif isinstance(value, Performance):
             plain[field.name] = performance_json(value)
         elif not (field.metadata.get("added") and value == field.default):
@@ -45,8 +49,8 @@ def decode_command(plain: dict[str, Any], audio: bytes | None) -> GenerateComman
     if audio is not None:
         with np.load(io.BytesIO(audio), allow_pickle=False) as arrays:
             for name in arrays.files:
-                if not name.endswith(".sample_rate"):
-                    values[name] = AudioInput(arrays[name], int(arrays[f"{name}.sample_rate"]))
+                if "." not in name:
+                    values[name] = _audio_input(arrays, name)
     if "segments" in values:
         values["segments"] = tuple(Segment(*segment) for segment in values["segments"])
     if "performance" in values:
@@ -57,6 +61,11 @@ def decode_command(plain: dict[str, Any], audio: bytes | None) -> GenerateComman
         raise GenerationFailed(
             "The task was accepted by another release of this service, and this release cannot run it. Submit it again."
         ) from error
+
+
+def _audio_input(arrays: Mapping[str, Any], name: str) -> AudioInput:
+    codes = Codes(arrays[f"{name}.tokens"], str(arrays[f"{name}.codec"])) if f"{name}.codec" in arrays else None
+    return AudioInput(arrays[name], int(arrays[f"{name}.sample_rate"]), codes)
 
 
 def fingerprint(plain: dict[str, Any], audio: bytes | None, webhook_url: str | None) -> str:

@@ -109,6 +109,11 @@ class RecipeResponse(BaseModel):
         description="SHA-256 of the part of the recording that is continued; left out if there is none.",
         exclude_if=is_unused,
     )
+    codes: str | None = Field(
+        None,
+        description="SHA-256 of that part's stored codes; left out if the part was encoded again.",
+        exclude_if=is_unused,
+    )
     start: float | None = Field(None, description="Start of that part in seconds.", exclude_if=is_unused)
     end: float | None = Field(None, description="End of that part in seconds.", exclude_if=is_unused)
     include_input: bool | None = Field(

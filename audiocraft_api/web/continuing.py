@@ -8,7 +8,8 @@ from typing import BinaryIO
 from audiocraft_api.core.errors import AudioGone, InvalidRequest, NotFound
 from audiocraft_api.core.params import seconds_of
 from audiocraft_api.generation.command import GenerateCommand
-from audiocraft_api.generation.continuation import continued
+from audiocraft_api.generation.continuation import continued, with_codes
+from audiocraft_api.generation.stored_codes import from_bytes
 from audiocraft_api.storage.base import link_of, name_of
 from audiocraft_api.web.admission import check_segments_of_windows
 from audiocraft_api.web.auth import caller
@@ -31,6 +32,8 @@ def continued_from(command: GenerateCommand, fields: TextFields) -> GenerateComm
         filename = _filename(wanted)
         with _opened(filename, wanted) as file:
             audio = services().uploads.decode(file, "audio", is_own=True)
+        stored = services().store.codes_of(filename)
+        audio = with_codes(audio, None if stored is None else from_bytes(stored))
         command = continued(
             command, audio, wanted.part, include_input=wanted.include_input, window_seconds=spec.window_seconds
         )

@@ -130,6 +130,23 @@ class AudioStoreContract:
         with pytest.raises(ValueError, match="not an owner"):
             store.save(b"audio", "wav", "../bob")
 
+    def test_codes_are_stored_beside_their_file_and_are_not_audio(self, store: AudioStore) -> None:
+        filename = store.save(b"audio", "wav", "alice", b"codes").filename
+        assert store.codes_of(filename) == b"codes"
+        assert store.codes_of(store.save(b"audio", "wav", "alice").filename) is None
+        for name in (f"{filename}.codes", f"{filename[:-4]}.codes", link_of(filename) + ".codes"):
+            with pytest.raises(NotFound):
+                store.open(name)
+        for name in (link_of(filename), name_of(link_of(filename), "bob"), *HOSTILE_NAMES):
+            assert store.codes_of(name) is None
+
+    def test_codes_are_deleted_with_their_file(self, store: AudioStore) -> None:
+        filename = store.save(b"audio", "wav", codes=b"codes").filename
+        store.delete(filename)
+        assert store.codes_of(filename) is None
+        with pytest.raises(NotFound):
+            store.open(filename)
+
     def test_ranges_are_read_in_any_order(self, store: AudioStore) -> None:
         data = os.urandom(400_000)
         with store.open(store.save(data, "wav").filename).file as file:
@@ -227,6 +244,34 @@ class TestLocalStore(AudioStoreContract):
         assert is_readable(store, filename)
         store.close()
 
+    def test_codes_are_swept_with_their_file_and_count_toward_the_size(
+        self, store: LocalStore, directory: Path
+    ) -> None:
+        names = [store.save(bytes(1_900_000), "wav", "alice", bytes(100_000)).filename for _ in range(4)]
+        for index, filename in enumerate(names):
+            age(directory, filename, [200, 50, 49, 48][index])
+        assert store.sweep() == 2
+        assert [is_readable(store, filename) for filename in names] == [False, False, True, True]
+        assert [store.codes_of(filename) is None for filename in names] == [True, True, False, False]
+        assert len(list((directory / "alice").iterdir())) == 4
+
+    def test_codes_that_lost_their_file_are_removed_after_an_hour(self, store: LocalStore, directory: Path) -> None:
+        filename, other = (store.save(b"audio", "wav", codes=b"codes").filename for _ in range(2))
+        for name in (filename, other):
+            (directory / name).unlink()
+        age(directory, f"{filename}.codes", 4000)
+        store.sweep()
+        assert [path.name for path in directory.iterdir()] == [f"{other}.codes"]
+
+    def test_audio_is_stored_if_there_is_no_space_for_its_codes(self, store: LocalStore, directory: Path) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, hard))
+        try:
+            filename = store.save(b"audio", "wav", codes=bytes(100_000)).filename
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert [path.name for path in directory.iterdir()] == [filename]
+
     def test_an_open_file_is_not_swept_until_its_last_reader_closes_it(
         self, store: LocalStore, directory: Path
     ) -> None:
@@ -301,11 +346,13 @@ class TestLocalStore(AudioStoreContract):
     ) -> None:
         store.save(b"audio", "wav")
         dead, live = (f".{uuid.uuid4()}.wav.part" for _ in range(2))
-        for name in (dead, live):
+        dead_codes = f".{uuid.uuid4()}.wav.codes.part"
+        for name in (dead, dead_codes, live):
             (directory / name).write_bytes(b"partial")
         age(directory, dead, 4000)
+        age(directory, dead_codes, 4000)
         store.sweep()
-        assert ((directory / dead).exists(), (directory / live).exists()) == (False, True)
+        assert [(directory / name).exists() for name in (dead, dead_codes, live)] == [False, False, True]
         (directory / live).unlink()
 
     def test_a_full_disk_is_a_503_and_leaves_no_partial_file(
@@ -447,6 +494,20 @@ def test_an_expired_object_is_not_found_and_is_deleted_after_the_time_for_reader
         assert s3_store.sweep() == 1
         assert file.read() == b"audio"
     assert set(server.objects(bucket)) == {f"audio/{young}", f"audio/{read}"}
+
+
+def test_codes_are_swept_with_their_object(s3_store: S3Store, server: S3Server, bucket: str) -> None:
+    old, young = (s3_store.save(b"audio", "wav", "alice", b"codes").filename for _ in range(2))
+    for name in (old, f"{old}.codes"):
+        server.age(bucket, f"audio/{name}", 105 + READERS_SECONDS)
+    assert s3_store.sweep() == 2
+    assert set(server.objects(bucket)) == {f"audio/{young}", f"audio/{young}.codes"}
+
+
+def test_codes_that_are_too_large_are_not_fetched(s3_store: S3Store, server: S3Server, bucket: str) -> None:
+    filename = s3_store.save(b"audio", "wav", codes=b"codes").filename
+    server.put(bucket, f"audio/{filename}.codes", bytes(2**20 + 1))
+    assert s3_store.codes_of(filename) == b""
 
 
 def test_foreign_objects_are_neither_swept_nor_opened(s3_store: S3Store, server: S3Server, bucket: str) -> None:

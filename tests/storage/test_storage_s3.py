@@ -112,6 +112,26 @@ def test_an_error_response_fails_one_call_and_the_next_call_works(
         operation(store, filename)
 
 
+def test_audio_is_stored_without_its_codes_if_only_those_fail(
+    store: S3Store, gate: Gate, server: S3Server, bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.faults = [pass_on, refuse(507, "XMinioStorageFull")]
+    filename = store.save(b"audio", "wav", codes=b"codes").filename
+    assert list(server.objects(bucket)) == [f"audio/{filename}"]
+    assert "XMinioStorageFull" in caplog.text
+
+
+def test_codes_that_cannot_be_read_are_an_error_and_not_missing(
+    store: S3Store, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    filename = store.save(b"audio", "wav", codes=b"codes").filename
+    for fault in REFUSALS.values():
+        gate.faults = [fault]
+        with expect_failure_in_time(caplog):
+            store.codes_of(filename)
+    assert store.codes_of(filename) == b"codes"
+
+
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 @pytest.mark.parametrize("fault", [refuse(500, "InternalError"), refuse(503, "SlowDown"), hang_up], ids=range(3))
 def test_a_temporary_error_is_retried(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from audiocraft_api.core.engine import EngineStatus
 from audiocraft_api.core.errors import AudioCraftError, NotStreamable, QueueFull, ShuttingDown
@@ -18,6 +19,7 @@ from audiocraft_api.core.request import EngineRequest
 SAMPLE_RATE = 32_000
 FRAME_RATE = 50
 REVISION = "fake"
+CODEC = "fa4e"
 
 
 class Gate(Protocol):
@@ -26,7 +28,10 @@ class Gate(Protocol):
 
 
 class FakeEngine:
-    """Generates a tone of the requested length, with one thread per request. Requests wait while `gate` is closed."""
+    """Generates a tone of the requested length, with one thread per request. Requests wait while `gate` is closed.
+
+    The codes of the result are those of the audio that it continues, if they are given, and then random ones.
+    """
 
     def __init__(self, gate: Gate | None = None) -> None:
         self.capacity = 1000
@@ -39,6 +44,7 @@ class FakeEngine:
         self.is_alive = True
         self.num_imports = 0
         self.revision = REVISION
+        self.codec = CODEC
         self.closed = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -76,7 +82,12 @@ class FakeEngine:
     def _run(self, request: EngineRequest) -> None:
         num_frames = round(request.params.duration_seconds * FRAME_RATE)
         request.start(
-            num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision=self.revision, precision="exact"
+            num_frames,
+            sample_rate=SAMPLE_RATE,
+            frame_rate=FRAME_RATE,
+            revision=self.revision,
+            precision="exact",
+            codec=self.codec,
         )
         if request.has_ended:  # the engine was closed in between
             return
@@ -91,8 +102,16 @@ class FakeEngine:
         num_samples = num_frames * SAMPLE_RATE // FRAME_RATE
         tone = 0.1 * np.sin(np.arange(num_samples, dtype=np.float32) * (2 * np.pi * 440 / SAMPLE_RATE))
         request.advance(num_frames)
+        request.add_codes(self._codes(request.params, num_frames))
         request.push(tone[None].astype(np.float32))
         request.finish()
+
+    def _codes(self, params: GenerationParams, num_frames: int) -> npt.NDArray[np.uint16]:
+        codes = np.random.default_rng(params.seed).integers(0, 2048, (4, num_frames), np.uint16)
+        given = params.audio_prompt.codes if params.audio_prompt else None
+        if given is not None and given.codec == self.codec:
+            codes[:, : given.tokens.shape[1]] = given.tokens
+        return codes
 
 
 class ShortEngine(FakeEngine):

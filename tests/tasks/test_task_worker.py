@@ -101,7 +101,8 @@ class WorkerHarness:
         return task
 
     def audio_files(self) -> list[Path]:
-        return sorted(self.config.storage.directory.glob("*")) if self.config.storage.directory.exists() else []
+        """Return all files in the store but those with codes."""
+        return sorted(path for path in self.config.storage.directory.glob("*") if path.suffix != ".codes")
 
     def close(self) -> None:
         if isinstance(self.engine, FakeEngine):
@@ -274,14 +275,14 @@ class TestFailures:
         saves: list[str] = []
         save = harness.files.save
 
-        def save_or_be_full(audio: bytes, extension: str, owner: str | None = None) -> Any:
+        def save_or_be_full(audio: bytes, extension: str, owner: str | None, codes: bytes | None) -> Any:
             saves.append(extension)
             if len(saves) > 1:
-                return save(audio, extension, owner)
+                return save(audio, extension, owner, codes)
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))  # a write fails half-way, as on a full disk
             try:
-                return save(audio, extension, owner)
+                return save(audio, extension, owner, codes)
             except StorageUnavailable as error:
                 error.retry_after_seconds = 0.05
                 raise
@@ -300,12 +301,12 @@ class TestFailures:
         save = harness.files.save
         num_saved = 0
 
-        def save_or_be_full(audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
+        def save_or_be_full(audio: bytes, extension: str, owner: str | None, codes: bytes | None) -> StoredAudio:
             nonlocal num_saved
             num_saved += 1
             if num_saved == 3:
                 raise StorageUnavailable("The audio store is full.", retry_after_seconds=0.05)
-            return save(audio, extension, owner)
+            return save(audio, extension, owner, codes)
 
         monkeypatch.setattr(harness.files, "save", save_or_be_full)
         harness.worker.start()
@@ -459,9 +460,9 @@ def run_before_save(harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch, act
     """Do something at the last moment before the audio is stored."""
     save = harness.files.save
 
-    def act_and_save(audio: bytes, extension: str, owner: str | None = None) -> StoredAudio:
+    def act_and_save(audio: bytes, extension: str, owner: str | None, codes: bytes | None) -> StoredAudio:
         action()
-        return save(audio, extension, owner)
+        return save(audio, extension, owner, codes)
 
     monkeypatch.setattr(harness.files, "save", act_and_save)
 

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,7 +93,8 @@ class CodecWorker:
             for seq, _, _ in jobs:
                 seq.decoder = seq.decoder or codec.new_decoder()
             blocks = codec.feed_many([(seq.decoder, codes, is_last) for seq, codes, is_last in jobs])
-            for (seq, _, is_last), block in zip(jobs, blocks, strict=True):
+            for (seq, codes, is_last), block in zip(jobs, blocks, strict=True):
+                seq.request.add_codes(codes.numpy().astype(np.uint16))
                 if block.shape[1]:
                     seq.request.push(block)
                 if is_last:

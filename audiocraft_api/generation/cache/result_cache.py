@@ -93,7 +93,9 @@ class ResultCache:
                 return None
             try:
                 with self._files.open(cached.filename).file as file:
-                    return self._hit(GeneratedBytes(file.read(), Recipe.from_dict(cached.recipe)))
+                    audio = file.read()
+                codes = self._files.codes_of(cached.filename) if self._config.storage.store_codes else None
+                return self._hit(GeneratedBytes(audio, Recipe.from_dict(cached.recipe), codes))
             except NotFound:
                 self._store.delete(key.digest, cached.filename)
         return None
@@ -110,7 +112,8 @@ class ResultCache:
             if in_flight := self._in_flight.get(key.digest):
                 in_flight.result = result
         with suppress(StorageUnavailable):
-            filename = self._files.save(result.audio, ALL_FORMATS[result.recipe.format].extension, key.owner).filename
+            extension = ALL_FORMATS[result.recipe.format].extension
+            filename = self._files.save(result.audio, extension, key.owner, result.codes).filename
             for dropped in self._store.put(key.digest, CachedResult(filename, result.recipe.to_dict())):
                 with suppress(StorageUnavailable):  # the sweeper deletes it later
                     self._files.delete(dropped)

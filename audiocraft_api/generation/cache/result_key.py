@@ -16,7 +16,7 @@ from audiocraft_api.core.params import AudioInput
 from audiocraft_api.engine.cpu.native.build import library_path
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.performance_recipe import performance_json
-from audiocraft_api.generation.recipe import audio_digest
+from audiocraft_api.generation.recipe import audio_digest, codes_digest
 
 
 def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
@@ -25,9 +25,7 @@ def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
     The command includes the owner of the audio, so no caller can find out what another owner has requested.
     """
     requested: dict[str, object] = {field.name: getattr(command, field.name) for field in fields(command)}
-    requested = {
-        name: audio_digest(value) if isinstance(value, AudioInput) else value for name, value in requested.items()
-    }
+    requested = {name: _digests(value) if isinstance(value, AudioInput) else value for name, value in requested.items()}
     if command.performance is not None:
         requested["performance"] = performance_json(command.performance)
     settings = {
@@ -39,6 +37,10 @@ def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
     # JSON escapes every character, including lone surrogates, and writes floats without loss.
     text = json.dumps([__version__, revision, settings, arithmetic(), requested], sort_keys=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _digests(audio: AudioInput) -> list[str]:
+    return [audio_digest(audio)] + ([codes_digest(audio.codes)] if audio.codes else [])
 
 
 @functools.cache

@@ -359,6 +359,8 @@ export interface RecipeResponse {
   segments?: Array<SegmentResponse>;
   /** SHA-256 of the part of the recording that is continued; left out if there is none. */
   audio?: string;
+  /** SHA-256 of that part's stored codes; left out if the part was encoded again. */
+  codes?: string;
   /** Start of that part in seconds. */
   start?: number;
   /** End of that part in seconds. */

@@ -437,6 +437,7 @@ class RecipeResponse(_Response):
     negative_prompt: Optional[str] = None
     segments: Optional[list[SegmentResponse]] = None
     audio: Optional[str] = None
+    codes: Optional[str] = None
     start: Optional[float] = None
     end: Optional[float] = None
     include_input: Optional[bool] = None
