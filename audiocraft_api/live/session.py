@@ -61,6 +61,7 @@ class LiveSession:
         self._was_dry = True
         self._has_played = False
         self._measured_from: tuple[float, int] | None = None
+        self._is_stopping = False
         self.has_ended = False
 
     @property
@@ -119,9 +120,11 @@ class LiveSession:
         self.playback.seek(frame)
         self._was_dry, self._has_played, self._measured_from = True, False, None
 
-    def stop(self) -> None:
-        """End the performance with the frames that are complete."""
-        self._request.stop()
+    def stop(self, *, at_once: bool = False) -> None:
+        """End the performance with the frames that are complete, those before a seek included unless `at_once`."""
+        self._is_stopping = True
+        if at_once or self.num_frames >= self._first_new_frame:
+            self._request.stop()
 
     def close(self) -> None:
         """Cancel the request if it has not ended, and close the encoder."""
@@ -131,6 +134,8 @@ class LiveSession:
 
     def poll(self, timeout_seconds: float) -> Iterator[bytes | Message]:
         """Yield audio and messages; wait for `timeout_seconds` if there are none. Raises the error that ended it."""
+        if self._is_stopping:
+            self.stop()
         self._request.allow(max(self.playback.num_frames_allowed, self._first_new_frame + self._start.lead_frames))
         has_ended = self._request.has_ended
         blocks, outcomes = self._request.take(timeout_seconds)

@@ -173,7 +173,7 @@ class LiveConnection:
     def _end(self, session: LiveSession, reason: str) -> None:
         self._reason = reason
         send(self._ws, {"type": "ending", "reason": reason})
-        session.stop()
+        session.stop(at_once=reason == "draining")
 
     def _charge(self, session: LiveSession) -> None:
         """Charge each second that was made; without any left, stop the session."""

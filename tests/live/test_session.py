@@ -11,8 +11,7 @@ from audiocraft_api.core.errors import GenerationFailed, InvalidRequest
 from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.performance import Change, Controls, WeightedPrompt
 from audiocraft_api.live.session import MAX_PENDING_CHANGES, LiveSession, LiveStart
-from support.fakes import FRAME_RATE, SAMPLE_RATE, FakeEngine
-from support.streamed import block
+from support.fakes import FRAME_RATE, SAMPLE_RATE, FakeEngine, block
 
 JAZZ, ROCK = (Controls((WeightedPrompt(text),)) for text in ("jazz", "rock"))
 
@@ -137,6 +136,25 @@ def test_seeking_replays_what_is_kept_without_sending_it(session: LiveSession, e
     for frame in (0, 56):
         with pytest.raises(InvalidRequest, match="position"):
             session.seek_back(frame, None)
+
+
+def test_a_session_that_is_stopped_while_it_seeks_keeps_what_was_played(
+    session: LiveSession, engine: HeldEngine
+) -> None:
+    session.play()
+    engine.make(60)
+    poll(session)
+    session.seek_back(40, None)
+    session.stop()
+    engine.make(39)
+    poll(session)
+    assert not engine.request.is_stopping
+    engine.make(40)
+    poll(session)
+    assert engine.request.is_stopping
+    session.seek_back(20, None)
+    session.stop(at_once=True)
+    assert engine.request.is_stopping
 
 
 def test_a_session_ends_after_its_last_audio(session: LiveSession, engine: HeldEngine) -> None:

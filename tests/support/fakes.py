@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -143,3 +143,10 @@ class FakeCache:
 
     def close(self) -> None:
         pass
+
+
+def block(first_frame: int, last_frame: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the samples [2, t] of the tone between two frames."""
+    step = SAMPLE_RATE // FRAME_RATE
+    time = np.arange(first_frame * step, last_frame * step) / SAMPLE_RATE
+    return np.stack([0.3 * np.sin(2 * np.pi * 440 * time), 0.2 * np.sin(2 * np.pi * 660 * time)]).astype(np.float32)

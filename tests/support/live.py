@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from werkzeug.serving import make_server
 
 from audiocraft_api.core.errors import AudioCraftError
 from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.performance import Change
-from support.fakes import FRAME_RATE, SAMPLE_RATE, FakeEngine
-from support.streamed import block
+from support.fakes import FRAME_RATE, SAMPLE_RATE, FakeEngine, Gate, block
+from support.http import fake_app
+
+TIMEOUT_SECONDS = 60.0
 
 
 class LiveEngine(FakeEngine):
     """Generates a stereo tone frame by frame, in one thread for each request."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, gate: Gate | None = None) -> None:
+        super().__init__(gate)
         self.live: list[LiveRequest] = []
 
     def submit_live(self, request: LiveRequest) -> None:
@@ -47,3 +56,20 @@ class LiveEngine(FakeEngine):
             request.finish()
         except AudioCraftError as error:
             request.fail(error)
+
+
+@contextmanager
+def playing(directory: Path, **settings: Any) -> Iterator[tuple[int, LiveEngine, Flask]]:
+    """Serve an app whose engine plays a tone; yield its port, the engine and the app."""
+    engine = LiveEngine()
+    app = fake_app(directory, engine, **settings)
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_port, engine, app
+    finally:
+        server.shutdown()
+        thread.join(TIMEOUT_SECONDS)
+        server.server_close()
+        engine.close()

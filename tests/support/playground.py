@@ -79,6 +79,11 @@ class Playground:
         return self.clip(prompt)
 
     @property
+    def form(self) -> Locator:
+        """The form for clips; the Live tab has one of its own."""
+        return self.page.locator("#clip-panel")
+
+    @property
     def clips(self) -> Locator:
         return self.page.locator("article[data-clip]")
 

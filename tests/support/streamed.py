@@ -12,20 +12,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from audiocraft_api.config import load_config
 from audiocraft_api.core.errors import AudioCraftError, GenerationFailed
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.factory import create_app
-from support.fakes import FRAME_RATE, SAMPLE_RATE, FakeCache, FakeEngine
+from support.fakes import FRAME_RATE, SAMPLE_RATE, FakeCache, block
+from support.live import LiveEngine
 from support.served import FileGate
 
 BLOCK_FRAMES = 5
 
 
-class BlockEngine(FakeEngine):
-    """Generates a stereo tone block by block."""
+class BlockEngine(LiveEngine):
+    """Generates a stereo tone block by block, also live."""
 
     def _run(self, request: EngineRequest) -> None:
         num_frames = round(request.params.duration_seconds * FRAME_RATE)
@@ -49,13 +48,6 @@ class BlockEngine(FakeEngine):
             raise GenerationFailed("The generation failed.")
         while not self.gate.wait(0.01):
             request.raise_if_stopped()
-
-
-def block(first_frame: int, last_frame: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the samples [2, t] of the tone between two frames."""
-    step = SAMPLE_RATE // FRAME_RATE
-    time = np.arange(first_frame * step, last_frame * step) / SAMPLE_RATE
-    return np.stack([0.3 * np.sin(2 * np.pi * 440 * time), 0.2 * np.sin(2 * np.pi * 660 * time)]).astype(np.float32)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,25 +7,22 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import soundfile
-from flask import Flask
 from flask.testing import FlaskClient
 from simple_websocket import Client, ConnectionClosed
-from werkzeug.serving import make_server
 
 from audiocraft_api.access.caller import Caller
 from audiocraft_api.core.errors import GenerationFailed
 from audiocraft_api.web.live_answers import ANSWERS
 from audiocraft_api.web.services import services_of
-from support.http import fake_app
 from support.keys import create_key, with_key
-from support.live import LiveEngine
+from support.live import playing
 from support.served import Server, serve, wait_until
 
 TIMEOUT_SECONDS = 60.0
@@ -180,23 +177,6 @@ def test_a_refused_prompt_is_reported_and_the_music_plays_on(server: Server) -> 
     client.receive_audio(40)
     client.send({"type": "stop"})
     assert client.receive_all()["frames"] >= 40
-
-
-@contextmanager
-def playing(directory: Path, **settings: Any) -> Iterator[tuple[int, LiveEngine, Flask]]:
-    """Serve an app whose engine plays a tone; yield its port, the engine and the app."""
-    engine = LiveEngine()
-    app = fake_app(directory, engine, **settings)
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_port, engine, app
-    finally:
-        server.shutdown()
-        thread.join(TIMEOUT_SECONDS)
-        server.server_close()
-        engine.close()
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_what_is_heard_is_the_file(browser: Browser, demo_checkpoints: Path, tmp
     ):
         app.open()
         app.page.locator("#more > summary").click()
-        app.page.get_by_label("Model", exact=True).select_option("small")
+        app.form.get_by_label("Model", exact=True).select_option("small")
         app.generate("warm analog synth arpeggio", length=3)
         failed = app.page.locator("article.failed")
         expect(failed).to_contain_text("This model cannot be used now", timeout=LOADING_MILLISECONDS)
@@ -186,9 +186,9 @@ def test_audio_that_the_server_has_deleted_is_made_again(app: Playground, direct
 
 def test_a_link_fills_in_everything(app: Playground, browser: Browser, server: Server) -> None:
     app.page.locator("#more > summary").click()
-    app.page.get_by_label("Guidance").fill("5.5")
-    app.page.get_by_label("Without").fill("drums")
-    app.page.get_by_label("Seed").fill("42")
+    app.form.get_by_label("Guidance").fill("5.5")
+    app.form.get_by_label("Without").fill("drums")
+    app.form.get_by_label("Seed").fill("42")
     card = app.generate_clip("piano & 100% strings", seconds=2)
     app.page.evaluate(
         "() => Object.defineProperty(navigator.clipboard, 'writeText', {value: (t) => (window.copied = t)})"
@@ -198,11 +198,11 @@ def test_a_link_fills_in_everything(app: Playground, browser: Browser, server: S
     link = link.replace("model_size=demo", "model_size=large")
     with playground(browser, server.url) as other:
         other.open(link[link.index("#") :])
-        expect(other.page.get_by_label("Model", exact=True)).to_have_value("large")
+        expect(other.form.get_by_label("Model", exact=True)).to_have_value("large")
         expect(other.page.get_by_label("Description of the music")).to_have_value("piano & 100% strings")
-        expect(other.page.get_by_label("Guidance")).to_have_value("5.5")
-        expect(other.page.get_by_label("Without")).to_have_value("drums")
-        expect(other.page.get_by_label("Seed")).to_have_value("42")
+        expect(other.form.get_by_label("Guidance")).to_have_value("5.5")
+        expect(other.form.get_by_label("Without")).to_have_value("drums")
+        expect(other.form.get_by_label("Seed")).to_have_value("42")
         expect(other.page.locator("#length-value")).to_have_text("2 s")
 
 
@@ -379,7 +379,7 @@ def test_the_keyboard_is_enough(app: Playground) -> None:
     app.page.keyboard.type("solo cello")
     press("Control+Enter")
     expect(app.clips).to_have_count(1)
-    app.page.locator("h1").click()  # leave the prompt
+    app.form.locator("h1").click()  # leave the prompt
     player = app.page.get_by_label("Player")
     for key in ("k", "1", "k"):  # the clip plays from its first block on
         shown = {"k": "Play", "1": "Pause"}[key]

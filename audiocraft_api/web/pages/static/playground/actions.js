@@ -2,6 +2,7 @@ import {saveFile} from "./dom.js";
 import {kindOf} from "./errors.js";
 import {extensionOf, filenameOf} from "./format.js";
 import {describeAudio} from "./job.js";
+import {continuingFields, sentFields, unseeded} from "./performance.js";
 import {linkOf} from "./share.js";
 import {formRequest, runTask} from "./task.js";
 
@@ -45,25 +46,27 @@ export class ClipActions {
   }
 
   again(clip) {
+    if (clip.fields.performance) return this.page.showLive(clip);
+    this.page.showClipForm();
     this.page.composer.fill(clip.fields);
     if (clip.melody) this.page.composer.melody.set(clip.melody.blob, clip.melody.name);
     this.page.composer.prompt.focus();
-    this.page.composer.form.scrollIntoView({block: "nearest"});
+    return this.page.composer.form.scrollIntoView({block: "nearest"});
   }
 
   async vary(clip, count) {
     const request = await this.#requestOf(clip);
     if (!request) return;
-    const {seed, ...fields} = request.fields;
-    for (let i = 0; i < count; i++) this.page.start({...request, fields}, {listen: i === 0});
+    for (let i = 0; i < count; i++) {
+      this.page.start({...request, fields: unseeded(request.fields)}, {listen: i === 0});
+    }
   }
 
   /** Make new audio that begins with the part of a clip before `end`, in seconds. */
   async continueFrom(clip, end) {
     const source = await this.#sourceOf(clip, end);
     if (!source) return;
-    const {seed, ...fields} = clip.fields;
-    this.page.start({fields, source});
+    this.page.start({fields: continuingFields(clip.fields), source});
   }
 
   /** Make the audio of a clip again from its recipe. */
@@ -113,6 +116,12 @@ export class ClipActions {
     return this.copy(linkOf(clip.fields), isPart ? "The link, without the audio," : "The link");
   }
 
+  /** Save the performance of a clip, which can be edited and sent again. */
+  saveRecipe({fields: {prompt, performance}}) {
+    const text = JSON.stringify(performance, null, 1);
+    saveFile(new Blob([text], {type: "application/json"}), filenameOf(prompt, performance.seed, "json"));
+  }
+
   showRequest(clip) {
     this.page.requestDialog.open(clip, this.page.api.base, this.page.keyBox.key !== null);
   }
@@ -137,7 +146,7 @@ export class ClipActions {
     this.page.toast("The server makes the clip in this format, with the same seed.");
     const fields = {...request.fields, output_format: format};
     const isForm = request.melody || request.source;
-    const call = isForm ? formRequest({...request, fields}) : ["generate-async", fields];
+    const call = isForm ? formRequest({...request, fields}) : ["generate-async", sentFields(fields)];
     const {audio_url} = await runTask(this.page.api, ...call, {});
     return (await this.page.api.fetch(audio_url)).blob();
   }

@@ -32,6 +32,7 @@ export class ClipCard {
     });
     const facts = [
       fields.model_size,
+      fields.performance && "live",
       FORMATS[clip.format] ?? clip.format,
       clip.melodyName && `follows ${clip.melodyName}`,
       clip.continues && `continues ${clip.continues.id ? `from ${brief(clip.continues.end)}` : clip.continues.name}`,
@@ -153,7 +154,12 @@ export class ClipCard {
         title: "From the position, or the end of the loop",
       }),
       button("Use as melody", () => this.#choose(() => actions.useAsMelody(clip)), {icon: "melody"}),
-      button("Copy link", () => this.#choose(() => actions.share(clip)), {icon: "link"}),
+      clip.fields.performance
+        ? button("Save the recipe", () => this.#choose(() => actions.saveRecipe(clip)), {
+            icon: "download",
+            title: "The performance as JSON, for /generate",
+          })
+        : button("Copy link", () => this.#choose(() => actions.share(clip)), {icon: "link"}),
       button("Show request", () => this.#choose(() => actions.showRequest(clip)), {icon: "code"}),
       format,
       button("Delete", () => this.#choose(() => actions.remove(clip)), {icon: "trash", className: "quiet danger"}),

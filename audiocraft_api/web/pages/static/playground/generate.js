@@ -8,11 +8,13 @@
  * `audio({block, channels, sampleRate})`. The result has the fields of the server's last message; `audio_url` is
  * missing if the audio was not stored.
  */
+import {sentFields} from "./performance.js";
 import {streamOverHttp} from "./stream-http.js";
 import {streamOverSocket, SocketRefused} from "./stream-socket.js";
 import {formRequest, runTask} from "./task.js";
 
-export async function generate(api, {fields, melody, source}, on, signal) {
+export async function generate(api, {fields: own, melody, source}, on, signal) {
+  const fields = sentFields(own);
   if (source || melody) return runTask(api, ...formRequest({fields, melody, source}), on, signal);
   try {
     return await stream(api, fields, on, signal);

@@ -10,10 +10,12 @@ import {JobCard} from "./job-card.js";
 import {KeyBox} from "./key-box.js";
 import {connectKeys} from "./keyboard.js";
 import {Library} from "./library.js";
+import {Live} from "./live.js";
 import {MelodyPicker} from "./melody-picker.js";
 import {Player} from "./player.js";
 import {RequestDialog} from "./request-dialog.js";
 import {fieldsOf} from "./share.js";
+import {Tabs} from "./tabs.js";
 import {Transport} from "./transport.js";
 
 const TOAST_MILLISECONDS = 6000;
@@ -28,6 +30,8 @@ class Page {
   player = new Player((clip, context) => this.clipActions.load(clip, context));
   composer = new Composer(new MelodyPicker((bytes, sampleRate) => this.player.decode(bytes, sampleRate)));
   library = new Library(this.player, this.clipActions);
+  live = new Live(this);
+  modes = new Tabs(byId("modes"));
   queue = new JobQueue();
   requestDialog = new RequestDialog((text, what) => this.clipActions.copy(text, what));
   transport = new Transport(this.player, {
@@ -81,6 +85,16 @@ class Page {
     job.addEventListener("failed", () => this.#onFailed(job));
     this.queue.add(job);
     return job;
+  }
+
+  /** Show the Live tab with the beginning of a clip's performance. */
+  showLive({fields}) {
+    this.modes.show(byId("live-tab"));
+    this.live.fill(fields);
+  }
+
+  showClipForm() {
+    this.modes.show(byId("clip-tab"));
   }
 
   #generate() {
@@ -140,7 +154,9 @@ class Page {
   async #loadModels(wanted) {
     const note = byId("server-note");
     try {
-      this.composer.setModels(await this.api.models(), wanted);
+      const models = await this.api.models();
+      this.composer.setModels(models, wanted);
+      this.live.panel.setModels(models);
       note.hidden = true;
     } catch (error) {
       const isKey = kindOf(error) === "key";
@@ -202,6 +218,7 @@ class Page {
   #fillFromLink() {
     const fields = fieldsOf(location.hash);
     if (fields) this.composer.fill(fields);
+    if (location.hash === "#live") this.modes.show(byId("live-tab"));
   }
 
   #showLimits() {

@@ -38,7 +38,8 @@ export class WavReader {
   }
 }
 
-function deinterleave(view, channels) {
+/** Return the samples of interleaved 16-bit PCM, one Float32Array per channel. */
+export function deinterleave(view, channels) {
   const frames = view.byteLength / 2 / channels;
   const blocks = Array.from({length: channels}, () => new Float32Array(frames));
   for (let frame = 0, offset = 0; frame < frames; frame++) {

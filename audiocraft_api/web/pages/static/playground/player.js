@@ -54,12 +54,12 @@ export class Player extends EventTarget {
   }
 
   /** Start to play a stream. Return its feed. */
-  openStream(clip, {channels, sampleRate}) {
+  openStream(clip, {sampleRate, ...options}) {
     this.stop();
     const context = this.#contextFor(sampleRate);
     this.clip = clip;
     this.playing = true;
-    const feed = new StreamFeed(context, {channels, onreport: (report) => this.#onReport(feed, report)});
+    const feed = new StreamFeed(context, {...options, onreport: (report) => this.#onReport(feed, report)});
     this.#feed = feed;
     this.#changed();
     return feed;

@@ -1,4 +1,3 @@
-const MAX_PREROLL_SECONDS = 4;
 
 /**
  * The buffer between a stream that arrives in blocks and an audio device that takes 128 frames at a time.
@@ -21,12 +20,12 @@ export class RingBuffer {
   underruns = 0;
   ended = false;
 
-  constructor(channels, sampleRate, {prerollSeconds = 0.4, fadeSeconds = 0.01} = {}) {
+  constructor(channels, sampleRate, {prerollSeconds = 0.4, maxPrerollSeconds = 4, fadeSeconds = 0.01} = {}) {
     this.#capacity = 8 * sampleRate;
     this.#rings = Array.from({length: channels}, () => new Float32Array(this.#capacity));
     this.#fadeStep = 1 / (fadeSeconds * sampleRate);
-    this.#prerollFrames = prerollSeconds * sampleRate;
-    this.#maxPrerollFrames = MAX_PREROLL_SECONDS * sampleRate;
+    this.#maxPrerollFrames = maxPrerollSeconds * sampleRate;
+    this.#prerollFrames = Math.min(prerollSeconds * sampleRate, this.#maxPrerollFrames);
   }
 
   /** Whether no audio is left and none will come. */

@@ -1,10 +1,12 @@
+import {sentFields} from "./performance.js";
+
 const SYNCHRONOUS_SECONDS = 30;
 
 /** Return a clip's request as programs: [title, text] for each. `key` says whether the server wants one. */
 export function snippetsOf({fields: own, melodyName, continues}, base, needsKey) {
   const isLong = own.duration > SYNCHRONOUS_SECONDS;
   const route = continues ? "generate-continuation" : melodyName ? "generate-with-melody" : "generate";
-  const fields = continues?.id ? {...own, end: continues.end} : own;
+  const fields = continues?.id ? {...own, end: continues.end} : sentFields(own);
   const fileField = continues ? "audio" : "melody";
   const filename = continues?.name ?? melodyName;
   const url = new URL(route + (isLong ? "-async" : ""), base).href;

@@ -9,14 +9,19 @@ export class StreamFeed {
   #waiting = [];
   #node = null;
   #settle;
+  #start;
   /** Resolved when the audio is complete and runs without a further pause, or is paused by the user. */
   settled = new Promise((resolve) => (this.#settle = resolve));
   report = {position: 0, time: 0, filling: true, underruns: 0, ended: false, finished: false, paused: false};
 
-  constructor(context, {channels, destination = context.destination, onreport = () => {}}) {
+  /** The first block is the audio at `start` seconds. `maxPrerollSeconds` bounds what is collected after a gap. */
+  constructor(context, {channels, start = 0, maxPrerollSeconds = 4, onreport = () => {}}) {
+    const {destination} = context;
     this.#context = context;
+    this.#start = start;
+    this.report.position = start;
     this.onreport = onreport;
-    this.ready = this.#open(channels, destination);
+    this.ready = this.#open(channels, maxPrerollSeconds, destination);
   }
 
   write(block) {
@@ -35,7 +40,7 @@ export class StreamFeed {
   /** The position that is heard now, in seconds. */
   get position() {
     const {position, time, filling, paused, finished} = this.report;
-    const moving = this.#node && position > 0 && !filling && !paused && !finished;
+    const moving = this.#node && position > this.#start && !filling && !paused && !finished;
     return moving ? position + Math.max(0, this.#context.currentTime - time) : position;
   }
 
@@ -55,19 +60,19 @@ export class StreamFeed {
     this.#node = null;
   }
 
-  async #open(channels, destination) {
+  async #open(channels, maxPrerollSeconds, destination) {
     const context = this.#context;
     context.streamWorklet ??= context.audioWorklet.addModule(WORKLET);
     await context.streamWorklet;
     this.#node = new AudioWorkletNode(context, "stream", {
       numberOfInputs: 0,
       outputChannelCount: [channels],
-      processorOptions: {channels, prerollSeconds: PREROLL_SECONDS},
+      processorOptions: {channels, prerollSeconds: PREROLL_SECONDS, maxPrerollSeconds},
     });
     this.#node.port.onmessage = ({data}) => {
-      this.report = data;
+      this.report = {...data, position: this.#start + data.position};
       if (data.ended && (data.paused || !data.filling)) this.#settle();
-      this.onreport(data);
+      this.onreport(this.report);
     };
     this.#node.connect(destination);
     for (const message of this.#waiting) this.#node.port.postMessage(message);

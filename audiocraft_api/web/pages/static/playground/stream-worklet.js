@@ -12,9 +12,9 @@ class StreamProcessor extends AudioWorkletProcessor {
   #stopFrame = Infinity;
   #reportFrame = 0;
 
-  constructor({processorOptions: {channels, prerollSeconds}}) {
+  constructor({processorOptions: {channels, ...options}}) {
     super();
-    this.#ring = new RingBuffer(channels, sampleRate, {prerollSeconds});
+    this.#ring = new RingBuffer(channels, sampleRate, options);
     this.port.onmessage = ({data}) => this.#receive(data);
   }
 

@@ -1,0 +1,117 @@
+"""The Live tab of the playground in a real browser: a performance is steered, heard, kept and made again."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from playwright.sync_api import Browser, expect
+
+from support.browser import launch_browser
+from support.live import playing
+from support.playground import Playground, playground
+from support.served import serve
+
+FRAME_SAMPLES, AHEAD_FRAMES = 640, 4
+LOADING_MILLISECONDS = 60_000  # a server imports PyTorch and loads the model first
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launch_browser() as running:
+        yield running
+
+
+def test_the_clip_of_a_performance_is_what_the_server_makes_of_its_recipe(
+    browser: Browser, demo_checkpoints: Path, tmp_path: Path
+) -> None:
+    with (
+        serve(tmp_path, checkpoints_dir=demo_checkpoints, offline=True) as server,
+        playground(browser, server.url, record=True) as app,
+    ):
+        app.open("#live")
+        expect(app.page.get_by_label("Model", exact=True).last).to_have_value("demo")
+        app.page.get_by_role("button", name="Play", exact=True).click()
+        changes = app.page.locator("#live-log li")
+        expect(changes).to_have_count(1, timeout=LOADING_MILLISECONDS)
+        app.page.get_by_label("Weight of text 2").fill("50")
+        app.page.get_by_label("Transition").fill("0.5")
+        expect(changes).to_have_count(2)
+        app.page.locator("#live-bpm").fill("120")
+        expect(changes).to_have_count(3)
+        expect(changes.nth(1)).to_contain_text(
+            "lo-fi hip hop, electric piano, slow 67 %, techno, synth arpeggio, fast 33"
+        )
+        expect(changes.nth(2)).to_contain_text("tempo 120")
+        changes.nth(1).get_by_role("button", name="Back to here").click()
+        expect(changes).to_have_count(2)
+        expect(app.page.locator("#live-bpm")).to_have_value("")
+        expect(app.page.get_by_label("Player")).to_contain_text("0:02")
+        app.page.get_by_role("button", name="Stop").click()
+        card = app.clips.first
+        expect(card).to_contain_text("demo · live · WAV")
+        app.wait_for_silence()
+        assert app.recorded().size > 32_000
+        with app.page.expect_download() as download:
+            card.get_by_role("button", name="Download", exact=True).click()
+        played, _ = soundfile.read(Path(download.value.path()), dtype="int16")
+        with app.page.expect_download() as download:
+            app.choose(card, "Save the recipe")
+        performance = json.loads(Path(download.value.path()).read_text())
+        texts = [[prompt["text"] for prompt in change["prompts"]] for change in performance["changes"]]
+        assert texts[-1] == ["lo-fi hip hop, electric piano, slow", "techno, synth arpeggio, fast"]
+        made = server.post("/generate", json={"performance": performance}).json()
+        samples, _ = soundfile.read(io.BytesIO(server.get(made["audio_url"]).content), dtype="int16")
+        differing = np.flatnonzero(samples != played)
+        end = performance["changes"][-1]["frame"] * FRAME_SAMPLES
+        # The decoder reads a little ahead: what was heard just before the change came from music that was taken back.
+        assert np.all((end - AHEAD_FRAMES * FRAME_SAMPLES <= differing) & (differing < end))
+        card.get_by_role("button", name="Again").click()
+        expect(app.page.get_by_role("textbox", name="Text 1")).to_have_value(texts[0][0])
+
+
+def test_a_performance_is_steered_with_the_keyboard(browser: Browser, tmp_path: Path) -> None:
+    with playing(tmp_path) as (port, _, _), playground(browser, f"http://127.0.0.1:{port}") as app:
+        app.open()
+        press = app.page.keyboard.press
+        app.page.get_by_role("tab", name="Clip").focus()
+        press("ArrowRight")
+        expect(app.page.get_by_role("tab", name="Live")).to_have_attribute("aria-selected", "true")
+        press("Tab")
+        expect(app.page.get_by_role("textbox", name="Text 1")).to_be_focused()
+        press("Control+a")
+        app.page.keyboard.type("solo cello")
+        press("Enter")
+        expect(app.page.locator("#live-stop")).to_be_enabled()
+        expect(app.page.locator("#live-log li")).to_have_count(1)
+        for _ in range(4):  # Remove, the weight, the second text, Remove
+            press("Tab")
+        press("Tab")
+        expect(app.page.get_by_label("Weight of text 2")).to_be_focused()
+        press("PageUp")
+        expect(app.page.locator("#live-log li")).to_have_count(2)
+        assert app.violations() == []
+        pause_and_go_on(app)
+        app.page.get_by_role("textbox", name="Text 2").fill("sad piano, kill yourself")
+        press("Enter")
+        expect(app.page.locator("#live-problem")).to_contain_text("prompt")
+        app.page.get_by_label("Weight of text 1").fill("-100")
+        app.page.get_by_label("Weight of text 2").fill("0")
+        expect(app.page.locator("#live-problem")).to_have_text("Write a text, and give it a weight above 0.")
+        app.page.locator("#live-stop").focus()
+        press("Enter")
+        expect(app.page.locator("#live-status")).to_have_text("The performance has ended.")
+        expect(app.clips).to_have_count(1)
+
+
+def pause_and_go_on(app: Playground) -> None:
+    button = app.page.locator("#live-pause")
+    for shown in ("Go on", "Pause"):
+        button.focus()
+        app.page.keyboard.press("Enter")
+        expect(button).to_have_text(shown)
