@@ -35,7 +35,8 @@ def test_its_tests_pass_against_a_real_server(server: Server, directory: Path) -
         "AUDIOCRAFT_KEY": ENVIRONMENT_KEY,
         "AUDIOCRAFT_HOLD": str(directory / "hold"),
     }
-    command = ["node", "--test", "--test-reporter=spec", "test/client.test.js"]
+    # Node 22 and later have WebSocket without the switch.
+    command = ["node", "--experimental-websocket", "--test", "--test-reporter=spec", "test/client.test.js"]
     done = subprocess.run(command, cwd=PACKAGE, env=environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
 

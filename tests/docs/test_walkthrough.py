@@ -198,11 +198,16 @@ def test_a_key_is_created_used_listed_and_revoked(demo_checkpoints: Path, tmp_pa
 def test_the_javascript_client_does_what_its_page_shows(server: Server, tmp_path: Path) -> None:
     (tmp_path / "node_modules").mkdir()
     (tmp_path / "node_modules" / "audiocraft-api-client").symlink_to(ROOT / "clients" / "javascript")
-    use, handle = code_blocks(section("docs/clients.md", "JavaScript"), "js")
+    use, live, handle = code_blocks(section("docs/clients.md", "JavaScript"), "js")
     generated, *progress, streamed = run(NODE, use, server, tmp_path).splitlines()
     assert server.get(generated.removeprefix(server.url)).headers["Content-Type"] == "audio/mpeg"
     assert progress[-1].startswith("completed")
     assert int(streamed.split()[0]) == 44 + 2 * 32_000 * 2
+    # Node 20 has a WebSocket only with the switch.
+    node_22 = ["node", "--experimental-websocket", "--no-warnings", *NODE[1:]]
+    changed, url = run(node_22, live, server, tmp_path).splitlines()
+    assert int(changed.split()[-1]) > 25
+    assert server.get(url).headers["Content-Type"] == "audio/mpeg"
     assert "duration" in run(NODE, handle, server, tmp_path)
     (first,) = code_blocks(page("clients/javascript/README.md"), "js")
     assert run(NODE, first, server, tmp_path).startswith(f"{server.url}/audio/")
@@ -210,12 +215,14 @@ def test_the_javascript_client_does_what_its_page_shows(server: Server, tmp_path
 
 def test_the_python_client_does_what_its_page_shows(server: Server, tmp_path: Path) -> None:
     environ = os.environ | {"PYTHONPATH": str(ROOT / "clients" / "python")}
-    synchronous, asynchronous, handle = code_blocks(section("docs/clients.md", "Python"), "python")
+    synchronous, asynchronous, live, handle = code_blocks(section("docs/clients.md", "Python"), "python")
     python = [sys.executable, "-c"]
     run(python, synchronous, server, tmp_path, environ)
     for name in ("beat.mp3", "pads.wav", "stream.ogg"):
         assert seconds_of(tmp_path / name) == pytest.approx(2, abs=0.1)
     assert run(python, asynchronous, server, tmp_path, environ).split() == ["2.0", "2.0"]
+    assert run(python, live, server, tmp_path, environ).split() == ["3.0"]
+    assert seconds_of(tmp_path / "live.mp3") == pytest.approx(3, abs=0.1)
     assert "duration" in run(python, handle, server, tmp_path, environ)
     (tmp_path / "beat.mp3").unlink()
     (first,) = code_blocks(page("clients/python/README.md"), "python")

@@ -1,5 +1,6 @@
 import {generation} from "./fields.js";
 import {Http, readBody} from "./http.js";
+import {LiveSession} from "./live.js";
 import {AudioStream} from "./stream.js";
 import {Tasks} from "./tasks.js";
 
@@ -35,6 +36,16 @@ export class AudioCraft {
     const {path, body, headers} = generation("/generate-stream", prompt, options);
     const response = await this.#http.send("POST", path, {body, headers, signal: options.signal});
     return new AudioStream(response, options.signal);
+  }
+
+  /** Generates audio that is changed while it is generated. Resolves when it begins. */
+  live(prompts, options = {}) {
+    return LiveSession.open(() => this.#http.openSocket("/ws/live"), prompts, options);
+  }
+
+  /** Returns what was played in a live session, for the field `performance` of a request. */
+  performance(id, {signal} = {}) {
+    return this.#http.json("GET", `/performances/${encodeURIComponent(id)}`, {signal});
   }
 
   /** Returns the absolute URL of the audio of a result or a task. */

@@ -10,14 +10,26 @@ export class Http {
   #headers;
   #maxRetries;
   #maxRetryAfter;
+  #WebSocket;
+  #protocols;
 
-  constructor({baseUrl, apiKey, fetch = globalThis.fetch, maxRetries = 2, maxRetryAfter = 60}) {
+  constructor({
+    baseUrl,
+    apiKey,
+    fetch = globalThis.fetch,
+    WebSocket = globalThis.WebSocket,
+    maxRetries = 2,
+    maxRetryAfter = 60,
+  }) {
     this.baseUrl = String(baseUrl).replace(/\/+$/, "");
     this.#fetch = fetch.bind(globalThis);
     // Not X-API-Key: a redirect to an object store must not carry the key, and fetch drops only this header.
     this.#headers = apiKey ? {Authorization: `Bearer ${apiKey}`} : {};
     this.#maxRetries = maxRetries;
     this.#maxRetryAfter = maxRetryAfter;
+    this.#WebSocket = WebSocket;
+    // A page cannot set the headers of a WebSocket.
+    this.#protocols = apiKey ? ["audiocraft-api", `audiocraft-api-key.${apiKey}`] : [];
   }
 
   /** Returns the absolute URL of a path that the server sent. */
@@ -54,6 +66,12 @@ export class Http {
       if (!repeatable || !retried || attempt >= this.#maxRetries || wait > this.#maxRetryAfter) throw error;
       await sleep(wait * 1000, signal);
     }
+  }
+
+  /** Opens a WebSocket of this server. */
+  openSocket(path) {
+    if (!this.#WebSocket) throw new TypeError("There is no WebSocket. Use Node 22 or later, or pass the option WebSocket.");
+    return new this.#WebSocket(this.url(path).replace(/^http/, "ws"), this.#protocols);
   }
 
   /** The key goes to this server only, not to other hosts that audio links may name. */

@@ -1,12 +1,24 @@
 import type {
+  AppliedAnswer,
+  EndedAnswer,
+  EndingAnswer,
+  ErrorAnswer,
   ErrorResponse,
+  FilteredPromptAnswer,
   GenerateBase64Response,
   GenerateFields,
   GenerateUrlResponse,
   HealthResponse,
+  LiveFields,
+  LivePromptFields,
+  LiveSteerFields,
   MelodyFields,
   MelodyTaskFields,
   ModelResponse,
+  PerformanceResponse,
+  RejectedAnswer,
+  ResumedAnswer,
+  StartedAnswer,
   StreamFields,
   TaskAcceptedResponse,
   TaskCanceledResponse,
@@ -15,6 +27,7 @@ import type {
   TaskFields,
   TasksResponse,
   TaskWorkingResponse,
+  UnderrunAnswer,
 } from "./schema.js";
 
 export type * from "./schema.js";
@@ -33,6 +46,8 @@ export interface ClientOptions {
   /** Do not repeat a request whose `Retry-After` is longer than this many seconds; 60 by default. */
   maxRetryAfter?: number;
   fetch?: typeof fetch;
+  /** For live sessions where there is no global one, as in Node 20. */
+  WebSocket?: typeof WebSocket;
 }
 
 export interface CallOptions {
@@ -54,6 +69,25 @@ export type TaskOptions = CallOptions & {
   /** Random by default. A repeated submission with the same key returns the same task. */
   idempotencyKey?: string;
 } & ((TaskFields & {melody?: undefined}) | (MelodyTaskFields & {melody: Melody}));
+
+/** One text, or up to four texts with weights. */
+export type LivePrompts = string | Array<string | LivePromptFields>;
+export type LiveMessage =
+  | StartedAnswer
+  | AppliedAnswer
+  | RejectedAnswer
+  | FilteredPromptAnswer
+  | UnderrunAnswer
+  | ResumedAnswer
+  | EndingAnswer
+  | EndedAnswer
+  | ErrorAnswer;
+
+export type LiveOptions = CallOptions &
+  LiveFields & {
+    /** Called with every message of the server. */
+    onMessage?: (message: LiveMessage) => void;
+  };
 
 export type StreamOptions = CallOptions & StreamFields;
 
@@ -85,6 +119,10 @@ export class AudioCraft {
   generateAudioAsync(prompt: Prompt, options?: TaskOptions & WaitOptions): Promise<TaskCompletedResponse>;
   /** Generates audio and receives it while it is generated. Resolves with the first audio. */
   stream(prompt: Prompt, options?: StreamOptions): Promise<AudioStream>;
+  /** Generates audio that is changed while it is generated. Resolves when it begins. */
+  live(prompts: LivePrompts, options?: LiveOptions): Promise<LiveSession>;
+  /** Returns what was played in a live session, for the field `performance` of a request. */
+  performance(id: string, options?: CallOptions): Promise<PerformanceResponse>;
   /** Returns the absolute URL of the audio of a result or a task. */
   audioUrl(of: {audio_url: string}): string;
   /** Downloads the audio of a result or a task, with the key that an `<audio>` element cannot send. */
@@ -124,6 +162,44 @@ export class AudioStream implements AsyncIterable<Uint8Array> {
   /** Reads the rest of the audio. */
   blob(): Promise<Blob>;
   /** Yields the bytes as they arrive. Leaving the loop stops the generation. */
+  [Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void>;
+}
+
+/**
+ * Music that is changed while it is generated: iterate over its audio, and steer it meanwhile. Its methods resolve with
+ * the frame from which the change holds, and reject if the server does not accept it.
+ */
+export class LiveSession implements AsyncIterable<Uint8Array> {
+  private constructor();
+  readonly seed: number;
+  readonly model: string;
+  readonly revision: string;
+  readonly precision: string;
+  /** Seconds that are generated ahead of playback. */
+  readonly lead: number;
+  /** In Hz. */
+  readonly sampleRate: number;
+  readonly channels: number;
+  readonly mediaType: string;
+  /** Frames per second. */
+  readonly frameRate: number;
+  readonly requestId: string;
+  /** What the server said when the music ended, with the ID of the performance; null before. */
+  readonly ended: EndedAnswer | null;
+  /** Changes prompts and controls. What is left out stays as it is; null takes away `bpm` or `key`. */
+  steer(changes: LiveSteerFields & {prompts?: LivePrompts}): Promise<number>;
+  play(): Promise<number>;
+  /** Pauses the generation once the lead is complete. */
+  pause(): Promise<number>;
+  /** Begins new music, which does not continue what was played. */
+  resetContext(): Promise<number>;
+  /** Forgets the music from a second on. The audio after it begins at the frame that this resolves with. */
+  seekBack(position: number, prompts?: LivePrompts): Promise<number>;
+  /** Reports how many seconds were heard, so that no more than the lead is generated ahead of that. */
+  reportPlayback(position: number): void;
+  /** Ends the music. The audio that is complete still arrives. */
+  stop(): Promise<number>;
+  /** Yields the audio as it arrives, until the session ends. Leaving the loop ends it without a performance. */
   [Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void>;
 }
 

@@ -1,6 +1,7 @@
 import {AudioCraft} from "./client.js";
 
 export {AudioCraft} from "./client.js";
+export {LiveSession} from "./live.js";
 export {AudioStream} from "./stream.js";
 export * from "./errors.js";
 

@@ -169,6 +169,46 @@ export interface GenerateFields {
   returnType?: "url" | "base64";
 }
 
+/** How a live session begins. */
+export interface LiveFields {
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  cfgCoef?: number;
+  bpm?: number;
+  key?: string;
+  /** Name of a model that can play live. */
+  modelSize?: string;
+  /** Random when omitted. */
+  seed?: number;
+  /** `pcm`: 16-bit samples, little-endian, interleaved. `opus`: Ogg pages. */
+  format?: "pcm" | "opus";
+  /** Seconds after which the session ends. */
+  duration?: number;
+  /** Seconds to generate ahead of playback, at most. */
+  lead?: number;
+  /** Seconds that a change of prompts takes. */
+  transition?: number;
+  /** Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower values keep more of the music in view and take more time. */
+  extendStride?: number;
+  /** Whether to wait for `play` once the lead is generated. */
+  paused?: boolean;
+}
+
+/** What a live session can change. */
+export interface LiveSteerFields {
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  cfgCoef?: number;
+  /** Tempo; null takes it away. */
+  bpm?: number | null;
+  /** Such as `C# minor`; null takes it away. */
+  key?: string | null;
+  /** In place of the session's. */
+  transition?: number;
+}
+
 /** A multipart form with an uploaded melody. Numbers are sent as text. */
 export interface MelodyFields {
   /** Name of a model from `GET /models` that follows a melody. */
@@ -289,6 +329,15 @@ export interface TaskFields {
   performance?: PerformanceFields | string;
   /** HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled. */
   webhookUrl?: string;
+}
+
+/** A message of the client holds from a frame on. For `play` and `pause`, the frame is that of the playback. */
+export interface AppliedAnswer {
+  type: "applied";
+  /** Type of the client's message. */
+  to: string;
+  frame: number;
+  id?: string;
 }
 
 /** A segment of a recipe. */
@@ -475,6 +524,39 @@ export interface ControlsResponse {
   live: LiveControl | null;
 }
 
+/** The last message, or the last but one before an error. */
+export interface EndedAnswer {
+  type: "ended";
+  /** As in `ending`, or the code of an error. */
+  reason: string;
+  frames: number;
+  /** Seconds. */
+  duration: number;
+  /** ID for `GET /performances/<id>` and for requests; null without music. */
+  performance: string | null;
+  seed: number;
+  request_id: string;
+}
+
+/** The session ends; the rest of its audio follows. */
+export interface EndingAnswer {
+  type: "ending";
+  /** `stopped`, `limit`, `paused`, `idle`, `quota` or `draining`. */
+  reason: string;
+}
+
+/** The session is over, or has not begun. */
+export interface ErrorAnswer {
+  type: "error";
+  error: string;
+  code: string;
+  request_id: string;
+  errors?: Record<string, Array<string>>;
+  category?: string;
+  suggestion?: string;
+  retry_after?: number;
+}
+
 export interface ErrorResponse {
   /** A sentence that says what is wrong and what to do. */
   error: string;
@@ -496,6 +578,18 @@ export interface FailedVariationResponse {
   error: string;
   /** Machine-readable error code. */
   code: string;
+}
+
+/** The prompt policy refuses a prompt. The message with it has no effect; the music plays on. */
+export interface FilteredPromptAnswer {
+  type: "filtered_prompt";
+  text: string;
+  to: string;
+  error: string;
+  code: string;
+  category: string;
+  suggestion?: string;
+  id?: string;
 }
 
 /** The response for `return_type` `base64`, otherwise as for `url`. */
@@ -648,6 +742,43 @@ export interface PerformanceResponse {
 
 export interface ReadyResponse {
   status: "ready";
+}
+
+/** A message of the client has no effect; the music plays on. */
+export interface RejectedAnswer {
+  type: "rejected";
+  error: string;
+  code: string;
+  to?: string;
+  id?: string;
+  errors?: Record<string, Array<string>>;
+  category?: string;
+  suggestion?: string;
+}
+
+/** There is enough audio again. */
+export interface ResumedAnswer {
+  type: "resumed";
+  frame: number;
+}
+
+/** The music begins. Audio follows as binary messages. */
+export interface StartedAnswer {
+  type: "started";
+  model: string;
+  revision: string;
+  precision: string;
+  seed: number;
+  format: string;
+  media_type: string;
+  /** Hz. */
+  sample_rate: number;
+  channels: number;
+  /** Seconds that are generated ahead of playback, at most. */
+  lead: number;
+  /** Frames per second, for every `frame` below. */
+  frame_rate: number;
+  request_id: string;
 }
 
 /** A task was accepted. */
@@ -821,4 +952,12 @@ export interface TasksResponse {
   tasks: Array<TaskWorkingResponse | TaskCompletedResponse | TaskFailedResponse | TaskCanceledResponse>;
   /** `cursor` of the next page; null on the last page. */
   next_cursor: string | null;
+}
+
+/** All audio was played, because the music is made too slowly. Pause until `resumed`. */
+export interface UnderrunAnswer {
+  type: "underrun";
+  frame: number;
+  /** Real-time factor since playback began or went on: below 1 is too slow. */
+  factor: number;
 }

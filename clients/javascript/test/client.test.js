@@ -263,3 +263,72 @@ describe("retries", () => {
     assert.deepEqual([error.status, error.code, gets.length], [500, "internal_error", 1]);
   });
 });
+
+describe("live", () => {
+  const STEP = 2 * 2 * 640; // bytes of a frame: two channels of 16-bit samples at 32 kHz
+
+  /** Reads audio until there are this many frames of it. */
+  async function read(blocks, frames) {
+    let bytes = 0;
+    while (bytes < frames * STEP) bytes += (await blocks.next()).value.length;
+    return bytes / STEP;
+  }
+
+  it("changes the music while it plays, and keeps the performance", async () => {
+    const kinds = [];
+    const onMessage = ({type}) => kinds.push(type);
+    const session = await client.live("solo cello", {modelSize: "demo-stereo", seed: 3, lead: 1, topK: 50, onMessage});
+    const {seed, sampleRate, channels, frameRate, lead} = session;
+    assert.deepEqual([seed, sampleRate, channels, frameRate, lead], [3, 32_000, 2, 50, 1]);
+    const blocks = session[Symbol.asyncIterator]();
+    await read(blocks, 10);
+    const prompts = ["solo cello", {text: "rain", weight: -0.5}];
+    const frame = await session.steer({prompts, transition: 0.2, cfgCoef: 2, bpm: 90});
+    await session.steer({bpm: null});
+    await assert.rejects(session.steer({temperature: 9}), audiocraft.InvalidRequestError);
+    await assert.rejects(session.steer({prompts: "kill yourself"}), ({suggestion}) => Boolean(suggestion));
+    await session.pause();
+    await session.play();
+    session.reportPlayback(0.1);
+    await session.stop();
+    for await (const block of {[Symbol.asyncIterator]: () => blocks}) assert.ok(block.length);
+    assert.equal(session.ended.reason, "stopped");
+    assert.deepEqual(kinds.slice(0, 2), ["started", "applied"]);
+    const performance = await client.performance(session.ended.performance);
+    assert.equal(performance.frames, session.ended.frames);
+    const [first, ...rest] = performance.changes;
+    assert.deepEqual([first.prompts, first.top_k], [[{text: "solo cello", weight: 1}], 50]);
+    const change = rest.find((one) => one.frame === frame);
+    assert.deepEqual(
+      [change.cfg_coef, change.prompts],
+      [2, [{text: "solo cello, 90 bpm", weight: 1}, {text: "rain", weight: -0.5}]],
+    );
+    assert.equal(rest.at(-1).prompts[0].text, "solo cello");
+    const {recipe} = await client.generateAudio(null, {performance});
+    assert.equal(recipe.performance.frames, performance.frames);
+  });
+
+  it("goes back to an earlier second", async () => {
+    const session = await client.live("solo cello", {modelSize: "demo-stereo", lead: 1});
+    const blocks = session[Symbol.asyncIterator]();
+    await read(blocks, 30);
+    assert.equal(await session.seekBack(0.2, "piano"), 10);
+    await session.stop();
+    let bytes = 0;
+    for (let item; !(item = await blocks.next()).done;) bytes += item.value.length;
+    assert.equal(bytes / STEP, session.ended.frames - 10);
+  });
+
+  it("throws why it cannot begin, and ends with its signal", async () => {
+    await assert.rejects(client.live("solo cello", {modelSize: "melody"}), audiocraft.InvalidRequestError);
+    const wrong = new AudioCraft({baseUrl, apiKey: "wrong"});
+    await assert.rejects(wrong.live("solo cello"), audiocraft.ConnectionError);
+    const without = new AudioCraft({baseUrl, apiKey, WebSocket: null});
+    await assert.rejects(async () => without.live("solo cello"), TypeError);
+    const controller = new AbortController();
+    const session = await client.live("solo cello", {signal: controller.signal});
+    controller.abort();
+    await assert.rejects(session[Symbol.asyncIterator]().next(), {name: "AbortError"});
+    await assert.rejects(session.steer({topK: 3}), {name: "AbortError"});
+  });
+});

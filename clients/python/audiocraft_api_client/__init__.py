@@ -1,6 +1,8 @@
 """A client of AudioCraft API, a server that generates music with MusicGen."""
 
 from audiocraft_api_client._async import AsyncAudioCraft, AsyncAudioStream, AsyncTasks
+from audiocraft_api_client._live_async import AsyncLiveSession
+from audiocraft_api_client._live_sync import LiveSession
 from audiocraft_api_client._sync import AudioCraft, AudioStream, Tasks
 from audiocraft_api_client.errors import (
     AudioCraftError,
@@ -27,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncAudioCraft",
     "AsyncAudioStream",
+    "AsyncLiveSession",
     "AsyncTasks",
     "AudioCraft",
     "AudioCraftError",
@@ -40,6 +43,7 @@ __all__ = [
     "IdempotencyConflictError",
     "InvalidRequestError",
     "LimitExceededError",
+    "LiveSession",
     "NotFoundError",
     "NotStreamableError",
     "PromptRefusedError",

@@ -12,6 +12,8 @@ from urllib.parse import quote
 import httpx
 from typing_extensions import Self, Unpack
 
+from audiocraft_api_client._live_async import AsyncLiveSession, open_live
+from audiocraft_api_client._live_messages import LivePrompts, OnMessage
 from audiocraft_api_client._requests import (
     TASK,
     EventParser,
@@ -34,8 +36,10 @@ from audiocraft_api_client.models import (
     GenerateFields,
     GenerateUrlResponse,
     HealthResponse,
+    LiveFields,
     ModelResponse,
     ModelsResponse,
+    PerformanceResponse,
     StreamFields,
     TaskAcceptedResponse,
     TaskCompletedResponse,
@@ -93,6 +97,19 @@ class AsyncAudioCraft:
         """Generate audio and receive it while it is generated. Leaving the context stops the generation."""
         async with self._open(generation("/generate-stream", prompt, None, fields)) as response:
             yield AsyncAudioStream(response)
+
+    @asynccontextmanager
+    async def live(
+        self, prompts: LivePrompts, *, on_message: Optional[OnMessage] = None, **fields: Unpack[LiveFields]
+    ) -> AsyncIterator[AsyncLiveSession]:
+        """Generate audio that is changed while it is generated. Leaving the context ends the session."""
+        async with open_live(self._http, prompts, on_message, fields) as session:
+            yield session
+
+    async def performance(self, performance_id: str) -> PerformanceResponse:
+        """Return what was played in a live session, for the field `performance` of a request."""
+        path = f"/performances/{quote(performance_id, safe='')}"
+        return PerformanceResponse.model_validate(await self._json(Request("GET", path)))
 
     async def download(self, audio: HasAudio) -> bytes:
         """Download the audio of a result or a task."""

@@ -14,6 +14,8 @@ from urllib.parse import quote
 import httpx
 from typing_extensions import Self, Unpack
 
+from audiocraft_api_client._live_sync import LiveSession, open_live
+from audiocraft_api_client._live_messages import LivePrompts, OnMessage
 from audiocraft_api_client._requests import (
     TASK,
     EventParser,
@@ -36,8 +38,10 @@ from audiocraft_api_client.models import (
     GenerateFields,
     GenerateUrlResponse,
     HealthResponse,
+    LiveFields,
     ModelResponse,
     ModelsResponse,
+    PerformanceResponse,
     StreamFields,
     TaskAcceptedResponse,
     TaskCompletedResponse,
@@ -93,6 +97,19 @@ class AudioCraft:
         """Generate audio and receive it while it is generated. Leaving the context stops the generation."""
         with self._open(generation("/generate-stream", prompt, None, fields)) as response:
             yield AudioStream(response)
+
+    @contextmanager
+    def live(
+        self, prompts: LivePrompts, *, on_message: Optional[OnMessage] = None, **fields: Unpack[LiveFields]
+    ) -> Iterator[LiveSession]:
+        """Generate audio that is changed while it is generated. Leaving the context ends the session."""
+        with open_live(self._http, prompts, on_message, fields) as session:
+            yield session
+
+    def performance(self, performance_id: str) -> PerformanceResponse:
+        """Return what was played in a live session, for the field `performance` of a request."""
+        path = f"/performances/{quote(performance_id, safe='')}"
+        return PerformanceResponse.model_validate(self._json(Request("GET", path)))
 
     def download(self, audio: HasAudio) -> bytes:
         """Download the audio of a result or a task."""

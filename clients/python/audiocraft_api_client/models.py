@@ -243,6 +243,41 @@ class GenerateFields(TypedDict, total=False):
     ]
 
 
+class LiveFields(TypedDict, total=False):
+    """How a live session begins."""
+
+    temperature: Annotated[float, ""]
+    top_k: Annotated[int, ""]
+    top_p: Annotated[float, ""]
+    cfg_coef: Annotated[float, ""]
+    bpm: Annotated[int, ""]
+    key: Annotated[str, ""]
+    model_size: Annotated[str, "Name of a model that can play live."]
+    seed: Annotated[int, "Random when omitted."]
+    format: Annotated[Literal["pcm", "opus"], "`pcm`: 16-bit samples, little-endian, interleaved. `opus`: Ogg pages."]
+    duration: Annotated[float, "Seconds after which the session ends."]
+    lead: Annotated[float, "Seconds to generate ahead of playback, at most."]
+    transition: Annotated[float, "Seconds that a change of prompts takes."]
+    extend_stride: Annotated[
+        float,
+        "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
+        "Lower values keep more of the music in view and take more time.",
+    ]
+    paused: Annotated[bool, "Whether to wait for `play` once the lead is generated."]
+
+
+class LiveSteerFields(TypedDict, total=False):
+    """What a live session can change."""
+
+    temperature: Annotated[float, ""]
+    top_k: Annotated[int, ""]
+    top_p: Annotated[float, ""]
+    cfg_coef: Annotated[float, ""]
+    bpm: Annotated[Optional[int], "Tempo; null takes it away."]
+    key: Annotated[Optional[str], "Such as `C# minor`; null takes it away."]
+    transition: Annotated[float, "In place of the session's."]
+
+
 class MelodyFields(TypedDict, total=False):
     """A multipart form with an uploaded melody. Numbers are sent as text."""
 
@@ -371,6 +406,15 @@ class TaskFields(TypedDict, total=False):
         str,
         "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
     ]
+
+
+class AppliedAnswer(_Response):
+    """A message of the client holds from a frame on. For `play` and `pause`, the frame is that of the playback."""
+
+    type: Literal["applied"]
+    to: str
+    frame: int
+    id: Optional[str] = None
 
 
 class SegmentResponse(_Response):
@@ -532,6 +576,38 @@ class ControlsResponse(_Response):
     live: Optional[LiveControl]
 
 
+class EndedAnswer(_Response):
+    """The last message, or the last but one before an error."""
+
+    type: Literal["ended"]
+    reason: str
+    frames: int
+    duration: float
+    performance: Optional[str]
+    seed: int
+    request_id: str
+
+
+class EndingAnswer(_Response):
+    """The session ends; the rest of its audio follows."""
+
+    type: Literal["ending"]
+    reason: str
+
+
+class ErrorAnswer(_Response):
+    """The session is over, or has not begun."""
+
+    type: Literal["error"]
+    error: str
+    code: str
+    request_id: str
+    errors: Optional[dict[str, list[str]]] = None
+    category: Optional[str] = None
+    suggestion: Optional[str] = None
+    retry_after: Optional[int] = None
+
+
 class ErrorResponse(_Response):
     error: str
     code: str
@@ -547,6 +623,19 @@ class FailedVariationResponse(_Response):
     seed: int
     error: str
     code: str
+
+
+class FilteredPromptAnswer(_Response):
+    """The prompt policy refuses a prompt. The message with it has no effect; the music plays on."""
+
+    type: Literal["filtered_prompt"]
+    text: str
+    to: str
+    error: str
+    code: str
+    category: str
+    suggestion: Optional[str] = None
+    id: Optional[str] = None
 
 
 class GenerateBase64Response(_Response):
@@ -653,6 +742,43 @@ class PerformanceResponse(_Response):
 
 class ReadyResponse(_Response):
     status: Literal["ready"] = "ready"
+
+
+class RejectedAnswer(_Response):
+    """A message of the client has no effect; the music plays on."""
+
+    type: Literal["rejected"]
+    error: str
+    code: str
+    to: Optional[str] = None
+    id: Optional[str] = None
+    errors: Optional[dict[str, list[str]]] = None
+    category: Optional[str] = None
+    suggestion: Optional[str] = None
+
+
+class ResumedAnswer(_Response):
+    """There is enough audio again."""
+
+    type: Literal["resumed"]
+    frame: int
+
+
+class StartedAnswer(_Response):
+    """The music begins. Audio follows as binary messages."""
+
+    type: Literal["started"]
+    model: str
+    revision: str
+    precision: str
+    seed: int
+    format: str
+    media_type: str
+    sample_rate: int
+    channels: int
+    lead: float
+    frame_rate: int
+    request_id: str
 
 
 class TaskAcceptedResponse(_Response):
@@ -780,3 +906,11 @@ class TasksResponse(_Response):
 
     tasks: list[Union[TaskWorkingResponse, TaskCompletedResponse, TaskFailedResponse, TaskCanceledResponse]]
     next_cursor: Optional[str]
+
+
+class UnderrunAnswer(_Response):
+    """All audio was played, because the music is made too slowly. Pause until `resumed`."""
+
+    type: Literal["underrun"]
+    frame: int
+    factor: float
