@@ -36,10 +36,10 @@ from audiocraft_api.tasks.backend import EmbeddedBackend, TaskBackend
 from audiocraft_api.tasks.expiry import TaskExpiry
 from audiocraft_api.tasks.intervals import DEFAULT_INTERVALS, TaskIntervals
 from audiocraft_api.tasks.monitor import QueueMonitor
+from audiocraft_api.tasks.prediction import webhook_json
 from audiocraft_api.tasks.runner import TaskRunner
 from audiocraft_api.tasks.store.create import create_redis_task_store, create_task_store
 from audiocraft_api.tasks.task import Task
-from audiocraft_api.tasks.view import task_json
 from audiocraft_api.telemetry import sources
 from audiocraft_api.telemetry.admin_listener import AdminListener, admin_endpoints, listen
 from audiocraft_api.telemetry.catalog import Place
@@ -301,4 +301,4 @@ def _build_health(
 
 
 def _render_task(files: AudioStore) -> Callable[[Task], dict[str, Any]]:
-    return lambda task: task_json(task, files)
+    return lambda task: webhook_json(task, files)

@@ -19,6 +19,9 @@ class CompatSettings(Section):
     compat_elevenlabs: bool = Field(
         True, description="Serve ElevenLabs' routes for music, and `/v1/sound-generation` of ElevenLabs and LocalAI."
     )
+    compat_replicate: bool = Field(
+        True, description="Serve Replicate's routes for predictions, and those of a model that Cog serves."
+    )
     compat_model: str = Field(
         "small",
         description="Model for requests on these routes that name no model of this server, but another service's, such "

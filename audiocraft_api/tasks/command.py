@@ -17,7 +17,8 @@ from audiocraft_api.core.performance import Performance
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.performance_recipe import performance_json, performance_of
 
-TRACE = "traceparent"  # stored with a command's fields: the trace of the request that submitted the task
+# Stored with a command's fields: the trace of the request that submitted the task, and how its client sees the task.
+TRACE, VIEW = "traceparent", "view"
 
 
 def encode_command(command: GenerateCommand) -> tuple[dict[str, Any], bytes | None]:
@@ -45,7 +46,7 @@ def encode_command(command: GenerateCommand) -> tuple[dict[str, Any], bytes | No
 
 def decode_command(plain: dict[str, Any], audio: bytes | None) -> GenerateCommand:
     """Return the command that was encoded. Raises GenerationFailed when another release encoded it differently."""
-    values = {name: value for name, value in plain.items() if name != TRACE}
+    values = {name: value for name, value in plain.items() if name not in (TRACE, VIEW)}
     if audio is not None:
         with np.load(io.BytesIO(audio), allow_pickle=False) as arrays:
             for name in arrays.files:

@@ -16,7 +16,7 @@ from audiocraft_api.core.constants import MAX_SEED
 from audiocraft_api.core.errors import NotFound, QueueFull, TooManyTasks
 from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.generation.command import GenerateCommand
-from audiocraft_api.tasks.command import TRACE, encode_command, fingerprint
+from audiocraft_api.tasks.command import TRACE, VIEW, encode_command, fingerprint
 from audiocraft_api.tasks.store.base import TaskStore
 from audiocraft_api.tasks.task import NewTask, Task
 
@@ -55,13 +55,14 @@ class TaskService:
         owner: str | None = None,
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
+        view: str | None = None,
         max_unfinished: int = 0,
         task_id: str | None = None,
     ) -> Task:
         """Accept a command as a task, or return the task that the owner's idempotency key created earlier.
 
         A new task gets the id `task_id`, by which the caller can tell the two cases apart. The seed is drawn here, so
-        that a second attempt makes the same music.
+        that a second attempt makes the same music. `view` chooses the body of the webhook.
 
         Raises QueueFull, TooManyTasks (the owner has `max_unfinished` unfinished tasks; 0 means no limit),
         IdempotencyConflict, StorageUnavailable.
@@ -72,6 +73,8 @@ class TaskService:
             plain |= {"seed": secrets.randbelow(MAX_SEED + 1), "seed_drawn": True}
         if trace := self._observer.trace():
             plain[TRACE] = trace
+        if view is not None:
+            plain[VIEW] = view
         new = NewTask(
             task_id or str(uuid.uuid4()), plain, audio, owner, idempotency_key, request_fingerprint, webhook_url
         )

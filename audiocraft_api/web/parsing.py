@@ -43,13 +43,13 @@ def parse_json(schema: type[Schema]) -> Schema:
     return validate(schema, read_json_object(), strict=True)
 
 
-def read_json_object() -> dict[str, Any]:
+def read_json_object(max_bytes: int | None = None) -> dict[str, Any]:
     """Return the JSON object in the body of the current request. Raises InvalidRequest, UnsupportedMediaType, 413."""
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("Send the body as JSON with the header Content-Type: application/json.")
     if request.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
         raise InvalidRequest("The JSON must be encoded as UTF-8.")
-    request.max_content_length = services().config.audio.max_json_bytes
+    request.max_content_length = max_bytes or services().config.audio.max_json_bytes
     try:
         text = request.get_data(cache=False).decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError:

@@ -25,7 +25,7 @@ from audiocraft_api.web.responses import completed_task_json, task_accepted_resp
 from audiocraft_api.web.services import services
 
 
-def submit_task(command: GenerateCommand, webhook_url: str | None = None) -> Task:
+def submit_task(command: GenerateCommand, webhook_url: str | None = None, view: str | None = None) -> Task:
     """Accept a command as a task of the current caller, or return the task that the same request created before.
 
     Raises as `TaskService.submit`, and InvalidRequest. Only a new task is charged to the daily quota.
@@ -41,6 +41,7 @@ def submit_task(command: GenerateCommand, webhook_url: str | None = None) -> Tas
         owner=caller().owner,
         idempotency_key=parse_idempotency_key(),
         webhook_url=webhook_url,
+        view=view,
         max_unfinished=max_unfinished,
         task_id=task_id,
     )
@@ -63,14 +64,16 @@ def respond_by_task(command: GenerateCommand, return_type: str, preference: Pref
     return response
 
 
-def run_as_task(command: GenerateCommand, wait_seconds: float, webhook_url: str | None = None) -> Task:
+def run_as_task(
+    command: GenerateCommand, wait_seconds: float, webhook_url: str | None = None, view: str | None = None
+) -> Task:
     """Submit a command as a task, and return the task once it has ended, or as it is after `wait_seconds`.
 
     Raises as `submit_task`, and ClientDisconnected.
     """
     # The request slot comes first: a client that is refused has no task, and an accepted task is always reported.
     with services().request_slots.acquire() if wait_seconds else nullcontext():
-        task = submit_task(command, webhook_url)
+        task = submit_task(command, webhook_url, view)
         return _wait_for(task, wait_seconds) if wait_seconds else task
 
 

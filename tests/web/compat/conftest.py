@@ -15,6 +15,7 @@ from audiocraft_api.config import load_config
 from audiocraft_api.state.create import create_state
 from support.documents import code_blocks, section
 from support.keys import ENVIRONMENT_KEY, store_key
+from support.receiver import SECRET
 from support.served import Server, paused, serve
 
 SHOWN_SERVER = "http://localhost:5000"
@@ -27,7 +28,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def server(directory: Path) -> Iterator[Server]:
-    with serve(directory, "support.streamed:app", keys=ENVIRONMENT_KEY) as running:
+    webhooks = {"webhook_secret": SECRET, "webhook_allow_private": True}
+    with serve(directory, "support.streamed:app", keys=ENVIRONMENT_KEY, **webhooks) as running:
         yield running
 
 

@@ -1,0 +1,137 @@
+"""Predictions of Replicate and Cog: the input of meta/musicgen, submitted as a task."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from audiocraft_api.core.errors import InvalidRequest
+from audiocraft_api.generation.command import GenerateCommand
+from audiocraft_api.generation.continuation import Part, continued
+from audiocraft_api.tasks.prediction import PREDICTION, prediction_json
+from audiocraft_api.tasks.task import Task
+from audiocraft_api.web.admission import admitted
+from audiocraft_api.web.compat.translation import Translation, model_named, refusal, renamed, request_of
+from audiocraft_api.web.parsing import read_json_object
+from audiocraft_api.web.request_headers import parse_idempotency_key
+from audiocraft_api.web.services import services
+from audiocraft_api.web.task_submission import run_as_task
+
+INPUT = Translation(
+    fields={
+        "prompt": "prompt",
+        "model_version": "model_size",
+        "duration": "duration",
+        "temperature": "temperature",
+        "top_k": "top_k",
+        "top_p": "top_p",
+        "classifier_free_guidance": "cfg_coef",
+        "output_format": "output_format",
+        "seed": "seed",
+    },
+    accepted={"multi_band_diffusion": (False,)},
+)
+AUDIO_NAMES = {"audio": "input_audio", "melody": "input_audio"}
+PART_NAMES = {"start": "continuation_start", "end": "continuation_end"}
+OPEN_ENDED = ("seed", "continuation_end")  # of which -1 is as good as null
+DEFAULT_SECONDS = 8.0
+DEFAULT_MELODY_MODEL = "medium"
+DATA_URL = re.compile(r"data:[^,]{0,200};base64,(.*)", re.DOTALL)
+MAX_BODY_BYTES = 8 * 2**20  # a body of JSON is in memory, unlike an uploaded file
+
+
+def read_prediction() -> dict[str, Any]:
+    """Return the body of a request for a prediction, which may contain a recording as a data URL."""
+    return read_json_object(max_bytes=min(services().config.audio.max_upload_bytes, MAX_BODY_BYTES))
+
+
+def predict(body: Mapping[str, Any], model: str | None, wait_seconds: float) -> Task:
+    """Submit a prediction and wait for its end for `wait_seconds`. `model` is that of an input that names none.
+
+    Raises InvalidRequest and as `run_as_task`.
+    """
+    given = body.get("input")
+    if not isinstance(given, dict):
+        raise refusal("input", "must be an object.")
+    webhook, events = body.get("webhook"), body.get("webhook_events_filter") or ["completed"]
+    if not (webhook is None or isinstance(webhook, str)):
+        raise refusal("webhook", "must be a URL.")
+    if not isinstance(events, list) or "completed" not in events:
+        webhook = None  # there are no webhooks for other events
+    given = {name: value for name, value in given.items() if name not in OPEN_ENDED or value != -1}
+    names = {**AUDIO_NAMES, **PART_NAMES, **INPUT.names_of(given), "webhook_url": "webhook"}
+    with renamed(names), _admitted(given, model) as command:
+        return run_as_task(command, wait_seconds, webhook, view=PREDICTION if webhook else None)
+
+
+def shown(task: Task) -> dict[str, Any]:
+    """Return a task as a prediction."""
+    return prediction_json(task, services().store)
+
+
+@contextmanager
+def _admitted(given: dict[str, Any], model: str | None) -> Iterator[GenerateCommand]:
+    audio, is_continuation = _audio_of(given), given.get("continuation") is True
+    fields = {"duration": DEFAULT_SECONDS, **INPUT.fields_of(given)}
+    fields.setdefault("model_size", model)
+    follows_melody = audio is not None and not is_continuation
+    if follows_melody and fields["model_size"] is None:
+        fields["model_size"] = DEFAULT_MELODY_MODEL
+    request = request_of(fields)
+    catalog = services().catalog
+    spec = catalog.melody_checkpoint(request.model_size) if follows_melody else catalog.get(request.model_size)
+    part = Part(_seconds(given, "continuation_start"), _seconds(given, "continuation_end"))
+    if is_continuation:
+        if audio is None:
+            raise refusal("input_audio", "is required for a continuation.")
+        part.check(spec.window_seconds)
+    with admitted(request, spec, parse_idempotency_key()) as command:
+        if audio is None:
+            yield command
+            return
+        with services().request_slots.acquire():  # while the recording waits for a decoder
+            decoded = services().uploads.decode(io.BytesIO(audio), "melody" if follows_melody else "audio")
+        if follows_melody:
+            yield replace(command, melody=decoded)
+        else:
+            yield continued(command, decoded, part, include_input=True, window_seconds=spec.window_seconds)
+
+
+def _seconds(given: Mapping[str, Any], name: str) -> float | None:
+    value = given.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise refusal(name, "must be a number of seconds, at least 0.")
+    return float(value)
+
+
+def _audio_of(given: Mapping[str, Any]) -> bytes | None:
+    """Return the recording in an input. Only data URLs are read: the server requests no addresses of clients."""
+    value = given.get("input_audio")
+    if value is None:
+        return None
+    found = DATA_URL.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise refusal("input_audio", "must be a data URL with base64. This server does not fetch other URLs.")
+    try:
+        return base64.b64decode(found[1], validate=True)
+    except (binascii.Error, ValueError):
+        raise refusal("input_audio", "is not valid base64.") from None
+
+
+def model_of(*names: str | None) -> str | None:
+    """Return the first name that is a model of this server, or None."""
+    known = {spec.name for spec in services().catalog}
+    return next((model_named(name) for name in names if name and model_named(name) in known), None)
+
+
+def no_model(name: str) -> InvalidRequest:
+    """Return the error for a model that is not MusicGen's."""
+    return refusal("model", f"must be meta/musicgen or a model of this server, not {name}.")
