@@ -209,7 +209,9 @@ def build_services(
         performances=Performances(base.store),
     )
     metrics = services.telemetry.metrics
-    metrics.read_from(sources.concurrency_metrics(services.request_slots, services.stream_slots))
+    metrics.read_from(
+        sources.concurrency_metrics(services.request_slots, services.stream_slots, services.live_sessions)
+    )
     metrics.read_from(sources.queue_metrics(tasks.monitor, config.tasks.max_queued))
     return services
 

@@ -61,6 +61,9 @@ class LiveSession:
         self._was_dry = True
         self._has_played = False
         self._measured_from: tuple[float, int] | None = None
+        self._unheard: list[tuple[int, float]] = []  # frames of changes that were not played yet, and when they came
+        self.change_seconds: list[float] = []  # from each change to its playback
+        self.num_underruns = 0
         self._is_stopping = False
         self.has_ended = False
 
@@ -87,7 +90,8 @@ class LiveSession:
         if len(self._request.changes) >= MAX_LIVE_CHANGES:
             raise InvalidRequest(f"A performance has at most {MAX_LIVE_CHANGES} changes. Start a new session.")
         self.controls = controls
-        self._request.change(Draft(controls, round(transition_seconds * FRAME_RATE), resets_context, tag))
+        draft = Draft(controls, round(transition_seconds * FRAME_RATE), resets_context, (tag, self._clock()))
+        self._request.change(draft)
 
     def play(self) -> int:
         """Let the music go on; return the frame from which it does."""
@@ -118,6 +122,7 @@ class LiveSession:
         assert self.info is not None
         self._num_samples_sent = self._num_samples_to_skip = self._samples(frame)
         self.playback.seek(frame)
+        self._unheard.clear()
         self._was_dry, self._has_played, self._measured_from = True, False, None
 
     def stop(self, *, at_once: bool = False) -> None:
@@ -168,8 +173,9 @@ class LiveSession:
         return request
 
     def _message_of(self, outcome: Outcome) -> Message:
-        tag = outcome.draft.tag
+        tag, asked = outcome.draft.tag
         if outcome.error is None:
+            self._unheard.append((outcome.frame, asked))
             return {"type": "applied", "to": tag, "frame": outcome.frame}
         changes = self._request.changes
         self.controls = changes[-1].controls
@@ -187,9 +193,12 @@ class LiveSession:
         return self._encoder.feed(block) if self._encoder else pcm16(block).astype("<i2", copy=False).tobytes()
 
     def _report_pace(self) -> Iterator[Message]:
-        """Say when playback runs dry, and when it can go on."""
-        now, _ = self._clock(), self.playback.position
+        """Say when playback runs dry, and when it can go on. Measure how late changes are heard."""
+        now, position = self._clock(), self.playback.position
+        while self._unheard and self._unheard[0][0] <= position:
+            self.change_seconds.append(now - self._unheard.pop(0)[1])
         if self.playback.is_dry and not self._was_dry:
+            self.num_underruns += 1
             yield {"type": "underrun", "frame": self.playback.position, "factor": self._factor(now)}
         if self._was_dry and not self.playback.is_dry:
             if self._has_played:

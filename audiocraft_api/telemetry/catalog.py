@@ -19,6 +19,7 @@ Place = Literal["servers", "workers", "both"]
 _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _WAIT_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 _STEP_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_CHANGE_SECONDS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 5.0, 10.0, 30.0)
 _FACTORS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 50.0)
 _ROWS = tuple(float(bound) for bound in BATCH_ROWS)
 
@@ -80,6 +81,18 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("max_synchronous_requests", "gauge", "Maximum number of waiting synchronous requests.", place="servers"),
     MetricSpec("open_streams", "gauge", "Open audio streams, event streams and WebSockets.", place="servers"),
     MetricSpec("max_streams", "gauge", "Maximum number of open streams.", place="servers"),
+    MetricSpec("live_sessions", "gauge", "Open live sessions.", place="servers"),
+    MetricSpec(
+        "live_session_ends_total", "counter", "Live sessions that ended, by reason.", ("reason",), place="servers"
+    ),
+    MetricSpec(
+        "live_change_seconds",
+        "histogram",
+        "Time from a change in a live session to the playback of the frame from which it holds.",
+        buckets=_CHANGE_SECONDS,
+        place="servers",
+    ),
+    MetricSpec("live_underruns_total", "counter", "Times that playback of a live session ran dry.", place="servers"),
     # queue
     MetricSpec("queued_tasks", "gauge", "Tasks waiting in the queue.", place="servers", shared=True),
     MetricSpec("processing_tasks", "gauge", "Tasks being processed.", place="servers", shared=True),

@@ -31,6 +31,7 @@ from audiocraft_api.telemetry.catalog import METRICS, MetricSpec, Place
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REFUSALS = (Unavailable, LimitExceeded, PromptRefused)
 STEPS = ("convert", "store")
+LIVE_ENDS = ("stopped", "limit", "paused", "idle", "quota", "draining", "disconnected", "failed")
 STORES = ("audio", "tasks", "keys")
 
 
@@ -85,6 +86,9 @@ class Metrics:
         self.storage_errors = self._counter("storage_errors_total")
         self.result_cache_hits = self._counter("result_cache_hits_total")
         self.result_cache_misses = self._counter("result_cache_misses_total")
+        self.live_ends = self._counter("live_session_ends_total")
+        self.live_change = self._histogram("live_change_seconds")
+        self.live_underruns = self._counter("live_underruns_total")
         self._initialize_to_zero()
         self._readings = _Readings(list(self._specs.values()))
         self._registry.register(self._readings)
@@ -132,6 +136,7 @@ class Metrics:
             (self.webhook_calls, OUTCOMES),
             (self.storage_errors, STORES),
             (self.step_seconds, STEPS),
+            (self.live_ends, LIVE_ENDS),
         ):
             for value in values:
                 counter.labels(value)

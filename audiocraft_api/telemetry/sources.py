@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from audiocraft_api.access.request_slots import RequestSlots
 from audiocraft_api.access.stream_slots import StreamSlots
 from audiocraft_api.core.engine import Engine
+from audiocraft_api.live.sessions import LiveSessions
 from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.tasks.monitor import QueueMonitor
 from audiocraft_api.telemetry.health import Health
@@ -52,7 +53,7 @@ def queue_metrics(monitor: QueueMonitor, max_queued: int) -> Source:
     return read
 
 
-def concurrency_metrics(requests: RequestSlots, streams: StreamSlots) -> Source:
+def concurrency_metrics(requests: RequestSlots, streams: StreamSlots, live: LiveSessions) -> Source:
     """Read the number of threads that wait for a generation or serve a stream."""
 
     def read() -> Iterator[Reading]:
@@ -60,5 +61,6 @@ def concurrency_metrics(requests: RequestSlots, streams: StreamSlots) -> Source:
         yield Reading("max_synchronous_requests", requests.capacity)
         yield Reading("open_streams", streams.num_open)
         yield Reading("max_streams", streams.capacity)
+        yield Reading("live_sessions", live.num_open)
 
     return read

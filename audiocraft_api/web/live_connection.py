@@ -19,6 +19,7 @@ from audiocraft_api.core.constants import FRAME_RATE, MAX_SEED
 from audiocraft_api.core.errors import (
     AudioCraftError,
     Canceled,
+    ClientDisconnected,
     InvalidRequest,
     NotStreamable,
     QuotaExceeded,
@@ -106,19 +107,26 @@ class LiveConnection:
             raise NotStreamable("This server sends generations to Celery workers, and cannot play live.")
         timeout_seconds = self._config.audio.convert_timeout_seconds
         session = LiveSession(engine, self._start, encode_timeout_seconds=timeout_seconds)
+        end = "failed"
         try:
             if not is_paused:
                 session.play()
             self._run(session)
+            end = self._reason or "limit"
+        except ClientDisconnected:
+            end = "disconnected"
+            raise
         except Canceled:
             if not self._reason:  # otherwise it stopped before its first frame
                 raise
+            end = self._reason
         except AudioCraftError as error:
             self._send_end(session, error.code)
             raise
         finally:
             session.close()
-        self._send_end(session, self._reason or "limit")
+            _count(session, end)
+        self._send_end(session, end)
         return GOING_AWAY if self._reason == "draining" else NORMAL_CLOSURE
 
     def _run(self, session: LiveSession) -> None:
@@ -229,6 +237,15 @@ class LiveConnection:
             "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         return services().performances.save(fields, caller().owner)
+
+
+def _count(session: LiveSession, end: str) -> None:
+    """Count a session that has ended."""
+    metrics = services().telemetry.metrics
+    metrics.live_ends.labels(end).inc()
+    metrics.live_underruns.inc(session.num_underruns)
+    for seconds in session.change_seconds:
+        metrics.live_change.observe(seconds)
 
 
 def _refusal(field: str, rule: str) -> InvalidRequest:

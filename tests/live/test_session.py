@@ -112,6 +112,26 @@ def test_a_change_is_answered_with_its_frame_or_with_the_reason_why_it_is_reject
     assert session.performance.num_frames == 30
 
 
+def test_the_time_from_a_change_to_its_playback_is_measured(
+    session: LiveSession, engine: HeldEngine, clock: Clock
+) -> None:
+    session.play()
+    engine.make(50)
+    poll(session)
+    session.change(ROCK, 0.0, "a")
+    draft = engine.request.next_draft()
+    assert draft is not None
+    engine.request.settle(draft, Change(60, ROCK))
+    engine.make(100)
+    poll(session)
+    clock.now += 1.0  # frame 50 is heard
+    poll(session)
+    assert session.change_seconds == []
+    clock.now += 0.25
+    poll(session)
+    assert session.change_seconds == [1.25]
+
+
 def test_waiting_changes_are_bounded(session: LiveSession) -> None:
     for _ in range(MAX_PENDING_CHANGES):
         session.change(ROCK, 0.0, "a")

@@ -295,6 +295,27 @@ def test_seconds_that_were_made_are_charged(tmp_path: Path) -> None:
         assert remaining == {"day": 4, "audio-day": 97}
 
 
+def test_sessions_are_counted(tmp_path: Path) -> None:
+    with playing(tmp_path) as (port, _, app):
+        client = LiveClient(port, START | {"lead": 1.0})
+        client.receive_until("started")
+        client.send({"type": "prompts", "prompts": [{"text": "organ"}]})
+        frame = client.receive_until("applied")["frame"]
+        client.receive_audio(2 * (frame + 60))  # two channels, and the audio of the lead
+        client.send({"type": "stop"})
+        client.receive_all()
+        LiveClient(port, START | {"duration": 1}).receive_all()
+        gone = LiveClient(port, START)
+        gone.receive_until("started")
+        gone.ws.close()
+        wait_until(lambda: services_of(app).live_sessions.num_open == 0)
+        shown = app.test_client().get("/metrics").text
+        for reason in ("stopped", "limit", "disconnected"):
+            assert f'audiocraft_api_live_session_ends_total{{reason="{reason}"}} 1.0' in shown
+        assert "audiocraft_api_live_change_seconds_count 1.0" in shown
+        assert "audiocraft_api_live_sessions 0.0" in shown
+
+
 def test_a_draining_server_ends_sessions_with_a_message(tmp_path: Path) -> None:
     with playing(tmp_path) as (port, _, app):
         client = LiveClient(port, START)
