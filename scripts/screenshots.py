@@ -81,10 +81,30 @@ def take(
     context.close()
 
 
+def take_live(browser: Browser, server: Server) -> None:
+    context = browser.new_context(color_scheme="light", viewport={"width": 1280, "height": 1180})
+    app = Playground(context.new_page(), server.url)
+    app.open("#live")
+    page, changes = app.page, app.page.locator("#live-log li")
+    page.locator("#live-form summary").click()
+    page.locator("#live-model").select_option("demo-stereo")  # the fake engine plays in stereo
+    page.locator("#live-form summary").click()
+    page.get_by_role("button", name="Play", exact=True).click()
+    page.get_by_label("Player").get_by_text("0:01").wait_for()
+    page.get_by_label("Weight of text 2").fill("50")
+    changes.nth(1).wait_for()
+    page.locator("#live-bpm").fill("96")
+    changes.nth(2).wait_for()
+    page.evaluate("() => document.activeElement.blur()")
+    page.screenshot(path=IMAGES / "playground-live.png")
+    context.close()
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         (Path(temporary) / "hold").touch()
         with serve(Path(temporary), "support.streamed:app") as server, launch_browser() as browser:
+            take_live(browser, server)
             take(browser, server, "light", "light", DESKTOP, is_generating=True)
             take(browser, server, "dark", "dark", DESKTOP)
             take(browser, server, "phone", "light", PHONE, scale=1.5)
