@@ -86,7 +86,7 @@ def eager_runner(model: Any, config: EngineSettings) -> ModelRunner:
         weights,
         pattern,
         max_batch_size=config.max_batch_requests,
-        max_prefix=0,
+        max_prefix=512 if model.has_melody else 0,
         num_columns=pattern.num_columns(model.max_window_frames),
         capture=False,
     )
@@ -120,7 +120,7 @@ def short_window_model(directory: Path, name: str) -> Any:
     lm = copy.copy(model.lm)
     lm.__dict__["cfg"] = copy.deepcopy(model.lm.cfg)
     lm.cfg.dataset.segment_duration = 19
-    return LoadedModel(model.spec, model.revision, lm, model.codec)
+    return LoadedModel(model.spec, model.revision, lm, model._inner_codec)
 
 
 def reference_codes(model: Any, params: GenerationParams) -> np.ndarray[Any, Any]:
