@@ -67,7 +67,7 @@ def main() -> None:
     print(json.dumps(figures["machine"]), flush=True)
     failed = []
     try:
-        for name in [options.section] if options.section else list(SECTIONS):
+        for name in [options.section] if options.section else [name for name in SECTIONS if name not in SEPARATE]:
             measure, programs = SECTIONS[name]
             if not run_section(name, functools.partial(measure, options.quick), programs, figures):
                 failed.append(name)
@@ -157,6 +157,20 @@ def accuracy_section(_quick: bool) -> dict[str, object]:
     return accuracy.compare(engine.load("small"), "auto", num_steps=40)
 
 
+def controls_section(quick: bool) -> dict[str, object]:
+    """Compare requests that have controls with the plain one, on the shape of `small`."""
+    from bench import controls, engine
+
+    return controls.costs(engine.load("small"), 1.0 if quick else 10.0, 2 if quick else 5)
+
+
+def long_section(quick: bool) -> dict[str, object]:
+    """Generate 300 seconds on the shape of `small`, or 36 with `quick`."""
+    from bench import controls, engine
+
+    return controls.long_piece(engine.load("small"), 36.0 if quick else 300.0)
+
+
 def http_section(_quick: bool) -> dict[str, object]:
     from bench import http
 
@@ -207,10 +221,14 @@ def live_section(quick: bool) -> dict[str, object]:
     return figures | live.sessions(small, 1, 10.0 if quick else 40.0, "live_small_1")
 
 
+SEPARATE = {"long"}  # measured only by name, because it takes ten minutes
+
 # Of each section: its function, and the programs that it runs.
 SECTIONS: dict[str, tuple[Callable[[bool], dict[str, object]], tuple[str, ...]]] = {
     "engine": (engine_section, ()),
     "accuracy": (accuracy_section, ()),
+    "controls": (controls_section, ()),
+    "long": (long_section, ()),
     "http": (http_section, ()),
     "service": (service_section, ()),
     "tasks": (tasks_section, ()),

@@ -78,7 +78,7 @@ def audiocraft(model: Any, seconds: float) -> tuple[float, Any]:
 
 def batching(model: Any, precision: str, seconds: float) -> dict[str, float]:
     """Run one request on the batching engine; return its time per second of audio, with codec, and to first audio."""
-    with _engine(model, precision) as engine:
+    with opened_engine(model, precision) as engine:
         engine.submit(params(model, WARMUP_SECONDS)).result()
         begin = time.perf_counter()
         request = engine.submit(params(model, seconds))
@@ -90,7 +90,7 @@ def batching(model: Any, precision: str, seconds: float) -> dict[str, float]:
 
 def codes_of(model: Any, precision: str, seconds: float) -> Any:
     """Return the codes [K, T] that the batching engine generates."""
-    with _engine(model, precision, codec_factory=lambda _: CodesCodec()) as engine:
+    with opened_engine(model, precision, codec_factory=lambda _: CodesCodec()) as engine:
         return engine.submit(params(model, seconds)).result().waveform.astype(np.int64)
 
 
@@ -121,7 +121,7 @@ def step_seconds(model: Any, precision: str, positions: tuple[int, ...], num_ste
 
 def at_once(model: Any, precision: str, seconds: float, num_requests: int) -> float:
     """Run many requests together; return seconds of audio per second of time, with codec."""
-    with _engine(model, precision, max_batch_requests=num_requests, max_waiting=num_requests) as engine:
+    with opened_engine(model, precision, max_batch_requests=num_requests, max_waiting=num_requests) as engine:
         for run_seconds in (WARMUP_SECONDS, seconds):
             begin = time.perf_counter()
             requests = [engine.submit(params(model, run_seconds)) for _ in range(num_requests)]
@@ -131,7 +131,8 @@ def at_once(model: Any, precision: str, seconds: float, num_requests: int) -> fl
 
 
 @contextmanager
-def _engine(model: Any, precision: str, codec_factory: Any = None, **settings: Any) -> Iterator[BatchingEngine]:
+def opened_engine(model: Any, precision: str, codec_factory: Any = None, **settings: Any) -> Iterator[BatchingEngine]:
+    """Open an engine for one model, which the caller has loaded."""
     config = load_config({}, precision=precision, **settings).engine
     engine = BatchingEngine(LoadedModel(model), config, codec_factory=codec_factory)  # type: ignore[arg-type]
     try:

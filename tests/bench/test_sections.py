@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from bench.__main__ import run_section
+from bench.controls import border_levels
 
 
 def test_a_section_adds_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,6 +35,19 @@ def test_a_section_that_fails_is_reported(capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr()
     assert "The section tasks failed." in printed.out
     assert "no memory" in printed.err
+
+
+def test_levels_across_the_borders_of_windows_are_compared_with_those_elsewhere() -> None:
+    audio = np.full((1, 70 * 100), 0.1, np.float32)
+    audio[:, 30 * 100 : 48 * 100] = 0.2  # 6 dB louder from one border to the next
+    audio[:, 60 * 100 :] = 0.01
+    assert border_levels(audio, 100, 18.0) == {
+        "long_num_borders": 3,
+        "long_border_step_db": pytest.approx(2 * 6.02 / 3, abs=0.01),
+        "long_border_step_max_db": pytest.approx(6.02, abs=0.01),
+        "long_other_step_db": pytest.approx(20 / 66, abs=0.01),
+        "long_other_step_max_db": pytest.approx(20.0, abs=0.01),
+    }
 
 
 def test_the_last_line_is_json_even_if_a_section_fails() -> None:
