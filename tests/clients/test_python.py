@@ -14,7 +14,7 @@ import audiocraft_api_client as client_package
 import pytest
 import soundfile
 from audiocraft_api_client import AsyncAudioCraft, AudioCraft, TerminalProgress
-from audiocraft_api_client.models import SegmentFields, TaskWorkingResponse
+from audiocraft_api_client.models import SegmentFields, TaskWorkingResponse, UrlVariation
 
 from support.http import melody_file
 from support.keys import ENVIRONMENT_KEY
@@ -69,6 +69,42 @@ def test_a_melody_may_be_a_path_bytes_or_a_file(client: AudioCraft, tmp_path: Pa
     result = client.generate("string quartet", melody=melody, duration=1)
     assert result.recipe is not None
     assert result.recipe.melody is not None
+
+
+def test_a_recording_is_continued(client: AudioCraft) -> None:
+    fields: dict[str, Any] = {"duration": 1, "start": 0.25, "include_input": False}
+    done = client.tasks.run_continuation("solo cello", audio=melody_file(), poll_seconds=0.02, **fields)
+    melody = melody_file().read()
+    whole = client.generate_continuation(
+        "solo cello", audio=melody_file().read(), melody=melody, model_size="medium", duration=1
+    )
+    for result, seconds in ((done.result, 1.0), (whole, 2.0)):
+        assert result.recipe is not None
+        assert (result.recipe.end, result.duration) == (1.0, seconds)
+    assert done.result.recipe is not None
+    assert (done.result.recipe.start, done.result.recipe.include_input) == (0.26, False)
+    assert whole.recipe is not None
+    assert whole.recipe.melody is not None
+
+
+def test_results_and_tasks_on_the_server_are_continued(client: AudioCraft) -> None:
+    first = client.generate("solo cello", duration=1)
+    task = client.tasks.run("solo cello", **SECOND, poll_seconds=0.02, continue_from={"audio_url": first.audio_url})
+    whole = client.generate("solo cello", duration=1, continue_from={"task_id": task.task_id, "start": 0.5})
+    assert (task.result.duration, whole.duration) == (2.0, 2.5)
+    with client.stream("solo cello", duration=1, continue_from={"audio_url": whole.audio_url}) as stream:
+        assert stream.duration == 3.5
+
+
+def test_variations_have_audio_of_their_own(client: AudioCraft) -> None:
+    result = client.generate("solo cello", duration=1, n=2, seed=3)
+    assert result.variations is not None
+    seeds = []
+    for variation in result.variations:
+        assert isinstance(variation, UrlVariation)
+        assert client.download(variation)[:4] == b"RIFF"
+        seeds.append(variation.seed)
+    assert seeds == [3, 4]
 
 
 def test_a_stream_is_iterated_read_or_saved(client: AudioCraft, tmp_path: Path) -> None:

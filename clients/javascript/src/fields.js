@@ -1,5 +1,5 @@
 // Options of this client that are not fields of a request.
-const CALL_OPTIONS = new Set(["melody", "signal", "onProgress", "pollInterval", "idempotencyKey"]);
+const CALL_OPTIONS = new Set(["melody", "audio", "signal", "onProgress", "pollInterval", "idempotencyKey"]);
 const RENAMED = {format: "output_format"};
 
 /** Returns the fields of a request: `modelSize` becomes `model_size`, `format` becomes `output_format`. */
@@ -18,17 +18,18 @@ function snakeCase(name) {
   return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
-/** Returns the path, body and headers of a request that generates audio. A melody makes the body a form. */
+/** Returns the path, body and headers of a request. A melody, or audio to continue, makes the body a form. */
 export function generation(path, prompt, options) {
   const fields = fieldsOf(prompt, options);
-  if (options.melody === undefined) {
+  const uploads = Object.entries({audio: options.audio, melody: options.melody}).filter(([, file]) => file !== undefined);
+  if (uploads.length === 0) {
     return {path, body: JSON.stringify(fields), headers: {"Content-Type": "application/json"}};
   }
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.set(name, String(value));
-  const {melody} = options;
-  form.set("melody", melody instanceof Blob ? melody : new Blob([melody]), melody.name ?? "melody");
-  return {path: path.replace("/generate", "/generate-with-melody"), body: form, headers: {}};
+  for (const [name, file] of uploads) form.set(name, file instanceof Blob ? file : new Blob([file]), file.name ?? name);
+  const route = options.audio === undefined ? "/generate-with-melody" : "/generate-continuation";
+  return {path: path.replace("/generate", route), body: form, headers: {}};
 }
 
 /** Returns a random key. `crypto.randomUUID` does not exist on pages that are served over plain HTTP. */

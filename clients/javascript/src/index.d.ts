@@ -1,5 +1,7 @@
 import type {
   AppliedAnswer,
+  ContinuationFields,
+  ContinuationTaskFields,
   EndedAnswer,
   EndingAnswer,
   ErrorAnswer,
@@ -35,7 +37,8 @@ export type * from "./schema.js";
 export type Task = TaskWorkingResponse | TaskCompletedResponse | TaskFailedResponse | TaskCanceledResponse;
 /** A description of the music; null with `segments`, which have prompts of their own. */
 export type Prompt = string | null;
-export type Melody = Blob | ArrayBuffer | ArrayBufferView;
+export type Upload = Blob | ArrayBuffer | ArrayBufferView;
+export type Melody = Upload;
 
 export interface ClientOptions {
   /** URL of the server; by default the origin of the page, or http://localhost:5000 outside of a page. */
@@ -61,14 +64,22 @@ export interface WaitOptions extends CallOptions {
   pollInterval?: number;
 }
 
-/** With a melody, the request becomes a form for the melody endpoints. */
+/** With a melody, or with audio to continue, the request becomes a form for the endpoints that take them. */
 export type GenerateOptions = CallOptions &
-  ((GenerateFields & {melody?: undefined}) | (MelodyFields & {melody: Melody}));
+  (
+    | (GenerateFields & {melody?: undefined; audio?: undefined})
+    | (MelodyFields & {melody: Melody; audio?: undefined})
+    | (ContinuationFields & {audio: Upload; melody?: Melody})
+  );
 
 export type TaskOptions = CallOptions & {
   /** Random by default. A repeated submission with the same key returns the same task. */
   idempotencyKey?: string;
-} & ((TaskFields & {melody?: undefined}) | (MelodyTaskFields & {melody: Melody}));
+} & (
+    | (TaskFields & {melody?: undefined; audio?: undefined})
+    | (MelodyTaskFields & {melody: Melody; audio?: undefined})
+    | (ContinuationTaskFields & {audio: Upload; melody?: Melody})
+  );
 
 /** One text, or up to four texts with weights. */
 export type LivePrompts = string | Array<string | LivePromptFields>;

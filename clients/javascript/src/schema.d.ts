@@ -24,8 +24,6 @@ export interface ContinuationFields {
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
   /** Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together may have 300 seconds. */
   n?: number;
-  /** The recording to continue: a WAV, AIFF, CAF, FLAC, MP3, Ogg, M4A, MP4 or WebM file. */
-  audio: string;
   /** Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits. */
   start?: number;
   /** Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends. */
@@ -60,8 +58,6 @@ export interface ContinuationTaskFields {
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
   /** Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together may have 300 seconds. */
   n?: number;
-  /** The recording to continue: a WAV, AIFF, CAF, FLAC, MP3, Ogg, M4A, MP4 or WebM file. */
-  audio: string;
   /** Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits. */
   start?: number;
   /** Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends. */

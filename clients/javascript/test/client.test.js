@@ -62,6 +62,33 @@ describe("generateAudio", () => {
     }
   });
 
+  it("continues a recording, also with a melody", async () => {
+    const options = {...SECOND, audio: melody(), start: 0.25, includeInput: false};
+    const {duration, recipe} = await client.generateAudio("solo cello", options);
+    assert.deepEqual([duration, recipe.start, recipe.end, recipe.include_input], [1, 0.26, 1, false]);
+    const uploads = {audio: melody(), melody: melody(), modelSize: "medium"};
+    const task = await client.generateAudioAsync("solo cello", {...SECOND, ...FAST, ...uploads});
+    assert.equal(task.result.duration, 2);
+    assert.match(task.result.recipe.melody, /^[0-9a-f]{64}$/);
+    await assert.rejects(client.stream("solo cello", {...SECOND, audio: melody()}), TypeError);
+  });
+
+  it("continues audio on the server", async () => {
+    const first = await client.generateAudio("solo cello", SECOND);
+    const continueFrom = {audioUrl: first.audio_url, start: 0.5};
+    const second = await client.generateAudio("solo cello", {...SECOND, continueFrom});
+    assert.equal(second.duration, 1.5);
+    const stream = await client.stream("solo cello", {...SECOND, continueFrom: {audioUrl: second.audio_url}});
+    assert.equal(stream.duration, 2.5);
+    await stream.blob();
+  });
+
+  it("makes variations", async () => {
+    const {variations} = await client.generateAudio("solo cello", {...SECOND, n: 2, seed: 3});
+    assert.deepEqual(variations.map(({seed}) => seed), [3, 4]);
+    for (const variation of variations) assert.ok((await client.download(variation)).size > 44);
+  });
+
   it("stops when its signal aborts", async () => {
     await writeFile(hold, "");
     const generation = client.generateAudio("hold after 0", {...SECOND, signal: AbortSignal.timeout(50)});

@@ -18,11 +18,11 @@ from audiocraft_api_client._requests import (
     TASK,
     EventParser,
     HasAudio,
-    Melody,
     OnProgress,
     Request,
     RetryPolicy,
     Task,
+    Upload,
     asleep,
     completed,
     connection_errors,
@@ -33,6 +33,8 @@ from audiocraft_api_client._requests import (
 )
 from audiocraft_api_client.errors import AudioCraftError, error_of_response
 from audiocraft_api_client.models import (
+    ContinuationFields,
+    ContinuationTaskFields,
     GenerateFields,
     GenerateUrlResponse,
     HealthResponse,
@@ -85,17 +87,28 @@ class AsyncAudioCraft:
         await self._http.aclose()
 
     async def generate(
-        self, prompt: Optional[str] = None, *, melody: Optional[Melody] = None, **fields: Unpack[GenerateFields]
+        self, prompt: Optional[str] = None, *, melody: Optional[Upload] = None, **fields: Unpack[GenerateFields]
     ) -> GenerateUrlResponse:
-        """Generate audio and wait for it. A melody is a path, bytes or a binary file. `segments` replace the prompt."""
-        return GenerateUrlResponse.model_validate(await self._json(generation("/generate", prompt, melody, fields)))
+        """Generate audio and wait for it. A melody is a path, bytes or a binary file. `segments` replace the prompt.
+
+        `continue_from` continues audio of your own on the server.
+        """
+        request = generation("/generate", prompt, fields, melody=melody)
+        return GenerateUrlResponse.model_validate(await self._json(request))
+
+    async def generate_continuation(
+        self, prompt: str, *, audio: Upload, melody: Optional[Upload] = None, **fields: Unpack[ContinuationFields]
+    ) -> GenerateUrlResponse:
+        """Upload audio, continue it and wait for the result. Uploads are paths, bytes or binary files."""
+        request = generation("/generate", prompt, fields, melody=melody, audio=audio)
+        return GenerateUrlResponse.model_validate(await self._json(request))
 
     @asynccontextmanager
     async def stream(
         self, prompt: Optional[str] = None, **fields: Unpack[StreamFields]
     ) -> AsyncIterator[AsyncAudioStream]:
         """Generate audio and receive it while it is generated. Leaving the context stops the generation."""
-        async with self._open(generation("/generate-stream", prompt, None, fields)) as response:
+        async with self._open(generation("/generate-stream", prompt, fields)) as response:
             yield AsyncAudioStream(response)
 
     @asynccontextmanager
@@ -181,19 +194,32 @@ class AsyncTasks:
         self,
         prompt: Optional[str] = None,
         *,
-        melody: Optional[Melody] = None,
+        melody: Optional[Upload] = None,
         idempotency_key: Optional[str] = None,
         **fields: Unpack[TaskFields],
     ) -> TaskAcceptedResponse:
         """Submit a task. A repeated submission with the same `idempotency_key` returns the same task."""
-        request = submission(prompt, melody, idempotency_key, fields)
+        request = submission(prompt, idempotency_key, fields, melody=melody)
+        return TaskAcceptedResponse.model_validate(await self._client._json(request))
+
+    async def submit_continuation(
+        self,
+        prompt: str,
+        *,
+        audio: Upload,
+        melody: Optional[Upload] = None,
+        idempotency_key: Optional[str] = None,
+        **fields: Unpack[ContinuationTaskFields],
+    ) -> TaskAcceptedResponse:
+        """Upload audio and submit a task that continues it."""
+        request = submission(prompt, idempotency_key, fields, melody=melody, audio=audio)
         return TaskAcceptedResponse.model_validate(await self._client._json(request))
 
     async def run(
         self,
         prompt: Optional[str] = None,
         *,
-        melody: Optional[Melody] = None,
+        melody: Optional[Upload] = None,
         idempotency_key: Optional[str] = None,
         on_progress: Optional[OnProgress] = None,
         poll_seconds: float = 1.0,
@@ -201,14 +227,24 @@ class AsyncTasks:
     ) -> TaskCompletedResponse:
         """Submit a task and wait for it. An interruption cancels the task."""
         accepted = await self.submit(prompt, melody=melody, idempotency_key=idempotency_key, **fields)
-        try:
-            return await self.wait(accepted.task_id, on_progress=on_progress, poll_seconds=poll_seconds)
-        except AudioCraftError:
-            raise
-        except BaseException:
-            with suppress(AudioCraftError):
-                await self.cancel(accepted.task_id)
-            raise
+        return await self._finish(accepted, on_progress, poll_seconds)
+
+    async def run_continuation(
+        self,
+        prompt: str,
+        *,
+        audio: Upload,
+        melody: Optional[Upload] = None,
+        idempotency_key: Optional[str] = None,
+        on_progress: Optional[OnProgress] = None,
+        poll_seconds: float = 1.0,
+        **fields: Unpack[ContinuationTaskFields],
+    ) -> TaskCompletedResponse:
+        """Upload audio, submit a task that continues it, and wait for it. An interruption cancels the task."""
+        accepted = await self.submit_continuation(
+            prompt, audio=audio, melody=melody, idempotency_key=idempotency_key, **fields
+        )
+        return await self._finish(accepted, on_progress, poll_seconds)
 
     async def get(self, task_id: str) -> Task:
         return TASK.validate_python(await self._client._json(Request("GET", _path(task_id))))
@@ -225,6 +261,19 @@ class AsyncTasks:
             if done is not None:
                 return done
             await asleep(poll_seconds)
+
+    async def _finish(
+        self, accepted: TaskAcceptedResponse, on_progress: Optional[OnProgress], poll_seconds: float
+    ) -> TaskCompletedResponse:
+        """Wait for a task, and cancel it if the waiting ends with anything but an error of the server."""
+        try:
+            return await self.wait(accepted.task_id, on_progress=on_progress, poll_seconds=poll_seconds)
+        except AudioCraftError:
+            raise
+        except BaseException:
+            with suppress(AudioCraftError):
+                await self.cancel(accepted.task_id)
+            raise
 
     async def cancel(self, task_id: str) -> Task:
         """Cancel a task: a queued one at once, a running one after its current step. A finished one does not change."""

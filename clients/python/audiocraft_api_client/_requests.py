@@ -22,13 +22,15 @@ from audiocraft_api_client.models import (
     TaskCanceledResponse,
     TaskCompletedResponse,
     TaskFailedResponse,
+    TaskVariation,
     TaskWorkingResponse,
+    UrlVariation,
 )
 
 Task = Union[TaskWorkingResponse, TaskCompletedResponse, TaskFailedResponse, TaskCanceledResponse]
-Melody = Union[str, "os.PathLike[str]", bytes, BinaryIO]
+Upload = Union[str, "os.PathLike[str]", bytes, BinaryIO]
 OnProgress = Callable[[Task], None]
-HasAudio = Union[GenerateUrlResponse, TaskCompletedResponse]
+HasAudio = Union[GenerateUrlResponse, TaskCompletedResponse, UrlVariation, TaskVariation]
 
 TASK: TypeAdapter[Task] = TypeAdapter(Task)
 RETRIED = frozenset({429, 502, 503, 504})
@@ -81,24 +83,41 @@ def connection_settings(base_url: Optional[str], api_key: Optional[str], timeout
     }
 
 
-def generation(path: str, prompt: Optional[str], melody: Optional[Melody], fields: Mapping[str, Any]) -> Request:
-    """Return a request that generates audio. A melody makes its body a form."""
+def generation(
+    path: str,
+    prompt: Optional[str],
+    fields: Mapping[str, Any],
+    *,
+    melody: Optional[Upload] = None,
+    audio: Optional[Upload] = None,
+) -> Request:
+    """Return a request that generates audio. A melody, or audio to continue, makes its body a form."""
     given = {name: value for name, value in {"prompt": prompt, **fields}.items() if value is not None}
-    if melody is None:
+    uploads = {name: upload for name, upload in (("audio", audio), ("melody", melody)) if upload is not None}
+    if not uploads:
         return Request("POST", path, {"json": given})
-    form = {name: str(value) for name, value in given.items()}
-    upload = Path(melody).read_bytes() if isinstance(melody, (str, os.PathLike)) else melody
-    path = path.replace("/generate", "/generate-with-melody")
-    return Request("POST", path, {"data": form, "files": {"melody": ("melody", upload)}})
+    form = {name: json.dumps(value) if isinstance(value, bool) else str(value) for name, value in given.items()}
+    files = {name: (name, _content(upload)) for name, upload in uploads.items()}
+    path = path.replace("/generate", "/generate-with-melody" if audio is None else "/generate-continuation")
+    return Request("POST", path, {"data": form, "files": files})
 
 
 def submission(
-    prompt: Optional[str], melody: Optional[Melody], idempotency_key: Optional[str], fields: Mapping[str, Any]
+    prompt: Optional[str],
+    idempotency_key: Optional[str],
+    fields: Mapping[str, Any],
+    *,
+    melody: Optional[Upload] = None,
+    audio: Optional[Upload] = None,
 ) -> Request:
     """Return a request that submits a task. Without a key it gets a random one, so that it can be repeated."""
-    request = generation("/generate-async", prompt, melody, fields)
+    request = generation("/generate-async", prompt, fields, melody=melody, audio=audio)
     headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
     return Request(request.method, request.path, {**request.options, "headers": headers})
+
+
+def _content(upload: Upload) -> Union[bytes, BinaryIO]:
+    return Path(upload).read_bytes() if isinstance(upload, (str, os.PathLike)) else upload
 
 
 def completed(task: Task) -> Optional[TaskCompletedResponse]:

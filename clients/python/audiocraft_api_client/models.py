@@ -16,130 +16,79 @@ class _Response(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)  # fields of a newer server are kept
 
 
-class ContinuationFields(TypedDict):
+class ContinuationFields(TypedDict, total=False):
     """A multipart form with a recording to continue. Numbers are sent as text."""
 
-    model_size: NotRequired[Annotated[str, "Name of a text-to-music model from `GET /models`."]]
-    duration: NotRequired[Annotated[float, "Duration of the new audio in seconds."]]
-    extend_stride: NotRequired[
-        Annotated[
-            float,
-            "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
-            "Lower values keep more of the music in view and take more time.",
-        ]
+    model_size: Annotated[str, "Name of a text-to-music model from `GET /models`."]
+    duration: Annotated[float, "Duration of the new audio in seconds."]
+    extend_stride: Annotated[
+        float,
+        "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
+        "Lower values keep more of the music in view and take more time.",
     ]
-    negative_prompt: NotRequired[
-        Annotated[str, "What the music should not sound like. Needs a `cfg_coef` other than 1."]
+    negative_prompt: Annotated[str, "What the music should not sound like. Needs a `cfg_coef` other than 1."]
+    temperature: Annotated[
+        float, "Sampling temperature. Higher values give more varied music, lower values more predictable music."
     ]
-    temperature: NotRequired[
-        Annotated[
-            float, "Sampling temperature. Higher values give more varied music, lower values more predictable music."
-        ]
+    top_k: Annotated[int, "Sample from the `top_k` most likely tokens; 0 turns this off."]
+    top_p: Annotated[
+        float, "Sample from the most likely tokens with this total probability, instead of `top_k`; 0 turns this off."
     ]
-    top_k: NotRequired[Annotated[int, "Sample from the `top_k` most likely tokens; 0 turns this off."]]
-    top_p: NotRequired[
-        Annotated[
-            float,
-            "Sample from the most likely tokens with this total probability, instead of `top_k`; 0 turns this off.",
-        ]
+    cfg_coef: Annotated[float, "Classifier-free guidance: how closely the audio follows the prompt."]
+    seed: Annotated[int, "The same seed with the same fields generates the same audio; random when omitted."]
+    output_format: Annotated[Literal["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "m4a", "opus"], "Audio format."]
+    n: Annotated[
+        int,
+        "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
+        "together may have 300 seconds.",
     ]
-    cfg_coef: NotRequired[Annotated[float, "Classifier-free guidance: how closely the audio follows the prompt."]]
-    seed: NotRequired[
-        Annotated[int, "The same seed with the same fields generates the same audio; random when omitted."]
+    start: Annotated[
+        float,
+        "Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits.",
     ]
-    output_format: NotRequired[
-        Annotated[Literal["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "m4a", "opus"], "Audio format."]
+    end: Annotated[
+        float, "Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends."
     ]
-    n: NotRequired[
-        Annotated[
-            int,
-            "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
-            "together may have 300 seconds.",
-        ]
-    ]
-    audio: Annotated[str, "The recording to continue: a WAV, AIFF, CAF, FLAC, MP3, Ogg, M4A, MP4 or WebM file."]
-    start: NotRequired[
-        Annotated[
-            float,
-            "Where the part to continue starts, in seconds. By default, the part is as long as the model's window"
-            " permits.",
-        ]
-    ]
-    end: NotRequired[
-        Annotated[
-            float,
-            "Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends.",
-        ]
-    ]
-    include_input: NotRequired[
-        Annotated[bool, "Whether the result begins with the part that is continued, or with the new audio."]
-    ]
+    include_input: Annotated[bool, "Whether the result begins with the part that is continued, or with the new audio."]
 
 
-class ContinuationTaskFields(TypedDict):
+class ContinuationTaskFields(TypedDict, total=False):
     """A multipart form with a recording to continue that creates a task. Numbers are sent as text."""
 
-    model_size: NotRequired[Annotated[str, "Name of a text-to-music model from `GET /models`."]]
-    duration: NotRequired[Annotated[float, "Duration of the new audio in seconds."]]
-    extend_stride: NotRequired[
-        Annotated[
-            float,
-            "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
-            "Lower values keep more of the music in view and take more time.",
-        ]
+    model_size: Annotated[str, "Name of a text-to-music model from `GET /models`."]
+    duration: Annotated[float, "Duration of the new audio in seconds."]
+    extend_stride: Annotated[
+        float,
+        "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
+        "Lower values keep more of the music in view and take more time.",
     ]
-    negative_prompt: NotRequired[
-        Annotated[str, "What the music should not sound like. Needs a `cfg_coef` other than 1."]
+    negative_prompt: Annotated[str, "What the music should not sound like. Needs a `cfg_coef` other than 1."]
+    temperature: Annotated[
+        float, "Sampling temperature. Higher values give more varied music, lower values more predictable music."
     ]
-    temperature: NotRequired[
-        Annotated[
-            float, "Sampling temperature. Higher values give more varied music, lower values more predictable music."
-        ]
+    top_k: Annotated[int, "Sample from the `top_k` most likely tokens; 0 turns this off."]
+    top_p: Annotated[
+        float, "Sample from the most likely tokens with this total probability, instead of `top_k`; 0 turns this off."
     ]
-    top_k: NotRequired[Annotated[int, "Sample from the `top_k` most likely tokens; 0 turns this off."]]
-    top_p: NotRequired[
-        Annotated[
-            float,
-            "Sample from the most likely tokens with this total probability, instead of `top_k`; 0 turns this off.",
-        ]
+    cfg_coef: Annotated[float, "Classifier-free guidance: how closely the audio follows the prompt."]
+    seed: Annotated[int, "The same seed with the same fields generates the same audio; random when omitted."]
+    output_format: Annotated[Literal["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "m4a", "opus"], "Audio format."]
+    n: Annotated[
+        int,
+        "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
+        "together may have 300 seconds.",
     ]
-    cfg_coef: NotRequired[Annotated[float, "Classifier-free guidance: how closely the audio follows the prompt."]]
-    seed: NotRequired[
-        Annotated[int, "The same seed with the same fields generates the same audio; random when omitted."]
+    start: Annotated[
+        float,
+        "Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits.",
     ]
-    output_format: NotRequired[
-        Annotated[Literal["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "m4a", "opus"], "Audio format."]
+    end: Annotated[
+        float, "Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends."
     ]
-    n: NotRequired[
-        Annotated[
-            int,
-            "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
-            "together may have 300 seconds.",
-        ]
-    ]
-    audio: Annotated[str, "The recording to continue: a WAV, AIFF, CAF, FLAC, MP3, Ogg, M4A, MP4 or WebM file."]
-    start: NotRequired[
-        Annotated[
-            float,
-            "Where the part to continue starts, in seconds. By default, the part is as long as the model's window"
-            " permits.",
-        ]
-    ]
-    end: NotRequired[
-        Annotated[
-            float,
-            "Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends.",
-        ]
-    ]
-    include_input: NotRequired[
-        Annotated[bool, "Whether the result begins with the part that is continued, or with the new audio."]
-    ]
-    webhook_url: NotRequired[
-        Annotated[
-            str,
-            "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks"
-            " enabled.",
-        ]
+    include_input: Annotated[bool, "Whether the result begins with the part that is continued, or with the new audio."]
+    webhook_url: Annotated[
+        str,
+        "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
     ]
 
 
