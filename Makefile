@@ -33,6 +33,7 @@ setup: $(VENV)/.service build/.native checkpoints/demo
 
 $(VENV)/.python:
 	@[ -n "$(PYTHON)" ]  # find-python has reported what is missing
+	@scripts/check-machine
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 

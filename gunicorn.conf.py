@@ -6,6 +6,7 @@ import sys
 from audiocraft_api.config import ConfigError, load_config
 from audiocraft_api.core import openmp
 from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.net.listening import check_is_free
 from audiocraft_api.policy.prompt_policy import PromptPolicy
 from audiocraft_api.storage.create import check_store
 from audiocraft_api.telemetry.admin_listener import listen
@@ -37,8 +38,9 @@ logger_class = ServerLog
 
 
 def on_starting(server):
-    """Open the port of the admin listener once, for all workers."""
+    """Check the server's address, and open the port of the admin listener once, for all workers."""
     try:
+        check_is_free(settings.server.bind)
         server.admin_socket = listen(settings.telemetry.admin_bind) if settings.telemetry.admin_bind else None
     except ConfigError as error:
         sys.exit(str(error))

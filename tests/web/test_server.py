@@ -256,6 +256,23 @@ def test_an_idle_connection_is_closed_after_the_keepalive_time(tmp_path: Path) -
         assert (status, headers["Connection"]) == (200, "keep-alive")
 
 
+def test_a_port_in_use_is_reported_at_once_with_another_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = subprocess.run(
+            [Path(sys.executable).parent / "gunicorn", "-c", "gunicorn.conf.py", "app:app"],
+            cwd=ROOT,
+            env=os.environ | {variable_name("bind"): f"127.0.0.1:{port}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode != 0
+    assert f"Port {port} is in use by another program." in done.stderr
+    assert f"AUDIOCRAFT_API_BIND=127.0.0.1:{port + 1}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_real_server_refuses_chunked_bodies_with_411_and_large_bodies_with_413(shared_server: Server) -> None:
     chunked = shared_server.post("/generate", data=iter([b"{}"]), headers={"Content-Type": "application/json"})
     assert (chunked.status_code, chunked.json()["code"]) == (411, "length_required")
