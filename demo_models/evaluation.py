@@ -105,10 +105,11 @@ def read_codes(pieces: Sequence[Codes], wanted: Sequence[dict[str, Any]]) -> dic
 
 
 def read_sound(waves: Sequence[Any], wanted: Sequence[dict[str, Any]], pieces: Sequence[Codes]) -> dict[str, float]:
-    """Return the figures that are measured in the sound alone, and how often both readers agree."""
+    """Return the figures that are measured in waveforms [C, T] alone, and how often both readers agree."""
     flags: dict[str, list[float]] = defaultdict(list)
     levels = []
-    for wave, wish, codes in zip(waves, wanted, pieces, strict=True):
+    for sides, wish, codes in zip(waves, wanted, pieces, strict=True):
+        wave = sides.mean(0)
         reading = reader.read(codes)
         if reading.tempo is not None:
             heard = measures.tempo(wave)
@@ -120,15 +121,15 @@ def read_sound(waves: Sequence[Any], wanted: Sequence[dict[str, Any]], pieces: S
         flags["edge_roughness"].append(measures.edge_roughness(wave))
         if not reading.drums:
             flags["broadband_peak_db"].append(measures.broadband_peak(wave))
-        flags["peak"].append(float(np.abs(wave).max()))
-        levels.append(measures.loudness(wave))
+        flags["peak"].append(float(np.abs(sides).max()))
+        levels.append(measures.loudness(sides))
     worst = ("edge_roughness", "broadband_peak_db", "peak")
     figures = {name: round(float(max(v) if name in worst else np.mean(v)), 4) for name, v in flags.items()}
     return figures | {"quietest_lufs": round(min(levels), 1), "loudest_lufs": round(max(levels), 1)}
 
 
 def evaluate(model: Any, seconds: float = 15.0, count: int = len(CAPTIONS)) -> dict[str, Any]:
-    """Return all figures of a model. The sound of a stereo model is measured in mono."""
+    """Return all figures of a model. Of a stereo model, loudness and peak are measured in stereo, the rest in mono."""
     captions, wanted = zip(*CAPTIONS[:count], strict=True)
     begin = time.monotonic()
     pieces = generation.generate(model, captions, seconds)
@@ -143,7 +144,6 @@ def evaluate(model: Any, seconds: float = 15.0, count: int = len(CAPTIONS)) -> d
             "level_in_mono_db": round(float(np.mean([measures.level_in_mono(wave) for wave in waves])), 2),
         }
         pieces, odd = ([stereo.leaders(codes) for codes in group] for group in (pieces, odd))
-    waves = [wave.mean(0) for wave in waves]
     figures["codes"] = read_codes(pieces, wanted)
     figures["sound"] = read_sound(waves, wanted, pieces)
     figures["odd_prompts"] = read_codes(odd, [{}] * len(odd))

@@ -15,13 +15,13 @@ Wave = NDArray[Any]  # [T]
 
 
 def loudness(wave: Wave) -> float:
-    """Return the loudness of a mono waveform in LUFS (ITU-R BS.1770)."""
+    """Return the loudness in LUFS (ITU-R BS.1770) of a waveform [T] or [C, T]; channels add up."""
     import torch
     from torchaudio import functional
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return float(functional.loudness(torch.tensor(np.asarray(wave, np.float32))[None], SAMPLE_RATE))
+        return float(functional.loudness(torch.tensor(np.atleast_2d(wave).astype(np.float32)), SAMPLE_RATE))
 
 
 def signal_to_noise(expected: Wave, found: Wave) -> float:

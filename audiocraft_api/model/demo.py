@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NAMES = ("demo", "demo-melody", "demo-stereo")
-TRAINED = ("demo",)
+TRAINED = ("demo", "demo-stereo")
 DATA = Path(__file__).parent / "demo_data"
 CODEC_FILE = "codec.safetensors"
 

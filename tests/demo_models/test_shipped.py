@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from audiocraft_api.model import demo
-from demo_models import generation, measures, reader
+from demo_models import generation, measures, reader, stereo
 from demo_models.evaluation import ODD_PROMPTS, followed
 
 CAPTIONS = (
@@ -71,6 +71,18 @@ def test_the_sound_has_the_loudness_of_music_and_no_clicks(model: Any, pieces: l
         assert -23 < measures.loudness(wave) < -13
         assert np.abs(wave).max() < 1
         assert measures.edge_roughness(wave) < 1.2
+
+
+def test_stereo_is_wide_and_keeps_its_level_in_mono(directory: Path) -> None:
+    model = generation.load(directory, "demo-stereo")
+    wide = generation.generate(model, [caption for caption, _ in CAPTIONS[:2]], 6.0)
+    for codes, (_, wanted) in zip(wide, CAPTIONS, strict=False):
+        assert stereo.following(codes) > 0.98
+        assert reader.legal_steps(stereo.leaders(codes)).mean() > 0.99
+        assert all(followed(wanted, reader.read(stereo.leaders(codes))).values())
+        wave = model.decode_codes(torch.tensor(codes)[None]).numpy()
+        assert measures.correlation(wave) < 0.95
+        assert measures.level_in_mono(wave) > -4
 
 
 def test_any_prompt_makes_music(model: Any) -> None:

@@ -36,8 +36,8 @@ def test_the_released_models_are_known_by_their_public_names() -> None:
 
 def test_descriptions_of_demo_models_say_how_they_were_made() -> None:
     for spec in catalog():
-        assert (UNTRAINED_NOTICE in spec.description) == (spec.name in ("demo-melody", "demo-stereo"))
-        assert (TRAINED_NOTICE in spec.description) == (spec.name == "demo")
+        assert (UNTRAINED_NOTICE in spec.description) == (spec.name == "demo-melody")
+        assert (TRAINED_NOTICE in spec.description) == (spec.name in ("demo", "demo-stereo"))
 
 
 @pytest.mark.parametrize(
