@@ -270,11 +270,20 @@ def test_a_clip_is_continued(app: Playground) -> None:
     expect(longer).to_contain_text("3.5 s · demo · WAV")
     app.choose(longer, "Show request")
     code = app.page.get_by_role("dialog", name="The request as a program").get_by_role("tabpanel")
-    expect(code).to_contain_text("/generate-continuation")
-    expect(code).to_contain_text("-F 'end=1.5'")
+    expect(code).to_contain_text(re.compile(r'"continue_from":{"audio_url":"/audio/[0-9a-f-]+.wav","end":1.5}'))
     app.page.keyboard.press("Escape")
     longer.get_by_role("button", name="Vary").click()
     expect(longer).to_have_count(5)
+    assert not [sent for sent in app.requests if "/generate-continuation" in sent]  # the server has the clip
+
+
+def test_a_clip_that_the_server_has_deleted_is_uploaded_to_be_continued(app: Playground) -> None:
+    card = app.generate_clip("bossa nova", seconds=2)
+    missing = {"error": "There is no such audio file.", "code": "not_found", "request_id": "1"}
+    app.page.route("**/generate-async", lambda route: route.fulfill(status=404, json=missing))
+    app.choose(card, "Continue from here")
+    expect(app.clips.filter(has_text="continues from")).to_contain_text("demo · WAV")
+    assert [sent for sent in app.requests if "/generate-continuation-async" in sent]
 
 
 @pytest.mark.parametrize("source", ["upload", "drop", "microphone", "clip"])

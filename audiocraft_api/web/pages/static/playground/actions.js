@@ -4,7 +4,7 @@ import {extensionOf, filenameOf} from "./format.js";
 import {describeAudio} from "./job.js";
 import {continuingFields, sentFields, unseeded} from "./performance.js";
 import {linkOf} from "./share.js";
-import {formRequest, runTask} from "./task.js";
+import {runRequest} from "./task.js";
 
 /** What the buttons of a clip do. */
 export class ClipActions {
@@ -145,9 +145,7 @@ export class ClipActions {
     if (!request) return null;
     this.page.toast("The server makes the clip in this format, with the same seed.");
     const fields = {...request.fields, output_format: format};
-    const isForm = request.melody || request.source;
-    const call = isForm ? formRequest({...request, fields}) : ["generate-async", sentFields(fields)];
-    const {audio_url} = await runTask(this.page.api, ...call, {});
+    const {audio_url} = await runRequest(this.page.api, {...request, fields: sentFields(fields)}, {});
     return (await this.page.api.fetch(audio_url)).blob();
   }
 
@@ -169,7 +167,7 @@ export class ClipActions {
   async #sourceOf(clip, end) {
     try {
       const name = filenameOf(clip.fields.prompt, clip.seed, extensionOf(clip.format));
-      return {id: clip.id, name, end, blob: await this.#blobOf(clip)};
+      return {id: clip.id, name, end, url: clip.audioUrl, blob: await this.#blobOf(clip)};
     } catch (error) {
       this.#onMissing(clip, error);
       return null;

@@ -11,16 +11,16 @@
 import {sentFields} from "./performance.js";
 import {streamOverHttp} from "./stream-http.js";
 import {streamOverSocket, SocketRefused} from "./stream-socket.js";
-import {formRequest, runTask} from "./task.js";
+import {runRequest} from "./task.js";
 
 export async function generate(api, {fields: own, melody, source}, on, signal) {
-  const fields = sentFields(own);
-  if (source || melody) return runTask(api, ...formRequest({fields, melody, source}), on, signal);
+  const request = {fields: sentFields(own), melody, source};
+  if (source || melody) return runRequest(api, request, on, signal);
   try {
-    return await stream(api, fields, on, signal);
+    return await stream(api, request.fields, on, signal);
   } catch (error) {
     if (error.code !== "not_streamable") throw error;
-    return runTask(api, "generate-async", fields, on, signal);
+    return runRequest(api, request, on, signal);
   }
 }
 

@@ -79,8 +79,10 @@ export function importClips(text) {
   }));
 }
 
-const originOf = ({id, name, end}) =>
-  typeof id === "string" && Number.isFinite(end) ? {id, name, end} : {id: null, name, end: null};
+const originOf = ({id, name, end, url}) =>
+  typeof id === "string" && Number.isFinite(end)
+    ? {id, name, end, url: typeof url === "string" ? url : null}
+    : {id: null, name, end: null};
 
 function isClip(clip) {
   const numbers = [clip?.created, clip?.seed, clip?.duration, clip?.sampleRate];

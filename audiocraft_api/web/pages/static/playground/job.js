@@ -19,7 +19,10 @@ export class Job extends EventTarget {
   error = null;
   clip = null;
 
-  /** `source` is the audio to continue: {blob, name, end, id}, with the `id` of the clip that it comes from or null. */
+  /**
+   * `source` is the audio to continue: {blob, name, end, id, url}, with the `id` of the clip that it comes from or
+   * null, and the `url` at which the server has it, if it does.
+   */
   constructor(api, {fields, melody = null, source = null, attempt = 1}) {
     super();
     this.attempt = attempt;
@@ -70,7 +73,10 @@ export class Job extends EventTarget {
     const common = {id: this.id, created: Date.now(), fields: {...this.fields, seed}, seed, duration, sampleRate};
     const clip = {...common, format, audioUrl, peaks: [], loudness: null, starred: false};
     if (this.melody) Object.assign(clip, {melody: this.melody, melodyName: this.melody.name});
-    if (this.source) clip.continues = {id: this.source.id, name: this.source.name, end: this.source.end};
+    if (this.source) {
+      const {id, name, end, url} = this.source;
+      clip.continues = {id, name, end, url};
+    }
     if (this.source && this.source.id === null) clip.source = this.source; // an upload, which is nowhere else
     if (this.blocks.length) {
       const channels = joinBlocks(this.blocks);

@@ -5,10 +5,13 @@ const SYNCHRONOUS_SECONDS = 30;
 /** Return a clip's request as programs: [title, text] for each. `key` says whether the server wants one. */
 export function snippetsOf({fields: own, melodyName, continues}, base, needsKey) {
   const isLong = own.duration > SYNCHRONOUS_SECONDS;
-  const route = continues ? "generate-continuation" : melodyName ? "generate-with-melody" : "generate";
-  const fields = continues?.id ? {...own, end: continues.end} : sentFields(own);
-  const fileField = continues ? "audio" : "melody";
-  const filename = continues?.name ?? melodyName;
+  const reference = continues?.url && {audio_url: continues.url, end: continues.end};
+  const upload = reference ? undefined : continues;
+  const route = upload ? "generate-continuation" : melodyName ? "generate-with-melody" : "generate";
+  const from = reference ? {continue_from: reference} : upload?.id ? {end: upload.end} : null;
+  const fields = from ? {...own, ...from} : sentFields(own);
+  const fileField = upload ? "audio" : "melody";
+  const filename = upload?.name ?? melodyName;
   const url = new URL(route + (isLong ? "-async" : ""), base).href;
   const call = {url, fields, filename, fileField, needsKey, isLong, base};
   const made = [

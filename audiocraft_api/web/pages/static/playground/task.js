@@ -52,8 +52,20 @@ function pause(milliseconds, signal) {
   });
 }
 
-/** Return the path and the form of a request with a melody or with audio to continue. */
-export function formRequest({fields, melody, source}) {
+/** Run a request as a task. If the server has deleted the audio that it continues, upload the page's copy of it. */
+export async function runRequest(api, request, on, signal) {
+  try {
+    return await runTask(api, ...taskRequest(request), on, signal);
+  } catch (error) {
+    if (!request.source?.url || (error.status !== 404 && error.status !== 410)) throw error;
+    return runTask(api, ...taskRequest({...request, source: {...request.source, url: null}}), on, signal);
+  }
+}
+
+/** Return the path and the body of a request: fields, or a form if something is uploaded. */
+function taskRequest({fields, melody, source}) {
+  if (source?.url) return ["generate-async", {...fields, continue_from: {audio_url: source.url, end: source.end}}];
+  if (!source && !melody) return ["generate-async", fields];
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, String(value));
   if (source) {
