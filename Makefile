@@ -13,7 +13,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CXX_SOURCES := $(wildcard audiocraft_api/engine/cpu/native/*.cpp audiocraft_api/engine/cpu/native/*.h)
 # More processes than two cores, because tests often wait for servers.
-PARALLEL_TESTS := -m "not fault and not timing" -n 3 --dist loadfile
+PARALLEL_TESTS := -m "not fault and not timing" -n 3 --dist loadfile --durations=40 --durations-min=2
 # What a release of Python could break: set-up, every endpoint, the decoders (PyAV has several releases in the lock),
 # the codec, the native kernels, the engine.
 SMOKE_TESTS := tests/web/test_end_to_end.py tests/audio/test_upload_formats.py tests/engine/codec tests/engine/cpu \
@@ -97,7 +97,7 @@ lint: $(VENV)/.tests
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive --severity-level high audiocraft_api app.py gunicorn.conf.py
 	$(BIN)/hadolint deploy/docker/Dockerfile
-	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) $(wildcard tests/support/*.cpp)
 
 check: lint test
 
