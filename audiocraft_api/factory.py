@@ -52,7 +52,7 @@ BLUEPRINTS = (
 # Response headers that scripts on pages of other origins may read.
 EXPOSED_HEADERS = [
     *("X-Request-ID", "Retry-After", "Content-Disposition", "Content-Range", "Accept-Ranges", "Location"),
-    *("Preference-Applied", "WWW-Authenticate"),
+    *("Preference-Applied", "WWW-Authenticate", "song-id"),
     *rate_limit_headers.HEADERS,
     *streams.HEADERS,
 ]
