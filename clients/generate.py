@@ -263,8 +263,14 @@ PYTHON_TYPES = _Language(
 
 def _typescript_field(name: str, about: Schema, *, optional: bool) -> list[str]:
     shown = TYPESCRIPT.type_of(_without_null(about) if optional else about)
-    comment = [f"/** {about['description']} */"] if "description" in about else []
-    return [*comment, f"{name}{'?' if optional else ''}: {shown};"]
+    return [*_typescript_comment(about.get("description", "")), f"{name}{'?' if optional else ''}: {shown};"]
+
+
+def _typescript_comment(text: str) -> list[str]:
+    lines = textwrap.wrap(text, 108)
+    if len(lines) < 2:
+        return [f"/** {line} */" for line in lines]
+    return ["/**", *(f" * {line}" for line in lines), " */"]
 
 
 def _interface(name: str, schema: Schema, fields: list[list[str]]) -> str:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import requests
@@ -33,7 +33,7 @@ START = {"type": "start", "model_size": "demo", "seed": 3, "prompts": [{"text": 
 def described(text: str) -> dict[str, Any]:
     """Return a message of the server, which must be as documented."""
     message: dict[str, Any] = json.loads(text)
-    schemas = {schema.model_fields["type"].annotation.__args__[0]: schema for schema in ANSWERS}  # type: ignore[union-attr]
+    schemas = {get_args(schema.model_fields["type"].annotation)[0]: schema for schema in ANSWERS}
     schemas[message["type"]].model_validate(message, strict=True)
     return message
 

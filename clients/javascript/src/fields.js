@@ -21,7 +21,8 @@ function snakeCase(name) {
 /** Returns the path, body and headers of a request. A melody, or audio to continue, makes the body a form. */
 export function generation(path, prompt, options) {
   const fields = fieldsOf(prompt, options);
-  const uploads = Object.entries({audio: options.audio, melody: options.melody}).filter(([, file]) => file !== undefined);
+  const files = {audio: options.audio, melody: options.melody};
+  const uploads = Object.entries(files).filter(([, file]) => file !== undefined);
   if (uploads.length === 0) {
     return {path, body: JSON.stringify(fields), headers: {"Content-Type": "application/json"}};
   }

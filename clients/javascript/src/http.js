@@ -70,7 +70,9 @@ export class Http {
 
   /** Opens a WebSocket of this server. */
   openSocket(path) {
-    if (!this.#WebSocket) throw new TypeError("There is no WebSocket. Use Node 22 or later, or pass the option WebSocket.");
+    if (!this.#WebSocket) {
+      throw new TypeError("There is no WebSocket. Use Node 22 or later, or pass the option WebSocket.");
+    }
     return new this.#WebSocket(this.url(path).replace(/^http/, "ws"), this.#protocols);
   }
 

@@ -6,7 +6,10 @@ export interface ContinuationFields {
   modelSize?: string;
   /** Duration of the new audio in seconds. */
   duration?: number;
-  /** Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower values keep more of the music in view and take more time. */
+  /**
+   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
+   * values keep more of the music in view and take more time.
+   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -22,9 +25,15 @@ export interface ContinuationFields {
   seed?: number;
   /** Audio format. */
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
-  /** Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together may have 300 seconds. */
+  /**
+   * Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together
+   * may have 300 seconds.
+   */
   n?: number;
-  /** Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits. */
+  /**
+   * Where the part to continue starts, in seconds. By default, the part is as long as the model's window
+   * permits.
+   */
   start?: number;
   /** Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends. */
   end?: number;
@@ -40,7 +49,10 @@ export interface ContinuationTaskFields {
   modelSize?: string;
   /** Duration of the new audio in seconds. */
   duration?: number;
-  /** Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower values keep more of the music in view and take more time. */
+  /**
+   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
+   * values keep more of the music in view and take more time.
+   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -56,15 +68,24 @@ export interface ContinuationTaskFields {
   seed?: number;
   /** Audio format. */
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
-  /** Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together may have 300 seconds. */
+  /**
+   * Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together
+   * may have 300 seconds.
+   */
   n?: number;
-  /** Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits. */
+  /**
+   * Where the part to continue starts, in seconds. By default, the part is as long as the model's window
+   * permits.
+   */
   start?: number;
   /** Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends. */
   end?: number;
   /** Whether the result begins with the part that is continued, or with the new audio. */
   includeInput?: boolean;
-  /** HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled. */
+  /**
+   * HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks
+   * enabled.
+   */
   webhookUrl?: string;
 }
 
@@ -74,7 +95,10 @@ export interface ContinueFromFields {
   taskId?: string;
   /** `audio_url` of an earlier response. */
   audioUrl?: string;
-  /** Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits. */
+  /**
+   * Where the part to continue starts, in seconds. By default, the part is as long as the model's window
+   * permits.
+   */
   start?: number;
   /** Where the part to continue ends and the new audio begins, in seconds; by default, where the audio ends. */
   end?: number;
@@ -119,7 +143,10 @@ export interface PerformanceFields {
   changes: Array<PerformanceChangeFields>;
   model: string;
   seed: number;
-  /** Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower values keep more of the music in view and take more time. */
+  /**
+   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
+   * values keep more of the music in view and take more time.
+   */
   extendStride?: number;
   /** Of the model. Not read. */
   revision?: string;
@@ -137,7 +164,10 @@ export interface GenerateFields {
   modelSize?: string;
   /** Duration of the audio in seconds. */
   duration?: number;
-  /** Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower values keep more of the music in view and take more time. */
+  /**
+   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
+   * values keep more of the music in view and take more time.
+   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -153,7 +183,10 @@ export interface GenerateFields {
   seed?: number;
   /** Audio format. */
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
-  /** Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together may have 300 seconds. */
+  /**
+   * Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together
+   * may have 300 seconds.
+   */
   n?: number;
   /** Parts with prompts of their own, in place of `prompt` and `duration`. */
   segments?: Array<SegmentFields>;
@@ -185,7 +218,10 @@ export interface LiveFields {
   lead?: number;
   /** Seconds that a change of prompts takes. */
   transition?: number;
-  /** Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower values keep more of the music in view and take more time. */
+  /**
+   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
+   * values keep more of the music in view and take more time.
+   */
   extendStride?: number;
   /** Whether to wait for `play` once the lead is generated. */
   paused?: boolean;
@@ -211,7 +247,10 @@ export interface MelodyFields {
   modelSize?: string;
   /** Duration of the audio in seconds. */
   duration?: number;
-  /** Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower values keep more of the music in view and take more time. */
+  /**
+   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
+   * values keep more of the music in view and take more time.
+   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -227,7 +266,10 @@ export interface MelodyFields {
   seed?: number;
   /** Audio format. */
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
-  /** Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together may have 300 seconds. */
+  /**
+   * Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together
+   * may have 300 seconds.
+   */
   n?: number;
   /** `url` returns a link to the audio file, `base64` the file itself. */
   returnType?: "url" | "base64";
@@ -239,7 +281,10 @@ export interface MelodyTaskFields {
   modelSize?: string;
   /** Duration of the audio in seconds. */
   duration?: number;
-  /** Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower values keep more of the music in view and take more time. */
+  /**
+   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
+   * values keep more of the music in view and take more time.
+   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -255,9 +300,15 @@ export interface MelodyTaskFields {
   seed?: number;
   /** Audio format. */
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
-  /** Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together may have 300 seconds. */
+  /**
+   * Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together
+   * may have 300 seconds.
+   */
   n?: number;
-  /** HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled. */
+  /**
+   * HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks
+   * enabled.
+   */
   webhookUrl?: string;
 }
 
@@ -267,7 +318,10 @@ export interface StreamFields {
   modelSize?: string;
   /** Duration of the audio in seconds. */
   duration?: number;
-  /** Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower values keep more of the music in view and take more time. */
+  /**
+   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
+   * values keep more of the music in view and take more time.
+   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -299,7 +353,10 @@ export interface TaskFields {
   modelSize?: string;
   /** Duration of the audio in seconds. */
   duration?: number;
-  /** Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower values keep more of the music in view and take more time. */
+  /**
+   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
+   * values keep more of the music in view and take more time.
+   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -315,7 +372,10 @@ export interface TaskFields {
   seed?: number;
   /** Audio format. */
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
-  /** Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together may have 300 seconds. */
+  /**
+   * Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All together
+   * may have 300 seconds.
+   */
   n?: number;
   /** Parts with prompts of their own, in place of `prompt` and `duration`. */
   segments?: Array<SegmentFields>;
@@ -323,7 +383,10 @@ export interface TaskFields {
   continueFrom?: ContinueFromFields;
   /** The performance of a live session, or its ID, in place of all controls. */
   performance?: PerformanceFields | string;
-  /** HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled. */
+  /**
+   * HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks
+   * enabled.
+   */
   webhookUrl?: string;
 }
 
@@ -936,7 +999,10 @@ export interface TaskWorkingResponse {
   current: number;
   /** Frames to generate; 0 until the engine has started. */
   total: number;
-  /** Approximate position in the queue, counting this task; API keys are served in turn. Null when the task is not queued. */
+  /**
+   * Approximate position in the queue, counting this task; API keys are served in turn. Null when the task is
+   * not queued.
+   */
   queue_position: number | null;
   /** Estimated seconds until the task finishes, from measured speed; null when unknown. */
   eta_seconds: number | null;

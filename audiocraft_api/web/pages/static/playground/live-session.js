@@ -5,8 +5,8 @@ const REPORT_MILLISECONDS = 400;
 
 /**
  * A performance over `/ws/live`. It dispatches `audio` for every block, `seek` with the `frame` from which the audio
- * goes on, `answer` with a `message` of the server and the `note` of the change that it is about, and at the end `ended`
- * or `failed`.
+ * goes on, `answer` with a `message` of the server and the `note` of the change that it is about, and at the end
+ * `ended` or `failed`.
  */
 export class LiveSession extends EventTarget {
   #socket;

@@ -91,7 +91,8 @@ export class Live {
     const {prompts, ...fields} = this.panel.fields;
     const {cfg_coef, temperature, top_k, bpm = null, key = null} = fields;
     this.#session.send({type: "config", cfg_coef, temperature, top_k, bpm, key});
-    this.#session.send({type: "seek_back", position: (entry.frame + 1) / this.#session.info.frame_rate, prompts}, {entry});
+    const position = (entry.frame + 1) / this.#session.info.frame_rate;
+    this.#session.send({type: "seek_back", position, prompts}, {entry});
   }
 
   #onAudio(session, block) {
@@ -209,7 +210,10 @@ function mixOf(prompts) {
   const total = prompts.reduce((sum, {weight}) => sum + Math.max(0, weight), 0);
   if (prompts.length === 1) return prompts[0].text;
   return prompts
-    .map(({text, weight}) => `${weight < 0 ? "away from " : ""}${text} ${Math.round((100 * Math.abs(weight)) / total)} %`)
+    .map(({text, weight}) => {
+      const percent = Math.round((100 * Math.abs(weight)) / total);
+      return `${weight < 0 ? "away from " : ""}${text} ${percent} %`;
+    })
     .join(", ");
 }
 
