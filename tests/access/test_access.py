@@ -55,9 +55,8 @@ def routes(app: Flask) -> Iterator[tuple[str, str, Access]]:
     for rule in app.url_map.iter_rules():
         access = access_of(app, rule.endpoint)
         assert access is not None, f"{rule.endpoint} does not declare its access"
-        path = rule.rule
-        for name in rule.arguments:
-            path = path.replace(f"<path:{name}>", "x").replace(f"<{name}>", "x")
+        path = re.sub(r"<any\((\w+).*?>", r"\1", rule.rule)
+        path = re.sub(r"<.*?>", "x", path)
         for method in rule.methods or set():
             yield method, path, access
 
@@ -86,7 +85,10 @@ class TestEveryRoute:
                 assert response.status_code == 401, (method, path)
                 assert response.headers["WWW-Authenticate"] == "Bearer"
                 details = ["status"] if re.fullmatch("/tasks/[^/]+", path) and method == "GET" else []
-                if method != "HEAD":
+                endpoint, _ = app.url_map.bind("").match(path, method, websocket="/ws/" in path)
+                if endpoint.startswith("compat_"):  # whose errors have another shape
+                    assert method == "HEAD" or SENTENCE in response.text
+                elif method != "HEAD":
                     assert assert_error(response, 401, "unauthorized", details=details)["error"] == SENTENCE
                 num_requests += 1
         assert num_requests > 30

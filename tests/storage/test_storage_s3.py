@@ -138,7 +138,7 @@ def test_a_temporary_error_is_retried(
     gate: Gate, bucket: str, operation: Operation, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(standard.ExponentialBackoff, "delay_amount", lambda *_: 0.0)
-    store = make_store(gate.url, bucket, s3_attempts=2)
+    store = make_store(gate.url, bucket, s3_attempts=2, s3_timeout_seconds=30)
     filename = store.save(b"audio", "wav").filename
     gate.faults = [fault]
     operation(store, filename)
