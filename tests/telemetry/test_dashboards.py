@@ -97,7 +97,7 @@ def test_every_alert_has_a_severity_a_summary_and_a_duration() -> None:
 def test_panels_have_unique_ids_do_not_overlap_and_use_the_selected_data_source() -> None:
     assert max(Counter(panel["id"] for panel in PANELS).values()) == 1
     assert [panel["title"] for panel in PANELS if panel["type"] == "row"] == [
-        *("Traffic", "Queue", "Engine", "Audio", "Limits", "Storage", "Process"),
+        *("Traffic", "Queue", "Engine", "Audio", "Live", "Limits", "Storage", "Process"),
     ]
     cells = Counter(
         (x, y)
