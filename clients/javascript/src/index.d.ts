@@ -177,8 +177,8 @@ export class AudioStream implements AsyncIterable<Uint8Array> {
 }
 
 /**
- * Music that is changed while it is generated: iterate over its audio, and steer it meanwhile. Its methods resolve with
- * the frame from which the change holds, and reject if the server does not accept it.
+ * A live session. Iterate over it to receive the audio, and call its methods to change the music. Each method resolves
+ * with the frame at which the change takes effect, and rejects if the server does not accept the change.
  */
 export class LiveSession implements AsyncIterable<Uint8Array> {
   private constructor();

@@ -3,8 +3,8 @@ import {fieldsOf} from "./fields.js";
 import {createError} from "./responses.js";
 
 /**
- * Music that is changed while it is generated: iterate over its audio, and steer it meanwhile. Its methods resolve with
- * the frame from which the change holds.
+ * A live session. Iterate over it to receive the audio, and call its methods to change the music. Each method resolves
+ * with the frame at which the change takes effect.
  */
 export class LiveSession {
   #socket;

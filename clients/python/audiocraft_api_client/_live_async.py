@@ -31,10 +31,10 @@ from audiocraft_api_client.models import (
 
 
 class AsyncLiveSession:
-    """Music that is changed while it is generated: iterate over its audio, and steer it meanwhile.
+    """A live session. Iterate over it to receive the audio, and call its methods to change the music.
 
-    The server answers a change with a message that has the frame from which it holds. `on_message` receives every
-    message, while the session is iterated over. Without it, the error of a change that is refused ends the loop.
+    The server answers each change with a message that has the frame at which the change takes effect. The loop over the
+    session passes every message to `on_message`. Without `on_message`, a refused change raises its error in the loop.
     """
 
     started: StartedAnswer

@@ -14,8 +14,8 @@ const SAMPLING = ["cfg_coef", "temperature", "top_k"]; // `live-` and the name i
 const WORDS = ["bpm", "key"];
 
 /**
- * The form of the Live tab. It dispatches `start`, `prompts`, `config` with the changed `fields`, `transition`, `pause`,
- * `stop`, `reset` and `back` with the `entry` of the list of changes to go back to.
+ * The form of the Live tab. It dispatches `start`, `prompts`, `config` with the changed `fields`, `transition`,
+ * `pause`, `stop`, `reset` and `back` with the `entry` of the list of changes to go back to.
  */
 export class LivePanel extends EventTarget {
   #sent = {};
