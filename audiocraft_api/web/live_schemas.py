@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from audiocraft_api.core.constants import (
     DEFAULT_EXTEND_STRIDE_SECONDS,
 )
 from audiocraft_api.core.performance import WeightedPrompt
-from audiocraft_api.tasks.view import PerformanceChangeResponse
+from audiocraft_api.tasks.view import RecipePerformanceResponse
 from audiocraft_api.web.schemas import (
     CfgCoef,
     ExtendStride,
@@ -156,16 +156,9 @@ def weighted(prompts: Iterable[LivePromptFields]) -> tuple[WeightedPrompt, ...]:
     return tuple(WeightedPrompt(prompt.text, prompt.weight) for prompt in prompts)
 
 
-class PerformanceResponse(BaseModel):
+class PerformanceResponse(RecipePerformanceResponse):
     """A performance, which can be generated again."""
 
-    model_config = ConfigDict(frozen=True)
-
-    frames: int = Field(description="Length in frames, 50 per second.")
-    changes: list[PerformanceChangeResponse]
-    model: str
-    seed: int
-    extend_stride: float
     revision: str = Field(description="Revision of the model that made it.")
     precision: str = Field(description="Precision of the engine that made it. Another one makes other music.")
     service_version: str
