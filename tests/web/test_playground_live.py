@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, expect
 
 from support.browser import launch_browser
 from support.live import playing
@@ -25,6 +25,19 @@ LOADING_MILLISECONDS = 60_000  # a server imports PyTorch and loads the model fi
 def browser() -> Iterator[Browser]:
     with launch_browser() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with playing(tmp_path_factory.mktemp("server")) as (port, _, _):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def app(browser: Browser, server: str) -> Iterator[Playground]:
+    with playground(browser, server) as opened:
+        opened.open("#live")
+        yield opened
 
 
 def test_the_clip_of_a_performance_is_what_the_server_makes_of_its_recipe(
@@ -75,14 +88,17 @@ def test_the_clip_of_a_performance_is_what_the_server_makes_of_its_recipe(
         expect(app.page.get_by_role("textbox", name="Text 1")).to_have_value(texts[0][0])
 
 
-def test_a_performance_is_steered_with_the_keyboard(browser: Browser, tmp_path: Path) -> None:
-    with playing(tmp_path) as (port, _, _), playground(browser, f"http://127.0.0.1:{port}") as app:
+def test_a_performance_is_steered_with_the_keyboard(browser: Browser, server: str) -> None:
+    with playground(browser, server) as app:
         app.open()
         press = app.page.keyboard.press
         app.page.get_by_role("tab", name="Clip").focus()
         press("ArrowRight")
         expect(app.page.get_by_role("tab", name="Live")).to_have_attribute("aria-selected", "true")
         press("Tab")
+        expect(app.page.get_by_role("slider", name="Listener")).to_be_focused()
+        for _ in range(4):  # the two dots, Play, the first text
+            press("Tab")
         expect(app.page.get_by_role("textbox", name="Text 1")).to_be_focused()
         press("Control+a")
         app.page.keyboard.type("solo cello")
@@ -107,6 +123,52 @@ def test_a_performance_is_steered_with_the_keyboard(browser: Browser, tmp_path: 
         press("Enter")
         expect(app.page.locator("#live-status")).to_have_text("The performance has ended.")
         expect(app.clips).to_have_count(1)
+
+
+def test_the_distance_of_a_dot_from_the_listener_is_the_weight_of_its_text(app: Playground) -> None:
+    first, second = (app.page.get_by_label(f"Weight of text {number}") for number in (1, 2))
+    listener, dot = (app.page.get_by_role("slider", name=name) for name in ("Listener", "Text 2 on the pad"))
+    drag(app, listener, to=dot)
+    expect(first).to_have_value("0")
+    expect(second).to_have_value("100")
+    expect(dot).to_have_attribute("aria-valuetext", "100 %")
+    listener.press("ArrowLeft")
+    assert weights(app) == [5, 95]
+    app.page.get_by_label("Weight of text 1").fill("50")
+    assert place(app, "Text 1 on the pad") == pytest.approx(place(app, "Listener") - 75 / 2, abs=0.1)
+    app.page.get_by_role("button", name="Add a text").click()
+    app.page.keyboard.type("dub")
+    assert weights(app) == [50, 95, 50]
+    app.page.get_by_role("slider", name="Text 3 on the pad").press("ArrowUp")
+    assert weights(app)[2] != 50
+    for number in (3, 2):
+        app.page.get_by_label(f"Remove text {number}").click()
+    for _ in range(20):
+        listener.press("ArrowRight")
+    assert weights(app) == [5]  # it is the nearest one, though not within earshot
+    expect(listener).to_have_attribute("aria-valuetext", "text 1: 100 %")
+    assert app.violations() == []
+
+
+def weights(app: Playground) -> list[int]:
+    return [int(slider.input_value()) for slider in app.page.get_by_label("Weight of text").all()]
+
+
+def place(app: Playground, name: str) -> float:
+    """Return how far right something on the pad is, in units of the pad."""
+    percent = app.page.get_by_role("slider", name=name).evaluate("(node) => parseFloat(node.style.left)")
+    return 160 * float(percent) / 100
+
+
+def drag(app: Playground, handle: Locator, *, to: Locator) -> None:
+    start, end = handle.bounding_box(), to.bounding_box()
+    assert start
+    assert end
+    mouse = app.page.mouse
+    mouse.move(start["x"] + 2, start["y"] + start["height"] / 2)  # the ring, not the dot within
+    mouse.down()
+    mouse.move(end["x"] + end["width"] / 2, end["y"] + end["height"] / 2, steps=4)
+    mouse.up()
 
 
 def pause_and_go_on(app: Playground) -> None:

@@ -68,11 +68,12 @@ export class LivePanel extends EventTarget {
 
   /** Everything that a change can set, to be restored with `restore`. */
   get snapshot() {
-    return {rows: this.prompts.rows, controls: this.#controls};
+    return {rows: this.prompts.rows, listener: this.prompts.listener, controls: this.#controls};
   }
 
   /** Fill in the prompts and controls of another time. They are sent if the server does not know them. */
-  restore({rows, controls}) {
+  restore({rows, listener = null, controls}) {
+    if (listener) this.prompts.listener = listener;
     this.prompts.rows = rows;
     for (const [name, value] of Object.entries(controls)) byId(`live-${name}`).value = value ?? "";
     this.#later();
