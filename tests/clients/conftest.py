@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,3 +29,12 @@ def hold(directory: Path) -> Iterator[Path]:
     file = directory / "hold"
     with paused(file):
         yield file
+
+
+@pytest.fixture
+def terminal_pair() -> Iterator[tuple[int, int]]:
+    """What the user sees of a terminal, and the end of it that a program writes to."""
+    pair = os.openpty()
+    yield pair
+    for end in pair:
+        os.close(end)

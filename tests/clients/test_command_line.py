@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from clients.generate import CLIENTS
 from support.http import melody_file
 from support.keys import ENVIRONMENT_KEY
 from support.served import Server, wait_until
+from support.terminal import wait_for_text
 
 PACKAGE = CLIENTS / "python"
 STREAM_BYTES = 44 + 2 * 2 * 32_000
@@ -35,23 +34,6 @@ def environ(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     return os.environ | own
-
-
-@pytest.fixture
-def terminal_pair() -> Iterator[tuple[int, int]]:
-    """What the user sees of a terminal, and the end of it that a program writes to."""
-    pair = os.openpty()
-    yield pair
-    for end in pair:
-        os.close(end)
-
-
-def wait_for_text(terminal: int, text: bytes) -> None:
-    """Return once a program has written a text to a terminal."""
-    shown = b""
-    while text not in shown:
-        assert select.select([terminal], [], [], 30)[0], shown
-        shown += os.read(terminal, 1000)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
@@ -218,7 +200,7 @@ def completed(tmp_path: Path, *words: str) -> set[str]:
 
 def test_bash_completes_commands_options_and_values(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "completion.bash").write_text(run(capsys, "completion", "bash"))
-    commands = {"generate", "melody", "stream", "models", "tasks", "completion"}
+    commands = {"generate", "melody", "continue", "stream", "live", "models", "tasks", "completion"}
     assert completed(tmp_path, "audiocraft", "") == commands
     assert completed(tmp_path, "audiocraft", "generate", "--neg") == {"--negative-prompt"}
     assert completed(tmp_path, "audiocraft", "stream", "--format", "wav") == {"wav", "wav24", "wav32f"}

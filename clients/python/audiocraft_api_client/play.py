@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from audiocraft_api_client.models import StartedAnswer
 
 
 def require_player() -> None:
@@ -22,3 +27,29 @@ def play(audio: bytes) -> None:
 
     samples, sample_rate = soundfile.read(io.BytesIO(audio), dtype="float32")
     sounddevice.play(samples, sample_rate, blocking=True)
+
+
+class LivePlayer:
+    """Plays the audio of a live session while it arrives."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream  # a sounddevice.RawOutputStream
+
+    def write(self, block: bytes) -> None:
+        """Play a block; waits while the buffer of the sound device is full."""
+        self._stream.write(block)
+
+    def seek_back(self, _frame: int) -> None:
+        """Drop what is not yet heard."""
+        self._stream.abort()
+        self._stream.start()
+
+
+@contextmanager
+def open_player(started: StartedAnswer) -> Iterator[LivePlayer]:
+    """Open the sound device for a live session. Leaving the context plays the rest. Needs sounddevice."""
+    require_player()
+    import sounddevice
+
+    with sounddevice.RawOutputStream(started.sample_rate, channels=started.channels, dtype="int16") as stream:
+        yield LivePlayer(stream)

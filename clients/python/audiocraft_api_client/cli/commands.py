@@ -31,6 +31,17 @@ def generate(client: AudioCraft, options: argparse.Namespace) -> None:
     _write(client, task, options)
 
 
+def continue_recording(client: AudioCraft, options: argparse.Namespace) -> None:
+    if options.play:
+        require_player()
+    given = _fields(options)
+    with TerminalProgress() as progress:
+        task = client.tasks.run_continuation(
+            options.prompt, audio=options.audio, melody=options.melody, on_progress=progress, **given
+        )
+    _write(client, task, options)
+
+
 def stream(client: AudioCraft, options: argparse.Namespace) -> None:
     with client.stream(options.prompt, **_fields(options)) as audio:
         if options.output != STANDARD_OUTPUT:
@@ -89,23 +100,23 @@ def _fields(options: argparse.Namespace) -> Any:
     """Return the given fields of a request. The extension of the output file selects the format."""
     given = {name: getattr(options, name) for name in options.fields if getattr(options, name) is not None}
     if options.prompt is None and "segments" not in given:
-        raise _usage("A PROMPT or at least one --segment is missing.")
-    _require_writable(options.output)
+        raise usage_error("A PROMPT or at least one --segment is missing.")
+    require_writable(options.output)
     formats = get_args(get_type_hints(TaskFields)["output_format"])
     extension = Path(options.output or "").suffix[1:].lower()
     if "output_format" not in given and extension:
         if extension not in formats:
-            raise _usage(f"The file name must end with one of {', '.join(formats)}, or use --format.")
+            raise usage_error(f"The file name must end with one of {', '.join(formats)}, or use --format.")
         given["output_format"] = extension
     return given
 
 
-def _require_writable(output: Optional[str]) -> None:
+def require_writable(output: Optional[str]) -> None:
     """Refuse an output that would fail after the generation."""
     if output == STANDARD_OUTPUT and sys.stdout.isatty():
-        raise _usage("Audio is not written to a terminal. Use -o FILE, or redirect standard output.")
+        raise usage_error("Audio is not written to a terminal. Use -o FILE, or redirect standard output.")
     if output and not Path(output).parent.is_dir():
-        raise _usage(f"The directory {Path(output).parent} does not exist.")
+        raise usage_error(f"The directory {Path(output).parent} does not exist.")
 
 
 def _write(client: AudioCraft, task: TaskCompletedResponse, options: argparse.Namespace) -> None:
@@ -143,5 +154,5 @@ def _print_json(found: Sequence[BaseModel]) -> None:
     print(json.dumps([item.model_dump(mode="json") for item in found]))
 
 
-def _usage(message: str) -> InvalidRequestError:
+def usage_error(message: str) -> InvalidRequestError:
     return InvalidRequestError(message, code="invalid_request")

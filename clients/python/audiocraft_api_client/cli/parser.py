@@ -7,9 +7,15 @@ import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from audiocraft_api_client import __version__
-from audiocraft_api_client.cli import commands
+from audiocraft_api_client.cli import commands, live, live_lines
 from audiocraft_api_client.cli.completion import SHELLS
-from audiocraft_api_client.models import MelodyTaskFields, StreamFields, TaskFields
+from audiocraft_api_client.models import (
+    ContinuationTaskFields,
+    LiveFields,
+    MelodyTaskFields,
+    StreamFields,
+    TaskFields,
+)
 
 SHORT_OPTIONS = {"duration": ("-d",), "model_size": ("-m",), "output_format": ("-f", "--format"), "seed": ("-s",)}
 
@@ -46,10 +52,27 @@ def build_parser() -> argparse.ArgumentParser:
     _add_output(melody)
     melody.set_defaults(fields=_add_fields(melody, MelodyTaskFields))
 
+    continued = add("continue", commands.continue_recording, "Continue a recording.")
+    continued.add_argument("prompt", metavar="PROMPT")
+    continued.add_argument("audio", metavar="FILE", help="recording to continue")
+    continued.add_argument("--melody", metavar="FILE", help="recording of a melody to follow")
+    _add_output(continued)
+    continued.set_defaults(fields=_add_fields(continued, ContinuationTaskFields))
+
     stream = add("stream", commands.stream, "Generate music and write it while it is generated.")
     stream.add_argument("prompt", metavar="PROMPT", nargs="?")
     stream.add_argument("-o", "--output", metavar="FILE", default="-", help="file; - (default) is standard output")
     stream.set_defaults(fields=_add_fields(stream, StreamFields))
+
+    played = add("live", live.live, "Play music without end, and change it with lines of standard input.")
+    played.epilog = live_lines.HELP
+    played.formatter_class = argparse.RawDescriptionHelpFormatter
+    played.add_argument("prompt", metavar="PROMPTS", help="such as: cello, or 2:piano | rain | -1:drums")
+    played.add_argument(
+        "-o", "--output", metavar="FILE", help="WAV file; - (default without --play) is standard output"
+    )
+    played.add_argument("--play", action="store_true", help="play the audio")
+    played.set_defaults(fields=_add_fields(played, LiveFields, without=("format",)))
 
     add("models", commands.models, "List the models.")
 
@@ -74,10 +97,13 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--play", action="store_true", help="play the audio")
 
 
-def _add_fields(parser: argparse.ArgumentParser, fields: type[Any]) -> tuple[str, ...]:
-    """Add an option for each field of a request; return the names of the fields."""
+def _add_fields(
+    parser: argparse.ArgumentParser, fields: type[Any], without: tuple[str, ...] = ("n",)
+) -> tuple[str, ...]:
+    """Add an option for each field of a request; return the names of the fields. A command writes one file, not `n`."""
     hints: dict[str, Any] = get_type_hints(fields, include_extras=True)
-    hints.pop("n")  # a command writes one file
+    for name in without:
+        hints.pop(name)
     for name, hint in hints.items():
         kind, description = get_args(hint)
         if name == "segments":
@@ -88,6 +114,10 @@ def _add_fields(parser: argparse.ArgumentParser, fields: type[Any]) -> tuple[str
             continue
         if name == "performance":
             kind = str  # the ID of a performance
+        if kind is bool:
+            flag = f"--{name.replace('_', '-')}"
+            parser.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=None, help=description)
+            continue
         choices = get_args(kind) if get_origin(kind) is Literal else None
         if choices:
             description += f" One of {', '.join(choices)}."
