@@ -25,3 +25,9 @@ MIN_EXTEND_STRIDE_SECONDS = 1.0
 MAX_LIVE_CHANGES = 2_000  # of a performance
 MAX_LIVE_SECONDS = 86_400
 MAX_TRANSITION_SECONDS = 30.0
+
+MIN_LOUDNESS_LUFS = -30.0
+MAX_LOUDNESS_LUFS = -8.0
+MAX_TRUE_PEAK_DBTP = -1.0  # of audio whose loudness is set
+MAX_FADE_SECONDS = 30.0
+SILENCE_DBFS = -60.0  # quieter samples are silence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from audiocraft_api.audio.finishing import Finishing
 from audiocraft_api.core.constants import (
     DEFAULT_CFG_COEF,
     DEFAULT_EXTEND_STRIDE_SECONDS,
@@ -50,6 +51,15 @@ class GenerateCommand:
     prompt_end: float | None = field(default=None, metadata=ADDED)
     include_input: bool = field(default=True, metadata=ADDED)  # the result begins with `audio_prompt`
     continued_url: str | None = field(default=None, metadata=ADDED)  # of the audio on this server that is continued
+    loudness: float | None = field(default=None, metadata=ADDED)  # LUFS
+    fade_in_seconds: float = field(default=0.0, metadata=ADDED)
+    fade_out_seconds: float = field(default=0.0, metadata=ADDED)
+    trim_silence: bool = field(default=False, metadata=ADDED)
+
+    @property
+    def finishing(self) -> Finishing:
+        """What happens to the waveform before it is encoded."""
+        return Finishing(self.loudness, self.fade_in_seconds, self.fade_out_seconds, self.trim_silence)
 
     @property
     def time_factor(self) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from audiocraft_api import __version__
+from audiocraft_api.audio.finishing import Finishing
 from audiocraft_api.audio.tags import Tags
 from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, MAX_DURATION_SECONDS
 from audiocraft_api.core.params import AudioInput, Codes, GenerationParams, Segment, seconds_of
@@ -103,6 +104,7 @@ def recipe_details(
     engine: str,
     *,
     continuation: Mapping[str, Any],
+    finishing: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the `details` of a recipe: every resolved parameter and the software, as of now.
 
@@ -121,6 +123,7 @@ def recipe_details(
         "melody": None if params.melody is None else audio_digest(params.melody),
         **_controls(params),
         **continuation,
+        **finishing,
         "output_format": output_format,
         "engine": engine,
         "precision": precision,
@@ -146,6 +149,17 @@ def _controls(params: GenerationParams) -> dict[str, Any]:
     if params.segments:
         controls["segments"] = [_segment(segment) for segment in params.segments]
     return controls
+
+
+def finishing_details(finishing: Finishing) -> dict[str, Any]:
+    """Return what a recipe says about the finishing of a waveform, under the fields' names."""
+    fields = {
+        "loudness": finishing.loudness_lufs,
+        "fade_in": finishing.fade_in_seconds,
+        "fade_out": finishing.fade_out_seconds,
+        "trim_silence": finishing.trim_silence,
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 def _segment(segment: Segment) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from audiocraft_api.audio import convert
+from audiocraft_api.audio.finishing import finished
 from audiocraft_api.config import Config
 from audiocraft_api.core.constants import MAX_SEED
 from audiocraft_api.core.engine import Engine
@@ -184,15 +185,23 @@ class GenerationService:
         return without_input(submission.request.result(), submission.command)
 
     def _encode(self, submission: Submission, result: GenerationResult) -> GeneratedBytes:
-        """Encode the waveform, with the recipe in the file's tags."""
-        recipe = submission.recipe(result)
+        """Finish and encode the waveform, with the recipe in the file's tags."""
+        timeout_seconds = self._config.audio.convert_timeout_seconds * submission.command.time_factor
         with self._observer.step("convert"):
+            result = self._finished(submission.command, result, timeout_seconds)
+            recipe = submission.recipe(result)
             audio = convert.encode(
                 result.waveform,
                 result.sample_rate,
                 recipe.format,
                 recipe.tags(with_prompt=self._config.results.tag_prompts),
-                timeout_seconds=self._config.audio.convert_timeout_seconds * submission.command.time_factor,
+                timeout_seconds=timeout_seconds,
             )
         codes = stored_codes.to_bytes(result.codes) if self._config.storage.store_codes and result.codes else None
         return GeneratedBytes(audio, recipe, codes)
+
+    def _finished(self, command: GenerateCommand, result: GenerationResult, timeout_seconds: float) -> GenerationResult:
+        """Return the result with the waveform of the file. Trimmed audio has no codes, which would be longer."""
+        waveform = finished(result.waveform, result.sample_rate, command.finishing, timeout_seconds=timeout_seconds)
+        has_codes = waveform.shape == result.waveform.shape
+        return replace(result, waveform=waveform, codes=result.codes if has_codes else None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from audiocraft_api.audio.convert import ALL_FORMATS, AudioFormat
+from audiocraft_api.audio.finishing import Fader
 from audiocraft_api.audio.stream_encoding import StreamEncoder, open_encoder
 from audiocraft_api.core.params import Waveform
 from audiocraft_api.core.request import AudioInfo
@@ -28,6 +29,7 @@ class AudioStream:
         self.format: AudioFormat = ALL_FORMATS[submission.command.output_format]
         self._encode_timeout_seconds = encode_timeout_seconds
         self._encoder: StreamEncoder | None = None
+        self._fader: Fader | None = None
         self._num_skipped = 0  # samples of the audio to continue, which the client does not want
 
     @property
@@ -62,6 +64,10 @@ class AudioStream:
             block = self._without_input(block)
             if self._encoder is None and block.size:
                 self._encoder = self._open_encoder(block.shape[0])
+                finishing = self.submission.command.finishing
+                self._fader = Fader(finishing, self.num_samples, self._known_outline().sample_rate)
+            if self._fader and block.size:
+                block = self._fader.feed(block)
             yield self._encoder.feed(block) if self._encoder else b""
         assert self._encoder is not None
         yield self._encoder.finish()

@@ -10,7 +10,7 @@ from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest, GenerationResult
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.continuation import continuation_details
-from audiocraft_api.generation.recipe import Recipe, recipe_details
+from audiocraft_api.generation.recipe import Recipe, finishing_details, recipe_details
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Submission:
     started: float  # `time.monotonic()`
 
     def recipe(self, result: GenerationResult) -> Recipe:
-        """Return the recipe of the engine's result."""
+        """Return the recipe of the engine's result, whose waveform is that of the file."""
         output_format = self.command.output_format
         return Recipe(
             format=output_format,
@@ -41,5 +41,6 @@ class Submission:
                 output_format,
                 self.engine_kind,
                 continuation=continuation_details(self.command, result.codec),
+                finishing=finishing_details(self.command.finishing),
             ),
         )

@@ -125,6 +125,10 @@ class RecipeResponse(BaseModel):
     performance: RecipePerformanceResponse | None = Field(
         None, description="In place of all controls; left out if there is none.", exclude_if=is_unused
     )
+    loudness: float | None = Field(None, description="Target in LUFS; left out if unset.", exclude_if=is_unused)
+    fade_in: float | None = Field(None, description="Seconds; left out if there is none.", exclude_if=is_unused)
+    fade_out: float | None = Field(None, description="Seconds; left out if there is none.", exclude_if=is_unused)
+    trim_silence: bool | None = Field(None, description="Left out unless true.", exclude_if=is_unused)
     output_format: str
     engine: str
     precision: str

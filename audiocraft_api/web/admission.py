@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 from flask import g, request
 
@@ -26,7 +26,7 @@ from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.auth import caller, client_address
 from audiocraft_api.web.disconnect import connection_of
 from audiocraft_api.web.lifetime import at_response_end
-from audiocraft_api.web.schemas import ContinuationFields, GenerationFields, PerformanceFields, TextFields
+from audiocraft_api.web.schemas import ContinuationFields, FileFields, GenerationFields, PerformanceFields, TextFields
 from audiocraft_api.web.services import services
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,16 @@ def _command_of(fields: GenerationFields, spec: ModelSpec, config: Config) -> Ge
         seed=fields.seed,
         n=fields.n,
         audio_owner=caller().owner if config.access.audio_requires_key else None,
+        **_finishing(fields),
     )
+
+
+def _finishing(fields: GenerationFields) -> dict[str, Any]:
+    """Return the fields of a command that finish its audio."""
+    finishing: dict[str, Any] = {"fade_in_seconds": fields.fade_in, "fade_out_seconds": fields.fade_out}
+    if isinstance(fields, FileFields):
+        finishing |= {"loudness": fields.loudness, "trim_silence": fields.trim_silence}
+    return finishing
 
 
 def _performance_command(fields: TextFields, performance: PerformanceFields) -> GenerateCommand:
@@ -148,6 +157,7 @@ def _performance_command(fields: TextFields, performance: PerformanceFields) -> 
         raise _refusal("performance", f"must have at most {longest:g} seconds", "performance.frames")
     if performance.extend_stride >= spec.window_seconds:
         raise _refusal("performance", f"must be less than {spec.window_seconds:g}", "performance.extend_stride")
+    _check_fades(fields, seconds)
     return GenerateCommand(
         prompt=performance.changes[0].prompts[0].text,
         model=spec.name,
@@ -157,6 +167,7 @@ def _performance_command(fields: TextFields, performance: PerformanceFields) -> 
         extend_stride_seconds=performance.extend_stride,
         performance=performance_of(performance.model_dump()),
         audio_owner=caller().owner if config.access.audio_requires_key else None,
+        **_finishing(fields),
     )
 
 
@@ -204,11 +215,19 @@ def _check_controls(fields: GenerationFields, spec: ModelSpec) -> None:
     if fields.cfg_coef == 1 and any(part.negative_description is not None for part in fields.parts):
         field = "segments" if fields.negative_prompt is None else "negative_prompt"
         raise _refusal(field, "has no effect with a cfg_coef of 1; use a higher cfg_coef", "negative_prompt")
+    _check_fades(fields, fields.seconds)
     if isinstance(fields, ContinuationFields):
         fields.part.check(spec.window_seconds)
     is_by_reference = isinstance(fields, TextFields) and fields.continue_from is not None
     if spec.melody and not is_by_reference:  # otherwise the windows depend on the audio that is continued
         check_segments_of_windows(fields, spec)
+
+
+def _check_fades(fields: GenerationFields, seconds: float) -> None:
+    """Raise InvalidRequest for fades that together are longer than `seconds` of new audio."""
+    for name, other, other_name in (("fade_in", 0.0, ""), ("fade_out", fields.fade_in, " together with fade_in")):
+        if getattr(fields, name) + other > seconds:
+            raise _refusal(name, f"must be at most {seconds:g} seconds{other_name}, the duration of the audio")
 
 
 def check_segments_of_windows(fields: GenerationFields, spec: ModelSpec, seconds_given: float = 0.0) -> None:

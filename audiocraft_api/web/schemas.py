@@ -33,19 +33,24 @@ from audiocraft_api.core.constants import (
     FRAME_RATE,
     MAX_CFG_COEF,
     MAX_DURATION_SECONDS,
+    MAX_FADE_SECONDS,
     MAX_LIVE_CHANGES,
     MAX_LIVE_SECONDS,
     MAX_LONG_DURATION_SECONDS,
+    MAX_LOUDNESS_LUFS,
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
     MAX_SEGMENTS,
     MAX_TEMPERATURE,
     MAX_TRANSITION_SECONDS,
+    MAX_TRUE_PEAK_DBTP,
     MAX_VARIATIONS,
     MIN_DURATION_SECONDS,
     MIN_EXTEND_STRIDE_SECONDS,
+    MIN_LOUDNESS_LUFS,
     MIN_SEGMENT_SECONDS,
     MIN_TEMPERATURE,
+    SILENCE_DBFS,
     WINDOW_SECONDS,
 )
 from audiocraft_api.core.params import Segment
@@ -66,6 +71,7 @@ from audiocraft_api.tasks.view import (
 )
 
 MAX_PAGE = 200
+NEEDS_WHOLE_AUDIO = "needs the whole audio, which a stream does not have; use a route that returns files"
 
 # A character that is neither white space nor an invisible control character, both in JavaScript's regular expressions
 # and in Python's.
@@ -127,6 +133,8 @@ ExtendStride = Annotated[
     ),
 ]
 OutputFormat = Annotated[str, AfterValidator(_known_format), WithJsonSchema({"type": "string", "enum": list(FORMATS)})]
+
+Fade = Annotated[float, Field(ge=0, le=MAX_FADE_SECONDS)]
 
 UploadedFile = Annotated[FileStorage, WithJsonSchema({"type": "string", "format": "binary"})]
 
@@ -344,6 +352,8 @@ class GenerationFields(RequestSchema):
         description="Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. "
         f"All together may have {MAX_LONG_DURATION_SECONDS:g} seconds.",
     )
+    fade_in: Fade = Field(0.0, description="Seconds over which the audio fades in.")
+    fade_out: Fade = Field(0.0, description="Seconds over which the audio fades out.")
 
     @property
     def parts(self) -> tuple[Segment, ...]:
@@ -355,6 +365,21 @@ class GenerationFields(RequestSchema):
     def seconds(self) -> float:
         """The duration of all of the audio."""
         return math.fsum(part.duration_seconds for part in self.parts)
+
+
+class FileFields(RequestSchema):
+    """What only requests for files have, because it needs the whole audio."""
+
+    loudness: float | None = Field(
+        None,
+        ge=MIN_LOUDNESS_LUFS,
+        le=MAX_LOUDNESS_LUFS,
+        description="Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most "
+        f"{MAX_TRUE_PEAK_DBTP:g} dBTP; as generated when omitted.",
+    )
+    trim_silence: bool = Field(
+        False, description=f"Whether to remove silence (below {SILENCE_DBFS:g} dBFS) from the start and the end."
+    )
 
 
 class TextFields(GenerationFields):
@@ -420,6 +445,11 @@ class StreamRequest(TextFields):
         1, description="Streams have one variation."
     )
 
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Any]) -> dict[str, str]:
+        needs_all = {name: NEEDS_WHOLE_AUDIO for name in FileFields.model_fields if name in given}
+        return super().conflicts(given) | needs_all
+
 
 class SocketRequest(StreamRequest):
     """The request of a WebSocket, which can also store what it streams."""
@@ -435,7 +465,7 @@ class _ReturnFields(RequestSchema):
     )
 
 
-class GenerateRequest(_ReturnFields, TextFields):
+class GenerateRequest(_ReturnFields, FileFields, TextFields):
     """A text-to-music request."""
 
     LONGEST = MAX_DURATION_SECONDS
@@ -450,7 +480,7 @@ class GenerateRequest(_ReturnFields, TextFields):
     duration: Duration = Field(5.0, description="Duration of the audio in seconds.")
 
 
-class FormFields(GenerationFields):
+class FormFields(FileFields, GenerationFields):
     """What all multipart forms with a file have in common."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -537,7 +567,7 @@ class _WebhookFields(RequestSchema):
     )
 
 
-class TaskRequest(_WebhookFields, TextFields):
+class TaskRequest(_WebhookFields, FileFields, TextFields):
     """A text-to-music request that creates a task."""
 
 
@@ -687,6 +717,26 @@ class ContinuationControl(_Response):
     melody: bool = Field(description="Whether a continuation may follow a melody.")
 
 
+class LoudnessControl(_Response):
+    """Integrated loudness in LUFS. Streams keep the loudness that was generated."""
+
+    minimum: float
+    maximum: float
+    maximum_true_peak: float = Field(description="Highest true peak in dBTP.")
+
+
+class FadeControl(_Response):
+    """A fade in seconds."""
+
+    maximum: float = Field(description="Longest fade. Both fades together are at most as long as the audio.")
+
+
+class TrimSilenceControl(_Response):
+    """Removing silence from the start and the end. Streams keep it."""
+
+    threshold: float = Field(description="Level in dBFS below which audio is silence.")
+
+
 class LiveControl(_Response):
     """Live sessions and performances."""
 
@@ -705,6 +755,10 @@ class ControlsResponse(_Response):
     segments: SegmentsControl
     n: VariationsControl
     continuation: ContinuationControl
+    loudness: LoudnessControl
+    fade_in: FadeControl
+    fade_out: FadeControl
+    trim_silence: TrimSilenceControl
     live: LiveControl | None = Field(description="Null for models that cannot play live.")
 
 

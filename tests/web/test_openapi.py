@@ -101,6 +101,8 @@ def make_consistent(body: dict[str, Any]) -> None:
         segment["duration"] = 8 / len(body["segments"])
         body.pop("model_size", None)
     body.get("continue_from", {}).pop("start", None)  # that it precedes the end
+    for name in ("fade_in", "fade_out"):  # that the audio is as long as both
+        body |= {name: min(body[name], 0.01)} if name in body else {}
     if body.get("n", 1) * body.get("duration", 10) > 300:
         body["n"] = 1
     if isinstance(performance := body.get("performance"), dict):

@@ -9,14 +9,19 @@ from flask import Blueprint
 from audiocraft_api.core.constants import (
     DEFAULT_EXTEND_STRIDE_SECONDS,
     MAX_DURATION_SECONDS,
+    MAX_FADE_SECONDS,
     MAX_LONG_DURATION_SECONDS,
+    MAX_LOUDNESS_LUFS,
     MAX_SEGMENTS,
     MAX_TRANSITION_SECONDS,
+    MAX_TRUE_PEAK_DBTP,
     MAX_VARIATIONS,
     MIN_CONTINUED_SECONDS,
     MIN_DURATION_SECONDS,
     MIN_EXTEND_STRIDE_SECONDS,
+    MIN_LOUDNESS_LUFS,
     MIN_SEGMENT_SECONDS,
+    SILENCE_DBFS,
 )
 from audiocraft_api.core.performance import MAX_LIVE_PROMPTS
 from audiocraft_api.model.catalog import ModelSpec
@@ -26,11 +31,14 @@ from audiocraft_api.web.schemas import (
     ControlsResponse,
     DurationControl,
     ExtendStrideControl,
+    FadeControl,
     LiveControl,
+    LoudnessControl,
     ModelResponse,
     ModelsResponse,
     NegativePromptControl,
     SegmentsControl,
+    TrimSilenceControl,
     VariationsControl,
 )
 from audiocraft_api.web.services import services
@@ -92,6 +100,12 @@ def _controls(spec: ModelSpec) -> ControlsResponse:
         continuation=ContinuationControl(
             minimum=MIN_CONTINUED_SECONDS, exclusive_maximum=spec.window_seconds, melody=spec.melody
         ),
+        loudness=LoudnessControl(
+            minimum=MIN_LOUDNESS_LUFS, maximum=MAX_LOUDNESS_LUFS, maximum_true_peak=MAX_TRUE_PEAK_DBTP
+        ),
+        fade_in=FadeControl(maximum=MAX_FADE_SECONDS),
+        fade_out=FadeControl(maximum=MAX_FADE_SECONDS),
+        trim_silence=TrimSilenceControl(threshold=SILENCE_DBFS),
         live=None
         if spec.melody
         else LiveControl(

@@ -30,6 +30,17 @@ export interface ContinuationFields {
    * may have 300 seconds.
    */
   n?: number;
+  /** Seconds over which the audio fades in. */
+  fadeIn?: number;
+  /** Seconds over which the audio fades out. */
+  fadeOut?: number;
+  /**
+   * Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most -1 dBTP; as generated when
+   * omitted.
+   */
+  loudness?: number;
+  /** Whether to remove silence (below -60 dBFS) from the start and the end. */
+  trimSilence?: boolean;
   /**
    * Where the part to continue starts, in seconds. By default, the part is as long as the model's window
    * permits.
@@ -73,6 +84,17 @@ export interface ContinuationTaskFields {
    * may have 300 seconds.
    */
   n?: number;
+  /** Seconds over which the audio fades in. */
+  fadeIn?: number;
+  /** Seconds over which the audio fades out. */
+  fadeOut?: number;
+  /**
+   * Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most -1 dBTP; as generated when
+   * omitted.
+   */
+  loudness?: number;
+  /** Whether to remove silence (below -60 dBFS) from the start and the end. */
+  trimSilence?: boolean;
   /**
    * Where the part to continue starts, in seconds. By default, the part is as long as the model's window
    * permits.
@@ -188,12 +210,23 @@ export interface GenerateFields {
    * may have 300 seconds.
    */
   n?: number;
+  /** Seconds over which the audio fades in. */
+  fadeIn?: number;
+  /** Seconds over which the audio fades out. */
+  fadeOut?: number;
   /** Parts with prompts of their own, in place of `prompt` and `duration`. */
   segments?: Array<SegmentFields>;
   /** Audio of yours to continue. `duration` is then that of the new audio. */
   continueFrom?: ContinueFromFields;
   /** The performance of a live session, or its ID, in place of all controls. */
   performance?: PerformanceFields | string;
+  /**
+   * Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most -1 dBTP; as generated when
+   * omitted.
+   */
+  loudness?: number;
+  /** Whether to remove silence (below -60 dBFS) from the start and the end. */
+  trimSilence?: boolean;
   /** `url` returns a link to the audio file, `base64` the file itself. */
   returnType?: "url" | "base64";
 }
@@ -271,6 +304,17 @@ export interface MelodyFields {
    * may have 300 seconds.
    */
   n?: number;
+  /** Seconds over which the audio fades in. */
+  fadeIn?: number;
+  /** Seconds over which the audio fades out. */
+  fadeOut?: number;
+  /**
+   * Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most -1 dBTP; as generated when
+   * omitted.
+   */
+  loudness?: number;
+  /** Whether to remove silence (below -60 dBFS) from the start and the end. */
+  trimSilence?: boolean;
   /** `url` returns a link to the audio file, `base64` the file itself. */
   returnType?: "url" | "base64";
 }
@@ -305,6 +349,17 @@ export interface MelodyTaskFields {
    * may have 300 seconds.
    */
   n?: number;
+  /** Seconds over which the audio fades in. */
+  fadeIn?: number;
+  /** Seconds over which the audio fades out. */
+  fadeOut?: number;
+  /**
+   * Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most -1 dBTP; as generated when
+   * omitted.
+   */
+  loudness?: number;
+  /** Whether to remove silence (below -60 dBFS) from the start and the end. */
+  trimSilence?: boolean;
   /**
    * HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks
    * enabled.
@@ -339,6 +394,10 @@ export interface StreamFields {
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
   /** Streams have one variation. */
   n?: 1;
+  /** Seconds over which the audio fades in. */
+  fadeIn?: number;
+  /** Seconds over which the audio fades out. */
+  fadeOut?: number;
   /** Parts with prompts of their own, in place of `prompt` and `duration`. */
   segments?: Array<SegmentFields>;
   /** Audio of yours to continue. `duration` is then that of the new audio. */
@@ -377,12 +436,23 @@ export interface TaskFields {
    * may have 300 seconds.
    */
   n?: number;
+  /** Seconds over which the audio fades in. */
+  fadeIn?: number;
+  /** Seconds over which the audio fades out. */
+  fadeOut?: number;
   /** Parts with prompts of their own, in place of `prompt` and `duration`. */
   segments?: Array<SegmentFields>;
   /** Audio of yours to continue. `duration` is then that of the new audio. */
   continueFrom?: ContinueFromFields;
   /** The performance of a live session, or its ID, in place of all controls. */
   performance?: PerformanceFields | string;
+  /**
+   * Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most -1 dBTP; as generated when
+   * omitted.
+   */
+  loudness?: number;
+  /** Whether to remove silence (below -60 dBFS) from the start and the end. */
+  trimSilence?: boolean;
   /**
    * HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks
    * enabled.
@@ -479,6 +549,14 @@ export interface RecipeResponse {
   continue_from?: ContinueFromResponse;
   /** In place of all controls; left out if there is none. */
   performance?: RecipePerformanceResponse;
+  /** Target in LUFS; left out if unset. */
+  loudness?: number;
+  /** Seconds; left out if there is none. */
+  fade_in?: number;
+  /** Seconds; left out if there is none. */
+  fade_out?: number;
+  /** Left out unless true. */
+  trim_silence?: boolean;
   output_format: string;
   engine: string;
   precision: string;
@@ -559,6 +637,26 @@ export interface VariationsControl {
   maximum_total_duration: number;
 }
 
+/** Integrated loudness in LUFS. Streams keep the loudness that was generated. */
+export interface LoudnessControl {
+  minimum: number;
+  maximum: number;
+  /** Highest true peak in dBTP. */
+  maximum_true_peak: number;
+}
+
+/** A fade in seconds. */
+export interface FadeControl {
+  /** Longest fade. Both fades together are at most as long as the audio. */
+  maximum: number;
+}
+
+/** Removing silence from the start and the end. Streams keep it. */
+export interface TrimSilenceControl {
+  /** Level in dBFS below which audio is silence. */
+  threshold: number;
+}
+
 /** Live sessions and performances. */
 export interface LiveControl {
   /** Most prompts that are blended. */
@@ -579,6 +677,10 @@ export interface ControlsResponse {
   segments: SegmentsControl;
   n: VariationsControl;
   continuation: ContinuationControl;
+  loudness: LoudnessControl;
+  fade_in: FadeControl;
+  fade_out: FadeControl;
+  trim_silence: TrimSilenceControl;
   /** Null for models that cannot play live. */
   live: LiveControl | null;
 }

@@ -42,6 +42,14 @@ class ContinuationFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
+    fade_in: Annotated[float, "Seconds over which the audio fades in."]
+    fade_out: Annotated[float, "Seconds over which the audio fades out."]
+    loudness: Annotated[
+        float,
+        "Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most -1 dBTP; as "
+        "generated when omitted.",
+    ]
+    trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     start: Annotated[
         float,
         "Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits.",
@@ -78,6 +86,14 @@ class ContinuationTaskFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
+    fade_in: Annotated[float, "Seconds over which the audio fades in."]
+    fade_out: Annotated[float, "Seconds over which the audio fades out."]
+    loudness: Annotated[
+        float,
+        "Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most -1 dBTP; as "
+        "generated when omitted.",
+    ]
+    trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     start: Annotated[
         float,
         "Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits.",
@@ -183,6 +199,8 @@ class GenerateFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
+    fade_in: Annotated[float, "Seconds over which the audio fades in."]
+    fade_out: Annotated[float, "Seconds over which the audio fades out."]
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
     continue_from: Annotated[
         ContinueFromFields, "Audio of yours to continue. `duration` is then that of the new audio."
@@ -190,6 +208,12 @@ class GenerateFields(TypedDict, total=False):
     performance: Annotated[
         Union[PerformanceFields, str], "The performance of a live session, or its ID, in place of all controls."
     ]
+    loudness: Annotated[
+        float,
+        "Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most -1 dBTP; as "
+        "generated when omitted.",
+    ]
+    trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
 
 
 class LiveFields(TypedDict, total=False):
@@ -253,6 +277,14 @@ class MelodyFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
+    fade_in: Annotated[float, "Seconds over which the audio fades in."]
+    fade_out: Annotated[float, "Seconds over which the audio fades out."]
+    loudness: Annotated[
+        float,
+        "Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most -1 dBTP; as "
+        "generated when omitted.",
+    ]
+    trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
 
 
 class MelodyTaskFields(TypedDict, total=False):
@@ -281,6 +313,14 @@ class MelodyTaskFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
+    fade_in: Annotated[float, "Seconds over which the audio fades in."]
+    fade_out: Annotated[float, "Seconds over which the audio fades out."]
+    loudness: Annotated[
+        float,
+        "Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most -1 dBTP; as "
+        "generated when omitted.",
+    ]
+    trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     webhook_url: Annotated[
         str,
         "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
@@ -309,6 +349,8 @@ class StreamFields(TypedDict, total=False):
     seed: Annotated[int, "The same seed with the same fields generates the same audio; random when omitted."]
     output_format: Annotated[Literal["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "m4a", "opus"], "Audio format."]
     n: Annotated[Literal[1], "Streams have one variation."]
+    fade_in: Annotated[float, "Seconds over which the audio fades in."]
+    fade_out: Annotated[float, "Seconds over which the audio fades out."]
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
     continue_from: Annotated[
         ContinueFromFields, "Audio of yours to continue. `duration` is then that of the new audio."
@@ -344,6 +386,8 @@ class TaskFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
+    fade_in: Annotated[float, "Seconds over which the audio fades in."]
+    fade_out: Annotated[float, "Seconds over which the audio fades out."]
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
     continue_from: Annotated[
         ContinueFromFields, "Audio of yours to continue. `duration` is then that of the new audio."
@@ -351,6 +395,12 @@ class TaskFields(TypedDict, total=False):
     performance: Annotated[
         Union[PerformanceFields, str], "The performance of a live session, or its ID, in place of all controls."
     ]
+    loudness: Annotated[
+        float,
+        "Integrated loudness of the audio in LUFS (EBU R 128), with a true peak of at most -1 dBTP; as "
+        "generated when omitted.",
+    ]
+    trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     webhook_url: Annotated[
         str,
         "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
@@ -436,6 +486,10 @@ class RecipeResponse(_Response):
     include_input: Optional[bool] = None
     continue_from: Optional[ContinueFromResponse] = None
     performance: Optional[RecipePerformanceResponse] = None
+    loudness: Optional[float] = None
+    fade_in: Optional[float] = None
+    fade_out: Optional[float] = None
+    trim_silence: Optional[bool] = None
     output_format: str
     engine: str
     precision: str
@@ -504,6 +558,26 @@ class VariationsControl(_Response):
     maximum_total_duration: float
 
 
+class LoudnessControl(_Response):
+    """Integrated loudness in LUFS. Streams keep the loudness that was generated."""
+
+    minimum: float
+    maximum: float
+    maximum_true_peak: float
+
+
+class FadeControl(_Response):
+    """A fade in seconds."""
+
+    maximum: float
+
+
+class TrimSilenceControl(_Response):
+    """Removing silence from the start and the end. Streams keep it."""
+
+    threshold: float
+
+
 class LiveControl(_Response):
     """Live sessions and performances."""
 
@@ -522,6 +596,10 @@ class ControlsResponse(_Response):
     segments: SegmentsControl
     n: VariationsControl
     continuation: ContinuationControl
+    loudness: LoudnessControl
+    fade_in: FadeControl
+    fade_out: FadeControl
+    trim_silence: TrimSilenceControl
     live: Optional[LiveControl]
 
 
