@@ -1,5 +1,5 @@
 # make run     set up and serve           make test         set up and run the tests
-# make check   lint and test              make test-faults  longer fault and soak runs
+# make check   lint and test              make test-faults  longer runs: faults, soaks, long music
 # make lint    all linters, mypy          make smoke        a few tests on every other Python found here
 # make worker  set up and work on tasks   make bench        measure (QUICK=1: short)
 # make lock    resolve requirements*.in   make coverage     which code the tests run
@@ -75,8 +75,9 @@ coverage: setup-tests
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered $(if $(ARGS),,--fail-under=90)
 
+test-faults: export OMP_NUM_THREADS := 1
 test-faults: setup-tests
-	$(BIN)/pytest -m fault $(ARGS)
+	$(BIN)/pytest -m fault -n 2 --dist loadfile --durations=10 $(ARGS)
 
 # Each version has its own virtual environment under build/.
 smoke: setup-tests
@@ -89,7 +90,7 @@ smoke: setup-tests
 
 smoke-tests: export OMP_NUM_THREADS := 1
 smoke-tests: setup-tests
-	$(BIN)/pytest $(PARALLEL_TESTS) $(SMOKE_TESTS) -k 'not test_builds_for and not test_sources_compile'
+	$(BIN)/pytest $(PARALLEL_TESTS) $(SMOKE_TESTS) -k 'not test_builds_for'
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check .

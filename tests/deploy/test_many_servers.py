@@ -191,7 +191,8 @@ class Clients:
         return dict(response.json()) if is_json else {}
 
 
-@pytest.mark.parametrize("backend", ["embedded", pytest.param("celery", marks=pytest.mark.fault)])
+@pytest.mark.fault
+@pytest.mark.parametrize("backend", ["embedded", "celery"])
 def test_servers_can_be_restarted_one_by_one_without_a_failed_request(cluster: Cluster, backend: str) -> None:
     with ExitStack() as stack:
         if backend == "celery":

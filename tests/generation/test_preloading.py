@@ -125,7 +125,7 @@ engine.close()
 """
 
 
-@pytest.mark.parametrize("engine", ["batching", "plain"])
+@pytest.mark.parametrize("engine", ["batching", pytest.param("plain", marks=pytest.mark.fault)])
 @pytest.mark.parametrize("script", [EARLY_REQUEST, BROKEN_LIBRARY], ids=["early request", "broken library"])
 def test_a_request_waits_for_the_import_in_the_engines_thread_and_reports_its_failure(
     script: str, engine: str, demo_checkpoints: Path

@@ -92,6 +92,7 @@ def test_greedy_codes_are_audiocrafts(engine: BatchingEngine, cache: LoadedModel
         np.testing.assert_array_equal(codes, reference_codes(model, case))
 
 
+@pytest.mark.fault
 def test_a_window_continues_where_the_last_one_ended(
     demo_checkpoints: Path, device: str, runners: list[CudaGraphRunner]
 ) -> None:

@@ -281,6 +281,7 @@ class TestFaults:
         assert seconds <= LEASE_SECONDS + 5
         assert len(deployment.audio_files()) == 1
 
+    @pytest.mark.fault
     def test_a_stopping_worker_finishes_what_it_can_and_gives_back_the_rest(
         self, deploy: Callable[..., Deployment]
     ) -> None:
@@ -302,6 +303,7 @@ class TestFaults:
         done = deployment.get_task(task_id)
         assert (done["state"], done["attempts"]) == ("completed", 1)
 
+    @pytest.mark.fault
     def test_a_stopping_server_lets_waiting_clients_have_their_audio_and_ends_the_others(
         self, deploy: Callable[..., Deployment]
     ) -> None:
@@ -324,6 +326,7 @@ class TestFaults:
             wait_until(lambda: {task.state for task in store.page(INTERACTIVE_OWNER)} == {"completed", "canceled"})
             store.close()
 
+    @pytest.mark.fault
     def test_tasks_outlive_a_broker_that_comes_back_empty(
         self, deploy: Callable[..., Deployment], tmp_path_factory: pytest.TempPathFactory
     ) -> None:
@@ -349,7 +352,8 @@ class TestFaults:
             deployment.close()
             broker.kill()
 
-    @pytest.mark.parametrize("seconds", [5, pytest.param(20, marks=pytest.mark.fault)])
+    @pytest.mark.fault
+    @pytest.mark.parametrize("seconds", [5, 20])
     def test_an_outage_of_redis_refuses_new_tasks_and_loses_none(
         self, deploy: Callable[..., Deployment], seconds: float
     ) -> None:
@@ -440,6 +444,7 @@ class TestFaults:
 
 
 class TestRabbit:
+    @pytest.mark.fault
     def test_rabbitmq_carries_tasks_and_redis_keeps_them(
         self, deploy: Callable[..., Deployment], tmp_path_factory: pytest.TempPathFactory
     ) -> None:
