@@ -16,6 +16,7 @@ from audiocraft_api.core.params import AudioInput, Segment
 from audiocraft_api.core.performance import Performance
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.generation.recipe import Recipe
+from audiocraft_api.generation.wording import wording
 
 # Marks a field that the first release did not have. A task is stored with it only if it is not the default, so that
 # servers and workers of both releases can run the same tasks, and a repeated request keeps its fingerprint.
@@ -55,11 +56,19 @@ class GenerateCommand:
     fade_in_seconds: float = field(default=0.0, metadata=ADDED)
     fade_out_seconds: float = field(default=0.0, metadata=ADDED)
     trim_silence: bool = field(default=False, metadata=ADDED)
+    bpm: int | None = field(default=None, metadata=ADDED)
+    key: str | None = field(default=None, metadata=ADDED)
+    time_signature: str | None = field(default=None, metadata=ADDED)
 
     @property
     def finishing(self) -> Finishing:
         """What happens to the waveform before it is encoded."""
         return Finishing(self.loudness, self.fade_in_seconds, self.fade_out_seconds, self.trim_silence)
+
+    @property
+    def wording(self) -> str:
+        """What the descriptions of the engine have in addition to the client's prompts."""
+        return wording({"bpm": self.bpm, "key": self.key, "time_signature": self.time_signature})
 
     @property
     def time_factor(self) -> float:

@@ -104,7 +104,7 @@ def recipe_details(
     engine: str,
     *,
     continuation: Mapping[str, Any],
-    finishing: Mapping[str, Any],
+    added: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the `details` of a recipe: every resolved parameter and the software, as of now.
 
@@ -123,7 +123,7 @@ def recipe_details(
         "melody": None if params.melody is None else audio_digest(params.melody),
         **_controls(params),
         **continuation,
-        **finishing,
+        **added,
         "output_format": output_format,
         "engine": engine,
         "precision": precision,
@@ -149,6 +149,12 @@ def _controls(params: GenerationParams) -> dict[str, Any]:
     if params.segments:
         controls["segments"] = [_segment(segment) for segment in params.segments]
     return controls
+
+
+def wording_details(wished: Mapping[str, Any], words: str) -> dict[str, Any]:
+    """Return the fields that are worded into the prompts and that are set, with the words."""
+    found = {name: value for name, value in wished.items() if value is not None}
+    return found | {"wording": words} if found else {}
 
 
 def finishing_details(finishing: Finishing) -> dict[str, Any]:

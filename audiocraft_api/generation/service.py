@@ -34,6 +34,7 @@ from audiocraft_api.generation.continuation import with_input, without_input
 from audiocraft_api.generation.streaming import AudioStream
 from audiocraft_api.generation.submission import Submission
 from audiocraft_api.generation.variations import commands_of, first_made, make_all
+from audiocraft_api.generation.wording import with_wording
 from audiocraft_api.storage.base import AudioStore
 
 
@@ -170,7 +171,7 @@ class GenerationService:
             audio_prompt=command.audio_prompt,
             performance=command.performance,
         )
-        request = self._engine.submit(with_input(params), deadline=waiter.deadline)
+        request = self._engine.submit(with_input(with_wording(params, command.wording)), deadline=waiter.deadline)
         self._observer.generation_started(request)
         return Submission(command, params, request, self._config.engine.kind, waiter.started)
 

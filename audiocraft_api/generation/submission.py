@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from audiocraft_api.audio.convert import ALL_FORMATS
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest, GenerationResult
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.continuation import continuation_details
-from audiocraft_api.generation.recipe import Recipe, finishing_details, recipe_details
+from audiocraft_api.generation.recipe import Recipe, finishing_details, recipe_details, wording_details
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,12 @@ class Submission:
                 output_format,
                 self.engine_kind,
                 continuation=continuation_details(self.command, result.codec),
-                finishing=finishing_details(self.command.finishing),
+                added=self._added_details(),
             ),
         )
+
+    def _added_details(self) -> dict[str, Any]:
+        """Return what the service, rather than the engine, adds to the request and to the audio."""
+        command = self.command
+        wished = {"bpm": command.bpm, "key": command.key, "time_signature": command.time_signature}
+        return wording_details(wished, command.wording) | finishing_details(command.finishing)

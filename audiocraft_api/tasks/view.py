@@ -125,6 +125,14 @@ class RecipeResponse(BaseModel):
     performance: RecipePerformanceResponse | None = Field(
         None, description="In place of all controls; left out if there is none.", exclude_if=is_unused
     )
+    bpm: int | None = Field(None, description="Left out if unset.", exclude_if=is_unused)
+    key: str | None = Field(None, description="Left out if unset.", exclude_if=is_unused)
+    time_signature: str | None = Field(None, description="Left out if unset.", exclude_if=is_unused)
+    wording: str | None = Field(
+        None,
+        description="What the model read after each prompt, from the last three; left out if there is nothing.",
+        exclude_if=is_unused,
+    )
     loudness: float | None = Field(None, description="Target in LUFS; left out if unset.", exclude_if=is_unused)
     fade_in: float | None = Field(None, description="Seconds; left out if there is none.", exclude_if=is_unused)
     fade_out: float | None = Field(None, description="Seconds; left out if there is none.", exclude_if=is_unused)

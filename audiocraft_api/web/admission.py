@@ -135,6 +135,9 @@ def _command_of(fields: GenerationFields, spec: ModelSpec, config: Config) -> Ge
         seed=fields.seed,
         n=fields.n,
         audio_owner=caller().owner if config.access.audio_requires_key else None,
+        bpm=fields.bpm,
+        key=fields.key,
+        time_signature=fields.time_signature,
         **_finishing(fields),
     )
 

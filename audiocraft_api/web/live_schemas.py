@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,10 +11,12 @@ from audiocraft_api.core.constants import (
     DEFAULT_EXTEND_STRIDE_SECONDS,
 )
 from audiocraft_api.core.performance import WeightedPrompt
+from audiocraft_api.generation.wording import worded, wording
 from audiocraft_api.tasks.view import RecipePerformanceResponse
 from audiocraft_api.web.schemas import (
     CfgCoef,
     ExtendStride,
+    Key,
     LivePromptFields,
     Prompts,
     RequestSchema,
@@ -27,13 +29,7 @@ from audiocraft_api.web.schemas import (
 )
 
 Bpm = Annotated[Whole, Field(ge=20, le=300, description="Tempo, added to the prompts in words; null removes it.")]
-Key = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-G](#|b)? (major|minor)$",
-        description="Key, such as `C# minor`, added to the prompts in words; null removes it.",
-    ),
-]
+LiveKey = Annotated[Key, Field(description="Key, such as `C# minor`, added to the prompts in words; null removes it.")]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 
 
@@ -54,7 +50,7 @@ class _ControlFields(LiveMessage):
     top_p: TopP | None = None
     cfg_coef: CfgCoef | None = None
     bpm: Bpm | None = None
-    key: Key | None = None
+    key: LiveKey | None = None
 
 
 class StartMessage(_ControlFields):
@@ -165,7 +161,9 @@ class PerformanceResponse(RecipePerformanceResponse):
     created: str
 
 
-def spoken(prompts: Iterable[WeightedPrompt], words: Iterable[Any]) -> tuple[WeightedPrompt, ...]:
-    """Return prompts with words such as a tempo added to those with a positive weight."""
-    added = "".join(f", {word}" for word in words)
-    return tuple(prompt._replace(text=prompt.text + added) if prompt.weight > 0 else prompt for prompt in prompts)
+def spoken(prompts: Iterable[WeightedPrompt], wishes: Mapping[str, object]) -> tuple[WeightedPrompt, ...]:
+    """Return prompts with a tempo and a key, in words, added to those with a positive weight."""
+    words = wording(wishes)
+    return tuple(
+        prompt._replace(text=worded(prompt.text, words)) if prompt.weight > 0 else prompt for prompt in prompts
+    )

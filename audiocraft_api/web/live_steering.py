@@ -39,7 +39,7 @@ from audiocraft_api.web.parsing import parse_json_text
 from audiocraft_api.web.schemas import LivePromptFields
 
 SAMPLING = ("temperature", "top_k", "top_p", "cfg_coef")
-WORDS = {"bpm": "{} bpm", "key": "{}"}
+WISHES = ("bpm", "key")
 
 
 def parse_message(text: str | bytes) -> LiveMessage:
@@ -60,7 +60,7 @@ def parse_message(text: str | bytes) -> LiveMessage:
 
 
 class LiveSteering:
-    """The prompts and the words of a session, and the messages that wait. For one thread; always `close` it."""
+    """The prompts and the wishes of a session, and the messages that wait. For one thread; always `close` it."""
 
     def __init__(
         self, policy: PromptPolicy, max_prompt_characters: int, clock: Callable[[], float] = time.monotonic
@@ -71,7 +71,7 @@ class LiveSteering:
         self._checker = ThreadPoolExecutor(1, "live-prompts")
         self._checking: tuple[LiveMessage, Future[list[tuple[str, PromptRefused]]]] | None = None
         self._prompts: tuple[WeightedPrompt, ...] = ()
-        self._words: dict[str, str] = {}
+        self._wishes: dict[str, object] = {}
         self._transition_seconds = 0.0
         self.paused_since: float | None = None
         self.is_stopping = False
@@ -90,10 +90,10 @@ class LiveSteering:
         for _, refusal in self._refusals(message.prompts):
             raise refusal
         self._prompts, self._transition_seconds = weighted(message.prompts), message.transition
-        self._set_words(message)
+        self._set_wishes(message)
         self.paused_since = self._clock() if message.paused else None
         given = {name: value for name in SAMPLING if (value := getattr(message, name)) is not None}
-        return Controls(spoken(self._prompts, self._words.values()), **given)
+        return Controls(spoken(self._prompts, self._wishes), **given)
 
     def receive(self, session: LiveSession, text: str | bytes) -> Iterator[Message]:
         """Apply a message, or begin to check its prompts. Not to be called while `is_checking`."""
@@ -124,7 +124,7 @@ class LiveSteering:
 
     def forget_rejected(self, session: LiveSession) -> None:
         """Go on from the controls that the session has, because the engine rejected a change."""
-        self._prompts, self._words = session.controls.prompts, {}
+        self._prompts, self._wishes = session.controls.prompts, {}
 
     def _apply(self, session: LiveSession, message: LiveMessage) -> Iterator[Message]:
         match message:
@@ -133,7 +133,7 @@ class LiveSteering:
                 seconds = self._transition_seconds if message.transition is None else message.transition
                 session.change(self._controls(session), seconds, _tag(message))
             case ConfigMessage():
-                self._set_words(message)
+                self._set_wishes(message)
                 given = {name: value for name in SAMPLING if (value := getattr(message, name)) is not None}
                 controls = replace(self._controls(session), **given)
                 session.change(controls, self._transition_seconds, _tag(message))
@@ -165,15 +165,11 @@ class LiveSteering:
                 raise InvalidRequest("The session has begun already. Open another connection for another session.")
 
     def _controls(self, session: LiveSession) -> Controls:
-        return replace(session.controls, prompts=spoken(self._prompts, self._words.values()))
+        return replace(session.controls, prompts=spoken(self._prompts, self._wishes))
 
-    def _set_words(self, message: StartMessage | ConfigMessage) -> None:
-        for name, sentence in WORDS.items():
-            if name in message.model_fields_set:
-                value = getattr(message, name)
-                self._words = {other: text for other, text in self._words.items() if other != name}
-                if value is not None:
-                    self._words[name] = sentence.format(value)
+    def _set_wishes(self, message: StartMessage | ConfigMessage) -> None:
+        given = {name: getattr(message, name) for name in WISHES if name in message.model_fields_set}
+        self._wishes = self._wishes | given
 
     def _require_lengths(self, prompts: list[LivePromptFields]) -> None:
         if any(len(prompt.text) > self._max_prompt_characters for prompt in prompts):

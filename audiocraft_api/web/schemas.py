@@ -31,6 +31,7 @@ from audiocraft_api.core.constants import (
     DEFAULT_EXTEND_STRIDE_SECONDS,
     DEFAULT_TOP_K,
     FRAME_RATE,
+    MAX_BPM,
     MAX_CFG_COEF,
     MAX_DURATION_SECONDS,
     MAX_FADE_SECONDS,
@@ -45,6 +46,7 @@ from audiocraft_api.core.constants import (
     MAX_TRANSITION_SECONDS,
     MAX_TRUE_PEAK_DBTP,
     MAX_VARIATIONS,
+    MIN_BPM,
     MIN_DURATION_SECONDS,
     MIN_EXTEND_STRIDE_SECONDS,
     MIN_LOUDNESS_LUFS,
@@ -71,6 +73,7 @@ from audiocraft_api.tasks.view import (
 )
 
 MAX_PAGE = 200
+KEY = re.compile(r"^[A-G](#|b)? (major|minor)$")
 NEEDS_WHOLE_AUDIO = "needs the whole audio, which a stream does not have; use a route that returns files"
 
 # A character that is neither white space nor an invisible control character, both in JavaScript's regular expressions
@@ -107,6 +110,12 @@ def _either_not_null(schema: dict[str, Any]) -> None:
     schema["anyOf"] = schema["anyOf"][0]["oneOf"]
 
 
+def _known_key(name: str) -> str:
+    if not KEY.fullmatch(name):
+        raise ValueError("must be a key such as C major, F# minor or Bb major")
+    return name
+
+
 def _known_format(name: str) -> str:
     if name not in FORMATS:
         raise ValueError(f"must be one of {', '.join(FORMATS)}")
@@ -134,6 +143,9 @@ ExtendStride = Annotated[
 ]
 OutputFormat = Annotated[str, AfterValidator(_known_format), WithJsonSchema({"type": "string", "enum": list(FORMATS)})]
 
+Bpm = Annotated[int, Field(ge=MIN_BPM, le=MAX_BPM), BeforeValidator(_whole)]
+Key = Annotated[str, AfterValidator(_known_key), WithJsonSchema({"type": "string", "pattern": KEY.pattern})]
+TimeSignature = Literal["4/4", "3/4", "6/8"]
 Fade = Annotated[float, Field(ge=0, le=MAX_FADE_SECONDS)]
 
 UploadedFile = Annotated[FileStorage, WithJsonSchema({"type": "string", "format": "binary"})]
@@ -246,7 +258,7 @@ EitherPerformance = Annotated[
 # What a performance contains, so that a request for it must not.
 PERFORMED = (
     *("prompt", "segments", "duration", "model_size", "seed", "extend_stride", "negative_prompt"),
-    *("temperature", "top_k", "top_p", "cfg_coef", "n", "continue_from"),
+    *("temperature", "top_k", "top_p", "cfg_coef", "n", "continue_from", "bpm", "key", "time_signature"),
 )
 
 
@@ -352,6 +364,9 @@ class GenerationFields(RequestSchema):
         description="Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. "
         f"All together may have {MAX_LONG_DURATION_SECONDS:g} seconds.",
     )
+    bpm: Bpm | None = Field(None, description="Tempo in beats per minute, added to the prompt in words.")
+    key: Key | None = Field(None, description="Key, such as `F# minor`, added to the prompt in words.")
+    time_signature: TimeSignature | None = Field(None, description="Time signature, added to the prompt in words.")
     fade_in: Fade = Field(0.0, description="Seconds over which the audio fades in.")
     fade_out: Fade = Field(0.0, description="Seconds over which the audio fades out.")
 
@@ -717,6 +732,25 @@ class ContinuationControl(_Response):
     melody: bool = Field(description="Whether a continuation may follow a melody.")
 
 
+class BpmControl(_Response):
+    """Tempo in beats per minute: a wish, which is worded into the prompt."""
+
+    minimum: int
+    maximum: int
+
+
+class KeyControl(_Response):
+    """Key: a wish, which is worded into the prompt."""
+
+    pattern: str = Field(description="Regular expression that keys match.")
+
+
+class TimeSignatureControl(_Response):
+    """Time signature: a wish, which is worded into the prompt."""
+
+    values: list[str]
+
+
 class LoudnessControl(_Response):
     """Integrated loudness in LUFS. Streams keep the loudness that was generated."""
 
@@ -755,6 +789,9 @@ class ControlsResponse(_Response):
     segments: SegmentsControl
     n: VariationsControl
     continuation: ContinuationControl
+    bpm: BpmControl
+    key: KeyControl
+    time_signature: TimeSignatureControl
     loudness: LoudnessControl
     fade_in: FadeControl
     fade_out: FadeControl

@@ -48,7 +48,7 @@ def test_the_music_changes_while_it_plays_and_its_performance_is_kept(server: Se
         performance = client.performance(session.ended.performance)
         texts = [[prompt.text for prompt in change.prompts] for change in performance.changes]
         assert texts[0] == ["solo cello"]
-        assert ["solo cello, 90 bpm", "rain"] in texts
+        assert ["solo cello. bpm: 90", "rain"] in texts
         assert texts[-1] == ["solo cello", "rain"]
         assert performance.changes[-1].reset_context
         result = client.generate(performance=session.ended.performance)

@@ -130,8 +130,8 @@ def test_a_session_changes_at_the_frames_that_it_reports_and_its_performance_pla
     assert [change["frame"] for change in performance["changes"]] == [0, *frames[1:]]
     second = performance["changes"][2]
     assert [prompt["text"] for prompt in second["prompts"]] == [
-        "rock guitar, 120 bpm, C# minor",
-        "organ, 120 bpm, C# minor",
+        "rock guitar. bpm: 120. key: C# minor",
+        "organ. bpm: 120. key: C# minor",
         "drums",
     ]
     assert (second["temperature"], second["top_k"], second["transition"]) == (0.8, 50, 0.2)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from flask import Blueprint
 
 from audiocraft_api.core.constants import (
     DEFAULT_EXTEND_STRIDE_SECONDS,
+    MAX_BPM,
     MAX_DURATION_SECONDS,
     MAX_FADE_SECONDS,
     MAX_LONG_DURATION_SECONDS,
@@ -16,6 +17,7 @@ from audiocraft_api.core.constants import (
     MAX_TRANSITION_SECONDS,
     MAX_TRUE_PEAK_DBTP,
     MAX_VARIATIONS,
+    MIN_BPM,
     MIN_CONTINUED_SECONDS,
     MIN_DURATION_SECONDS,
     MIN_EXTEND_STRIDE_SECONDS,
@@ -27,17 +29,22 @@ from audiocraft_api.core.performance import MAX_LIVE_PROMPTS
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.schemas import (
+    KEY,
+    BpmControl,
     ContinuationControl,
     ControlsResponse,
     DurationControl,
     ExtendStrideControl,
     FadeControl,
+    KeyControl,
     LiveControl,
     LoudnessControl,
     ModelResponse,
     ModelsResponse,
     NegativePromptControl,
     SegmentsControl,
+    TimeSignature,
+    TimeSignatureControl,
     TrimSilenceControl,
     VariationsControl,
 )
@@ -100,6 +107,9 @@ def _controls(spec: ModelSpec) -> ControlsResponse:
         continuation=ContinuationControl(
             minimum=MIN_CONTINUED_SECONDS, exclusive_maximum=spec.window_seconds, melody=spec.melody
         ),
+        bpm=BpmControl(minimum=MIN_BPM, maximum=MAX_BPM),
+        key=KeyControl(pattern=KEY.pattern),
+        time_signature=TimeSignatureControl(values=list(get_args(TimeSignature))),
         loudness=LoudnessControl(
             minimum=MIN_LOUDNESS_LUFS, maximum=MAX_LOUDNESS_LUFS, maximum_true_peak=MAX_TRUE_PEAK_DBTP
         ),

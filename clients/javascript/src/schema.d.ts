@@ -30,6 +30,12 @@ export interface ContinuationFields {
    * may have 300 seconds.
    */
   n?: number;
+  /** Tempo in beats per minute, added to the prompt in words. */
+  bpm?: number;
+  /** Key, such as `F# minor`, added to the prompt in words. */
+  key?: string;
+  /** Time signature, added to the prompt in words. */
+  timeSignature?: "4/4" | "3/4" | "6/8";
   /** Seconds over which the audio fades in. */
   fadeIn?: number;
   /** Seconds over which the audio fades out. */
@@ -84,6 +90,12 @@ export interface ContinuationTaskFields {
    * may have 300 seconds.
    */
   n?: number;
+  /** Tempo in beats per minute, added to the prompt in words. */
+  bpm?: number;
+  /** Key, such as `F# minor`, added to the prompt in words. */
+  key?: string;
+  /** Time signature, added to the prompt in words. */
+  timeSignature?: "4/4" | "3/4" | "6/8";
   /** Seconds over which the audio fades in. */
   fadeIn?: number;
   /** Seconds over which the audio fades out. */
@@ -210,6 +222,12 @@ export interface GenerateFields {
    * may have 300 seconds.
    */
   n?: number;
+  /** Tempo in beats per minute, added to the prompt in words. */
+  bpm?: number;
+  /** Key, such as `F# minor`, added to the prompt in words. */
+  key?: string;
+  /** Time signature, added to the prompt in words. */
+  timeSignature?: "4/4" | "3/4" | "6/8";
   /** Seconds over which the audio fades in. */
   fadeIn?: number;
   /** Seconds over which the audio fades out. */
@@ -304,6 +322,12 @@ export interface MelodyFields {
    * may have 300 seconds.
    */
   n?: number;
+  /** Tempo in beats per minute, added to the prompt in words. */
+  bpm?: number;
+  /** Key, such as `F# minor`, added to the prompt in words. */
+  key?: string;
+  /** Time signature, added to the prompt in words. */
+  timeSignature?: "4/4" | "3/4" | "6/8";
   /** Seconds over which the audio fades in. */
   fadeIn?: number;
   /** Seconds over which the audio fades out. */
@@ -349,6 +373,12 @@ export interface MelodyTaskFields {
    * may have 300 seconds.
    */
   n?: number;
+  /** Tempo in beats per minute, added to the prompt in words. */
+  bpm?: number;
+  /** Key, such as `F# minor`, added to the prompt in words. */
+  key?: string;
+  /** Time signature, added to the prompt in words. */
+  timeSignature?: "4/4" | "3/4" | "6/8";
   /** Seconds over which the audio fades in. */
   fadeIn?: number;
   /** Seconds over which the audio fades out. */
@@ -394,6 +424,12 @@ export interface StreamFields {
   format?: "wav" | "wav24" | "wav32f" | "flac" | "ogg" | "mp3" | "m4a" | "opus";
   /** Streams have one variation. */
   n?: 1;
+  /** Tempo in beats per minute, added to the prompt in words. */
+  bpm?: number;
+  /** Key, such as `F# minor`, added to the prompt in words. */
+  key?: string;
+  /** Time signature, added to the prompt in words. */
+  timeSignature?: "4/4" | "3/4" | "6/8";
   /** Seconds over which the audio fades in. */
   fadeIn?: number;
   /** Seconds over which the audio fades out. */
@@ -436,6 +472,12 @@ export interface TaskFields {
    * may have 300 seconds.
    */
   n?: number;
+  /** Tempo in beats per minute, added to the prompt in words. */
+  bpm?: number;
+  /** Key, such as `F# minor`, added to the prompt in words. */
+  key?: string;
+  /** Time signature, added to the prompt in words. */
+  timeSignature?: "4/4" | "3/4" | "6/8";
   /** Seconds over which the audio fades in. */
   fadeIn?: number;
   /** Seconds over which the audio fades out. */
@@ -549,6 +591,14 @@ export interface RecipeResponse {
   continue_from?: ContinueFromResponse;
   /** In place of all controls; left out if there is none. */
   performance?: RecipePerformanceResponse;
+  /** Left out if unset. */
+  bpm?: number;
+  /** Left out if unset. */
+  key?: string;
+  /** Left out if unset. */
+  time_signature?: string;
+  /** What the model read after each prompt, from the last three; left out if there is nothing. */
+  wording?: string;
   /** Target in LUFS; left out if unset. */
   loudness?: number;
   /** Seconds; left out if there is none. */
@@ -585,6 +635,12 @@ export interface Base64Variation {
   recipe?: RecipeResponse;
   /** The audio file in standard base64. */
   audio: string;
+}
+
+/** Tempo in beats per minute: a wish, which is worded into the prompt. */
+export interface BpmControl {
+  minimum: number;
+  maximum: number;
 }
 
 /** Continuing a recording, in seconds. */
@@ -637,6 +693,17 @@ export interface VariationsControl {
   maximum_total_duration: number;
 }
 
+/** Key: a wish, which is worded into the prompt. */
+export interface KeyControl {
+  /** Regular expression that keys match. */
+  pattern: string;
+}
+
+/** Time signature: a wish, which is worded into the prompt. */
+export interface TimeSignatureControl {
+  values: Array<string>;
+}
+
 /** Integrated loudness in LUFS. Streams keep the loudness that was generated. */
 export interface LoudnessControl {
   minimum: number;
@@ -677,6 +744,9 @@ export interface ControlsResponse {
   segments: SegmentsControl;
   n: VariationsControl;
   continuation: ContinuationControl;
+  bpm: BpmControl;
+  key: KeyControl;
+  time_signature: TimeSignatureControl;
   loudness: LoudnessControl;
   fade_in: FadeControl;
   fade_out: FadeControl;

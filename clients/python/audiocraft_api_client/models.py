@@ -42,6 +42,9 @@ class ContinuationFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
+    bpm: Annotated[int, "Tempo in beats per minute, added to the prompt in words."]
+    key: Annotated[str, "Key, such as `F# minor`, added to the prompt in words."]
+    time_signature: Annotated[Literal["4/4", "3/4", "6/8"], "Time signature, added to the prompt in words."]
     fade_in: Annotated[float, "Seconds over which the audio fades in."]
     fade_out: Annotated[float, "Seconds over which the audio fades out."]
     loudness: Annotated[
@@ -86,6 +89,9 @@ class ContinuationTaskFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
+    bpm: Annotated[int, "Tempo in beats per minute, added to the prompt in words."]
+    key: Annotated[str, "Key, such as `F# minor`, added to the prompt in words."]
+    time_signature: Annotated[Literal["4/4", "3/4", "6/8"], "Time signature, added to the prompt in words."]
     fade_in: Annotated[float, "Seconds over which the audio fades in."]
     fade_out: Annotated[float, "Seconds over which the audio fades out."]
     loudness: Annotated[
@@ -199,6 +205,9 @@ class GenerateFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
+    bpm: Annotated[int, "Tempo in beats per minute, added to the prompt in words."]
+    key: Annotated[str, "Key, such as `F# minor`, added to the prompt in words."]
+    time_signature: Annotated[Literal["4/4", "3/4", "6/8"], "Time signature, added to the prompt in words."]
     fade_in: Annotated[float, "Seconds over which the audio fades in."]
     fade_out: Annotated[float, "Seconds over which the audio fades out."]
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
@@ -277,6 +286,9 @@ class MelodyFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
+    bpm: Annotated[int, "Tempo in beats per minute, added to the prompt in words."]
+    key: Annotated[str, "Key, such as `F# minor`, added to the prompt in words."]
+    time_signature: Annotated[Literal["4/4", "3/4", "6/8"], "Time signature, added to the prompt in words."]
     fade_in: Annotated[float, "Seconds over which the audio fades in."]
     fade_out: Annotated[float, "Seconds over which the audio fades out."]
     loudness: Annotated[
@@ -313,6 +325,9 @@ class MelodyTaskFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
+    bpm: Annotated[int, "Tempo in beats per minute, added to the prompt in words."]
+    key: Annotated[str, "Key, such as `F# minor`, added to the prompt in words."]
+    time_signature: Annotated[Literal["4/4", "3/4", "6/8"], "Time signature, added to the prompt in words."]
     fade_in: Annotated[float, "Seconds over which the audio fades in."]
     fade_out: Annotated[float, "Seconds over which the audio fades out."]
     loudness: Annotated[
@@ -349,6 +364,9 @@ class StreamFields(TypedDict, total=False):
     seed: Annotated[int, "The same seed with the same fields generates the same audio; random when omitted."]
     output_format: Annotated[Literal["wav", "wav24", "wav32f", "flac", "ogg", "mp3", "m4a", "opus"], "Audio format."]
     n: Annotated[Literal[1], "Streams have one variation."]
+    bpm: Annotated[int, "Tempo in beats per minute, added to the prompt in words."]
+    key: Annotated[str, "Key, such as `F# minor`, added to the prompt in words."]
+    time_signature: Annotated[Literal["4/4", "3/4", "6/8"], "Time signature, added to the prompt in words."]
     fade_in: Annotated[float, "Seconds over which the audio fades in."]
     fade_out: Annotated[float, "Seconds over which the audio fades out."]
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
@@ -386,6 +404,9 @@ class TaskFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
+    bpm: Annotated[int, "Tempo in beats per minute, added to the prompt in words."]
+    key: Annotated[str, "Key, such as `F# minor`, added to the prompt in words."]
+    time_signature: Annotated[Literal["4/4", "3/4", "6/8"], "Time signature, added to the prompt in words."]
     fade_in: Annotated[float, "Seconds over which the audio fades in."]
     fade_out: Annotated[float, "Seconds over which the audio fades out."]
     segments: Annotated[list[SegmentFields], "Parts with prompts of their own, in place of `prompt` and `duration`."]
@@ -486,6 +507,10 @@ class RecipeResponse(_Response):
     include_input: Optional[bool] = None
     continue_from: Optional[ContinueFromResponse] = None
     performance: Optional[RecipePerformanceResponse] = None
+    bpm: Optional[int] = None
+    key: Optional[str] = None
+    time_signature: Optional[str] = None
+    wording: Optional[str] = None
     loudness: Optional[float] = None
     fade_in: Optional[float] = None
     fade_out: Optional[float] = None
@@ -510,6 +535,13 @@ class Base64Variation(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     audio: str
+
+
+class BpmControl(_Response):
+    """Tempo in beats per minute: a wish, which is worded into the prompt."""
+
+    minimum: int
+    maximum: int
 
 
 class ContinuationControl(_Response):
@@ -558,6 +590,18 @@ class VariationsControl(_Response):
     maximum_total_duration: float
 
 
+class KeyControl(_Response):
+    """Key: a wish, which is worded into the prompt."""
+
+    pattern: str
+
+
+class TimeSignatureControl(_Response):
+    """Time signature: a wish, which is worded into the prompt."""
+
+    values: list[str]
+
+
 class LoudnessControl(_Response):
     """Integrated loudness in LUFS. Streams keep the loudness that was generated."""
 
@@ -596,6 +640,9 @@ class ControlsResponse(_Response):
     segments: SegmentsControl
     n: VariationsControl
     continuation: ContinuationControl
+    bpm: BpmControl
+    key: KeyControl
+    time_signature: TimeSignatureControl
     loudness: LoudnessControl
     fade_in: FadeControl
     fade_out: FadeControl
