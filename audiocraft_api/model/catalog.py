@@ -56,7 +56,11 @@ BUILT_IN = "built-in"
 
 
 def _released(name: str, description: str, *, melody: bool = False) -> ModelSpec:
-    return ModelSpec(name, f"facebook/musicgen-{name}", melody=melody, description=description)
+    return ModelSpec(name, f"facebook/musicgen-{name}", melody=melody, description=f"MusicGen {description}")
+
+
+def _stereo(name: str, description: str, *, melody: bool = False) -> ModelSpec:
+    return replace(_released(f"stereo-{name}", f"stereo {description}", melody=melody), channels=2, num_codebooks=8)
 
 
 def _demo(name: str, description: str, **abilities: Any) -> ModelSpec:
@@ -65,13 +69,16 @@ def _demo(name: str, description: str, **abilities: Any) -> ModelSpec:
 
 
 _DEFAULT_SPECS = (
-    _released("small", "MusicGen small: text to music, 300 million parameters."),
-    _released("medium", "MusicGen medium: text to music, 1.5 billion parameters."),
-    _released("large", "MusicGen large: text to music, 3.3 billion parameters."),
-    _released("melody", "MusicGen melody: text and a melody to music, 1.5 billion parameters.", melody=True),
-    _released(
-        "melody-large", "MusicGen melody large: text and a melody to music, 3.3 billion parameters.", melody=True
-    ),
+    _released("small", "small: text to music, 300 million parameters."),
+    _released("medium", "medium: text to music, 1.5 billion parameters."),
+    _released("large", "large: text to music, 3.3 billion parameters."),
+    _released("melody", "melody: text and a melody to music, 1.5 billion parameters.", melody=True),
+    _released("melody-large", "melody large: text and a melody to music, 3.3 billion parameters.", melody=True),
+    _stereo("small", "small: text to music, 300 million parameters."),
+    _stereo("medium", "medium: text to music, 1.5 billion parameters."),
+    _stereo("large", "large: text to music, 3.3 billion parameters."),
+    _stereo("melody", "melody: text and a melody to music, 1.5 billion parameters.", melody=True),
+    _stereo("melody-large", "melody large: text and a melody to music, 3.3 billion parameters.", melody=True),
     _demo("demo", "Text to music."),
     _demo("demo-melody", "Tiny text-and-melody-to-music model.", melody=True),
     _demo("demo-stereo", "Tiny stereo text-to-music model.", channels=2, num_codebooks=8),

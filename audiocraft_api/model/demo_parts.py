@@ -17,6 +17,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel, T5Config, T5EncoderModel, T5Tokenizer
 
+from audiocraft_api.model import released_configuration
+
 TEXT_ENCODER_ID = "audiocraft-api/demo-text-encoder"
 CODEC_ID = "audiocraft-api/demo-codec"
 SEPARATOR_ID = "audiocraft-api/demo-separator"
@@ -111,54 +113,16 @@ def save_separator(directory: Path) -> None:
 def configuration(
     *, melody: bool, stereo: bool, dim: int = _LM_DIM, num_heads: int = 2, num_layers: int = 2
 ) -> dict[str, Any]:
-    """Return the content of `xp.cfg`: the released training configuration, as far as the builders read it."""
-    conditioners: dict[str, Any] = {
-        "description": {
-            "model": "t5",
-            "t5": {"name": TEXT_ENCODER_ID, "finetune": False, "word_dropout": 0.2, "normalize_text": False},
-        }
-    }
-    if melody:
-        chroma = {
-            "sample_rate": 32_000, "n_chroma": 12, "radix2_exp": 14, "argmax": True, "match_len_on_eval": False,
-            "eval_wavs": None, "n_eval_wavs": 100, "cache_path": None, "separator": SEPARATOR_ID,
-        }  # fmt: skip
-        conditioners = {"self_wav": {"model": "chroma_stem", "chroma_stem": chroma}, **conditioners}
-    return {
-        "lm_model": "transformer_lm",
-        "device": "cpu",
-        "dtype": "float16",
-        "dataset": {"segment_duration": 30},
-        "channels": 2 if stereo else 1,
-        "sample_rate": 32_000,
-        "interleave_stereo_codebooks": {"use": stereo, "per_timestep": False},
-        "transformer_lm": {
-            "n_q": 8 if stereo else 4, "card": 2048, "dim": dim, "num_heads": num_heads, "num_layers": num_layers,
-            "hidden_scale": 4, "dropout": 0.0, "emb_lr": None, "activation": "gelu", "norm_first": True,
-            "bias_ff": False, "bias_attn": False, "bias_proj": False, "past_context": None, "causal": True,
-            "custom": False, "memory_efficient": True, "attention_as_float32": False, "layer_scale": None,
-            "positional_embedding": "sin", "xpos": False, "checkpointing": "none", "weight_init": "gaussian",
-            "depthwise_init": "current", "zero_bias_init": True, "norm": "layer_norm", "cross_attention": False,
-            "qk_layer_norm": False, "qk_layer_norm_cross": False, "attention_dropout": None, "kv_repeat": 1,
-            "two_step_cfg": False,
-        },
-        "codebooks_pattern": {
-            "modeling": "delay",
-            "delay": {
-                "delays": [0, 0, 1, 1, 2, 2, 3, 3] if stereo else [0, 1, 2, 3], "flatten_first": 0,
-                "empty_initial": 0,
-            },
-        },
-        "classifier_free_guidance": {"training_dropout": 0.3, "inference_coef": 3.0},
-        "attribute_dropout": {"args": {"active_on_eval": False}},
-        "fuser": {
-            "cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1, "sum": [],
-            "prepend": ["self_wav", "description"] if melody else [],
-            "cross": [] if melody else ["description"],
-            "input_interpolate": [],
-        },
-        "conditioners": {"args": {"merge_text_conditions_p": 0.25, "drop_desc_p": 0.5}, **conditioners},
-    }  # fmt: skip
+    """Return the content of `xp.cfg`."""
+    return released_configuration.configuration(
+        text_encoder=TEXT_ENCODER_ID,
+        separator=SEPARATOR_ID,
+        melody=melody,
+        stereo=stereo,
+        dim=dim,
+        num_heads=num_heads,
+        num_layers=num_layers,
+    )
 
 
 def language_model_state(lm: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Finds the files of a model hub's repository: in a checkpoint's own `hub` directory, in the local cache, on the hub.
+"""Finds the files of a model hub's repository: in a checkpoint's own hub cache, in the local cache, on the hub.
 
 Knows which files of a repository are needed, not what they mean. Files on this machine are used as they are; only
 missing ones are downloaded, with progress in the log.
@@ -35,20 +35,26 @@ class Files:
         return all(any(list(directory.glob(name)) for name in group) for group in self.groups)
 
 
-CHECKPOINT = Files((("state_dict.bin",), ("compression_state_dict.bin",)))
+_TOKENIZER_EXTRAS = ("spiece.model", "tokenizer_config.json", "special_tokens_map.json")
+
+# As audiocraft exports a model, or as transformers saves one.
+CHECKPOINT = Files(
+    (("state_dict.bin", "config.json"), ("compression_state_dict.bin", "*.safetensors")),
+    extra=("model.safetensors.index.json", "tokenizer.json", *_TOKENIZER_EXTRAS),
+)
 CODEC = Files((("config.json",), ("model.safetensors", "pytorch_model.bin")))
 TEXT_ENCODER = Files(
     (("config.json",), ("tokenizer.json", "spiece.model"), ("model.safetensors", "pytorch_model.bin")),
-    extra=("spiece.model", "tokenizer_config.json", "special_tokens_map.json"),
+    extra=_TOKENIZER_EXTRAS,
 )
 SEPARATOR = Files((("htdemucs.yaml",), ("*.safetensors",)))
 
 
 class Hub:
-    """Finds repositories: first in `directory` (a hub cache inside a checkpoint), then in the user's cache."""
+    """Finds repositories: first in `directories` (hub caches of a checkpoint), then in the user's cache."""
 
-    def __init__(self, directory: Path | None = None, *, offline: bool = False) -> None:
-        self._directory = directory
+    def __init__(self, *directories: Path, offline: bool = False) -> None:
+        self._directories = directories
         self._offline = offline
 
     def snapshot(self, repository: str, files: Files, revision: str | None = None) -> Path:
@@ -73,7 +79,7 @@ class Hub:
 
         Raises ModelUnavailable for an invalid id.
         """
-        caches = [self._directory] if self._directory is not None and self._directory.is_dir() else []
+        caches = [directory for directory in self._directories if directory.is_dir()]
         for cache in [*caches, None]:
             found = _cached(repository, files, revision, cache)
             if found is not None:

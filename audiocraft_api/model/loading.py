@@ -9,12 +9,15 @@ import importlib
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import ModelUnavailable
 from audiocraft_api.core.out_of_memory import is_out_of_memory
-from audiocraft_api.model import checkpoint_file, revisions
+from audiocraft_api.model import checkpoint_file, revisions, transformers_checkpoint
 from audiocraft_api.model.catalog import UNTRAINED_NOTICE, Catalog, ModelSpec
 from audiocraft_api.model.demo import TRAINED
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
@@ -83,20 +86,27 @@ def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
     from audiocraft_api.model.checkpoint import BUILDING, load_codec, load_language_model
 
     directory, revision = revisions.locate(spec, catalog, config)
+    revisions.check_sums(spec, directory)
     device = choose_device(config.models.device)
-    packages = {}
-    for name in (revisions.CODEC, revisions.LANGUAGE_MODEL):
-        revisions.check_sum(spec, directory, name)
-        packages[name] = checkpoint_file.read(directory / name)
-    files = Hub(directory / "hub", offline=config.models.offline)
     # MPS computes the codec's convolutions incorrectly.
     codec_device = device if device.type != "mps" else choose_device("cpu")
-    with BUILDING:
-        codec = load_codec(packages.pop(revisions.CODEC), files, codec_device)
-        lm = load_language_model(packages.pop(revisions.LANGUAGE_MODEL), files, device)
+    with _opened(directory) as (codec_package, lm_package, *hubs), BUILDING:
+        files = Hub(*hubs, directory / "hub", offline=config.models.offline)
+        codec = load_codec(codec_package, files, codec_device)
+        lm = load_language_model(lm_package, files, device)
     model = LoadedModel(spec, revision, lm, codec)
     _check_abilities(model)
     return model
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[Sequence[Any]]:
+    """Yield the packages of the codec and of the language model, then the hub caches that belong to them alone."""
+    if transformers_checkpoint.is_in(directory):
+        with transformers_checkpoint.opened(directory) as opened:
+            yield opened
+    else:
+        yield [checkpoint_file.read(directory / name) for name in (revisions.CODEC, revisions.LANGUAGE_MODEL)]
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -1,20 +1,21 @@
 """Finds the files of a model and their revision, without loading them. Imports torch only to build a demo checkpoint.
 
-A revision is the hub's commit, or 40 hex digits that depend on the content of local files. It covers the checkpoint's
-two files, which name the text encoder, the codec and the separator.
+A revision is the hub's commit, or 40 hex digits that depend on the content of local files. Of a checkpoint that
+audiocraft exported, it covers the two files, which name the text encoder, the codec and the separator.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import ModelUnavailable
-from audiocraft_api.model import checkpoint_file, hub
+from audiocraft_api.model import checkpoint_file, hub, transformers_checkpoint
 from audiocraft_api.model.catalog import Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
-LANGUAGE_MODEL, CODEC = (name for (name,) in hub.CHECKPOINT.groups)
+LANGUAGE_MODEL, CODEC = "state_dict.bin", "compression_state_dict.bin"
 
 
 def locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, str]:
@@ -55,14 +56,26 @@ def present(spec: ModelSpec, catalog: Catalog) -> Path | None:
     return Hub().present(spec.checkpoint, hub.CHECKPOINT, spec.revision)
 
 
-def check_sum(spec: ModelSpec, directory: Path, name: str) -> None:
-    """Compare a checkpoint's file with the SHA-256 that the models file pins, if any. Raises WrongCheckpoint."""
-    pinned = {LANGUAGE_MODEL: spec.sha256, CODEC: spec.codec_sha256}[name]
-    if pinned is not None and (found := checkpoint_file.sha256(directory / name)) != pinned:
-        raise WrongCheckpoint(f"{name} has the SHA-256 {found}, but the models file pins {pinned}")
+def check_sums(spec: ModelSpec, directory: Path) -> None:
+    """Compare files of a checkpoint with the SHA-256 values that the models file pins. Raises WrongCheckpoint."""
+    names = [LANGUAGE_MODEL, CODEC]
+    if transformers_checkpoint.is_in(directory):
+        names = [transformers_checkpoint.WEIGHTS, CODEC]
+    for name, pinned in zip(names, (spec.sha256, spec.codec_sha256), strict=True):
+        if pinned is None:
+            continue
+        if not (directory / name).is_file():
+            raise WrongCheckpoint(
+                f"the models file pins the SHA-256 of {name}, which {directory.name} does not contain"
+            )
+        if (found := checkpoint_file.sha256(directory / name)) != pinned:
+            raise WrongCheckpoint(f"{name} has the SHA-256 {found}, but the models file pins {pinned}")
 
 
 def _fingerprint(directory: Path) -> str:
+    if transformers_checkpoint.is_in(directory):
+        digests = "".join(checkpoint_file.sha256(path) for path in transformers_checkpoint.files(directory))
+        return hashlib.sha256(digests.encode()).hexdigest()[:40]
     for name in (LANGUAGE_MODEL, CODEC):
         if not (directory / name).is_file():
             raise WrongCheckpoint(f"{directory.name} contains no {name}")

@@ -27,11 +27,11 @@ def models_file(directory: Path, content: Any) -> Path:
 
 def test_the_released_models_are_known_by_their_public_names() -> None:
     specs = {spec.name: spec for spec in catalog()}
-    for name in ("small", "medium", "large", "melody", "melody-large"):
+    for name in ("small", "medium", "large", "melody", "melody-large", "stereo-small", "stereo-melody"):
         assert specs[name].checkpoint == f"facebook/musicgen-{name}"
         assert specs[name].licence == "CC-BY-NC-4.0"
         assert not specs[name].commercial_use
-        assert specs[name].melody == name.startswith("melody")
+        assert specs[name].melody == ("melody" in name)
 
 
 def test_descriptions_of_demo_models_say_how_they_were_made() -> None:
@@ -54,7 +54,8 @@ def test_a_size_without_a_melody_checkpoint_is_refused_with_a_list_of_sizes(size
         catalog().melody_checkpoint(size)
     assert list(caught.value.errors) == ["model_size"]
     assert repr(size) in caught.value.message
-    assert "medium, large, demo, melody, melody-large, demo-melody" in caught.value.message
+    names = "medium, large, demo, melody, melody-large, stereo-melody, stereo-melody-large, demo-melody"
+    assert names in caught.value.message
 
 
 def test_an_unknown_model_is_refused_with_a_list_of_models() -> None:

@@ -1,0 +1,75 @@
+"""The training configuration of the released MusicGen models, as far as audiocraft's builders read it.
+
+The demo models and checkpoints of transformers have no `xp.cfg` of their own and are built with this one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def configuration(
+    *,
+    text_encoder: str,
+    melody: bool,
+    stereo: bool,
+    dim: int,
+    num_heads: int,
+    num_layers: int,
+    hidden_scale: int = 4,
+    card: int = 2048,
+    separator: str | None = None,
+) -> dict[str, Any]:
+    """Return the content of `xp.cfg`. `text_encoder` and `separator` are ids of repositories.
+
+    Without a separator, a melody model uses the released one.
+    """
+    conditioners: dict[str, Any] = {
+        "description": {
+            "model": "t5",
+            "t5": {"name": text_encoder, "finetune": False, "word_dropout": 0.2, "normalize_text": False},
+        }
+    }
+    if melody:
+        chroma: dict[str, Any] = {
+            "sample_rate": 32_000, "n_chroma": 12, "radix2_exp": 14, "argmax": True, "match_len_on_eval": False,
+            "eval_wavs": None, "n_eval_wavs": 100, "cache_path": None,
+        }  # fmt: skip
+        if separator is not None:
+            chroma["separator"] = separator
+        conditioners = {"self_wav": {"model": "chroma_stem", "chroma_stem": chroma}, **conditioners}
+    return {
+        "lm_model": "transformer_lm",
+        "device": "cpu",
+        "dtype": "float16",
+        "dataset": {"segment_duration": 30},
+        "channels": 2 if stereo else 1,
+        "sample_rate": 32_000,
+        "interleave_stereo_codebooks": {"use": stereo, "per_timestep": False},
+        "transformer_lm": {
+            "n_q": 8 if stereo else 4, "card": card, "dim": dim, "num_heads": num_heads, "num_layers": num_layers,
+            "hidden_scale": hidden_scale, "dropout": 0.0, "emb_lr": None, "activation": "gelu", "norm_first": True,
+            "bias_ff": False, "bias_attn": False, "bias_proj": False, "past_context": None, "causal": True,
+            "custom": False, "memory_efficient": True, "attention_as_float32": False, "layer_scale": None,
+            "positional_embedding": "sin", "xpos": False, "checkpointing": "none", "weight_init": "gaussian",
+            "depthwise_init": "current", "zero_bias_init": True, "norm": "layer_norm", "cross_attention": False,
+            "qk_layer_norm": False, "qk_layer_norm_cross": False, "attention_dropout": None, "kv_repeat": 1,
+            "two_step_cfg": False,
+        },
+        "codebooks_pattern": {
+            "modeling": "delay",
+            "delay": {
+                "delays": [0, 0, 1, 1, 2, 2, 3, 3] if stereo else [0, 1, 2, 3], "flatten_first": 0,
+                "empty_initial": 0,
+            },
+        },
+        "classifier_free_guidance": {"training_dropout": 0.3, "inference_coef": 3.0},
+        "attribute_dropout": {"args": {"active_on_eval": False}},
+        "fuser": {
+            "cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1, "sum": [],
+            "prepend": ["self_wav", "description"] if melody else [],
+            "cross": [] if melody else ["description"],
+            "input_interpolate": [],
+        },
+        "conditioners": {"args": {"merge_text_conditions_p": 0.25, "drop_desc_p": 0.5}, **conditioners},
+    }  # fmt: skip
