@@ -6,7 +6,7 @@ import numpy as np
 from flask import Flask
 
 from audiocraft_api import factory
-from audiocraft_api.core.engine import EngineStatus
+from audiocraft_api.core.engine import EngineStatus, QueuePlace
 from audiocraft_api.core.errors import NotStreamable, ShuttingDown
 from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.params import GenerationParams
@@ -32,6 +32,9 @@ class InstantEngine:
     def submit_live(self, request: LiveRequest) -> None:  # noqa: ARG002
         raise NotStreamable("This engine cannot play live.")
 
+    def queue_place(self, request: EngineRequest) -> QueuePlace | None:  # noqa: ARG002
+        return None
+
     def status(self) -> EngineStatus:
         return EngineStatus(0, 0)
 
@@ -50,6 +53,9 @@ class PausedEngine(InstantEngine):
         request.start(1, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="none", precision="exact")
         self._requests.append(request)
         return request
+
+    def queue_place(self, request: EngineRequest) -> QueuePlace | None:  # noqa: ARG002
+        return None
 
     def status(self) -> EngineStatus:
         return EngineStatus(0, len(self._requests))

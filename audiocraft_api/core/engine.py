@@ -46,6 +46,14 @@ class EngineStatus:
     models: tuple[ModelStatus, ...] = ()
 
 
+@dataclass(frozen=True)
+class QueuePlace:
+    """Where a request waits, and how long it will take."""
+
+    position: int  # among the requests that wait for a slot, from 1
+    eta_seconds: float | None  # until the request is finished; None if unknown
+
+
 class Engine(Protocol):
     """Turns parameters into waveforms, in its own threads, which start with the first request."""
 
@@ -65,6 +73,9 @@ class Engine(Protocol):
 
     def submit_live(self, request: LiveRequest) -> None:
         """Queue a generation that is steered while it runs. Raises as `submit`, and NotStreamable if it cannot."""
+
+    def queue_place(self, request: EngineRequest) -> QueuePlace | None:
+        """Return where a submitted request waits; None once it has begun, and while it waits only for its model."""
 
     def status(self) -> EngineStatus:
         """Return the engine's state. Never waits for a model."""

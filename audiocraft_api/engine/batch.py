@@ -72,9 +72,9 @@ class Batch:
         return sum(len(seq.slots) for seq in list(self._running))
 
     @property
-    def min_frames_left(self) -> int:
-        """Frames that the running request closest to its end still has to decode."""
-        return min((total - done for done, total in (seq.request.progress for seq in list(self._running))), default=0)
+    def frames_left(self) -> list[int]:
+        """Frames that each running request still has to decode."""
+        return [total - done for done, total in (seq.request.progress for seq in list(self._running))]
 
     # --- the loop's thread
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from audiocraft_api.config.engine import EngineSettings
-from audiocraft_api.core.engine import EngineStatus
+from audiocraft_api.core.engine import EngineStatus, QueuePlace
 from audiocraft_api.core.errors import QueueFull, ShuttingDown
 from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.params import GenerationParams
@@ -61,6 +61,10 @@ class BatchingEngine:
     def submit_live(self, request: LiveRequest) -> None:
         """Queue a live request; see `Engine.submit_live`."""
         self._submit(request)
+
+    def queue_place(self, request: EngineRequest) -> QueuePlace | None:
+        """Return where a request waits; see `Engine.queue_place`."""
+        return self._loops[request.params.model].queue_place(request)
 
     def status(self) -> EngineStatus:
         loops = list(self._loops.values())

@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from audiocraft_api.core.engine import ModelStatus
+from audiocraft_api.core.constants import FRAME_RATE
+from audiocraft_api.core.engine import ModelStatus, QueuePlace
 from audiocraft_api.core.errors import AudioCraftError, ShuttingDown
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.failures import as_request_error
@@ -68,7 +69,20 @@ class DecodeLoop:
     def seconds_to_next_slot(self) -> float:
         """Estimate from the measured speed when the next running request ends."""
         batch = self._batch
-        return batch.min_frames_left * self._stats.step_seconds if batch else 0.0
+        return min(batch.frames_left, default=0) * self._stats.step_seconds if batch else 0.0
+
+    def queue_place(self, request: EngineRequest) -> QueuePlace | None:
+        """See `Engine.queue_place`. The estimate assumes that the requests ahead are as long as this one."""
+        position = self.scheduler.position(request) if request.state == "waiting" else None
+        if position is None:
+            return None
+        batch = self._batch
+        frames_left = sorted(batch.frames_left) if batch else []
+        if not frames_left:
+            return QueuePlace(position, None)
+        num_rounds, index = divmod(position - 1, len(frames_left))
+        num_frames = frames_left[index] + (num_rounds + 1) * request.params.duration_seconds * FRAME_RATE
+        return QueuePlace(position, num_frames * self._stats.step_seconds or None)
 
     def status(self) -> ModelStatus:
         """Return the state of the model without waiting."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from audiocraft_api.config.engine import EngineSettings
-from audiocraft_api.core.engine import EngineStatus
+from audiocraft_api.core.engine import EngineStatus, QueuePlace
 from audiocraft_api.core.errors import AudioCraftError, GenerationFailed, NotStreamable, QueueFull, ShuttingDown
 from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.params import GenerationParams, Waveform
@@ -72,6 +72,14 @@ class PlainEngine:
     def submit_live(self, request: LiveRequest) -> None:  # noqa: ARG002
         """Raise NotStreamable: audiocraft's loop decodes all tokens before the codec makes audio of them."""
         raise NotStreamable("This server's engine cannot play live. Set AUDIOCRAFT_API_ENGINE to batching.")
+
+    def queue_place(self, request: EngineRequest) -> QueuePlace | None:
+        """See `Engine.queue_place`."""
+        with self._condition:
+            if request not in self._waiting or self._running is None:
+                return None
+            position = self._waiting.index(request) + 1
+        return QueuePlace(position, (position + 1) * self._mean_seconds)
 
     def status(self) -> EngineStatus:
         with self._condition:

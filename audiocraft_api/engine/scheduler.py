@@ -44,6 +44,14 @@ class Scheduler:
         """Whether requests wait because there are no free slots for them."""
         return bool(self._waiting) and not self._has_room
 
+    def position(self, request: EngineRequest) -> int | None:
+        """Return the place of a request among those that cannot be admitted immediately, from 1; None if it can."""
+        with self._lock:
+            if request not in self._waiting:
+                return None
+            place = self._waiting.index(request) + 1 - (self._max_running - self._num_running)
+        return place if place > 0 else None
+
     @property
     def _has_room(self) -> bool:
         return self._num_running < self._max_running and len(self._slots) >= ROWS_PER_REQUEST

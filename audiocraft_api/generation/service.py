@@ -104,7 +104,8 @@ class GenerationService:
     def stream(self, command: GenerateCommand) -> AudioStream:
         """Start a generation whose audio is sent as it is generated. Raises QueueFull, ShuttingDown."""
         waiter = Waiter(timeout_seconds=self._config.engine.request_deadline_seconds * command.time_factor)
-        return AudioStream(self._submit(command, waiter), self._config.audio.convert_timeout_seconds)
+        submission = self._submit(command, waiter)
+        return AudioStream(submission, self._config.audio.convert_timeout_seconds, self._engine.queue_place)
 
     def store_stream(self, stream: AudioStream, output_format: str) -> GeneratedFile:
         """Encode and store the audio of a finished stream, with the recipe in the file's tags.

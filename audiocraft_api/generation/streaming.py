@@ -6,13 +6,14 @@ encoded when the client is ready for them. Knows the encoder, and neither the en
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from audiocraft_api.audio.convert import ALL_FORMATS, AudioFormat
 from audiocraft_api.audio.finishing import Fader
 from audiocraft_api.audio.stream_encoding import StreamEncoder, open_encoder
+from audiocraft_api.core.engine import QueuePlace
 from audiocraft_api.core.params import Waveform
-from audiocraft_api.core.request import AudioInfo
+from audiocraft_api.core.request import AudioInfo, EngineRequest
 from audiocraft_api.generation.continuation import seconds_left_out, without_input
 from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.generation.submission import Submission
@@ -24,8 +25,14 @@ POLL_SECONDS = 0.05
 class AudioStream:
     """The encoded audio of one generation. For one thread and one pass; always `close` it."""
 
-    def __init__(self, submission: Submission, encode_timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        submission: Submission,
+        encode_timeout_seconds: float,
+        queue_place: Callable[[EngineRequest], QueuePlace | None],
+    ) -> None:
         self.submission = submission
+        self._queue_place = queue_place
         self.format: AudioFormat = ALL_FORMATS[submission.command.output_format]
         self._encode_timeout_seconds = encode_timeout_seconds
         self._encoder: StreamEncoder | None = None
@@ -51,6 +58,11 @@ class AudioStream:
     def progress(self) -> tuple[int, int]:
         """Frames done and frames in total."""
         return self.submission.request.progress
+
+    @property
+    def queue_place(self) -> QueuePlace | None:
+        """Where the generation waits for others; None once it has begun."""
+        return self._queue_place(self.submission.request)
 
     def pieces(self) -> Iterator[bytes]:
         """Yield encoded audio as it is generated, and an empty piece every `POLL_SECONDS` while there is none.

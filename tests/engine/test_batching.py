@@ -158,6 +158,24 @@ def test_requests_beyond_the_batch_size_wait_and_run_in_order(make_engine: Calla
     assert ended == [0, 1, 2]
 
 
+def test_a_waiting_request_knows_its_place_in_the_queue(make_engine: Callable[..., GatedEngine]) -> None:
+    engine = make_engine(max_batch_requests=1)
+    running = engine.submit_and_pause()
+    waiting = [engine.submit(params(seed=seed)) for seed in range(2)]
+    assert engine.engine.queue_place(running) is None
+    first, second = (engine.engine.queue_place(request) for request in waiting)
+    assert first
+    assert second
+    assert (first.position, second.position) == (1, 2)
+    assert first.eta_seconds
+    assert second.eta_seconds
+    assert 0 < first.eta_seconds < second.eta_seconds
+    waiting[0].cancel()
+    engine.backend.gate.set()
+    wait_for_codes(waiting[1])
+    assert engine.engine.queue_place(waiting[1]) is None
+
+
 def test_requests_join_a_running_batch(make_engine: Callable[..., GatedEngine], cache: LoadedModels) -> None:
     gated = make_engine()
     first = gated.submit_and_pause()

@@ -265,6 +265,8 @@ def test_a_full_queue_rejects_requests_and_canceled_requests_make_room(engine: P
         engine.submit(PARAMS)  # the gate is closed, so waiting for space in the queue would block
     assert caught.value.retry_after_seconds >= 1
     assert engine.status().num_waiting == 2
+    places = [engine.queue_place(request) for request in (running, *waiting)]
+    assert [place and place.position for place in places] == [None, 1, 2]
     waiting[0].cancel()
     late = engine.submit(PARAMS)
     with pytest.raises(Canceled):

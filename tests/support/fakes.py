@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from audiocraft_api.core.engine import EngineStatus
+from audiocraft_api.core.engine import EngineStatus, QueuePlace
 from audiocraft_api.core.errors import AudioCraftError, NotStreamable, QueueFull, ShuttingDown
 from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.params import GenerationParams
@@ -66,6 +66,9 @@ class FakeEngine:
 
     def submit_live(self, request: LiveRequest) -> None:  # noqa: ARG002
         raise NotStreamable("This engine cannot play live.")
+
+    def queue_place(self, request: EngineRequest) -> QueuePlace | None:  # noqa: ARG002
+        return None
 
     def status(self) -> EngineStatus:
         running = sum(thread.is_alive() for thread in self._threads)

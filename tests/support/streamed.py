@@ -2,7 +2,7 @@
 
 Run it with `gunicorn -c gunicorn.conf.py support.streamed:app`. The prompt controls the engine: `fail after 3` makes
 the generation fail after 3 blocks; `hold after 0` pauses it before the first block until the file named by
-`AUDIOCRAFT_TEST_HOLD` is deleted.
+`AUDIOCRAFT_TEST_HOLD` is deleted; `wait at 2` waits for that at the second place in the queue.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from audiocraft_api.config import load_config
+from audiocraft_api.core.engine import QueuePlace
 from audiocraft_api.core.errors import AudioCraftError, GenerationFailed
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.factory import create_app
@@ -26,7 +27,14 @@ BLOCK_FRAMES = 5
 class BlockEngine(LiveEngine):
     """Generates a stereo tone block by block, also live."""
 
+    def queue_place(self, request: EngineRequest) -> QueuePlace | None:
+        place = re.fullmatch(r"wait at (\d+)", request.params.description)
+        return QueuePlace(int(place[1]), 12.3456) if place and request.state == "waiting" else None
+
     def _run(self, request: EngineRequest) -> None:
+        while self.queue_place(request) and not self.gate.wait(0.01):
+            if request.should_stop:
+                break
         num_frames = round(request.params.duration_seconds * FRAME_RATE)
         event = re.fullmatch(r"(fail|hold) after (\d+)", request.params.description)
         request.start(num_frames, sample_rate=SAMPLE_RATE, frame_rate=FRAME_RATE, revision="fake", precision="exact")

@@ -107,6 +107,19 @@ def test_progress_and_audio_are_sent_and_the_samples_match_the_file(demo_checkpo
         assert client.audio == server.post("/generate-stream", json=long).content
 
 
+def test_a_waiting_client_is_told_its_place_in_the_queue_once(tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    with serve(tmp_path, BLOCKED) as server:
+        client = StreamClient(server.port, REQUEST | {"prompt": "wait at 2"})
+        client.receive()
+        client.receive()
+        hold.unlink()
+        client.receive_all()
+    assert client.messages[1] == {"type": "queued", "queue_position": 2, "eta_seconds": 12.3}
+    assert [message["type"] for message in client.messages].count("queued") == 1
+
+
 def test_a_stream_may_be_long(server: Server) -> None:
     client = StreamClient(server.port, REQUEST | {"duration": 61})
     done = client.receive_all()

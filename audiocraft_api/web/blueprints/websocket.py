@@ -10,6 +10,7 @@ from flask import Blueprint, request
 from flask_sock import Sock
 from simple_websocket import Server
 
+from audiocraft_api.core.engine import QueuePlace
 from audiocraft_api.core.errors import (
     AudioCraftError,
     Canceled,
@@ -41,6 +42,8 @@ PROTOCOL = """The client's first message is the request, with the same JSON as `
 sends JSON text messages and, between them, the audio as binary messages:
 
 * `{"type": "accepted", "seed", "model", "format", "media_type", "request_id"}`, once;
+* `{"type": "queued", "queue_position", "eta_seconds"}`, at most once per second while the generation waits for others;
+  the estimate is the time until it finishes, null if unknown;
 * `{"type": "progress", "current", "total"}`, repeatedly, in frames;
 * `{"type": "done", "duration", "generation_time", "sample_rate", "format", "seed", "model", "revision", "request_id"}`
   at the end, with `"audio_url"` and `"file_format"` if the request has a `file_format`, the format of a file to store
@@ -50,6 +53,8 @@ sends JSON text messages and, between them, the audio as binary messages:
 To stop the generation, send `{"type": "cancel"}` or close the connection. A connection carries one request.
 A web page cannot set headers on a WebSocket. To send an API key, it offers two subprotocols, `audiocraft-api` and
 `audiocraft-api-key.<key>`; the server selects the first."""
+
+PLACE_SECONDS = 1.0  # between two messages about the place in the queue
 
 blueprint = Blueprint("websocket", __name__)
 sock = Sock()
@@ -109,12 +114,10 @@ def _send_stream(ws: Server, stream: AudioStream, file_format: str | None) -> No
     params, audio_format = stream.submission.params, stream.format
     common = {"seed": params.seed, "model": params.model, "format": audio_format.name, "request_id": request_id()}
     send(ws, {"type": "accepted", "media_type": audio_format.media_type} | common)
-    sent_progress = (0, 0)
+    reporter = _Reporter(ws, stream)
     for piece in stream.pieces():
         _poll_client(ws)
-        if stream.progress != sent_progress:
-            sent_progress = stream.progress
-            send(ws, {"type": "progress", "current": sent_progress[0], "total": sent_progress[1]})
+        reporter.report()
         if piece:
             settle_charge(charged=True)
             send_audio(ws, piece)
@@ -129,6 +132,31 @@ def _send_stream(ws: Server, stream: AudioStream, file_format: str | None) -> No
         stored = services().generation.store_stream(stream, file_format)
         result |= {"audio_url": stored.url, "file_format": stored.recipe.format}
     send(ws, {"type": "done"} | result | common)
+
+
+class _Reporter:
+    """Tells the client where its request waits, and how far it is, whenever that has changed."""
+
+    def __init__(self, ws: Server, stream: AudioStream) -> None:
+        self._ws, self._stream = ws, stream
+        self._progress = (0, 0)
+        self._place: QueuePlace | None = None
+        self._place_due = 0.0  # `time.monotonic()`
+
+    def report(self) -> None:
+        if self._stream.progress != self._progress:
+            self._progress = self._stream.progress
+            send(self._ws, {"type": "progress", "current": self._progress[0], "total": self._progress[1]})
+        elif self._progress[1] == 0 and (now := time.monotonic()) >= self._place_due:
+            self._place_due = now + PLACE_SECONDS
+            self._report_place(self._stream.queue_place)
+
+    def _report_place(self, place: QueuePlace | None) -> None:
+        if place is None or place == self._place:
+            return
+        self._place = place
+        eta = None if place.eta_seconds is None else round(place.eta_seconds, 1)
+        send(self._ws, {"type": "queued", "queue_position": place.position, "eta_seconds": eta})
 
 
 def _receive_request(ws: Server) -> str:

@@ -1,6 +1,6 @@
 import {button, element, setIcon} from "./dom.js";
 import {kindOf, suggestedPrompts, titleOf} from "./errors.js";
-import {brief, inWords, timeOfDay} from "./format.js";
+import {inWords, timeOfDay} from "./format.js";
 import {Waveform} from "./waveform.js";
 
 const LONGEST_WAIT = 120; // seconds
@@ -11,7 +11,7 @@ export class JobCard {
   #waveform;
   #timer = null;
 
-  /** `actions`: listen(job), retry(job, changes?), dismiss(job), askForKey(), waitingNote(job), otherModels(job). */
+  /** `actions`: listen(job), retry(job, changes?), edit(job), dismiss(job), askForKey(), waitingNote(job), otherModels(job). */
   constructor(job, player, actions) {
     this.job = job;
     this.player = player;
@@ -55,14 +55,13 @@ export class JobCard {
 
   get statusText() {
     const {state, position, progress} = this.job;
+    const left = progress?.eta ? `about ${inWords(Math.max(1, Math.round(progress.eta)))} left` : "";
     if (state === "waiting") return "Waits for your other clips.";
     if (state === "starting") {
-      if (position)
-        return `Number ${position} in the queue${progress?.eta ? `, about ${brief(progress.eta)} left` : ""}`;
-      return this.actions.waitingNote(this.job);
+      if (!position) return this.actions.waitingNote(this.job);
+      return [`Number ${position} in the queue`, left].filter(Boolean).join(" · ");
     }
     const percent = progress?.total ? `${Math.floor((100 * progress.current) / progress.total)} %` : "";
-    const left = progress?.eta ? `about ${inWords(Math.max(1, Math.round(progress.eta)))} left` : "";
     return ["Making the music", percent, left].filter(Boolean).join(" · ");
   }
 
@@ -75,7 +74,9 @@ export class JobCard {
     const {error} = this.job;
     const buttons = element("div", {className: "row"});
     const kind = kindOf(error);
-    if (kind === "refused") {
+    if (kind === "refused" && this.job.fields.segments) {
+      buttons.append(button("Change the sections", () => this.actions.edit(this.job), {className: "secondary"}));
+    } else if (kind === "refused") {
       for (const prompt of suggestedPrompts(error.suggestion)) {
         buttons.append(this.#chip(`Try “${prompt}”`, {prompt}));
       }

@@ -21,6 +21,7 @@ export function streamOverSocket(api, fields, on, signal) {
     };
     const handlers = {
       accepted: (message) => on.accepted?.(message),
+      queued: ({queue_position: position, eta_seconds}) => on.waiting?.({position, eta: eta_seconds}),
       progress: ({current, total}) => on.progress?.({current, total, eta: eta.of(current, total)}),
       done: (message) => resolve(message),
       error: (message) => reject(new ApiError(message)),
