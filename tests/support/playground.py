@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import soundfile
+from numpy.typing import NDArray
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from support.served import wait_until
+
+Samples: TypeAlias = NDArray[np.float32]
 
 AXE = Path(__file__).parent.parent / "data" / "axe" / "axe.min.js"
 TIMEOUT_MILLISECONDS = 15_000
@@ -44,6 +48,53 @@ Object.defineProperty(AudioContext.prototype, "destination", {get() {
   return buses.get(this);
 }});
 """
+
+
+FADE_FRAMES = 320  # 10 ms
+SHORTEST_PAUSE_FRAMES = 16
+
+
+def assert_is_played(heard: Samples, samples: Samples) -> int:
+    """Compare the audio that was played with a file; return how often it paused.
+
+    While audio is missing, the page plays silence. Before and after that, and where audio nearly is missing, it fades.
+    Nothing else may differ: no sample is left out, repeated or louder.
+    """
+    # Chromium's decoder divides positive samples by 32,767 and negative ones by 32,768.
+    step = 1 / 32_768
+    samples = np.trim_zeros(samples)
+    played, num_pauses = _without_pauses(heard, samples)
+    assert len(samples) - len(played) in (0, 1)  # a fade at the end ends with a sample that is 0
+    samples = samples[: len(played)]
+    is_faded = np.abs(played - samples) > step
+    audible = is_faded & (np.abs(samples) > 0.02)
+    gains = played[audible] / samples[audible]
+    assert ((gains >= -0.01) & (gains <= 1.01)).all()
+    steps = np.diff(gains) / np.diff(np.flatnonzero(audible))
+    assert (np.abs(steps) <= 2 / FADE_FRAMES + 2 * step / 0.02).all()
+    assert is_faded.mean() < 0.25
+    return num_pauses
+
+
+def _without_pauses(heard: Samples, samples: Samples) -> tuple[Samples, int]:
+    """Remove the silence that the file does not have; return the rest, and how often there was any."""
+    edges = np.flatnonzero(np.diff(np.r_[False, heard == 0, False].astype(int))).reshape(-1, 2)
+    parts, first, num_removed = [], 0, 0
+    for start, end in edges[edges[:, 1] - edges[:, 0] >= SHORTEST_PAUSE_FRAMES]:
+        # A fade ends with a sample that is 0, beside which the file may have zeros. What follows tells how many.
+        num_own = min(
+            [0, 1, 2, 3, end - start], key=lambda own: _distance(heard[end:], samples[start - num_removed + own :])
+        )
+        if num_own < end - start:
+            parts.append(heard[first : start + num_own])
+            first, num_removed = end, num_removed + end - start - num_own
+    return np.concatenate([*parts, heard[first:]]), len(parts)
+
+
+def _distance(heard: Samples, samples: Samples) -> float:
+    """Compare a little of what follows the next fade."""
+    length = min(len(heard), len(samples), 3 * FADE_FRAMES)
+    return float(np.abs(heard[FADE_FRAMES:length] - samples[FADE_FRAMES:length]).sum())
 
 
 class Playground:
@@ -99,12 +150,27 @@ class Playground:
         card.get_by_label("More actions").click()
         card.get_by_role("button", name=action).click()
 
-    def recorded(self) -> np.ndarray[Any, Any]:
+    def link(self, card: Locator) -> str:
+        """Return what "Copy link" copies."""
+        self.page.evaluate(
+            "() => Object.defineProperty(navigator.clipboard, 'writeText', {value: (t) => (window.copied = t)})"
+        )
+        self.choose(card, "Copy link")
+        return str(self.page.evaluate("() => window.copied"))
+
+    def recorded(self) -> Samples:
         """Return the first channel of what was played, without the silence before and after."""
         blocks = self.page.evaluate("() => window.recorded.map((block) => Array.from(block))")
         samples = np.array([sample for block in blocks for sample in block], np.float32)
         (sounding,) = np.nonzero(samples)
         return samples[sounding[0] : sounding[-1] + 1] if sounding.size else samples[:0]
+
+    def downloaded(self, prompt: str) -> Samples:
+        """Download a clip; return its first channel."""
+        with self.page.expect_download() as download:
+            self.clip(prompt).get_by_role("button", name="Download", exact=True).click()
+        samples: Samples = soundfile.read(Path(download.value.path()), dtype="float32", always_2d=True)[0][:, 0]
+        return samples
 
     def violations(self) -> list[str]:
         """Return the rules of axe that the page breaks, with the first element that breaks each."""

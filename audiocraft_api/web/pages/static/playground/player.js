@@ -14,6 +14,7 @@ export class Player extends EventTarget {
   #load;
   #buffers = new Map();
   #feed = null;
+  #file = null; // {clip, buffer} of the stream that plays, once it is finished
   #tracks = [];
   #startTime = 0;
   #offset = 0;
@@ -65,22 +66,14 @@ export class Player extends EventTarget {
     return feed;
   }
 
-  /** Continue with the finished clip where its stream is, without a gap. */
+  /**
+   * Use the finished clip for whatever the user does next. Until then its stream plays on, which has the same samples:
+   * a change in the middle would depend on the page's thread to be in time, and leave a gap on a busy processor.
+   */
   async replaceStream(feed, clip) {
-    const context = this.#context;
     const buffer = await this.#bufferOf(clip);
-    await feed.settled;
     if (this.clip?.id === clip.id) this.clip = clip;
-    if (this.#feed !== feed || this.#context !== context) return;
-    if (feed.report.paused) {
-      this.#offset = feed.position;
-      this.#tracks = [{clip, buffer}];
-    } else {
-      const {at, offset} = feed.handOver();
-      if (offset >= buffer.duration - FADE_SECONDS) return; // it ends first
-      this.#startTracks([{clip, buffer}], offset, at);
-    }
-    this.#detach(feed);
+    if (this.#feed === feed) this.#file = {clip, buffer};
     this.#changed();
   }
 
@@ -114,6 +107,7 @@ export class Player extends EventTarget {
 
   pause() {
     if (!this.playing) return;
+    this.#leaveStream();
     this.#offset = this.position;
     this.playing = false;
     if (this.#feed) this.#feed.setPaused(true);
@@ -123,6 +117,7 @@ export class Player extends EventTarget {
 
   resume() {
     if (!this.clip || this.playing) return undefined;
+    this.#leaveStream();
     if (!this.#feed) return this.play(this.clip, {region: this.region});
     this.#feed.setPaused(false);
     this.playing = true;
@@ -133,8 +128,9 @@ export class Player extends EventTarget {
     return this.playing ? this.pause() : this.resume();
   }
 
-  /** Move to a position in seconds. Has no effect on a stream. */
+  /** Move to a position in seconds. Has no effect on a stream that is not finished. */
   seek(position) {
+    this.#leaveStream();
     if (this.#feed || !this.clip) return;
     this.#offset = Math.max(0, Math.min(position, this.duration));
     if (this.region && (this.#offset < this.region[0] || this.#offset >= this.region[1])) this.#offset = this.region[0];
@@ -165,7 +161,7 @@ export class Player extends EventTarget {
     this.#stopTracks();
     this.#tracks = [];
     this.#feed?.close();
-    this.#feed = null;
+    this.#feed = this.#file = null;
     Object.assign(this, {clip: null, playing: false, loading: false, region: null});
     this.#offset = 0;
     this.#changed();
@@ -246,7 +242,7 @@ export class Player extends EventTarget {
 
   #onReport(feed, {finished}) {
     if (this.#feed !== feed || !finished) return;
-    this.#detach(feed);
+    this.#closeStream();
     this.#finish();
   }
 
@@ -258,10 +254,19 @@ export class Player extends EventTarget {
     this.dispatchEvent(new Event("ended"));
   }
 
-  /** Let a feed play on until it stops by itself, as something else continues. */
-  #detach(feed) {
-    feed.onreport = ({finished}) => finished && feed.close();
-    this.#feed = null;
+  /** End the stream if its clip is finished, so that the clip can go on from there. */
+  #leaveStream() {
+    if (!this.#file) return;
+    const {position} = this.#feed;
+    this.#closeStream();
+    this.#offset = position;
+    this.#startTime = this.#context.currentTime;
+  }
+
+  #closeStream() {
+    this.#feed.close();
+    this.#tracks = this.#file ? [this.#file] : [];
+    this.#feed = this.#file = null;
   }
 
   #changed() {

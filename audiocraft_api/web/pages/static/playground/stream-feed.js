@@ -1,27 +1,26 @@
 const WORKLET = new URL("./stream-worklet.js", import.meta.url);
 const PREROLL_SECONDS = 0.4;
-const BLOCK_FRAMES = 128; // an AudioWorklet renders this many frames at a time
-const SWAP_SECONDS = 0.15; // enough for the message to reach the worklet
+const FADE_SECONDS = 0.008;
 
 /** The audio of one stream on its way to the loudspeaker. Blocks may arrive before the worklet has been loaded. */
 export class StreamFeed {
   #context;
   #waiting = [];
   #node = null;
-  #settle;
+  #gain;
+  #isClosed = false;
   #start;
-  /** Resolved when the audio is complete and runs without a further pause, or is paused by the user. */
-  settled = new Promise((resolve) => (this.#settle = resolve));
   report = {position: 0, time: 0, filling: true, underruns: 0, ended: false, finished: false, paused: false};
 
   /** The first block is the audio at `start` seconds. `maxPrerollSeconds` bounds what is collected after a gap. */
   constructor(context, {channels, start = 0, maxPrerollSeconds = 4, onreport = () => {}}) {
-    const {destination} = context;
     this.#context = context;
+    this.#gain = new GainNode(context);
+    this.#gain.connect(context.destination);
     this.#start = start;
     this.report.position = start;
     this.onreport = onreport;
-    this.ready = this.#open(channels, maxPrerollSeconds, destination);
+    this.ready = this.#open(channels, maxPrerollSeconds);
   }
 
   write(block) {
@@ -44,26 +43,23 @@ export class StreamFeed {
     return moving ? position + Math.max(0, this.#context.currentTime - time) : position;
   }
 
-  /** Stop soon, at a block boundary. Return when, and the position in the audio at which another source continues. */
-  handOver() {
-    const {sampleRate, currentTime} = this.#context;
-    const {position, time} = this.report;
-    const stopFrame = Math.ceil(((currentTime + SWAP_SECONDS) * sampleRate) / BLOCK_FRAMES) * BLOCK_FRAMES;
-    this.#post({stopFrame});
-    return {at: stopFrame / sampleRate, offset: position + stopFrame / sampleRate - time};
-  }
-
+  /** Fade out, and stop. */
   close() {
-    this.#settle();
-    this.#node?.disconnect();
-    this.#node?.port.close();
+    const node = this.#node;
     this.#node = null;
+    this.#isClosed = true;
+    this.#gain.gain.setTargetAtTime(0, this.#context.currentTime, FADE_SECONDS / 3);
+    setTimeout(() => {
+      this.#gain.disconnect();
+      node?.port.postMessage({stop: true});
+    }, 4000 * FADE_SECONDS);
   }
 
-  async #open(channels, maxPrerollSeconds, destination) {
+  async #open(channels, maxPrerollSeconds) {
     const context = this.#context;
     context.streamWorklet ??= context.audioWorklet.addModule(WORKLET);
     await context.streamWorklet;
+    if (this.#isClosed) return;
     this.#node = new AudioWorkletNode(context, "stream", {
       numberOfInputs: 0,
       outputChannelCount: [channels],
@@ -71,16 +67,15 @@ export class StreamFeed {
     });
     this.#node.port.onmessage = ({data}) => {
       this.report = {...data, position: this.#start + data.position};
-      if (data.ended && (data.paused || !data.filling)) this.#settle();
       this.onreport(this.report);
     };
-    this.#node.connect(destination);
+    this.#node.connect(this.#gain);
     for (const message of this.#waiting) this.#node.port.postMessage(message);
     this.#waiting = [];
   }
 
   #post(message) {
     if (this.#node) this.#node.port.postMessage(message);
-    else this.#waiting.push(message);
+    else if (!this.#isClosed) this.#waiting.push(message);
   }
 }

@@ -3,13 +3,13 @@ import {RingBuffer} from "./ring-buffer.js";
 const REPORT_SECONDS = 0.05;
 
 /**
- * Plays a stream. Messages to it: {block}, {end}, {paused}, {stopFrame}. It reports where it is several times a second,
+ * Plays a stream. Messages to it: {block}, {end}, {paused}, {stop}. It reports where it is several times a second,
  * with the context's time at which that position is heard.
  */
 class StreamProcessor extends AudioWorkletProcessor {
   #ring;
   #paused = false;
-  #stopFrame = Infinity;
+  #stopped = false;
   #reportFrame = 0;
 
   constructor({processorOptions: {channels, ...options}}) {
@@ -19,18 +19,17 @@ class StreamProcessor extends AudioWorkletProcessor {
   }
 
   process(_inputs, [outputs]) {
-    const stopped = currentFrame + outputs[0].length > this.#stopFrame;
-    if (!this.#paused && !stopped) this.#ring.read(outputs);
-    const finished = stopped || this.#ring.finished;
+    if (!this.#paused && !this.#stopped) this.#ring.read(outputs);
+    const finished = this.#stopped || this.#ring.finished;
     if (finished || currentFrame >= this.#reportFrame) this.#report(finished);
     return !finished;
   }
 
-  #receive({block, end, paused, stopFrame}) {
+  #receive({block, end, paused, stop}) {
     if (block) this.#ring.write(block);
     if (end) this.#ring.end();
     if (paused !== undefined) this.#paused = paused;
-    if (stopFrame !== undefined) this.#stopFrame = stopFrame;
+    if (stop) this.#stopped = true;
   }
 
   #report(finished) {
