@@ -9,14 +9,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from playwright.sync_api import Browser, expect
 
 from support.browser import launch_browser
 from support.http import melody_file
-from support.playground import Playground, playground
+from support.playground import Playground, assert_is_played, playground
 from support.served import Server, paused, serve, wait_until
 
 STREAMED = "support.streamed:app"
@@ -66,7 +64,7 @@ def app(browser: Browser, server: Server) -> Iterator[Playground]:
 
 
 def test_what_is_heard_is_the_file(browser: Browser, demo_checkpoints: Path, tmp_path: Path) -> None:
-    """From the first block of the stream through the change to the stored file."""
+    """From the first block of the stream to its end."""
     with (
         serve(tmp_path, checkpoints_dir=demo_checkpoints, offline=True) as server,
         playground(browser, server.url, record=True) as app,
@@ -82,14 +80,7 @@ def test_what_is_heard_is_the_file(browser: Browser, demo_checkpoints: Path, tmp
         card = app.clip("warm analog synth arpeggio")
         expect(card).to_contain_text("4 s · demo · WAV", timeout=LOADING_MILLISECONDS)
         app.wait_for_silence()
-        with app.page.expect_download() as download:
-            card.get_by_role("button", name="Download", exact=True).click()
-        samples, sample_rate = soundfile.read(Path(download.value.path()), dtype="float32")
-        assert sample_rate == 32_000
-        heard = app.recorded()
-        assert len(heard) == len(np.trim_zeros(samples))
-        # Chromium's decoder divides positive samples by 32,767 and negative ones by 32,768.
-        np.testing.assert_allclose(heard, np.trim_zeros(samples), rtol=0, atol=1 / 32_768)
+        assert_is_played(app.recorded(), app.downloaded("warm analog synth arpeggio"))
 
 
 def test_a_clip_is_played_and_drawn_while_it_is_made(app: Playground, hold: Path) -> None:
@@ -102,6 +93,13 @@ def test_a_clip_is_played_and_drawn_while_it_is_made(app: Playground, hold: Path
     hold.unlink()
     expect(app.clip("hold after 8")).to_contain_text("2 s · demo · WAV")
     expect(app.jobs).to_have_count(0)
+
+
+def test_a_waiting_clip_shows_its_place_in_the_queue(app: Playground, hold: Path) -> None:
+    app.generate("wait at 2", length=0)
+    expect(app.jobs).to_contain_text("Number 2 in the queue · about 12 seconds left")
+    hold.unlink()
+    expect(app.clip("wait at 2")).to_be_visible()
 
 
 def test_a_clip_is_canceled(app: Playground, hold: Path, server: Server) -> None:  # noqa: ARG001
@@ -190,12 +188,7 @@ def test_a_link_fills_in_everything(app: Playground, browser: Browser, server: S
     app.form.get_by_label("Without").fill("drums")
     app.form.get_by_label("Seed").fill("42")
     card = app.generate_clip("piano & 100% strings", seconds=2)
-    app.page.evaluate(
-        "() => Object.defineProperty(navigator.clipboard, 'writeText', {value: (t) => (window.copied = t)})"
-    )
-    app.choose(card, "Copy link")
-    link = app.page.evaluate("() => window.copied")
-    link = link.replace("model_size=demo", "model_size=large")
+    link = app.link(card).replace("model_size=demo", "model_size=large")
     with playground(browser, server.url) as other:
         other.open(link[link.index("#") :])
         expect(other.form.get_by_label("Model", exact=True)).to_have_value("large")
@@ -204,6 +197,48 @@ def test_a_link_fills_in_everything(app: Playground, browser: Browser, server: S
         expect(other.form.get_by_label("Without")).to_have_value("drums")
         expect(other.form.get_by_label("Seed")).to_have_value("42")
         expect(other.page.locator("#length-value")).to_have_text("2 s")
+
+
+def test_sections_follow_each_other(app: Playground, browser: Browser, server: Server) -> None:
+    page = app.page
+    page.get_by_label("Description of the music").fill("calm piano")
+    page.locator("#length").fill("1")
+    page.locator("#more > summary").click()
+    add = page.get_by_role("button", name="Add a section")
+    for prompt, seconds in (("choir", "1.5"), ("drums", "3")):
+        add.click()
+        page.keyboard.type(prompt)
+        page.get_by_label("Seconds of section").last.fill(seconds)
+    add.click()
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#sections-problem")).to_have_text("Describe each section, or remove it.")
+    expect(page.get_by_role("textbox", name="Section 4", exact=True)).to_be_focused()
+    page.get_by_role("button", name="Remove section 4").click()
+    for number in (3, 2):
+        page.get_by_role("button", name=f"Move section {number} up").click()
+    expect(page.locator("#sections-total")).to_have_text("Together 6.5 seconds")
+    expect(page.locator("#length-value")).to_have_text("3 s")
+    assert app.violations() == []
+    page.keyboard.press("Control+Enter")
+    card = app.clip("drums → calm piano → choir")
+    expect(card).to_contain_text("6.5 s")
+    segments = [("drums", 3), ("calm piano", 2), ("choir", 1.5)]
+    sent = {"segments": [{"prompt": prompt, "duration": seconds} for prompt, seconds in segments]}
+    app.choose(card, "Show request")
+    expect(page.locator("#request-code")).to_contain_text(json.dumps(sent, separators=(",", ":"))[:-1])
+    page.keyboard.press("Escape")
+    link = app.link(card)
+    with playground(browser, server.url) as other:
+        other.open(link[link.index("#") :])
+        expect(other.page.get_by_label("Description of the music")).to_have_value("drums")
+        expect(other.page.get_by_role("textbox", name="Section 3", exact=True)).to_have_value("choir")
+        expect(other.page.locator("#sections-total")).to_have_text("Together 6.5 seconds")
+    app.open()  # from the history
+    card.get_by_role("button", name="Again").click()
+    expect(page.get_by_role("textbox", name="Section 2", exact=True)).to_have_value("calm piano")
+    file = {"name": "tune.wav", "mimeType": "audio/wav", "buffer": melody_file().getvalue()}
+    page.locator("#melody-file").set_input_files(file)
+    expect(page.locator("#sections-field")).to_be_hidden()  # requests with an upload have no segments
 
 
 def test_the_request_is_shown_as_programs_that_run(app: Playground, server: Server) -> None:
@@ -329,15 +364,25 @@ def test_a_key_is_asked_for_and_used(browser: Browser, tmp_path: Path) -> None:
 def test_a_full_server_is_tried_again(browser: Browser, tmp_path: Path) -> None:
     hold = tmp_path / "hold"
     hold.touch()
-    with serve(tmp_path, STREAMED, max_streams=1) as server, playground(browser, server.url) as app:
+    with (
+        serve(tmp_path, STREAMED, max_streams=1) as server,
+        playground(browser, server.url) as other,
+        playground(browser, server.url) as app,
+    ):
+        other.open()
+        other.generate("hold after 3", length=0)
+        expect(other.jobs).to_contain_text("Making the music")
         app.open()
-        for _ in range(2):
-            app.generate("hold after 3", length=0)
+        app.generate("hold after 3", length=0)
         refused = app.page.locator("article.failed")
         expect(refused.get_by_role("alert")).to_contain_text("The server is busy")
         expect(refused).to_contain_text("Tries again in")
         hold.unlink()
-        expect(app.clips).to_have_count(2)
+        expect(app.clips).to_have_count(1)
+        # The page has all of a server with room for one: its clips wait for each other, and none fails.
+        app.clips.first.get_by_role("button", name="Vary").click()
+        expect(app.clips).to_have_count(5)
+        expect(app.page.locator("article.failed")).to_have_count(0)
 
 
 def test_a_limit_says_when_the_next_try_can_succeed(browser: Browser, tmp_path: Path) -> None:

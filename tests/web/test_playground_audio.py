@@ -41,6 +41,24 @@ async ([steps, channels, options]) => {
 HAS_STOPPED = """
 () => recorded.some((block) => block[64] !== 0) && recorded.at(-1).every((sample) => sample === 0)
 """
+# Keeps clips [ID, bytes of audio] in a new history, the oldest first; those with a star have it in their ID. Returns how
+# many bytes of each it still has, which it reported as changed, and the error.
+KEEP = """
+async ([clips, limits]) => {
+  const {History} = await import("/docs/static/playground/history.js");
+  const history = new History(`test-${Math.random()}`, limits);
+  const changed = [];
+  let error = null;
+  history.addEventListener("change", ({id}) => changed.push(id));
+  for (const [index, [id, bytes]] of clips.entries()) {
+    const melody = new Blob([new Uint8Array(bytes)]);
+    const clip = {id, created: index, starred: id.endsWith("*"), fields: {prompt: id}};
+    await history.put(bytes ? {...clip, melody} : clip).catch(({message}) => (error = message));
+  }
+  const all = (await history.all()).sort((a, b) => a.created - b.created);
+  return {clips: Object.fromEntries(all.map(({id, melody}) => [id, melody?.size ?? 0])), changed, error};
+}
+"""
 NO_WEBSOCKET = "window.WebSocket = class { constructor() { setTimeout(() => this.onclose()); } };"
 LOUDNESS = """
 async ([seconds, rate, frequency, amplitude, channels]) => {
@@ -134,6 +152,28 @@ def test_loudness_is_measured_as_the_standard_says(
 ) -> None:
     """A tone of 997 Hz at full scale in one channel is -3.01 LUFS (ITU-R BS.1770-4)."""
     assert page.evaluate(LOUDNESS, [2, rate, 997, amplitude, channels]) == pytest.approx(lufs, abs=0.05)
+
+
+def test_the_history_is_bounded_and_the_oldest_audio_goes_first(page: Page) -> None:
+    kept = page.evaluate(KEEP, [[["a", 10], ["b", 10], ["c", 0], ["d", 10]], {"files": 2, "bytes": 1000}])
+    assert kept == {"clips": {"a": 0, "b": 10, "c": 0, "d": 10}, "changed": ["a"], "error": None}
+    kept = page.evaluate(KEEP, [[["a", 600], ["b", 600], ["c", 600]], {"bytes": 1300}])
+    assert kept == {"clips": {"a": 0, "b": 600, "c": 600}, "changed": ["a"], "error": None}
+    kept = page.evaluate(KEEP, [[["a*", 0], ["b", 0], ["c", 0], ["d", 0]], {"clips": 3}])
+    assert kept == {"clips": {"a*": 0, "c": 0, "d": 0}, "changed": ["b"], "error": None}
+
+
+def test_a_full_storage_loses_the_oldest_audio_and_is_then_reported(browser: Browser, server: Server) -> None:
+    with playground(browser, server.url) as app:
+        app.open()
+        storage = app.page.context.new_cdp_session(app.page)
+        storage.send("Storage.overrideQuotaForOrigin", {"origin": server.url, "quotaSize": 3_000_000})
+        kept = app.page.evaluate(KEEP, [[["a", 40_000], ["b", 6_000_000]], {}])
+    assert kept == {
+        "clips": {"a": 0},
+        "changed": ["a"],
+        "error": "The browser has no room for the clip in its history. Download it, or delete other clips.",
+    }
 
 
 def test_an_underrun_loses_no_sample_on_a_busy_processor(browser: Browser, server: Server, directory: Path) -> None:

@@ -2,13 +2,13 @@ import {saveFile} from "./dom.js";
 import {kindOf} from "./errors.js";
 import {extensionOf, filenameOf} from "./format.js";
 import {describeAudio} from "./job.js";
-import {continuingFields, sentFields, unseeded} from "./performance.js";
+import {continuingFields, sentFields, unseeded} from "./fields.js";
 import {linkOf} from "./share.js";
 import {runRequest} from "./task.js";
 
 /** What the buttons of a clip do. */
 export class ClipActions {
-  /** `page` offers: api, player, composer, history, library, announcer, toast(text), start(request, options). */
+  /** `page` offers: api, player, composer, history, library, announcer, keep(clip), toast(text), start(request, options). */
   constructor(page) {
     this.page = page;
   }
@@ -25,14 +25,16 @@ export class ClipActions {
   async load(clip, context) {
     const buffer = await context.decodeAudioData(await (await this.#blobOf(clip)).arrayBuffer());
     if (!clip.peaks.length) {
-      describeAudio(
-        clip,
-        Array.from({length: buffer.numberOfChannels}, (_, i) => buffer.getChannelData(i)),
-        buffer.sampleRate,
-      );
+      const channels = Array.from({length: buffer.numberOfChannels}, (_, i) => buffer.getChannelData(i));
+      describeAudio(clip, channels, buffer.sampleRate);
       this.#save(clip);
     }
     return buffer;
+  }
+
+  /** Draw a clip that was not streamed. If that fails, it is drawn when it is played. */
+  describe(clip) {
+    return this.load(clip, new OfflineAudioContext(1, 1, clip.sampleRate)).catch(() => {});
   }
 
   async download(clip, format) {
@@ -57,6 +59,7 @@ export class ClipActions {
   async vary(clip, count) {
     const request = await this.#requestOf(clip);
     if (!request) return;
+    // Streams of one clip each, not one task with `n`: its clips could only be heard when all are finished.
     for (let i = 0; i < count; i++) {
       this.page.start({...request, fields: unseeded(request.fields)}, {listen: i === 0});
     }
@@ -187,12 +190,12 @@ export class ClipActions {
 
   async #restore(clip) {
     this.page.library.addClips([clip]);
-    await this.page.history.put(clip);
+    await this.page.keep(clip);
   }
 
   #save(clip) {
     this.page.library.cardOf(clip).update();
     this.page.library.show();
-    return this.page.history.put(clip);
+    return this.page.keep(clip);
   }
 }

@@ -1,6 +1,8 @@
 import {CONTROLS, FORMATS, firstChoice, lengthsOf, modelsFor} from "./controls.js";
 import {byId, element} from "./dom.js";
+import {segmentedFields, segmentsOf} from "./fields.js";
 import {brief, inWords} from "./format.js";
+import {Sections} from "./sections.js";
 
 const EXAMPLES = [
   ["Lo-fi", "lo-fi hip hop, dusty drums, mellow electric piano, rainy night, 80 bpm"],
@@ -18,6 +20,7 @@ export class Composer extends EventTarget {
   #lengths = [DEFAULT_SECONDS];
   #inputs = new Map();
   #values = {};
+  #sections = new Sections();
 
   /** `melody` is a MelodyPicker. It dispatches `submit`. */
   constructor(melody) {
@@ -42,14 +45,20 @@ export class Composer extends EventTarget {
     this.format.addEventListener("change", () => this.#showSummary());
     byId("reset").addEventListener("click", () => this.#reset());
     melody.addEventListener("change", () => this.#showModels());
+    this.#sections.addEventListener("change", () => this.#showSections());
+    this.#sections.addEventListener("swap", () => this.#swapFirst());
   }
 
   /** The fields of the request as they would be sent. */
   get fields() {
-    const fields = {prompt: this.prompt.value.trim(), model_size: this.model.value, duration: this.duration};
-    fields.output_format = this.format.value;
+    const prompt = this.prompt.value.trim();
+    const sections = this.#hasSections ? this.#sections.value : [];
+    const fields = sections.length
+      ? segmentedFields([{prompt, duration: this.duration}, ...sections])
+      : {prompt, duration: this.duration};
+    Object.assign(fields, {model_size: this.model.value, output_format: this.format.value});
     if (this.seed.value !== "") fields.seed = Number(this.seed.value);
-    for (const {name, initial} of this.#available) {
+    for (const {name, initial} of this.#availableIn(fields)) {
       if (this.#values[name] !== undefined && this.#values[name] !== initial) fields[name] = this.#values[name];
     }
     return fields;
@@ -85,16 +94,18 @@ export class Composer extends EventTarget {
 
   /** Fill in the fields of a recipe or a link. */
   fill(fields) {
-    this.prompt.value = fields.prompt ?? "";
+    const [first, ...sections] = segmentsOf(fields.segments) ?? [fields];
+    this.prompt.value = first.prompt ?? "";
+    this.#sections.value = sections;
     this.seed.value = fields.seed ?? "";
     this.format.value = fields.output_format in FORMATS ? fields.output_format : this.format.value;
     this.#wanted = fields.model_size;
     this.#values = Object.fromEntries(
       CONTROLS.filter(({name}) => name in fields).map(({name}) => [name, fields[name]]),
     );
-    this.#wantedDuration = fields.duration;
+    this.#wantedDuration = first.duration;
     this.#showModels();
-    const hasMore = Object.keys(this.#values).length || fields.seed !== undefined;
+    const hasMore = sections.length || Object.keys(this.#values).length || fields.seed !== undefined;
     if (hasMore) byId("more").open = true;
   }
 
@@ -106,9 +117,14 @@ export class Composer extends EventTarget {
     this.prompt.setAttribute("aria-invalid", String(Boolean(text)));
   }
 
-  get #available() {
+  #availableIn({duration}) {
     const model = this.currentModel;
-    return model ? CONTROLS.filter((control) => control.from(model, {duration: this.duration})) : [];
+    return model ? CONTROLS.filter((control) => control.from(model, {duration})) : [];
+  }
+
+  /** Whether the chosen model has sections, and no audio is uploaded, with which there are none. */
+  get #hasSections() {
+    return Boolean(this.currentModel?.controls.segments) && !this.melody.value && !this.melody.source;
   }
 
   #exampleButton([name, prompt]) {
@@ -154,19 +170,40 @@ export class Composer extends EventTarget {
   }
 
   #showSummary() {
-    byId("more-summary").textContent = `${this.model.value} · ${FORMATS[this.format.value]}`;
+    const number = 1 + this.#sections.value.length;
+    const sections = number > 1 && this.#hasSections ? ` · ${number} sections` : "";
+    byId("more-summary").textContent = `${this.model.value} · ${FORMATS[this.format.value]}${sections}`;
   }
 
   #showLength() {
     byId("length-value").textContent = brief(this.duration);
     this.length.setAttribute("aria-valuetext", inWords(this.duration));
+    this.#showSections();
+  }
+
+  #showSections() {
+    const controls = this.currentModel?.controls;
+    this.#sections.adapt(this.#hasSections ? controls.segments : null, this.duration, controls?.duration.maximum);
+    const isFirst = this.#hasSections && this.#sections.value.length > 0;
+    byId("length-label").textContent = isFirst ? "Length of the first section" : "Length";
+    this.#showSummary();
     this.#showControls();
+  }
+
+  /** Let the prompt and the length change places with the second section. */
+  #swapFirst() {
+    const [second, ...others] = this.#sections.value;
+    this.#sections.value = [{prompt: this.prompt.value, duration: this.duration}, ...others];
+    this.prompt.value = second.prompt;
+    this.#wantedDuration = second.duration;
+    this.#onModel();
   }
 
   #showControls() {
     const model = this.currentModel;
     if (!model) return;
-    const available = this.#available;
+    const {duration} = this.fields;
+    const available = this.#availableIn({duration});
     for (const [name, row] of this.#inputs) {
       if (available.some((control) => control.name === name)) continue;
       row.remove();
@@ -174,7 +211,7 @@ export class Composer extends EventTarget {
     }
     for (const control of available) {
       if (!this.#inputs.has(control.name)) this.#inputs.set(control.name, this.#row(control));
-      this.#update(control, control.from(model, {duration: this.duration}));
+      this.#update(control, control.from(model, {duration}));
       this.controls.append(this.#inputs.get(control.name));
     }
   }
@@ -217,6 +254,7 @@ export class Composer extends EventTarget {
 
   #reset() {
     this.#values = {};
+    this.#sections.value = [];
     this.seed.value = "";
     this.format.value = "wav";
     this.#showSummary();
@@ -234,6 +272,11 @@ export class Composer extends EventTarget {
     if (!this.prompt.value.trim()) {
       this.setProblem("Describe the music first, or choose an example.");
       this.prompt.focus();
+      return;
+    }
+    if (this.#hasSections && this.#sections.problem) {
+      byId("more").open = true;
+      this.#sections.showProblem();
       return;
     }
     if (this.currentModel) this.dispatchEvent(new Event("submit"));

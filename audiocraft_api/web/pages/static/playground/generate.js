@@ -8,7 +8,7 @@
  * `audio({block, channels, sampleRate})`. The result has the fields of the server's last message; `audio_url` is
  * missing if the audio was not stored.
  */
-import {sentFields} from "./performance.js";
+import {sentFields} from "./fields.js";
 import {streamOverHttp} from "./stream-http.js";
 import {streamOverSocket, SocketRefused} from "./stream-socket.js";
 import {runRequest} from "./task.js";

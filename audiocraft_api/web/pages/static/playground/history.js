@@ -1,11 +1,18 @@
 const STORE = "clips";
+const AUDIO = ["audio", "melody", "source"]; // the fields of a clip with audio that no server keeps
 
-/** The clips that this browser has made, in IndexedDB: recipes, links and peaks. Without IndexedDB, in memory. */
-export class History {
+/**
+ * The clips that this browser has made, in IndexedDB: recipes, links, peaks, and audio that no server keeps. Without
+ * IndexedDB, in memory. If it becomes too much, the oldest audio goes first; then the oldest clips without a star. For
+ * each clip that is changed by that it dispatches `change`, with the `clip`, or null, and its `id`.
+ */
+export class History extends EventTarget {
   #database;
   #memory = new Map();
 
-  constructor(name = "audiocraft-playground") {
+  constructor(name = "audiocraft-playground", limits = {}) {
+    super();
+    this.limits = {clips: 1000, files: 100, bytes: 200e6, ...limits};
     this.#database = open(name).catch(() => null);
   }
 
@@ -18,12 +25,52 @@ export class History {
     return clips.sort((a, b) => b.created - a.created);
   }
 
-  /** Keep a clip. It survives a reload once the returned promise is fulfilled. */
-  put(clip) {
+  /** Keep a clip. It survives a reload once the returned promise is fulfilled. Throws an Error that says why not. */
+  async put(clip) {
+    try {
+      await this.#put(clip);
+    } catch (error) {
+      if (error?.name !== "QuotaExceededError") throw new Error("The browser did not keep the clip in its history.");
+      await this.#makeRoom({...this.limits, files: 0, bytes: 0}, clip.id);
+      await this.#put(clip).catch(() => {
+        throw new Error("The browser has no room for the clip in its history. Download it, or delete other clips.");
+      });
+    }
+    const hasAudio = AUDIO.some((name) => clip[name]);
+    if (hasAudio || (await this.#count()) > this.limits.clips) await this.#makeRoom(this.limits, clip.id);
+  }
+
+  #put(clip) {
     return this.#write(
       (store) => store.put(clip),
       () => this.#memory.set(clip.id, clip),
     );
+  }
+
+  /** Delete what is over the limits, but nothing of the clip `spared`. */
+  async #makeRoom(limits, spared) {
+    const clips = await this.all();
+    let [files, bytes] = [0, 0];
+    for (const clip of clips) {
+      for (const name of AUDIO.filter((one) => clip[one])) {
+        files++;
+        bytes += sizeOf(clip[name]);
+        if ((files <= limits.files && bytes <= limits.bytes) || clip.id === spared) continue;
+        delete clip[name];
+        if (name === "audio") clip.gone = true; // it can be made again from its recipe
+        await this.#put(clip);
+        this.#changed(clip.id, clip);
+      }
+    }
+    const oldest = clips.filter(({id, starred}) => !starred && id !== spared).reverse();
+    for (const {id} of oldest.slice(0, Math.max(0, clips.length - limits.clips))) {
+      await this.delete(id);
+      this.#changed(id, null);
+    }
+  }
+
+  #changed(id, clip) {
+    this.dispatchEvent(Object.assign(new Event("change"), {id, clip}));
   }
 
   delete(id) {
@@ -31,6 +78,11 @@ export class History {
       (store) => store.delete(id),
       () => this.#memory.delete(id),
     );
+  }
+
+  async #count() {
+    const database = await this.#database;
+    return database ? done(database.transaction(STORE).objectStore(STORE).count()) : this.#memory.size;
   }
 
   async #write(inDatabase, inMemory) {
@@ -44,6 +96,9 @@ export class History {
     });
   }
 }
+
+/** Return the bytes of a file: a Blob, or an object that has one. */
+const sizeOf = (file) => (file.blob ?? file).size;
 
 /** Return clips as a JSON text. Uploaded audio is left out. */
 export function exportClips(clips) {

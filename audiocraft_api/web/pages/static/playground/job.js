@@ -3,6 +3,9 @@ import {loudnessOf} from "./loudness.js";
 import {PeakCollector, peaksOf} from "./peaks.js";
 import {encodeWav, joinBlocks} from "./pcm.js";
 
+// The server has room for fewer requests at once than this page has sent.
+const CROWDED = ["too_many_streams", "too_many_requests_at_once", "queue_full"];
+
 /**
  * One clip while it is made. It dispatches `change`, `audio` for every block, and at the end `done`, `failed` or
  * `canceled`. A job runs once.
@@ -41,7 +44,8 @@ export class Job extends EventTarget {
     if (this.state === "waiting") this.#end("canceled");
   }
 
-  async run() {
+  /** Run to an end; or, if the server runs as many requests of the caller as it may, `canWait` lets it wait again. */
+  async run(canWait = () => false) {
     this.#to("starting");
     const on = {
       accepted: ({seed}) => (this.fields = {...this.fields, seed}),
@@ -52,10 +56,11 @@ export class Job extends EventTarget {
     try {
       const result = await generate(this.api, this, on, this.#abort.signal);
       this.clip = await this.#clipOf(result);
-      this.#end("done");
+      return this.#end("done");
     } catch (error) {
+      if (CROWDED.includes(error.code) && !this.blocks.length && canWait()) return this.#to("waiting");
       this.error = error;
-      this.#end(this.#abort.signal.aborted || error.name === "AbortError" ? "canceled" : "failed");
+      return this.#end(this.#abort.signal.aborted || error.name === "AbortError" ? "canceled" : "failed");
     }
   }
 
@@ -105,7 +110,10 @@ export function describeAudio(clip, channels, sampleRate) {
   clip.loudness = Number.isFinite(loudness) ? Math.round(loudness * 10) / 10 : null;
 }
 
-/** Runs jobs, at most `limit` at a time, in the order of their arrival. */
+/**
+ * Runs jobs, at most `limit` at a time, in the order of their arrival. If the server has room for fewer, the others
+ * wait for those that run.
+ */
 export class JobQueue {
   #waiting = [];
   #running = 0;
@@ -125,7 +133,11 @@ export class JobQueue {
     if (!job) return;
     if (!job.ended) {
       this.#running++;
-      await job.run().finally(() => this.#running--);
+      await job.run(() => this.#running > 1).finally(() => this.#running--);
+      if (!job.ended) {
+        this.#waiting.unshift(job);
+        this.limit = Math.max(1, this.#running);
+      }
     }
     this.#next();
   }

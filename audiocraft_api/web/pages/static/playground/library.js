@@ -51,6 +51,16 @@ export class Library {
     this.show();
   }
 
+  /** Show a clip that the history has changed, or with null none. */
+  replaceClip(id, changed) {
+    const clip = this.clips.find((one) => one.id === id);
+    if (!clip) return;
+    if (!changed) return this.removeClip(clip);
+    for (const name of Object.keys(clip)) if (!(name in changed)) delete clip[name];
+    Object.assign(clip, changed);
+    this.cardOf(clip).update();
+  }
+
   cardOf(clip) {
     if (!this.#cards.has(clip.id)) this.#cards.set(clip.id, new ClipCard(clip, this.player, this.actions));
     return this.#cards.get(clip.id);

@@ -1,11 +1,11 @@
 import {kindOf, titleOf} from "./errors.js";
+import {titleOfTexts} from "./fields.js";
 import {brief, clock} from "./format.js";
 import {describeAudio} from "./job.js";
 import {LivePanel} from "./live-panel.js";
 import {LiveSession} from "./live-session.js";
 import {encodeWav, joinBlocks} from "./pcm.js";
 
-const MAX_TITLE_TEXTS = 3;
 const NAMES = {cfg_coef: "guidance", temperature: "temperature", top_k: "top-k", bpm: "tempo", key: "key"};
 
 /** The Live tab: a session, its audio on the player, and at the end a clip that keeps the performance. */
@@ -18,7 +18,7 @@ export class Live {
   #beginning = null;
   panel = new LivePanel();
 
-  /** `page` offers: api, player, library, history, announcer, keyBox, toast(text). */
+  /** `page` offers: api, player, library, announcer, keyBox, keep(clip). */
   constructor(page) {
     this.page = page;
     const {panel} = this;
@@ -189,7 +189,7 @@ export class Live {
     const channels = joinBlocks(session.blocks);
     describeAudio(clip, channels, sampleRate);
     clip.audio = encodeWav(channels, sampleRate);
-    await page.history.put(clip).catch(() => page.toast("The browser did not keep the performance in its history."));
+    await page.keep(clip);
     page.library.addClips([clip]);
     page.announcer.say("The performance is among the clips.");
     if (page.player.clip?.id === id) await page.player.replaceStream(this.#feed, clip).catch(() => {});
@@ -221,9 +221,3 @@ const wordsOf = (fields) =>
   Object.entries(fields)
     .map(([name, value]) => `${NAMES[name]} ${value ?? "free"}`)
     .join(", ");
-
-/** Return the texts of a performance, each once, as the title of its clip. */
-function titleOfTexts(texts) {
-  const names = [...new Set(texts)];
-  return names.slice(0, MAX_TITLE_TEXTS).join(" → ") + (names.length > MAX_TITLE_TEXTS ? " → …" : "");
-}

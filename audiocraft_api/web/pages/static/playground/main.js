@@ -45,6 +45,7 @@ class Page {
     this.composer.addEventListener("submit", () => this.#generate());
     this.keyBox.addEventListener("change", () => this.#loadModels());
     this.player.addEventListener("change", () => this.#onPlayer());
+    this.history.addEventListener("change", ({id, clip}) => this.library.replaceClip(id, clip));
     this.api.limits.addEventListener("change", () => this.#showLimits());
     addEventListener("hashchange", () => this.#fillFromLink());
     this.#connectLibraryTools();
@@ -67,6 +68,7 @@ class Page {
     const card = new JobCard(job, this.player, {
       listen: (one) => this.#listen(one),
       retry: (one, changes) => this.#retry(card, one, changes),
+      edit: (one) => this.composer.fill(one.fields),
       dismiss: () => this.library.removeJob(card),
       askForKey: () => this.keyBox.open(),
       waitingNote: (one) => this.#waitingNote(one),
@@ -85,6 +87,11 @@ class Page {
     job.addEventListener("failed", () => this.#onFailed(job));
     this.queue.add(job);
     return job;
+  }
+
+  /** Keep a clip in the history, or say why the browser does not. */
+  keep(clip) {
+    return this.history.put(clip).catch((error) => this.toast(error.message));
   }
 
   /** Show the Live tab with the beginning of a clip's performance. */
@@ -123,12 +130,13 @@ class Page {
   async #onDone(job, card) {
     const {clip} = job;
     job.feed?.end();
-    await this.history.put(clip).catch(() => this.toast("The browser did not keep the clip in its history."));
+    await this.keep(clip);
     const hadFocus = this.library.removeJob(card);
     this.library.addClips([clip]);
     if (hadFocus) this.library.cardOf(clip).play.focus();
     this.announcer.say(`The clip is ready: ${clip.fields.prompt}`);
     if (this.player.clip?.id === clip.id) await this.player.replaceStream(job.feed, clip).catch(() => {});
+    if (!clip.peaks.length) await this.clipActions.describe(clip);
     this.#onPlayer();
     this.#refreshModels();
   }

@@ -1,4 +1,4 @@
-import {sentFields} from "./performance.js";
+import {sentFields} from "./fields.js";
 
 const SYNCHRONOUS_SECONDS = 30;
 
@@ -9,7 +9,7 @@ export function snippetsOf({fields: own, melodyName, continues}, base, needsKey)
   const upload = reference ? undefined : continues;
   const route = upload ? "generate-continuation" : melodyName ? "generate-with-melody" : "generate";
   const from = reference ? {continue_from: reference} : upload?.id ? {end: upload.end} : null;
-  const fields = from ? {...own, ...from} : sentFields(own);
+  const fields = {...sentFields(own), ...from};
   const fileField = upload ? "audio" : "melody";
   const filename = upload?.name ?? melodyName;
   const url = new URL(route + (isLong ? "-async" : ""), base).href;
