@@ -31,13 +31,20 @@ export class History extends EventTarget {
       await this.#put(clip);
     } catch (error) {
       if (error?.name !== "QuotaExceededError") throw new Error("The browser did not keep the clip in its history.");
-      await this.#makeRoom({...this.limits, files: 0, bytes: 0}, clip.id);
-      await this.#put(clip).catch(() => {
-        throw new Error("The browser has no room for the clip in its history. Download it, or delete other clips.");
-      });
+      await this.#putInstead(clip);
     }
     const hasAudio = AUDIO.some((name) => clip[name]);
     if (hasAudio || (await this.#count()) > this.limits.clips) await this.#makeRoom(this.limits, clip.id);
+  }
+
+  /** Keep a clip in place of all audio of others. */
+  async #putInstead(clip) {
+    try {
+      await this.#makeRoom({...this.limits, files: 0, bytes: 0}, clip.id);
+      await this.#put(clip);
+    } catch {
+      throw new Error("The browser has no room for the clip in its history. Download it, or delete other clips.");
+    }
   }
 
   #put(clip) {

@@ -95,6 +95,7 @@ export class LivePanel extends EventTarget {
       byId(`live-${name}`).disabled = !["playing", "paused"].includes(state);
     }
     byId("live-stop").disabled = state === "ending";
+    for (const back of this.log.querySelectorAll("button")) back.hidden = !isOn;
     setIcon(this.pause, state === "paused" ? "play" : "pause");
     this.pause.querySelector("span").textContent = state === "paused" ? "Go on" : "Pause";
   }
@@ -120,6 +121,7 @@ export class LivePanel extends EventTarget {
     );
     this.#entries.push(entry);
     this.log.append(entry.element);
+    this.log.scrollTop = this.log.scrollHeight;
     byId("live-changes").hidden = false;
     return entry;
   }

@@ -212,7 +212,7 @@ function mixOf(prompts) {
   return prompts
     .map(({text, weight}) => {
       const percent = Math.round((100 * Math.abs(weight)) / total);
-      return `${weight < 0 ? "away from " : ""}${text} ${percent} %`;
+      return `${weight < 0 ? "away from " : ""}${text} ${percent}\u00a0%`;
     })
     .join(", ");
 }
