@@ -56,6 +56,7 @@ class GenerateCommand:
     fade_in_seconds: float = field(default=0.0, metadata=ADDED)
     fade_out_seconds: float = field(default=0.0, metadata=ADDED)
     trim_silence: bool = field(default=False, metadata=ADDED)
+    analysis: bool = field(default=False, metadata=ADDED)
     bpm: int | None = field(default=None, metadata=ADDED)
     key: str | None = field(default=None, metadata=ADDED)
     time_signature: str | None = field(default=None, metadata=ADDED)

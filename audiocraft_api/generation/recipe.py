@@ -49,9 +49,11 @@ class Recipe:
     revision: str
     details: Mapping[str, Any] | None = None  # None only for audio made by releases before recipes
     is_cached: bool = False
+    analysis: Mapping[str, Any] | None = None  # what was measured in the audio, if the client asked
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that every JSON response about audio has."""
+        analysis = {} if self.analysis is None else {"analysis": self.analysis}
         return {
             "generation_time": round(self.generation_seconds, 3),
             "format": self.format,
@@ -62,7 +64,7 @@ class Recipe:
             "revision": self.revision,
             "cached": self.is_cached,
             "recipe": self.details,
-        }
+        } | analysis
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Recipe:
@@ -77,6 +79,7 @@ class Recipe:
             revision=fields["revision"],
             details=fields.get("recipe"),
             is_cached=fields.get("cached", False),
+            analysis=fields.get("analysis"),
         )
 
     def timed_since(self, started: float) -> Recipe:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from audiocraft_api.audio import convert
+from audiocraft_api.audio.analysis import analyze
 from audiocraft_api.audio.finishing import finished
 from audiocraft_api.config import Config
 from audiocraft_api.core.constants import MAX_SEED
@@ -187,11 +188,14 @@ class GenerationService:
         return without_input(submission.request.result(), submission.command)
 
     def _encode(self, submission: Submission, result: GenerationResult) -> GeneratedBytes:
-        """Finish and encode the waveform, with the recipe in the file's tags."""
+        """Finish, measure and encode the waveform, with the recipe in the file's tags."""
         timeout_seconds = self._config.audio.convert_timeout_seconds * submission.command.time_factor
         with self._observer.step("convert"):
             result = self._finished(submission.command, result, timeout_seconds)
             recipe = submission.recipe(result)
+            if submission.command.analysis:
+                measured = analyze(result.waveform, result.sample_rate, timeout_seconds=timeout_seconds)
+                recipe = replace(recipe, analysis=measured.to_dict())
             audio = convert.encode(
                 result.waveform,
                 result.sample_rate,

@@ -144,6 +144,22 @@ class RecipeResponse(BaseModel):
     created: str = Field(json_schema_extra={"format": "date-time"})
 
 
+class AnalysisResponse(BaseModel):
+    """What was measured in the audio, before encoding. Null stands for what the audio does not have."""
+
+    model_config = ConfigDict(frozen=True)
+
+    loudness_lufs: float | None = Field(description="Integrated loudness (EBU R 128); null for silence.")
+    true_peak_dbtp: float | None = Field(description="True peak with fourfold oversampling; null for silence.")
+    clipped_samples: int = Field(description="Samples of all channels that are at full scale.")
+    leading_silence: float = Field(description="Seconds below -60 dBFS at the start.")
+    trailing_silence: float = Field(description="Seconds below -60 dBFS at the end.")
+    tempo_bpm: float | None = Field(description="Estimated tempo; null for audio without a pulse or under 3 seconds.")
+    tempo_confidence: float | None = Field(description="0 to 1: how regular the onsets are at this tempo.")
+    key: str | None = Field(description="Estimated key, such as `F# minor`; null for audio without notes.")
+    key_confidence: float | None = Field(description="0 to 1: how well the notes fit the key.")
+
+
 class AudioFields(BaseModel):
     """The audio of one generation and how it was made."""
 
@@ -159,6 +175,9 @@ class AudioFields(BaseModel):
     cached: bool = Field(False, description="Whether the audio was reused from an earlier, identical request.")
     recipe: RecipeResponse | None = Field(
         None, description="How the audio was made; null only for tasks of an older release."
+    )
+    analysis: AnalysisResponse | None = Field(
+        None, description="What was measured in the audio; left out unless requested.", exclude_if=is_unused
     )
 
 

@@ -143,10 +143,10 @@ def _command_of(fields: GenerationFields, spec: ModelSpec, config: Config) -> Ge
 
 
 def _finishing(fields: GenerationFields) -> dict[str, Any]:
-    """Return the fields of a command that finish its audio."""
+    """Return the fields of a command that finish or measure its audio."""
     finishing: dict[str, Any] = {"fade_in_seconds": fields.fade_in, "fade_out_seconds": fields.fade_out}
     if isinstance(fields, FileFields):
-        finishing |= {"loudness": fields.loudness, "trim_silence": fields.trim_silence}
+        finishing |= {"loudness": fields.loudness, "trim_silence": fields.trim_silence, "analysis": fields.analysis}
     return finishing
 
 

@@ -395,6 +395,9 @@ class FileFields(RequestSchema):
     trim_silence: bool = Field(
         False, description=f"Whether to remove silence (below {SILENCE_DBFS:g} dBFS) from the start and the end."
     )
+    analysis: bool = Field(
+        False, description="Whether to measure loudness, peaks, silence, tempo and key of the audio."
+    )
 
 
 class TextFields(GenerationFields):

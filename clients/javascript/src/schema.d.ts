@@ -47,6 +47,8 @@ export interface ContinuationFields {
   loudness?: number;
   /** Whether to remove silence (below -60 dBFS) from the start and the end. */
   trimSilence?: boolean;
+  /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
+  analysis?: boolean;
   /**
    * Where the part to continue starts, in seconds. By default, the part is as long as the model's window
    * permits.
@@ -107,6 +109,8 @@ export interface ContinuationTaskFields {
   loudness?: number;
   /** Whether to remove silence (below -60 dBFS) from the start and the end. */
   trimSilence?: boolean;
+  /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
+  analysis?: boolean;
   /**
    * Where the part to continue starts, in seconds. By default, the part is as long as the model's window
    * permits.
@@ -245,6 +249,8 @@ export interface GenerateFields {
   loudness?: number;
   /** Whether to remove silence (below -60 dBFS) from the start and the end. */
   trimSilence?: boolean;
+  /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
+  analysis?: boolean;
   /** `url` returns a link to the audio file, `base64` the file itself. */
   returnType?: "url" | "base64";
 }
@@ -339,6 +345,8 @@ export interface MelodyFields {
   loudness?: number;
   /** Whether to remove silence (below -60 dBFS) from the start and the end. */
   trimSilence?: boolean;
+  /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
+  analysis?: boolean;
   /** `url` returns a link to the audio file, `base64` the file itself. */
   returnType?: "url" | "base64";
 }
@@ -390,6 +398,8 @@ export interface MelodyTaskFields {
   loudness?: number;
   /** Whether to remove silence (below -60 dBFS) from the start and the end. */
   trimSilence?: boolean;
+  /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
+  analysis?: boolean;
   /**
    * HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks
    * enabled.
@@ -495,11 +505,35 @@ export interface TaskFields {
   loudness?: number;
   /** Whether to remove silence (below -60 dBFS) from the start and the end. */
   trimSilence?: boolean;
+  /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
+  analysis?: boolean;
   /**
    * HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks
    * enabled.
    */
   webhookUrl?: string;
+}
+
+/** What was measured in the audio, before encoding. Null stands for what the audio does not have. */
+export interface AnalysisResponse {
+  /** Integrated loudness (EBU R 128); null for silence. */
+  loudness_lufs: number | null;
+  /** True peak with fourfold oversampling; null for silence. */
+  true_peak_dbtp: number | null;
+  /** Samples of all channels that are at full scale. */
+  clipped_samples: number;
+  /** Seconds below -60 dBFS at the start. */
+  leading_silence: number;
+  /** Seconds below -60 dBFS at the end. */
+  trailing_silence: number;
+  /** Estimated tempo; null for audio without a pulse or under 3 seconds. */
+  tempo_bpm: number | null;
+  /** 0 to 1: how regular the onsets are at this tempo. */
+  tempo_confidence: number | null;
+  /** Estimated key, such as `F# minor`; null for audio without notes. */
+  key: string | null;
+  /** 0 to 1: how well the notes fit the key. */
+  key_confidence: number | null;
 }
 
 /** A message of the client holds from a frame on. For `play` and `pause`, the frame is that of the playback. */
@@ -633,6 +667,8 @@ export interface Base64Variation {
   cached: boolean;
   /** How the audio was made; null only for tasks of an older release. */
   recipe?: RecipeResponse;
+  /** What was measured in the audio; left out unless requested. */
+  analysis?: AnalysisResponse;
   /** The audio file in standard base64. */
   audio: string;
 }
@@ -843,6 +879,8 @@ export interface GenerateBase64Response {
   cached: boolean;
   /** How the audio was made; null only for tasks of an older release. */
   recipe?: RecipeResponse;
+  /** What was measured in the audio; left out unless requested. */
+  analysis?: AnalysisResponse;
   request_id: string;
   /** The audio file in standard base64. */
   audio: string;
@@ -869,6 +907,8 @@ export interface UrlVariation {
   cached: boolean;
   /** How the audio was made; null only for tasks of an older release. */
   recipe?: RecipeResponse;
+  /** What was measured in the audio; left out unless requested. */
+  analysis?: AnalysisResponse;
   /** Path of the audio file on this server. */
   audio_url: string;
 }
@@ -893,6 +933,8 @@ export interface GenerateUrlResponse {
   cached: boolean;
   /** How the audio was made; null only for tasks of an older release. */
   recipe?: RecipeResponse;
+  /** What was measured in the audio; left out unless requested. */
+  analysis?: AnalysisResponse;
   request_id: string;
   /** Path of the audio file on this server. */
   audio_url: string;
@@ -1061,6 +1103,8 @@ export interface TaskVariation {
   cached: boolean;
   /** How the audio was made; null only for tasks of an older release. */
   recipe?: RecipeResponse;
+  /** What was measured in the audio; left out unless requested. */
+  analysis?: AnalysisResponse;
   filename: string;
   /** Path of the audio file on this server. */
   audio_url: string;
@@ -1087,6 +1131,8 @@ export interface TaskResult {
   cached: boolean;
   /** How the audio was made; null only for tasks of an older release. */
   recipe?: RecipeResponse;
+  /** What was measured in the audio; left out unless requested. */
+  analysis?: AnalysisResponse;
   /** All variations in the order of their seeds, the first included; left out for an `n` of 1. */
   variations?: Array<TaskVariation | FailedVariationResponse>;
 }

@@ -53,6 +53,7 @@ class ContinuationFields(TypedDict, total=False):
         "generated when omitted.",
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
+    analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
     start: Annotated[
         float,
         "Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits.",
@@ -100,6 +101,7 @@ class ContinuationTaskFields(TypedDict, total=False):
         "generated when omitted.",
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
+    analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
     start: Annotated[
         float,
         "Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits.",
@@ -223,6 +225,7 @@ class GenerateFields(TypedDict, total=False):
         "generated when omitted.",
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
+    analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
 
 
 class LiveFields(TypedDict, total=False):
@@ -297,6 +300,7 @@ class MelodyFields(TypedDict, total=False):
         "generated when omitted.",
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
+    analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
 
 
 class MelodyTaskFields(TypedDict, total=False):
@@ -336,6 +340,7 @@ class MelodyTaskFields(TypedDict, total=False):
         "generated when omitted.",
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
+    analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
     webhook_url: Annotated[
         str,
         "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
@@ -422,10 +427,25 @@ class TaskFields(TypedDict, total=False):
         "generated when omitted.",
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
+    analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
     webhook_url: Annotated[
         str,
         "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
     ]
+
+
+class AnalysisResponse(_Response):
+    """What was measured in the audio, before encoding. Null stands for what the audio does not have."""
+
+    loudness_lufs: Optional[float]
+    true_peak_dbtp: Optional[float]
+    clipped_samples: int
+    leading_silence: float
+    trailing_silence: float
+    tempo_bpm: Optional[float]
+    tempo_confidence: Optional[float]
+    key: Optional[str]
+    key_confidence: Optional[float]
 
 
 class AppliedAnswer(_Response):
@@ -534,6 +554,7 @@ class Base64Variation(_Response):
     revision: str
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
+    analysis: Optional[AnalysisResponse] = None
     audio: str
 
 
@@ -725,6 +746,7 @@ class GenerateBase64Response(_Response):
     revision: str
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
+    analysis: Optional[AnalysisResponse] = None
     request_id: str
     audio: str
     variations: Optional[list[Union[Base64Variation, FailedVariationResponse]]] = None
@@ -742,6 +764,7 @@ class UrlVariation(_Response):
     revision: str
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
+    analysis: Optional[AnalysisResponse] = None
     audio_url: str
 
 
@@ -758,6 +781,7 @@ class GenerateUrlResponse(_Response):
     revision: str
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
+    analysis: Optional[AnalysisResponse] = None
     request_id: str
     audio_url: str
     variations: Optional[list[Union[UrlVariation, FailedVariationResponse]]] = None
@@ -891,6 +915,7 @@ class TaskVariation(_Response):
     revision: str
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
+    analysis: Optional[AnalysisResponse] = None
     filename: str
     audio_url: str
 
@@ -909,6 +934,7 @@ class TaskResult(_Response):
     revision: str
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
+    analysis: Optional[AnalysisResponse] = None
     variations: Optional[list[Union[TaskVariation, FailedVariationResponse]]] = None
 
 
