@@ -14,7 +14,6 @@ machines, devices, library versions and numbers of threads.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -24,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audiocraft_api.core.params import Waveform
-from audiocraft_api.engine.codec.lstm import Lstm
-from audiocraft_api.engine.codec.stages import Conv, Residual, Stage, Upsample, feed_through
+from audiocraft_api.engine.codec import layers
+from audiocraft_api.engine.codec.layers import Unsupported
+from audiocraft_api.engine.codec.stages import feed_through
 
 logger = logging.getLogger(__name__)
 
@@ -56,41 +56,33 @@ class ChunkCodec(Protocol):
 def make_codec(codec: Any, block_frames: Sequence[int] = BLOCK_FRAMES) -> ChunkCodec:
     """Prepare audiocraft's `CompressionModel` for decoding in chunks.
 
-    Supports transformers' EnCodec decoders with weight norm, causal or not, as one channel or as left and right. Any
-    other codec decodes everything at once after the last code.
+    Supports EnCodec decoders of transformers and of audiocraft, with weight norm or without a norm, causal or not, as
+    one channel or as left and right. Any other codec decodes everything at once after the last code.
     """
     is_stereo = hasattr(codec, "get_left_right_codes")
     try:
         if is_stereo and codec.per_timestep:
-            raise _Unsupported("its channels are interleaved in time")
+            raise Unsupported("its channels are interleaved in time")
         with torch.no_grad():
-            return StreamingCodec(codec.model.model if is_stereo else codec.model, is_stereo, block_frames)
-    except (_Unsupported, AttributeError) as reason:
+            inner = codec.model if is_stereo else codec
+            return StreamingCodec(getattr(inner, "model", inner), is_stereo, block_frames)
+    except (Unsupported, AttributeError) as reason:
         logger.info("The codec %s cannot decode in blocks: %s.", type(codec).__name__, reason)
         return WholeCodec(codec)
-
-
-class _Unsupported(Exception):
-    """The codec has a part that cannot be decoded in blocks."""
 
 
 class StreamingCodec:
     """The folded weights of an EnCodec decoder."""
 
     def __init__(self, model: Any, is_stereo: bool, block_frames: Sequence[int]) -> None:
-        """`model` is transformers' `EncodecModel`. Raises AttributeError or `_Unsupported` for other structures."""
-        if model.config.chunk_length_s is not None:
-            raise _Unsupported("it decodes overlapping chunks")
-        layers = list(model.decoder.layers)
-        recurrent = [index for index, layer in enumerate(layers) if type(layer).__name__ == "EncodecLSTM"]
-        if len(recurrent) != 1:
-            raise _Unsupported(f"it has {len(recurrent)} recurrent layers")
-        self.codebooks: list[Tensor] = [layer.codebook.embed for layer in model.quantizer.layers]  # [2048, D] each
-        self.before = _stages(layers[: recurrent[0]])
-        self.lstm = _lstm(layers[recurrent[0]].lstm)
-        self.after = _stages(layers[recurrent[0] + 1 :])
+        """`model` is an `EncodecModel`. Raises AttributeError or `Unsupported` for other structures."""
+        parts = layers.read(model)
+        self.codebooks = parts.codebooks
+        self.before = parts.before
+        self.lstm = parts.lstm
+        self.after = parts.after
         self.num_passes = 2 if is_stereo else 1
-        self.num_channels = self.num_passes * int(model.config.audio_channels)
+        self.num_channels = self.num_passes * parts.channels
         self.block_frames = tuple(block_frames)
 
     def new_decoder(self) -> StreamingDecoder:
@@ -217,67 +209,3 @@ class WholeDecoder:
             return np.zeros((self._codec.channels, 0), np.float32)
         waveform: Waveform = self._codec.decode(torch.cat(self._codes, dim=1)[None], None)[0].float().cpu().numpy()
         return waveform
-
-
-def _stages(layers: Sequence[Any]) -> list[Stage]:
-    """Copy layers of transformers' EnCodec, with weight norm folded and each activation merged into the next layer."""
-    stages: list[Stage] = []
-    activated = False
-    for layer in layers:
-        name = type(layer).__name__
-        if name == "ELU" and layer.alpha == 1.0 and not activated:
-            activated = True
-            continue
-        if name == "EncodecConv1d":
-            stages.append(_conv(layer, activated))
-        elif name == "EncodecConvTranspose1d":
-            stages.append(_upsample(layer, activated))
-        elif name == "EncodecResnetBlock" and not activated:
-            stages.append(_residual(layer))
-        else:
-            raise _Unsupported(f"it has a layer of type {name}")
-        activated = False
-    if activated:
-        raise _Unsupported("it ends with an activation")
-    return stages
-
-
-def _residual(layer: Any) -> Residual:
-    shortcut = None if type(layer.shortcut).__name__ == "Identity" else _conv(layer.shortcut, activated=False)
-    if shortcut is not None and shortcut.taps.span:
-        raise _Unsupported("it has a shortcut with a kernel over 1")
-    return Residual(_stages(layer.block), shortcut)
-
-
-def _conv(layer: Any, activated: bool) -> Conv:
-    conv = layer.conv
-    if layer.norm_type != "weight_norm" or conv.stride[0] != 1 or conv.groups != 1:
-        raise _Unsupported("it has a convolution with an unsupported norm, a stride or groups")
-    if layer.pad_mode not in ("reflect", "constant", "replicate"):
-        raise _Unsupported(f"it uses {layer.pad_mode} padding")
-    span = (conv.kernel_size[0] - 1) * conv.dilation[0]
-    right = 0 if layer.causal else span // 2
-    return Conv(
-        conv.weight.detach(), _copy(conv.bias), conv.dilation[0], span - right, right, layer.pad_mode, activated
-    )
-
-
-def _upsample(layer: Any, activated: bool) -> Upsample:
-    conv = layer.conv
-    if layer.norm_type != "weight_norm" or conv.groups != 1 or conv.dilation[0] != 1 or conv.output_padding[0]:
-        raise _Unsupported("it has a transposed convolution with an unsupported norm, groups, dilation or padding")
-    trimmed = conv.kernel_size[0] - conv.stride[0]
-    if trimmed < 0:
-        raise _Unsupported("it has a transposed convolution that leaves gaps")
-    right = math.ceil(trimmed * layer.trim_right_ratio) if layer.causal else trimmed // 2
-    return Upsample(conv.weight.detach(), _copy(conv.bias), conv.stride[0], trimmed - right, activated)
-
-
-def _lstm(module: Any) -> Lstm:
-    if module.bidirectional or module.batch_first or module.proj_size:
-        raise _Unsupported("its recurrent layer is of an unsupported kind")
-    return Lstm(module)
-
-
-def _copy(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.detach().clone()

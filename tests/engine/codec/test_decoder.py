@@ -210,22 +210,61 @@ def test_rows_are_stepped_alone_if_the_kernel_mixes_them(mono: Any, monkeypatch:
         assert_equal_to_whole(mono, each, waveform)
 
 
-def test_an_unsupported_codec_decodes_everything_at_once(wrappers: Any) -> None:
+# audiocraft uses torch's older weight norm.
+OLD_WEIGHT_NORM = pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+
+
+def seanet(wrappers: Any, **changes: Any) -> Any:
+    """Build a small codec of audiocraft's own class, as AudioGen has one. Weight norms are not 1."""
     from audiocraft.modules.seanet import SEANetDecoder, SEANetEncoder
     from audiocraft.quantization import ResidualVectorQuantizer
 
     torch.manual_seed(0)
-    shape: dict[str, Any] = {"dimension": 16, "n_filters": 2, "ratios": [8, 5], "causal": True}
+    shape: dict[str, Any] = {
+        "dimension": 16, "n_filters": 4, "n_residual_layers": 1, "ratios": [8, 5, 4, 2], "norm": "weight_norm",
+        "lstm": 2, **changes,
+    }  # fmt: skip
     codec = wrappers.EncodecModel(
         SEANetEncoder(**shape),
         SEANetDecoder(**shape),
         ResidualVectorQuantizer(dimension=16, n_q=4, bins=64),
-        frame_rate=math.ceil(32_000 / 40),
-        sample_rate=32_000,
+        frame_rate=math.ceil(16_000 / math.prod(shape["ratios"])),
+        sample_rate=16_000,
         channels=1,
     ).eval()
+    for name, parameter in codec.decoder.named_parameters():
+        if name.endswith("weight_g"):
+            parameter.data *= 1.5
     for layer in codec.quantizer.vq.layers:
         layer._codebook.embed.normal_()
+    return codec
+
+
+@OLD_WEIGHT_NORM
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"causal": True, "norm": "none", "lstm": 1},
+        {"n_residual_layers": 3, "true_skip": False, "dilation_base": 3, "pad_mode": "constant"},
+        {"causal": True, "ratios": [5, 4, 2], "disable_norm_outer_blocks": 2},
+    ],
+)
+def test_audiocrafts_own_codecs_are_decoded_in_blocks(wrappers: Any, changes: dict[str, Any]) -> None:
+    codec = seanet(wrappers, **changes)
+    codes = random_codes(codec, 60)
+    chunk_codec = make_codec(codec)
+    assert isinstance(chunk_codec, StreamingCodec)
+    assert_equal_to_whole(codec, codes, in_pieces(chunk_codec, codes, [9, 20]))
+    stereo = wrappers.InterleaveStereoCompressionModel(codec)
+    codes = random_codes(stereo, 60)
+    assert_equal_to_whole(stereo, codes, in_pieces(make_codec(stereo), codes, [9, 20]))
+
+
+@OLD_WEIGHT_NORM
+@pytest.mark.parametrize("changes", [{"lstm": 0}, {"norm": "time_group_norm"}])
+def test_an_unsupported_codec_decodes_everything_at_once(wrappers: Any, changes: dict[str, Any]) -> None:
+    codec = seanet(wrappers, **changes)
     chunk_codec = make_codec(codec)
     assert isinstance(chunk_codec, WholeCodec)
     codes = random_codes(codec, 30)
