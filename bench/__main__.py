@@ -46,6 +46,11 @@ TARGETS = {
     "limit_redis_killed_accepted": "≤ 150",
     "limit_redis_killed_errors": "= 0",
     "live_demo_1_change_to_sound_p95_s": "≤ 2",
+    "compat_openai_ms": "≤ 2",
+    "compat_elevenlabs_ms": "≤ 2",
+    "compat_huggingface_ms": "≤ 2",
+    "compat_replicate_ms": "≤ 2",
+    "compat_cog_ms": "≤ 2",
     "limits_overhead_ms": "≤ 5",
     "limits_overhead_redis_ms": "≤ 5",
     "limit_refusal_p99_ms": "≤ 100",
@@ -199,6 +204,12 @@ def tasks_section(quick: bool) -> dict[str, object]:
     }
 
 
+def compat_section(quick: bool) -> dict[str, object]:
+    from bench import compat
+
+    return compat.overhead(50 if quick else 300)
+
+
 def limits_section(quick: bool) -> dict[str, object]:
     from bench import limits
 
@@ -233,6 +244,7 @@ SECTIONS: dict[str, tuple[Callable[[bool], dict[str, object]], tuple[str, ...]]]
     "service": (service_section, ()),
     "tasks": (tasks_section, ()),
     "live": (live_section, ()),
+    "compat": (compat_section, ()),
     "limits": (limits_section, ("redis-server",)),
 }
 
