@@ -1,5 +1,5 @@
 # make run     set up and serve           make test         set up and run the tests
-# make check   lint and test              make test-faults  longer runs: faults, soaks, long music
+# make check   lint and test              make test-faults  longer runs: faults, soaks, long music, others' clients
 # make lint    all linters, mypy          make smoke        a few tests on every other Python found here
 # make worker  set up and work on tasks   make bench        measure (QUICK=1: short)
 # make lock    resolve requirements*.in   make coverage     which code the tests run
@@ -11,6 +11,7 @@
 PYTHON ?= $(shell scripts/find-python)
 VENV ?= .venv
 BIN := $(VENV)/bin
+SDKS := tests/web/compat/javascript
 CXX_SOURCES := $(wildcard audiocraft_api/engine/cpu/native/*.cpp audiocraft_api/engine/cpu/native/*.h)
 # More processes than two cores, because tests often wait for servers.
 PARALLEL_TESTS := -m "not fault and not timing" -n 3 --dist loadfile --durations=40 --durations-min=2
@@ -75,8 +76,13 @@ coverage: setup-tests
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered $(if $(ARGS),,--fail-under=90)
 
+# JavaScript clients of other services, and TypeScript. They have 180 MB, so only the longer tests use them.
+$(SDKS)/node_modules/.installed: $(SDKS)/package-lock.json | test-programs
+	cd $(SDKS) && npm ci --omit=dev --ignore-scripts --no-audit --no-fund
+	touch $@
+
 test-faults: export OMP_NUM_THREADS := 1
-test-faults: setup-tests
+test-faults: setup-tests $(SDKS)/node_modules/.installed
 	$(BIN)/pytest -m fault -n 2 --dist loadfile --durations=10 $(ARGS)
 
 # Each version has its own virtual environment under build/.
@@ -118,4 +124,4 @@ lock: $(VENV)/.tests
 	$(UV_COMPILE) requirements-dev.in -o requirements-dev.txt $(LOCK)
 
 clean:
-	rm -rf $(VENV) build checkpoints .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build checkpoints $(SDKS)/node_modules .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
