@@ -31,6 +31,7 @@ from audiocraft_api.model.model_cache import ModelCache
 from audiocraft_api.policy.prompt_policy import PromptPolicy
 from audiocraft_api.state.create import StateDatabase, create_state
 from audiocraft_api.storage.base import AudioStore
+from audiocraft_api.storage.client_files import ClientFiles
 from audiocraft_api.storage.create import create_store
 from audiocraft_api.tasks.backend import EmbeddedBackend, TaskBackend
 from audiocraft_api.tasks.expiry import TaskExpiry
@@ -142,6 +143,7 @@ class Services(ProcessServices):
     stream_slots: StreamSlots
     live_sessions: LiveSessions
     performances: Performances
+    client_files: ClientFiles
 
     def start(self, admin_socket: socket.socket | None = None) -> None:
         """Also fetch the public keys that verify tokens, and warn if the server requires no key."""
@@ -207,6 +209,7 @@ def build_services(
         stream_slots=StreamSlots(config.server),
         live_sessions=LiveSessions(config.live),
         performances=Performances(base.store),
+        client_files=ClientFiles(base.store, config),
     )
     metrics = services.telemetry.metrics
     metrics.read_from(

@@ -22,6 +22,13 @@ class CompatSettings(Section):
     compat_replicate: bool = Field(
         True, description="Serve Replicate's routes for predictions, and those of a model that Cog serves."
     )
+    compat_max_files: int = Field(
+        50,
+        ge=0,
+        le=10_000,
+        description="Files that one key, or all clients without keys, may keep at a time with Replicate's `/v1/files`. "
+        "They expire as audio files do. 0: none.",
+    )
     compat_model: str = Field(
         "small",
         description="Model for requests on these routes that name no model of this server, but another service's, such "

@@ -75,6 +75,12 @@ class AudioStore(Protocol):
     def codes_of(self, filename: str) -> bytes | None:
         """Return the codes that were saved with a file; None without any. Raises StorageUnavailable."""
 
+    def find(self, extension: str, owner: str | None) -> list[StoredAudio]:
+        """Return the files of one owner, or of everyone (None), with this extension, newest first.
+
+        Raises StorageUnavailable.
+        """
+
     def url_for(self, filename: str) -> str:
         """Return the path on this server from which clients download the file."""
 

@@ -101,6 +101,22 @@ class LocalStore:
                 return None
             raise self._unavailable("read from", error) from error
 
+    def find(self, extension: str, owner: str | None) -> list[StoredAudio]:
+        """List the directory of the owner. Raises StorageUnavailable."""
+        try:
+            files = self._files(owner)
+        except OSError as error:
+            raise self._unavailable("read from", error) from error
+        found = [
+            _describe(filename, status)
+            for filename, status in files
+            if FILENAME.fullmatch(filename)
+            and filename == name_of(link_of(filename), owner)  # without those of others
+            and filename.endswith(f".{extension}")
+            and not (self._max_age_seconds and time.time() - status.st_mtime > self._max_age_seconds)
+        ]
+        return sorted(found, key=lambda stored: -stored.modified_at)
+
     def url_for(self, filename: str) -> str:
         """Return the path of the file on this server."""
         return f"/audio/{link_of(filename)}"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from contextlib import closing, suppress
 from functools import partial
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from botocore.exceptions import HTTPClientError, IncompleteReadError
 
@@ -28,6 +28,7 @@ from audiocraft_api.storage.base import (
     OpenAudio,
     StoredAudio,
     link_of,
+    name_of,
     new_filename,
 )
 from audiocraft_api.storage.s3_client import S3Client
@@ -99,6 +100,22 @@ class S3Store:
             )
         except NotFound:
             return None
+
+    def find(self, extension: str, owner: str | None) -> list[StoredAudio]:
+        """List the objects of the owner. Raises StorageUnavailable."""
+        place: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + name_of("", owner), "Delimiter": "/"}
+        after: dict[str, Any] = {}
+        found: list[StoredAudio] = []
+        while True:
+            page = self._client.call("list", partial(_list_page, **place, **after))
+            for entry in page.get("Contents", []):
+                filename, modified_at = entry["Key"].removeprefix(self._prefix), entry["LastModified"].timestamp()
+                is_kept = not self._max_age_seconds or time.time() - modified_at <= self._max_age_seconds
+                if FILENAME.fullmatch(filename) and filename.endswith(f".{extension}") and is_kept:
+                    found.append(StoredAudio(filename, entry["Size"], modified_at, _etag(filename)))
+            if not page["IsTruncated"]:
+                return sorted(found, key=lambda stored: -stored.modified_at)
+            after = {"ContinuationToken": page["NextContinuationToken"]}
 
     def url_for(self, filename: str) -> str:
         """Return the path of the file on this server, which may redirect."""
@@ -254,6 +271,10 @@ def _read_whole(client: BotoClient, bucket: str, key: str) -> bytes:
     with closing(response["Body"]):
         num_bytes = response["ContentLength"]
         return _read_all(response["Body"], num_bytes) if num_bytes <= MAX_CODES_BYTES else b""
+
+
+def _list_page(client: BotoClient, **place: Any) -> ListObjectsV2OutputTypeDef:
+    return client.list_objects_v2(**place)
 
 
 def _delete(client: BotoClient, bucket: str, key: str) -> None:

@@ -35,6 +35,8 @@ INPUTS = {
     "seed": "seed",
 }
 BAR_CHARACTERS = 10
+# The idempotency key of a prediction whose client chose its ID. No header can contain the space.
+CLIENT_ID = "prediction "
 
 
 def webhook_json(task: Task, files: AudioStore) -> dict[str, Any]:
@@ -44,10 +46,12 @@ def webhook_json(task: Task, files: AudioStore) -> dict[str, Any]:
 
 def prediction_json(task: Task, files: AudioStore) -> dict[str, Any]:
     """Return a task as a prediction. The output is a data URL; it is null once the audio is no longer stored."""
-    path = f"/v1/predictions/{task.id}"
+    has_own_id = task.idempotency_key is not None and task.idempotency_key.startswith(CLIENT_ID)
+    prediction_id = (task.idempotency_key or "").removeprefix(CLIENT_ID) if has_own_id else task.id
+    path = f"/v1/predictions/{prediction_id}"
     is_timed = task.state == "completed" and task.started is not None and task.finished is not None
     return {
-        "id": task.id,
+        "id": prediction_id,
         "model": "meta/musicgen",
         "version": task.model,
         "status": STATUSES[task.state],
@@ -56,9 +60,9 @@ def prediction_json(task: Task, files: AudioStore) -> dict[str, Any]:
         "error": task.error,
         "logs": _logs(task),
         "metrics": {"predict_time": round((task.finished or 0) - (task.started or 0), 3)} if is_timed else {},
-        "created_at": _timestamp(task.created),
-        "started_at": _timestamp(task.started),
-        "completed_at": _timestamp(task.finished),
+        "created_at": timestamp(task.created),
+        "started_at": timestamp(task.started),
+        "completed_at": timestamp(task.finished),
         "urls": {"get": path, "cancel": f"{path}/cancel"},
     }
 
@@ -84,5 +88,6 @@ def _logs(task: Task) -> str:
     return "\n".join(lines)
 
 
-def _timestamp(seconds: float | None) -> str | None:
+def timestamp(seconds: float | None) -> str | None:
+    """Return seconds since the epoch as text in UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

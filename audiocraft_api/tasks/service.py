@@ -99,6 +99,10 @@ class TaskService:
         """Return whether the owner's idempotency key already has a task, which `submit` would return."""
         return self._tasks.find_by_key(owner, idempotency_key) is not None
 
+    def find(self, owner: str | None, idempotency_key: str) -> Task | None:
+        """Return the task that an owner submitted with this idempotency key; None if there is none."""
+        return self._tasks.find_by_key(owner, idempotency_key)
+
     def page(self, owner: str | None = None, *, before: int | None = None, limit: int = 50) -> list[Task]:
         """Return up to `limit` of an owner's tasks, newest first, with a `number` below `before`."""
         return self._tasks.page(owner, before=before, limit=limit)

@@ -90,6 +90,16 @@ def _charged(prompts: Sequence[str], seconds: float, idempotency_key: str | None
         raise
 
 
+@contextmanager
+def counted(prompts: Sequence[str] = ()) -> Iterator[None]:
+    """Count a request of the current caller that generates no audio; refuse prompts that are not allowed.
+
+    Raises as `admitted`.
+    """
+    with _charged(prompts, 0.0, None):
+        yield
+
+
 def admit_live(prompts: Sequence[str]) -> None:
     """Admit a live session of the current caller, and charge its first second. Raises LimitExceeded."""
     g.admission = services().limits.admit(caller(), client_address(), 1.0)

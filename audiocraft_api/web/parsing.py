@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 from flask import Request, abort, request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from werkzeug.datastructures import FileStorage
+from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.exceptions import LengthRequired
 from werkzeug.formparser import FormDataParser
 
@@ -69,16 +69,15 @@ def _load_object(text: str) -> dict[str, Any]:
     return value
 
 
-def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Schema:
-    """Validate the form of the current request, with numbers as text and one file. Raises as `parse_json`.
+def read_form() -> tuple[MultiDict[str, FileStorage], MultiDict[str, str]]:
+    """Return the files and the texts of the current request's form. Large files are on disk.
 
-    An empty optional field means its default: browsers send every field of a form. Without the file the error is
-    `missing_file`, whatever other field is wrong. Raises also StorageUnavailable.
+    Raises InvalidRequest, UnsupportedMediaType, StorageUnavailable, 413.
     """
     if request.mimetype not in FORM_TYPES and (request.mimetype or request.content_length):
         raise UnsupportedMediaType("Send the body as a form with the header Content-Type: multipart/form-data.")
     try:
-        files, texts = request.files, request.form
+        return request.files, request.form
     except ValueError as error:
         logger.info("Could not read a form: %s", error)
         raise InvalidRequest(
@@ -88,6 +87,15 @@ def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Sche
     except OSError as error:  # from the temporary file for a large upload, not from the connection
         logger.error("Could not write an upload to a temporary file: %s", error)
         raise StorageUnavailable("The server cannot store the upload at the moment. Try again later.") from error
+
+
+def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Schema:
+    """Validate the form of the current request, with numbers as text and one file. Raises as `parse_json`.
+
+    An empty optional field means its default: browsers send every field of a form. Without the file the error is
+    `missing_file`, whatever other field is wrong. Raises also StorageUnavailable.
+    """
+    files, texts = read_form()
     if not any(upload.filename for upload in files.getlist(file_field)):
         raise InvalidRequest(missing_file, {file_field: [missing_file]})
     given: list[tuple[str, list[Any]]] = [*texts.lists(), *files.lists()]

@@ -25,8 +25,15 @@ from audiocraft_api.web.responses import completed_task_json, task_accepted_resp
 from audiocraft_api.web.services import services
 
 
-def submit_task(command: GenerateCommand, webhook_url: str | None = None, view: str | None = None) -> Task:
+def submit_task(
+    command: GenerateCommand,
+    webhook_url: str | None = None,
+    view: str | None = None,
+    idempotency_key: str | None = None,
+) -> Task:
     """Accept a command as a task of the current caller, or return the task that the same request created before.
+
+    `idempotency_key` replaces that of the header.
 
     Raises as `TaskService.submit`, and InvalidRequest. Only a new task is charged to the daily quota.
     """
@@ -39,7 +46,7 @@ def submit_task(command: GenerateCommand, webhook_url: str | None = None, view: 
     task = services().tasks.service.submit(
         command,
         owner=caller().owner,
-        idempotency_key=parse_idempotency_key(),
+        idempotency_key=idempotency_key or parse_idempotency_key(),
         webhook_url=webhook_url,
         view=view,
         max_unfinished=max_unfinished,
@@ -65,7 +72,11 @@ def respond_by_task(command: GenerateCommand, return_type: str, preference: Pref
 
 
 def run_as_task(
-    command: GenerateCommand, wait_seconds: float, webhook_url: str | None = None, view: str | None = None
+    command: GenerateCommand,
+    wait_seconds: float,
+    webhook_url: str | None = None,
+    view: str | None = None,
+    idempotency_key: str | None = None,
 ) -> Task:
     """Submit a command as a task, and return the task once it has ended, or as it is after `wait_seconds`.
 
@@ -73,7 +84,7 @@ def run_as_task(
     """
     # The request slot comes first: a client that is refused has no task, and an accepted task is always reported.
     with services().request_slots.acquire() if wait_seconds else nullcontext():
-        task = submit_task(command, webhook_url, view)
+        task = submit_task(command, webhook_url, view, idempotency_key)
         return _wait_for(task, wait_seconds) if wait_seconds else task
 
 

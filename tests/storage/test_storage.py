@@ -130,6 +130,16 @@ class AudioStoreContract:
         with pytest.raises(ValueError, match="not an owner"):
             store.save(b"audio", "wav", "../bob")
 
+    def test_files_are_found_by_owner_and_extension(self, store: AudioStore) -> None:
+        first, second = (store.save(b"abc", "upload", "alice").filename for _ in range(2))
+        store.save(b"abcd", "wav", "alice", codes=b"codes")
+        store.save(b"abc", "upload", "bob")
+        everyones = store.save(b"abcde", "upload").filename
+        assert {found.filename for found in store.find("upload", "alice")} == {first, second}
+        (found,) = store.find("upload", None)
+        assert (found.filename, found.size_bytes) == (everyones, 5)
+        assert store.find("upload", "carol") == []
+
     def test_codes_are_stored_beside_their_file_and_are_not_audio(self, store: AudioStore) -> None:
         filename = store.save(b"audio", "wav", "alice", b"codes").filename
         assert store.codes_of(filename) == b"codes"

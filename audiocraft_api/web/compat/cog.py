@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +10,15 @@ from flask import Blueprint, Response, jsonify
 
 from audiocraft_api import __version__
 from audiocraft_api.core.errors import EngineDied, ModelLoading, NotFound, Unavailable
+from audiocraft_api.tasks.prediction import CLIENT_ID
 from audiocraft_api.web.auth import caller
 from audiocraft_api.web.compat.predictions import predict, read_prediction, shown
+from audiocraft_api.web.compat.translation import refusal
 from audiocraft_api.web.operations import Access, Dialect, access
 from audiocraft_api.web.request_headers import parse_preference
 from audiocraft_api.web.services import services
 
+PREDICTION_ID = re.compile(r"[A-Za-z0-9._-]{1,200}")
 STATUSES: dict[type[Unavailable], str] = {ModelLoading: "STARTING", EngineDied: "DEFUNCT"}
 
 blueprint = Blueprint("compat_cog", __name__)
@@ -39,9 +43,25 @@ DIALECT = Dialect(error_body)
 @blueprint.post("/predictions")
 @access(Access.GENERATE, DIALECT)
 def create() -> Response:
+    return _created(read_prediction())
+
+
+@blueprint.put("/predictions/<prediction_id>")
+@access(Access.GENERATE, DIALECT)
+def put(prediction_id: str) -> Response:
+    """Create a prediction with an ID of the client, or return the one that it created before with the same input."""
+    if not PREDICTION_ID.fullmatch(prediction_id):
+        raise refusal("id", "must have 1 to 200 letters, digits, dots, hyphens or underscores.")
+    body = read_prediction()
+    if body.get("id") not in (None, prediction_id):
+        raise refusal("id", "must be the same in the body and in the path.")
+    return _created(body, CLIENT_ID + prediction_id)
+
+
+def _created(body: dict[str, Any], key: str | None = None) -> Response:
     longest = services().config.engine.request_deadline_seconds
     preference = parse_preference(longest)
-    task = predict(read_prediction(), None, preference.wait_seconds if preference else longest)
+    task = predict(body, None, preference.wait_seconds if preference else longest, key)
     response = jsonify(shown(task))
     response.status_code = 200 if task.is_final else 202
     return response
@@ -50,8 +70,10 @@ def create() -> Response:
 @blueprint.post("/predictions/<prediction_id>/cancel")
 @access(Access.GENERATE, DIALECT)
 def cancel(prediction_id: str) -> tuple[dict[str, Any], int]:
+    tasks, owner = services().tasks.service, caller().owner
+    task = tasks.find(owner, CLIENT_ID + prediction_id)
     try:
-        services().tasks.service.cancel(prediction_id, caller().owner)
+        tasks.cancel(task.id if task else prediction_id, owner)
     except NotFound:
         return {}, 404
     return {}, 200

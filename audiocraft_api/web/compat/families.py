@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint
 
 from audiocraft_api.config.compat import CompatSettings
-from audiocraft_api.web.compat import cog, elevenlabs, huggingface, openai, replicate
+from audiocraft_api.web.compat import cog, elevenlabs, elevenlabs_uploads, files, huggingface, openai, replicate
 
 
 def enabled_families(settings: CompatSettings) -> list[Blueprint]:
@@ -14,7 +14,9 @@ def enabled_families(settings: CompatSettings) -> list[Blueprint]:
         openai.blueprint: settings.compat_openai,
         huggingface.blueprint: settings.compat_huggingface,
         elevenlabs.blueprint: settings.compat_elevenlabs,
+        elevenlabs_uploads.blueprint: settings.compat_elevenlabs,
         replicate.blueprint: settings.compat_replicate,
+        files.blueprint: settings.compat_replicate,
         cog.blueprint: settings.compat_replicate,
     }
     return [blueprint for blueprint, is_enabled in families.items() if is_enabled]

@@ -6,10 +6,13 @@ import base64
 import binascii
 import io
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO, cast
+
+from flask import request
 
 from audiocraft_api.core.errors import InvalidRequest
 from audiocraft_api.generation.command import GenerateCommand
@@ -17,7 +20,9 @@ from audiocraft_api.generation.continuation import Part, continued
 from audiocraft_api.tasks.prediction import PREDICTION, prediction_json
 from audiocraft_api.tasks.task import Task
 from audiocraft_api.web.admission import admitted
+from audiocraft_api.web.compat.files import open_file
 from audiocraft_api.web.compat.translation import Translation, model_named, refusal, renamed, request_of
+from audiocraft_api.web.lifetime import at_response_end
 from audiocraft_api.web.parsing import read_json_object
 from audiocraft_api.web.request_headers import parse_idempotency_key
 from audiocraft_api.web.services import services
@@ -47,18 +52,34 @@ MAX_BODY_BYTES = 8 * 2**20  # a body of JSON is in memory, unlike an uploaded fi
 
 
 def read_prediction() -> dict[str, Any]:
-    """Return the body of a request for a prediction, which may contain a recording as a data URL."""
-    return read_json_object(max_bytes=min(services().config.audio.max_upload_bytes, MAX_BODY_BYTES))
+    """Return the body of a request for a prediction, which may contain a recording as a data URL.
+
+    The recording of a large body is moved to a temporary file, as other uploads are. Until then, the body occupies one
+    of the slots for requests that wait, so that no more of them are in memory. Raises QueueFull before it is read.
+    """
+    audio = services().config.audio
+    if (request.content_length or 0) <= audio.max_json_bytes:
+        return read_json_object()
+    with services().request_slots.acquire():
+        body = read_json_object(max_bytes=min(audio.max_upload_bytes, MAX_BODY_BYTES))
+        given = body.get("input")
+        if isinstance(given, dict) and isinstance(value := given.get("input_audio"), str):
+            file = given["input_audio"] = tempfile.TemporaryFile()  # noqa: SIM115  closed with the response
+            at_response_end(file.close)
+            file.write(_decoded(value))
+            file.seek(0)
+        return body
 
 
-def predict(body: Mapping[str, Any], model: str | None, wait_seconds: float) -> Task:
+def predict(body: Mapping[str, Any], model: str | None, wait_seconds: float, key: str | None = None) -> Task:
     """Submit a prediction and wait for its end for `wait_seconds`. `model` is that of an input that names none.
 
-    Raises InvalidRequest and as `run_as_task`.
+    `key` is an idempotency key in place of the header's. Raises InvalidRequest and as `run_as_task`.
     """
     given = body.get("input")
     if not isinstance(given, dict):
         raise refusal("input", "must be an object.")
+    key = key or parse_idempotency_key()
     webhook, events = body.get("webhook"), body.get("webhook_events_filter") or ["completed"]
     if not (webhook is None or isinstance(webhook, str)):
         raise refusal("webhook", "must be a URL.")
@@ -66,8 +87,9 @@ def predict(body: Mapping[str, Any], model: str | None, wait_seconds: float) -> 
         webhook = None  # there are no webhooks for other events
     given = {name: value for name, value in given.items() if name not in OPEN_ENDED or value != -1}
     names = {**AUDIO_NAMES, **PART_NAMES, **INPUT.names_of(given), "webhook_url": "webhook"}
-    with renamed(names), _admitted(given, model) as command:
-        return run_as_task(command, wait_seconds, webhook, view=PREDICTION if webhook else None)
+    view = PREDICTION if webhook else None
+    with renamed(names), _admitted(given, model, key) as command:
+        return run_as_task(command, wait_seconds, webhook, view=view, idempotency_key=key)
 
 
 def shown(task: Task) -> dict[str, Any]:
@@ -76,27 +98,27 @@ def shown(task: Task) -> dict[str, Any]:
 
 
 @contextmanager
-def _admitted(given: dict[str, Any], model: str | None) -> Iterator[GenerateCommand]:
+def _admitted(given: dict[str, Any], model: str | None, key: str | None) -> Iterator[GenerateCommand]:
     audio, is_continuation = _audio_of(given), given.get("continuation") is True
-    fields = {"duration": DEFAULT_SECONDS, **INPUT.fields_of(given)}
-    fields.setdefault("model_size", model)
+    found = {"duration": DEFAULT_SECONDS, **INPUT.fields_of(given)}
+    found.setdefault("model_size", model)
     follows_melody = audio is not None and not is_continuation
-    if follows_melody and fields["model_size"] is None:
-        fields["model_size"] = DEFAULT_MELODY_MODEL
-    request = request_of(fields)
+    if follows_melody and found["model_size"] is None:
+        found["model_size"] = DEFAULT_MELODY_MODEL
+    fields = request_of(found)
     catalog = services().catalog
-    spec = catalog.melody_checkpoint(request.model_size) if follows_melody else catalog.get(request.model_size)
+    spec = catalog.melody_checkpoint(fields.model_size) if follows_melody else catalog.get(fields.model_size)
     part = Part(_seconds(given, "continuation_start"), _seconds(given, "continuation_end"))
     if is_continuation:
         if audio is None:
             raise refusal("input_audio", "is required for a continuation.")
         part.check(spec.window_seconds)
-    with admitted(request, spec, parse_idempotency_key()) as command:
+    with admitted(fields, spec, key) as command:
         if audio is None:
             yield command
             return
         with services().request_slots.acquire():  # while the recording waits for a decoder
-            decoded = services().uploads.decode(io.BytesIO(audio), "melody" if follows_melody else "audio")
+            decoded = services().uploads.decode(audio, "melody" if follows_melody else "audio")
         if follows_melody:
             yield replace(command, melody=decoded)
         else:
@@ -112,14 +134,30 @@ def _seconds(given: Mapping[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def _audio_of(given: Mapping[str, Any]) -> bytes | None:
-    """Return the recording in an input. Only data URLs are read: the server requests no addresses of clients."""
+def _audio_of(given: Mapping[str, Any]) -> BinaryIO | None:
+    """Return the recording in an input: a data URL or a file of the client. The server requests no other addresses.
+
+    Raises InvalidRequest, NotFound, StorageUnavailable.
+    """
     value = given.get("input_audio")
     if value is None:
         return None
+    if isinstance(value, io.IOBase):  # see `read_prediction`
+        return cast(BinaryIO, value)
+    file = open_file(value) if isinstance(value, str) else None
+    if file is None:
+        return io.BytesIO(_decoded(value))
+    at_response_end(file.close)
+    return file
+
+
+def _decoded(value: object) -> bytes:
+    """Return the content of a data URL. Raises InvalidRequest."""
     found = DATA_URL.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise refusal("input_audio", "must be a data URL with base64. This server does not fetch other URLs.")
+        raise refusal(
+            "input_audio", "must be a data URL with base64, or the URL of a file of /v1/files. Others are not fetched."
+        )
     try:
         return base64.b64decode(found[1], validate=True)
     except (binascii.Error, ValueError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -12,28 +10,14 @@ from flask import Blueprint, Response, jsonify, request
 from audiocraft_api.tasks.task import Task
 from audiocraft_api.web.auth import caller
 from audiocraft_api.web.compat.predictions import model_of, no_model, predict, read_prediction, shown
-from audiocraft_api.web.operations import Access, Dialect, access
+from audiocraft_api.web.compat.replicate_errors import DIALECT
+from audiocraft_api.web.operations import Access, access
 from audiocraft_api.web.services import services
 
 MAX_WAIT_SECONDS = 60.0
 WAIT = re.compile(r"\bwait\b(?:\s*=\s*(\d{1,9}))?")
 
 blueprint = Blueprint("compat_replicate", __name__)
-
-
-def error_body(status: int, code: str, message: str, details: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """Return an error as problem details (RFC 9457), and its status. Clients show nothing but the standard fields."""
-    status = 422 if status == 400 else status
-    detail = " ".join(part for part in (message, details.get("suggestion")) if part)
-    body: dict[str, Any] = {"title": HTTPStatus(status).phrase, "detail": detail, "status": status, "code": code}
-    if errors := details.get("errors"):
-        body["invalid_fields"] = [
-            {"field": f"input.{name}", "description": text} for name, found in errors.items() for text in found
-        ]
-    return body, status
-
-
-DIALECT = Dialect(error_body)
 
 
 @blueprint.post("/v1/predictions")

@@ -16,7 +16,7 @@ from audiocraft_api.state.create import create_state
 from support.documents import code_blocks, section
 from support.keys import ENVIRONMENT_KEY, store_key
 from support.receiver import SECRET
-from support.served import Server, paused, serve
+from support.served import Server, paused, serve, wait_until
 
 SHOWN_SERVER = "http://localhost:5000"
 
@@ -47,6 +47,8 @@ def spent_key(server: Server, directory: Path) -> str:
     state = create_state(load_config({}, state_db=directory / "state.sqlite3"))
     key = store_key(state, limits=CallerLimits(requests_per_minute=1))
     state.close()
+    # The server reads the store twice a second.
+    wait_until(lambda: server.get("/tasks", headers={"X-API-Key": key}).status_code == 200)
     made = server.post("/generate", json={"prompt": "cello", "duration": 1}, headers={"X-API-Key": key})
     assert made.status_code == 200
     return key

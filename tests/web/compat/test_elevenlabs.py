@@ -11,15 +11,23 @@ import httpx
 import pytest
 import soundfile
 from elevenlabs.client import ElevenLabs
+from elevenlabs.core import RequestOptions
 from elevenlabs.core.api_error import ApiError
-from elevenlabs.types import AudioRefChunk, CompositionPlan, GenerationChunkInput, MusicPrompt, SongSection, TimeRange
+from elevenlabs.types import (
+    AudioRefChunk,
+    CompositionPlan,
+    GenerationChunkInput,
+    MusicPrompt,
+    SongSection,
+    TimeRange,
+)
 from flask.testing import FlaskClient
 
 from audiocraft_api.web.compat.composition_plan import plan_of
 from audiocraft_api.web.compat.elevenlabs import HINTS, MUSIC, SOUND
 from support.documents import section
 from support.fakes import FakeEngine
-from support.http import fake_app
+from support.http import fake_app, melody_file
 from support.keys import ENVIRONMENT_KEY
 from support.served import Server
 
@@ -89,6 +97,40 @@ def test_a_stored_song_can_be_continued_by_a_plan(eleven: ElevenLabs) -> None:
     )
     continued = b"".join(eleven.music.compose(composition_plan=plan, model_id="music_v2", output_format="pcm_8000"))
     assert len(continued) == 2 * 2 * 4 * 8000  # with the second that is continued
+
+
+def test_an_uploaded_song_can_be_continued_by_a_plan(eleven: ElevenLabs) -> None:
+    song_id = eleven.music.upload(file=("song.wav", melody_file().read(), "audio/wav")).song_id
+    source = {"song_id": song_id, "range": {"start_ms": 0, "end_ms": 1000}}
+    plan = v1_plan(source_from=source)
+    plan = MusicPrompt(**{**plan.dict(), "sections": plan.sections[::-1]})
+    continued = b"".join(eleven.music.compose(composition_plan=plan, output_format="pcm_8000"))
+    assert len(continued) == 2 * 2 * 4 * 8000  # with the second that is continued
+
+
+def test_what_musicgen_cannot_do_is_refused(eleven: ElevenLabs) -> None:
+    file = ("song.wav", melody_file().read(), "audio/wav")
+    refused: list[tuple[Callable[[], Any], int, str]] = [
+        (lambda: b"".join(eleven.music.separate_stems(file=file)), 404, "does not separate stems"),
+        (lambda: list(eleven.music.compose_detailed_stream(prompt="cello")), 404, "does not stream details"),
+        (lambda: eleven.music.upload(file=file, extract_composition_plan="music_v1"), 422, "extract_composition_plan"),
+        (lambda: eleven.music.upload(file=("song.wav", b"abc", "audio/wav")), 422, "'body', 'file'.*not audio"),
+    ]
+    for call, status, text in refused:
+        with pytest.raises(ApiError, match=text) as raised:
+            call()
+        assert raised.value.status_code == status
+
+
+def test_a_plan_and_an_upload_count_as_requests(connect: Callable[[str], ElevenLabs], spent_key: str) -> None:
+    music, options = connect(spent_key).music, RequestOptions(max_retries=0)
+    for call in (
+        lambda: music.composition_plan.create(prompt="jazz", request_options=options),
+        lambda: music.upload(file=("song.wav", melody_file().read(), "audio/wav"), request_options=options),
+    ):
+        with pytest.raises(ApiError) as raised:
+            call()
+        assert (raised.value.status_code, raised.value.body["detail"]["status"]) == (429, "rate_limited")
 
 
 def test_a_plan_is_made_and_composed(eleven: ElevenLabs) -> None:

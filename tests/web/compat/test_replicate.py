@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,8 +17,10 @@ import replicate
 import soundfile
 from flask.testing import FlaskClient
 from replicate.exceptions import ModelError, ReplicateError
+from werkzeug.test import TestResponse
 
 from audiocraft_api.web.compat.predictions import INPUT
+from audiocraft_api.web.services import services_of
 from support.documents import section
 from support.fakes import FakeEngine
 from support.http import fake_app, melody_file
@@ -33,6 +37,14 @@ MELODY = "data:audio/wav;base64," + base64.b64encode(melody_file().read()).decod
 def connect(server: Server) -> Iterator[Callable[[str], replicate.Client]]:
     with httpx.HTTPTransport() as transport:
         yield lambda key: replicate.Client(api_token=key, base_url=server.url, transport=transport)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """A file to upload."""
+    path = tmp_path / "melody.wav"
+    path.write_bytes(melody_file().read())
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +96,38 @@ def test_a_prediction_that_outlives_the_wait_is_polled(cloud: replicate.Client, 
 def test_a_failed_prediction_is_a_model_error(cloud: replicate.Client) -> None:
     with pytest.raises(ModelError, match="failed"):
         cloud.run("meta/musicgen", input={**CELLO, "prompt": "fail after 3"})
+
+
+def test_a_file_is_uploaded_used_listed_and_deleted(
+    cloud: replicate.Client, connect: Callable[[str], replicate.Client], spent_key: str, recording: Path
+) -> None:
+    file = cloud.files.create(recording, metadata={"take": 2})
+    content = recording.read_bytes()
+    assert (file.name, file.content_type, file.size) == ("melody.wav", "audio/x-wav", len(content))
+    assert (file.metadata, file.checksums["sha256"]) == ({"take": 2}, hashlib.sha256(content).hexdigest())
+    assert cloud.files.get(file.id).urls == file.urls
+    assert [found.id for found in cloud.files.list()] == [file.id]
+    downloaded = httpx.get(file.urls["download"], headers=with_key(ENVIRONMENT_KEY))
+    assert (downloaded.content, downloaded.headers["Content-Type"]) == (content, "application/octet-stream")
+    given = {**CELLO, "input_audio": file.urls["get"], "model_version": "demo-melody"}
+    assert seconds_of(cloud.run("meta/musicgen", input=given).read()) == pytest.approx(1, abs=0.1)
+    other = connect(spent_key)
+    assert other.files.list() == []
+    with pytest.raises(ReplicateError, match="does not exist"):
+        other.files.get(file.id)
+    with pytest.raises(ReplicateError):
+        other.files.create(recording)
+    assert cloud.files.delete(file.id)
+    with pytest.raises(ReplicateError, match="does not exist"):
+        cloud.run("meta/musicgen", input=given)
+
+
+def test_run_uploads_a_file_of_its_input(cloud: replicate.Client, recording: Path) -> None:
+    with recording.open("rb") as file:
+        given = {**CELLO, "input_audio": file, "model_version": "demo-melody", "output_format": "mp3"}
+        assert seconds_of(cloud.run("meta/musicgen", input=given).read()) == pytest.approx(1, abs=0.1)
+    (uploaded,) = cloud.files.list()
+    assert cloud.files.delete(uploaded.id)
 
 
 def test_a_webhook_has_the_prediction(cloud: replicate.Client) -> None:
@@ -179,6 +223,57 @@ def test_cog_runs_predictions_at_once_or_in_the_background(client: FlaskClient, 
     canceled = client.post(f"/predictions/{running.json['id']}/cancel")
     assert (canceled.status_code, canceled.json) == (200, {})
     assert client.post("/predictions/unknown/cancel").status_code == 404
+
+
+def test_a_prediction_with_an_id_of_the_client_is_created_once(client: FlaskClient, engine: FakeEngine) -> None:
+    body = {"id": "mine-1", "input": {"prompt": "cello", "duration": 1}}
+    engine.open_gate.clear()
+    first = client.put("/predictions/mine-1", json=body, headers={"Prefer": "respond-async"})
+    again = client.put("/predictions/mine-1", json=body, headers={"Prefer": "respond-async"})
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert (first.json["id"], again.json["id"]) == ("mine-1", "mine-1")
+    assert len(client.get("/tasks").json["tasks"]) == 1
+    other = client.put("/predictions/mine-1", json={"input": {"prompt": "flute"}})
+    assert (other.status_code, other.json["code"]) == (422, "idempotency_conflict")
+    assert client.post("/predictions/mine-1/cancel").status_code == 200
+    for prediction_id in ("other", "a b", "x" * 201):
+        assert client.put(f"/predictions/{prediction_id}", json=body).status_code == 422
+
+
+def test_the_number_and_the_metadata_of_files_are_bounded(tmp_path: Path) -> None:
+    client = fake_app(tmp_path, compat_max_files=1, max_upload_bytes=200_000).test_client()
+
+    def upload(content: bytes = b"RIFF", **fields: Any) -> TestResponse:
+        form = {"content": (io.BytesIO(content), "a.wav")} | fields
+        return client.post("/v1/files", data=form, content_type="multipart/form-data")
+
+    long = json.dumps({"a": "x" * 9000}), json.dumps({"a": "ä" * 3000}, ensure_ascii=False), f"[{'1e15,' * 999}1]"
+    for metadata in ("[]", "{", "[" * 5000, '{"a": NaN}', '{"a": 1e999}', *long):
+        assert upload(metadata=metadata).json["invalid_fields"][0]["field"] == "input.metadata"
+    assert client.post("/v1/files", data={"content": "text"}).status_code == 422
+    assert upload(b"x" * 300_000).status_code == 413
+    # Some clients send the metadata as a file.
+    assert upload(metadata=(io.BytesIO(b'{"a": 1}'), "blob")).json["metadata"] == {"a": 1}
+    assert upload().status_code == 429
+    (file,) = client.get("/v1/files").json["results"]
+    assert client.delete(f"/v1/files/{file['id']}").status_code == 204
+    assert client.delete(f"/v1/files/{file['id']}").status_code == 404
+    assert upload().status_code == 201
+
+
+def test_large_bodies_occupy_slots_and_their_recordings_leave_memory(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    app = fake_app(tmp_path, engine, max_synchronous_requests=1)
+    large = "data:audio/wav;base64," + base64.b64encode(melody_file().read() + b"\0" * 300_000).decode()
+    body = {"input": {"prompt": "cello", "duration": 1, "input_audio": large}}
+    done = app.test_client().post("/predictions", json=body)
+    assert (done.status_code, done.json["status"]) == (200, "succeeded")
+    assert engine.submitted[0].params.melody is not None
+    with services_of(app).request_slots.acquire():
+        full = app.test_client().post("/predictions", json=body, headers={"Prefer": "respond-async"})
+    assert (full.status_code, full.json["code"]) == (503, "queue_full")
+    body["input"]["input_audio"] = "data:audio/wav;base64," + "!" * 300_000
+    assert app.test_client().post("/predictions", json=body).status_code == 422
 
 
 def test_cog_reports_its_health(client: FlaskClient, engine: FakeEngine) -> None:
