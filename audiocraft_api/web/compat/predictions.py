@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from flask import request
 
-from audiocraft_api.core.errors import InvalidRequest
+from audiocraft_api.core.errors import InvalidAudio, InvalidMelody, InvalidRequest
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.continuation import Part, continued
 from audiocraft_api.tasks.prediction import PREDICTION, prediction_json
@@ -42,7 +42,6 @@ INPUT = Translation(
     },
     accepted={"multi_band_diffusion": (False,)},
 )
-AUDIO_NAMES = {"audio": "input_audio", "melody": "input_audio"}
 PART_NAMES = {"start": "continuation_start", "end": "continuation_end"}
 OPEN_ENDED = ("seed", "continuation_end")  # of which -1 is as good as null
 DEFAULT_SECONDS = 8.0
@@ -86,7 +85,7 @@ def predict(body: Mapping[str, Any], model: str | None, wait_seconds: float, key
     if not isinstance(events, list) or "completed" not in events:
         webhook = None  # there are no webhooks for other events
     given = {name: value for name, value in given.items() if name not in OPEN_ENDED or value != -1}
-    names = {**AUDIO_NAMES, **PART_NAMES, **INPUT.names_of(given), "webhook_url": "webhook"}
+    names = {**PART_NAMES, **INPUT.names_of(given), "webhook_url": "webhook"}
     view = PREDICTION if webhook else None
     with renamed(names), _admitted(given, model, key) as command:
         return run_as_task(command, wait_seconds, webhook, view=view, idempotency_key=key)
@@ -118,7 +117,10 @@ def _admitted(given: dict[str, Any], model: str | None, key: str | None) -> Iter
             yield command
             return
         with services().request_slots.acquire():  # while the recording waits for a decoder
-            decoded = services().uploads.decode(audio, "melody" if follows_melody else "audio")
+            try:
+                decoded = services().uploads.decode(audio, "melody" if follows_melody else "audio")
+            except (InvalidMelody, InvalidAudio) as error:
+                raise InvalidRequest(error.message, {"input_audio": [error.message]}) from error
         if follows_melody:
             yield replace(command, melody=decoded)
         else:

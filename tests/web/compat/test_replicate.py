@@ -185,6 +185,13 @@ def test_cog_names_a_bad_field(client: FlaskClient) -> None:
     assert [invalid["loc"] for invalid in response.json["detail"]] == [["body", "input", "duration"]]
 
 
+def test_a_file_that_is_no_recording_is_refused_in_plain_words(client: FlaskClient) -> None:
+    text = "data:audio/wav;base64," + base64.b64encode(b"only text").decode()
+    response = client.post("/predictions", json={"input": CELLO | {"input_audio": text}})
+    assert response.json["detail"][0]["loc"] == ["body", "input", "input_audio"]
+    assert response.json["detail"][0]["msg"] == "This file is text, not audio. Upload the recording itself."
+
+
 def test_another_model_is_refused(cloud: replicate.Client) -> None:
     with pytest.raises(ReplicateError, match="must be meta/musicgen"):
         cloud.run("stability-ai/sdxl", input=CELLO)
