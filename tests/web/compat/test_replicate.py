@@ -166,7 +166,7 @@ def test_a_refused_prompt_has_a_suggestion(cloud: replicate.Client) -> None:
         ({"duration": 900}, "duration"),
         ({"classifier_free_guidance": "much"}, "classifier_free_guidance"),
         ({"multi_band_diffusion": True}, "multi_band_diffusion"),
-        ({"model_version": "stereo-large"}, "model_version"),
+        ({"model_version": "huge"}, "model_version"),
         ({"input_audio": "https://example.com/a.wav"}, "input_audio"),
         ({"input_audio": "data:audio/wav;base64,AAAA"}, "input_audio"),
         ({"continuation": True}, "input_audio"),
