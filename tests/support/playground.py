@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from support.served import wait_until
 
+STREAMED = "support.streamed:app"
 Samples: TypeAlias = NDArray[np.float32]
 
 AXE = Path(__file__).parent.parent / "data" / "axe" / "axe.min.js"

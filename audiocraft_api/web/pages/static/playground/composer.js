@@ -216,15 +216,16 @@ export class Composer extends EventTarget {
     }
   }
 
-  #row({name, label, type, hint, initial}) {
+  #row({name, label, type, hint, initial, half, placeholder, options = []}) {
     const id = `control-${name}`;
-    const tag = type === "text" ? "textarea" : "input";
-    const own = type === "text" ? {rows: 1} : {type};
+    const tag = {text: "textarea", select: "select"}[type] ?? "input";
+    const own = {textarea: {rows: 1}, select: {}, input: {type, placeholder}}[tag];
     const input = element(tag, {id, ...own, "aria-describedby": `${id}-hint`});
+    if (type === "select") input.append(...["", ...options].map((value) => new Option(value || "free", value)));
     const output = type === "range" ? element("output", {for: id}) : null;
     input.addEventListener("input", () => {
       const empty = input.value.trim() === "";
-      this.#values[name] = empty ? initial : type === "text" ? input.value.trim() : Number(input.value);
+      this.#values[name] = empty ? initial : tag === "input" ? Number(input.value) : input.value.trim();
       if (output) output.textContent = input.value;
     });
     const heading = element(
@@ -235,7 +236,7 @@ export class Composer extends EventTarget {
     );
     return element(
       "div",
-      {className: "field"},
+      {className: half ? "field half" : "field"},
       heading,
       input,
       element("small", {id: `${id}-hint`, textContent: hint}),
@@ -243,11 +244,11 @@ export class Composer extends EventTarget {
   }
 
   #update({name, type, initial}, limits) {
-    const input = this.#inputs.get(name).querySelector("input, textarea");
+    const input = this.#inputs.get(name).querySelector("input, textarea, select");
     if (document.activeElement === input) return;
     const value = this.#values[name] ?? initial;
     const widened = type === "range" && value > limits.max ? {...limits, max: value} : limits;
-    Object.assign(input, widened, {value});
+    Object.assign(input, widened, {value: value ?? ""});
     const output = this.#inputs.get(name).querySelector("output");
     if (output) output.textContent = String(value);
   }

@@ -1,6 +1,9 @@
+const TONICS = ["C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"];
+export const KEYS = TONICS.flatMap((tonic) => [`${tonic} major`, `${tonic} minor`]);
+
 /**
- * The controls under "More". `from` returns a control's limits for a model, or null if the model does not have it;
- * a value that is the default is not sent.
+ * The controls under "More" that a stream can have. `from` returns a control's limits for a model, or null if the model
+ * does not have it; a value that is the default is not sent. Two that are `half` as wide share a row.
  */
 export const CONTROLS = [
   {
@@ -10,6 +13,36 @@ export const CONTROLS = [
     hint: "What the music should not sound like",
     initial: "",
     from: (model) => model.controls.negative_prompt && {maxLength: model.controls.negative_prompt.max_characters},
+  },
+  {
+    name: "bpm",
+    half: true,
+    label: "Tempo",
+    type: "number",
+    hint: "Beats per minute; the model may deviate",
+    initial: null,
+    placeholder: "free",
+    from: ({controls: {bpm}}) => bpm && {min: bpm.minimum, max: bpm.maximum, step: 1},
+  },
+  {
+    name: "key",
+    half: true,
+    label: "Key",
+    type: "select",
+    hint: "The model may deviate",
+    initial: null,
+    options: KEYS,
+    from: ({controls: {key}}) => key && {},
+  },
+  {
+    name: "time_signature",
+    half: true,
+    label: "Time signature",
+    type: "select",
+    hint: "The model may deviate",
+    initial: null,
+    options: ["4/4", "3/4", "6/8"],
+    from: ({controls: {time_signature: signature}}) => signature && {},
   },
   {
     name: "cfg_coef",
@@ -52,6 +85,24 @@ export const CONTROLS = [
     from: ({controls: {extend_stride: stride}}, {duration}) =>
       stride &&
       duration > stride.exclusive_maximum && {min: stride.minimum, max: stride.exclusive_maximum - 1, step: 1},
+  },
+  {
+    name: "fade_in",
+    half: true,
+    label: "Fade in",
+    type: "number",
+    hint: "Seconds",
+    initial: 0,
+    from: ({controls: {fade_in: fade}}) => fade && {min: 0, max: fade.maximum, step: 0.1},
+  },
+  {
+    name: "fade_out",
+    half: true,
+    label: "Fade out",
+    type: "number",
+    hint: "Seconds",
+    initial: 0,
+    from: ({controls: {fade_out: fade}}) => fade && {min: 0, max: fade.maximum, step: 0.1},
   },
 ];
 

@@ -1,4 +1,4 @@
-import {firstChoice} from "./controls.js";
+import {firstChoice, KEYS} from "./controls.js";
 import {button, byId, element, setIcon} from "./dom.js";
 import {clock} from "./format.js";
 import {LivePrompts} from "./live-prompts.js";
@@ -7,8 +7,6 @@ const START_ROWS = [
   {text: "lo-fi hip hop, electric piano, slow", weight: 100},
   {text: "techno, synth arpeggio, fast", weight: 0},
 ];
-const TONICS = ["C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"];
-const KEYS = TONICS.flatMap((tonic) => [`${tonic} major`, `${tonic} minor`]);
 const SEND_MILLISECONDS = 250; // a slider changes many times a second
 const SAMPLING = ["cfg_coef", "temperature", "top_k"]; // `live-` and the name is the ID of the input
 const WORDS = ["bpm", "key"];

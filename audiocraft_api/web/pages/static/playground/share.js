@@ -1,7 +1,10 @@
 import {segmentedFields, segmentsOf, sentFields} from "./fields.js";
 
-const TEXTS = ["prompt", "negative_prompt", "model_size", "output_format"];
-const NUMBERS = ["duration", "seed", "temperature", "top_k", "top_p", "cfg_coef", "extend_stride"];
+const TEXTS = ["prompt", "negative_prompt", "model_size", "output_format", "key", "time_signature"];
+const NUMBERS = [
+  ...["duration", "seed", "temperature", "top_k", "top_p", "cfg_coef", "extend_stride"],
+  ...["bpm", "fade_in", "fade_out"],
+];
 
 /** Return a link to this page that fills in the fields. They are in the fragment, which browsers do not send. */
 export function linkOf(fields, page = location.href) {

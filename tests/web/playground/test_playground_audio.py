@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from support.browser import launch_browser
 from support.playground import assert_is_played, playground
-from support.served import Server, serve
+from support.served import Server
 
 RAMP = np.arange(1, 12_001, dtype=np.float32) / 12_000
 # Feeds a ring buffer and reads it by turns. Each step is [frames to write, frames to read]; -1 ends the stream.
@@ -70,23 +69,6 @@ async ([seconds, rate, frequency, amplitude, channels]) => {
   return loudnessOf(Array.from({length: channels}, () => tone), rate);
 }
 """
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("server")
-
-
-@pytest.fixture(scope="module")
-def server(directory: Path) -> Iterator[Server]:
-    with serve(directory, "support.streamed:app") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launch_browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -12,19 +12,12 @@ import pytest
 import soundfile
 from playwright.sync_api import Browser, Locator, expect
 
-from support.browser import launch_browser
 from support.live import playing
 from support.playground import Playground, playground
 from support.served import serve
 
 FRAME_SAMPLES, AHEAD_FRAMES = 640, 4
 LOADING_MILLISECONDS = 60_000  # a server imports PyTorch and loads the model first
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launch_browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
