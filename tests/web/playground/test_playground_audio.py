@@ -195,15 +195,15 @@ def test_a_slow_network_pauses_the_music_and_loses_no_sample(browser: Browser, s
 def test_a_finished_clip_continues_where_its_stream_is_left(browser: Browser, server: Server) -> None:
     with playground(browser, server.url, record=True) as app:
         app.open()
-        app.generate_clip("solo cello", seconds=6)
+        app.generate_clip("solo cello", seconds=3)
         player = app.page.get_by_label("Player")
-        expect(player).to_contain_text("0:01 / 0:06")
+        expect(player).to_contain_text("0:01 / 0:03")
         app.form.locator("h1").click()  # leave the prompt
         app.page.keyboard.press("k")
         expect(player.get_by_role("button", name="Play", exact=True)).to_be_visible()
-        expect(player).to_contain_text(re.compile("0:0[12] / 0:06"))
+        expect(player).to_contain_text(re.compile("0:0[12] / 0:03"))
         app.page.keyboard.press("l")
-        expect(player).to_contain_text("0:06 / 0:06")
+        expect(player).to_contain_text("0:03 / 0:03")
         app.page.keyboard.press("k")
         app.wait_for_silence()
         loudest = np.abs(app.downloaded("solo cello")).max() + 1e-4

@@ -19,7 +19,7 @@ export const CONTROLS = [
     half: true,
     label: "Tempo",
     type: "number",
-    hint: "Beats per minute; the model may deviate",
+    hint: "Beats per minute",
     initial: null,
     placeholder: "free",
     from: ({controls: {bpm}}) => bpm && {min: bpm.minimum, max: bpm.maximum, step: 1},
