@@ -244,5 +244,7 @@ def test_the_command_line_does_what_its_page_shows(server: Server, tmp_path: Pat
     assert json.loads(listed)[0]["status"] == "completed"
     for name in ("beat.mp3", "follow.flac", "stream.wav", "change.ogg"):
         assert seconds_of(tmp_path / name) == pytest.approx(2, abs=0.1)
+    assert seconds_of(tmp_path / "longer.mp3") == pytest.approx(4, abs=0.2)
+    assert (tmp_path / "live.wav").read_bytes()[:4] == b"RIFF"
     (first,) = code_blocks(page("clients/python/README.md"), "bash")
     assert run(BASH, first, server, tmp_path, environ) == "beat.mp3\n"
