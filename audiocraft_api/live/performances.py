@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from audiocraft_api.core.errors import NotFound
-from audiocraft_api.storage.base import AudioStore, link_of, name_of
+from audiocraft_api.storage.base import AudioStore, name_of
 
 EXTENSION = "json"
 
@@ -18,10 +18,9 @@ class Performances:
     def __init__(self, store: AudioStore) -> None:
         self._store = store
 
-    def save(self, fields: Mapping[str, Any], owner: str | None) -> str:
-        """Keep a performance and return its ID. Raises StorageUnavailable."""
-        stored = self._store.save(json.dumps(fields).encode(), EXTENSION, owner)
-        return link_of(stored.filename).removesuffix(f".{EXTENSION}")
+    def save(self, performance_id: str, fields: Mapping[str, Any], owner: str | None) -> None:
+        """Keep a performance under an ID that `new_stem` made. Raises StorageUnavailable."""
+        self._store.save(json.dumps(fields).encode(), EXTENSION, owner, stem=performance_id)
 
     def load(self, performance_id: str, owner: str | None) -> dict[str, Any]:
         """Return the fields of a performance. Raises NotFound, StorageUnavailable."""

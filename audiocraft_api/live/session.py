@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,14 @@ from audiocraft_api.audio.convert import FORMATS, pcm16
 from audiocraft_api.audio.stream_encoding import StreamEncoder, open_encoder
 from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, FRAME_RATE, MAX_LIVE_CHANGES
 from audiocraft_api.core.engine import Engine
-from audiocraft_api.core.errors import InvalidRequest
+from audiocraft_api.core.errors import AudioCraftError, InvalidRequest
 from audiocraft_api.core.live_request import Draft, LiveRequest, Outcome
 from audiocraft_api.core.params import GenerationParams, Waveform
 from audiocraft_api.core.performance import Change, Controls, Performance
 from audiocraft_api.core.request import AudioInfo
 from audiocraft_api.live.playback import Clock, Playback
 
+SECONDS_BETWEEN_STOPS = 0.05
 MAX_PENDING_CHANGES = 16  # that wait for their frame; a client that steers by hand has one or two
 PCM = "pcm"
 Message = dict[str, Any]
@@ -130,6 +132,17 @@ class LiveSession:
         self._is_stopping = True
         if at_once or self.num_frames >= self._first_new_frame:
             self._request.stop()
+
+    def abandon(self) -> None:
+        """Stop, and wait until the performance is complete; discard its audio and messages, and the error it may raise.
+
+        Music before a seek that was not generated again yet is generated first.
+        """
+        while not self._request.has_ended:
+            self.stop()
+            self._request.allow(self._first_new_frame)
+            with suppress(AudioCraftError):
+                self._request.take(SECONDS_BETWEEN_STOPS)
 
     def close(self) -> None:
         """Cancel the request if it has not ended, and close the encoder."""

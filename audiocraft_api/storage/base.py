@@ -22,11 +22,16 @@ CODES_SUFFIX = ".codes"
 MAX_CODES_BYTES = 2**20  # 330 seconds of stereo have a quarter of that
 
 
-def new_filename(extension: str, owner: str | None) -> str:
-    """Return a new, random filename. Raises ValueError for an invalid extension or owner."""
-    filename = name_of(f"{uuid.uuid4()}.{extension}", owner)
+def new_stem() -> str:
+    """Return the part before the extension of a new, random filename."""
+    return str(uuid.uuid4())
+
+
+def new_filename(extension: str, owner: str | None, stem: str | None = None) -> str:
+    """Return a new filename, random without a `stem`. Raises ValueError for an invalid extension, owner or stem."""
+    filename = name_of(f"{stem or new_stem()}.{extension}", owner)
     if not FILENAME.fullmatch(filename):
-        raise ValueError(f"{extension!r} is not a file name extension, or {owner!r} is not an owner")
+        raise ValueError(f"{extension!r} is not a file name extension, {owner!r} not an owner, or {stem!r} not a stem")
     return filename
 
 
@@ -62,10 +67,18 @@ class OpenAudio:
 class AudioStore(Protocol):
     """Stores audio files under names that it generates. Thread-safe."""
 
-    def save(self, audio: bytes, extension: str, owner: str | None = None, codes: bytes | None = None) -> StoredAudio:
+    def save(
+        self,
+        audio: bytes,
+        extension: str,
+        owner: str | None = None,
+        codes: bytes | None = None,
+        stem: str | None = None,
+    ) -> StoredAudio:
         """Store `audio` under a new name with this extension (without a dot), for one owner or for everyone (None).
 
-        `codes` are stored beside it, and deleted with it. If only they cannot be stored, that is logged. Atomic.
+        `codes` are stored beside it, and deleted with it. If only they cannot be stored, that is logged. `stem` is a
+        part of the name that `new_stem` made before. Atomic.
         Raises StorageUnavailable.
         """
 

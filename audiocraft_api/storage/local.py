@@ -61,9 +61,16 @@ class LocalStore:
         self._background_sweep = background_sweep
         self._sweeper = Sweeper(lambda: self.sweep(), config.sweep_interval_seconds)
 
-    def save(self, audio: bytes, extension: str, owner: str | None = None, codes: bytes | None = None) -> StoredAudio:
+    def save(
+        self,
+        audio: bytes,
+        extension: str,
+        owner: str | None = None,
+        codes: bytes | None = None,
+        stem: str | None = None,
+    ) -> StoredAudio:
         """Write the files one after the other. Raises StorageUnavailable if the audio cannot be written."""
-        filename = new_filename(extension, owner)
+        filename = new_filename(extension, owner, stem)
         self._start_sweeper()
         stored = _describe(filename, self._write(filename, audio))
         if codes is not None:

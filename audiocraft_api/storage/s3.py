@@ -72,9 +72,16 @@ class S3Store:
         """Raise ConfigError if the store rejects the settings; log a warning if it is unreachable."""
         self._client.check_settings()
 
-    def save(self, audio: bytes, extension: str, owner: str | None = None, codes: bytes | None = None) -> StoredAudio:
+    def save(
+        self,
+        audio: bytes,
+        extension: str,
+        owner: str | None = None,
+        codes: bytes | None = None,
+        stem: str | None = None,
+    ) -> StoredAudio:
         """Put each object in one request, which is atomic. Raises StorageUnavailable if the audio cannot be put."""
-        filename = new_filename(extension, owner)
+        filename = new_filename(extension, owner, stem)
         self._start_sweeper()
         self._put(filename, audio)
         if codes is not None:

@@ -21,6 +21,9 @@ class StartedAnswer(LiveAnswer):
     revision: str
     precision: str
     seed: int
+    performance: str = Field(
+        description="ID for `GET /performances/<id>` and for requests, once the session has ended, however it did."
+    )
     format: str
     media_type: str
     sample_rate: int = Field(description="Hz.")

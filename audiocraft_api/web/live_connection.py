@@ -27,8 +27,10 @@ from audiocraft_api.core.errors import (
     ShuttingDown,
     StorageUnavailable,
 )
+from audiocraft_api.core.request import AudioInfo
 from audiocraft_api.generation.performance_recipe import performance_json
 from audiocraft_api.live.session import PCM, LiveSession, LiveStart, Message
+from audiocraft_api.storage.base import new_stem
 from audiocraft_api.web.admission import admit_live, require_live, settle_charge
 from audiocraft_api.web.auth import caller, client_address
 from audiocraft_api.web.context import request_id
@@ -50,6 +52,7 @@ class LiveConnection:
         self._ws = ws
         self._config = services().config
         self._steering = LiveSteering(services().policy, self._config.limits.max_prompt_characters)
+        self._performance_id = new_stem()
         self._reason = ""  # why the session ends
         self._num_seconds_charged = 1
         self._messages_left = self._config.live.live_messages_per_second * BURST_SECONDS
@@ -115,6 +118,7 @@ class LiveConnection:
             end = self._reason or "limit"
         except ClientDisconnected:
             end = "disconnected"
+            self._keep(session)
             raise
         except Canceled:
             if not self._reason:  # otherwise it stopped before its first frame
@@ -203,6 +207,7 @@ class LiveConnection:
             "revision": session.info.revision,
             "precision": session.info.precision,
             "seed": start.seed,
+            "performance": self._performance_id,
             "format": start.output_format,
             "media_type": f"audio/L16;rate={rate};channels={spec.channels}" if is_pcm else "audio/ogg",
             "sample_rate": rate,
@@ -215,28 +220,35 @@ class LiveConnection:
 
     def _send_end(self, session: LiveSession, reason: str) -> None:
         """Keep the performance, and send its ID with the last message."""
-        num_frames, saved = session.num_frames, None
-        if num_frames and session.info is not None:
-            try:
-                saved = self._save(session)
-            except StorageUnavailable as error:
-                logger.warning("The performance of a live session could not be saved: %s", error)
+        is_kept = self._keep(session)
+        num_frames = session.num_frames
         ended = {"type": "ended", "reason": reason, "frames": num_frames, "duration": num_frames / FRAME_RATE}
-        send(self._ws, ended | {"performance": saved, "seed": self._start.seed, "request_id": request_id()})
+        ended |= {"performance": self._performance_id if is_kept else None}
+        send(self._ws, ended | {"seed": self._start.seed, "request_id": request_id()})
 
-    def _save(self, session: LiveSession) -> str:
-        """Save the performance as long as audio is kept, and return its ID. Raises StorageUnavailable."""
-        assert session.info is not None
+    def _keep(self, session: LiveSession) -> bool:
+        """Keep the performance, once it is complete, as long as audio is kept. Return whether there is one."""
+        session.abandon()
+        if not session.num_frames or session.info is None:
+            return False
+        try:
+            self._save(session, session.info)
+        except StorageUnavailable as error:
+            logger.warning("The performance %s could not be saved: %s", self._performance_id, error)
+            return False
+        return True
+
+    def _save(self, session: LiveSession, info: AudioInfo) -> None:
         fields = performance_json(session.performance) | {
             "model": self._start.model,
             "seed": self._start.seed,
             "extend_stride": self._start.extend_stride_seconds,
-            "revision": session.info.revision,
-            "precision": session.info.precision,
+            "revision": info.revision,
+            "precision": info.precision,
             "service_version": __version__,
             "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
-        return services().performances.save(fields, caller().owner)
+        services().performances.save(self._performance_id, fields, caller().owner)
 
 
 def _count(session: LiveSession, end: str) -> None:

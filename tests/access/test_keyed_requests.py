@@ -14,6 +14,7 @@ from hypothesis import strategies
 from schemathesis import GenerationMode
 
 from audiocraft_api.audio.convert import FORMATS
+from audiocraft_api.storage.base import new_stem
 from audiocraft_api.web.auth import access_of
 from audiocraft_api.web.operations import Access
 from audiocraft_api.web.services import services_of
@@ -108,7 +109,8 @@ def test_ids_of_other_owners_look_like_unknown_ids_on_every_route_with_an_id(app
         "task_id"
     ]
     wait_until(lambda: client.get(f"/tasks/{task_id}", headers=alice).json["status"] == "completed")
-    performance = services_of(app).performances.save({"frames": 1}, key.split("_")[1])
+    performance = new_stem()
+    services_of(app).performances.save(performance, {"frames": 1}, key.split("_")[1])
     assert client.get(f"/performances/{performance}", headers=alice).status_code == 200
     ids = {
         "filename": (generated["audio_url"].removeprefix("/audio/"), f"{UNKNOWN}.wav"),

@@ -122,6 +122,7 @@ def test_a_session_changes_at_the_frames_that_it_reports_and_its_performance_pla
     client.send({"type": "stop"})
     ended = client.receive_all()
     assert (ended["type"], ended["reason"], client.close_code) == ("ended", "stopped", 1000)
+    assert ended["performance"] == started["performance"]
     assert len(client.audio) == ended["frames"] * FRAME_BYTES
 
     performance = server.get(f"/performances/{ended['performance']}").json()
@@ -335,6 +336,24 @@ def test_a_failing_engine_ends_a_session_with_its_performance_and_an_error(tmp_p
         ended = client.messages[-2]
         assert (ended["type"], ended["reason"]) == ("ended", "generation_failed")
         assert ended["performance"]
+
+
+def test_the_performance_of_a_client_that_vanishes_is_kept(server: Server) -> None:
+    client = LiveClient(server.port, START | {"lead": 1.0})
+    performance = client.receive_until("started")["performance"]
+    client.send({"type": "prompts", "prompts": [{"text": "organ"}]})
+    frame = client.receive_until("applied")["frame"]
+    client.receive_audio(frame + 10)
+    assert server.get(f"/performances/{performance}").status_code == 404
+    client.ws.sock.shutdown(socket.SHUT_RDWR)
+    client.ws.thread.join(TIMEOUT_SECONDS)
+    wait_until(lambda: server.get(f"/performances/{performance}").status_code == 200, TIMEOUT_SECONDS)
+    kept = server.get(f"/performances/{performance}").json()
+    texts = [(change["frame"], change["prompts"][0]["text"]) for change in kept["changes"]]
+    assert texts == [(0, "jazz piano"), (frame, "organ")]
+    assert kept["frames"] * FRAME_BYTES >= len(client.audio)
+    samples = server.post("/generate-stream", json={"performance": performance}).content[44:]
+    assert samples[: len(client.audio)] == client.audio
 
 
 @pytest.mark.parametrize("way", ["vanish", "flood", "oversize"])

@@ -195,6 +195,8 @@ export class LiveSession implements AsyncIterable<Uint8Array> {
   /** Frames per second. */
   readonly frameRate: number;
   readonly requestId: string;
+  /** ID of the performance, which the server has once the session is over, however it ended. */
+  readonly performance: string;
   /** What the server said when the music ended, with the ID of the performance; null before. */
   readonly ended: EndedAnswer | null;
   /** Changes prompts and controls. What is left out stays as it is; null takes away `bpm` or `key`. */

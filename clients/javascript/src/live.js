@@ -86,7 +86,7 @@ export class LiveSession {
     return this.#send({type: "stop"});
   }
 
-  /** Yields the audio as it arrives, until the session ends. Leaving the loop ends it without a performance. */
+  /** Yields the audio as it arrives, until the session ends. Leaving the loop ends it, too. */
   async *[Symbol.asyncIterator]() {
     try {
       while (true) {
@@ -126,8 +126,8 @@ export class LiveSession {
     const caller = this.#waiting.get(id);
     this.#waiting.delete(id);
     if (type === "started") {
-      const {seed, model, revision, precision, lead, channels} = message;
-      Object.assign(this, {seed, model, revision, precision, lead, channels});
+      const {seed, model, revision, precision, lead, channels, performance} = message;
+      Object.assign(this, {seed, model, revision, precision, lead, channels, performance});
       Object.assign(this, {sampleRate: message.sample_rate, mediaType: message.media_type});
       Object.assign(this, {frameRate: message.frame_rate, requestId: message.request_id});
       this.#opened.resolve(this);

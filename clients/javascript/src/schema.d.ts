@@ -1042,6 +1042,8 @@ export interface StartedAnswer {
   revision: string;
   precision: string;
   seed: number;
+  /** ID for `GET /performances/<id>` and for requests, once the session has ended, however it did. */
+  performance: string;
   format: string;
   media_type: string;
   /** Hz. */

@@ -870,6 +870,7 @@ class StartedAnswer(_Response):
     revision: str
     precision: str
     seed: int
+    performance: str
     format: str
     media_type: str
     sample_rate: int

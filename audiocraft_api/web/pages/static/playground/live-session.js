@@ -2,6 +2,7 @@ import {ApiError, connectionLost} from "./api.js";
 import {deinterleave} from "./pcm.js";
 
 const REPORT_MILLISECONDS = 400;
+const [ATTEMPTS, ATTEMPT_MILLISECONDS] = [3, 500];
 
 /**
  * A performance over `/ws/live`. It dispatches `audio` for every block, `seek` with the `frame` from which the audio
@@ -88,11 +89,19 @@ export class LiveSession extends EventTarget {
 
   async #onClose() {
     clearInterval(this.#timer);
-    if (this.ended?.performance) {
-      this.performance = await this.api.json(`performances/${this.ended.performance}`).catch(() => null);
-    }
     if (!this.ended && !this.error) this.error = this.info ? connectionLost(" while it played") : notOpened();
+    const id = this.ended ? this.ended.performance : this.info?.performance;
+    if (id) this.performance = await this.#findPerformance(id);
     this.#emit(this.error ? "failed" : "ended");
+  }
+
+  /** Return the performance; null without one. After a lost connection, it may take the server a while to keep it. */
+  async #findPerformance(id) {
+    for (let attempt = 1; ; attempt++) {
+      const found = await this.api.json(`performances/${id}`).catch(() => null);
+      if (found || this.ended || attempt === ATTEMPTS) return found;
+      await new Promise((resolve) => setTimeout(resolve, ATTEMPT_MILLISECONDS));
+    }
   }
 
   #emit(type, details = {}) {
