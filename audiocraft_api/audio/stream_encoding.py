@@ -59,6 +59,11 @@ def open_encoder(
     return LibsndfileEncoder(audio_format, num_channels, sample_rate, num_samples)
 
 
+def open_endless_opus(num_channels: int, sample_rate: int, timeout_seconds: float) -> StreamEncoder:
+    """Open an encoder for Ogg Opus of unknown length. Otherwise as `open_encoder`."""
+    return FfmpegEncoder(ALL_FORMATS["opus"], num_channels, sample_rate, None, timeout_seconds)
+
+
 class WavEncoder:
     """WAV. The header states the length in advance."""
 
@@ -136,7 +141,12 @@ class FfmpegEncoder:
     """
 
     def __init__(
-        self, audio_format: AudioFormat, num_channels: int, sample_rate: int, num_samples: int, timeout_seconds: float
+        self,
+        audio_format: AudioFormat,
+        num_channels: int,
+        sample_rate: int,
+        num_samples: int | None,
+        timeout_seconds: float,
     ) -> None:
         self._format = audio_format
         self._sample_rate = sample_rate
@@ -209,7 +219,7 @@ class FfmpegEncoder:
         if self._has_output or not encoded:
             return encoded
         self._has_output = True
-        if self._format.name == "mp3":
+        if self._format.name == "mp3" and self._num_samples is not None:
             return mp3_header.length_frame(encoded[:4], self._num_samples) + encoded
         return encoded
 
@@ -241,12 +251,13 @@ class FfmpegEncoder:
 
 
 def _start_ffmpeg(
-    audio_format: AudioFormat, num_channels: int, sample_rate: int, num_samples: int, errors: int
+    audio_format: AudioFormat, num_channels: int, sample_rate: int, num_samples: int | None, errors: int
 ) -> subprocess.Popen[bytes]:
     command = [convert.ffmpeg_executable(), "-nostdin", "-hide_banner", "-loglevel", "error"]
     command += ["-probesize", "32", "-analyzeduration", "0", "-fflags", "nobuffer"]  # no input buffering
     command += ["-f", "s16le", "-ar", str(sample_rate), "-ac", str(num_channels), "-i", "pipe:0"]
-    command += convert.resampling(audio_format, num_samples, sample_rate)
+    if num_samples is not None:  # otherwise the codec's own resampler; padding needs the length
+        command += convert.resampling(audio_format, num_samples, sample_rate)
     command += ["-flush_packets", "1", *(audio_format.stream_arguments or audio_format.arguments), "pipe:1"]
     return subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
 

@@ -12,8 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from audiocraft_api.audio.convert import FORMATS, pcm16
-from audiocraft_api.audio.stream_encoding import StreamEncoder, open_encoder
+from audiocraft_api.audio.convert import pcm16
+from audiocraft_api.audio.resampled_pcm import ResampledPcm
+from audiocraft_api.audio.stream_encoding import StreamEncoder, open_endless_opus
 from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, FRAME_RATE, MAX_LIVE_CHANGES
 from audiocraft_api.core.engine import Engine
 from audiocraft_api.core.errors import AudioCraftError, InvalidRequest
@@ -25,7 +26,8 @@ from audiocraft_api.live.playback import Clock, Playback
 
 SECONDS_BETWEEN_STOPS = 0.05
 MAX_PENDING_CHANGES = 16  # that wait for their frame; a client that steers by hand has one or two
-PCM = "pcm"
+PCM, STEREO_48K = "pcm", "stereo_48k"
+OUTPUT_RATE = 48_000  # Hz, of the formats that are resampled: all but `pcm`
 Message = dict[str, Any]
 
 
@@ -38,7 +40,8 @@ class LiveStart:
     controls: Controls
     max_frames: int
     lead_frames: int
-    output_format: str = PCM  # `pcm`: 16-bit samples, little-endian and interleaved; or a format of `convert.FORMATS`
+    # `pcm` and `stereo_48k`: 16-bit samples, little-endian and interleaved; or `opus`
+    output_format: str = PCM
     extend_stride_seconds: float = DEFAULT_EXTEND_STRIDE_SECONDS
 
 
@@ -233,10 +236,6 @@ class LiveSession:
 
     def _open_encoder(self, num_channels: int) -> StreamEncoder:
         assert self.info is not None
-        return open_encoder(
-            FORMATS[self._start.output_format].name,
-            num_channels,
-            self.info.sample_rate,
-            self.info.num_samples,
-            self._encode_timeout_seconds,
-        )
+        if self._start.output_format == STEREO_48K:
+            return ResampledPcm(num_channels, self.info.sample_rate, OUTPUT_RATE)
+        return open_endless_opus(num_channels, self.info.sample_rate, self._encode_timeout_seconds)

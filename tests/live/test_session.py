@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
+from audiocraft_api.audio.resampled_pcm import ResampledPcm
 from audiocraft_api.core.errors import GenerationFailed, InvalidRequest
 from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.performance import Change, Controls, WeightedPrompt
-from audiocraft_api.live.session import MAX_PENDING_CHANGES, LiveSession, LiveStart
+from audiocraft_api.live.session import MAX_PENDING_CHANGES, STEREO_48K, LiveSession, LiveStart
 from support.fakes import FRAME_RATE, SAMPLE_RATE, FakeEngine, block
+from support.served import wait_until
+
+TIMEOUT_SECONDS = 20.0
 
 JAZZ, ROCK = (Controls((WeightedPrompt(text),)) for text in ("jazz", "rock"))
 
@@ -196,7 +203,7 @@ def test_a_failure_is_raised_after_the_audio_before_it(session: LiveSession, eng
         poll(session)
 
 
-def test_a_session_can_send_opus(engine: HeldEngine, clock: Clock) -> None:
+def test_a_session_that_ends_early_can_send_opus(engine: HeldEngine, clock: Clock) -> None:
     start = LiveStart("demo", 1, JAZZ, max_frames=1000, lead_frames=50, output_format="opus")
     session = LiveSession(engine, start, encode_timeout_seconds=5.0, clock=clock)
     engine.make(100)
@@ -204,5 +211,33 @@ def test_a_session_can_send_opus(engine: HeldEngine, clock: Clock) -> None:
     audio = poll(session)[0] + poll(session)[0]
     session.close()
     assert audio.startswith(b"OggS")
-    assert b"OpusHead" in audio[:64]
-    assert len(audio) > 5_000
+    assert soundfile.info(io.BytesIO(audio)).duration == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_session_can_send_stereo_at_48_khz(engine: HeldEngine, clock: Clock) -> None:
+    start = LiveStart("demo", 1, JAZZ, max_frames=1000, lead_frames=50, output_format=STEREO_48K)
+    session = LiveSession(engine, start, encode_timeout_seconds=5.0, clock=clock)
+    engine.make(30)
+    audio = poll(session)[0]
+    engine.make(100)
+    engine.request.finish()
+    audio += poll(session)[0] + poll(session)[0]
+    session.close()
+    whole = ResampledPcm(2, SAMPLE_RATE, 48_000)
+    assert audio == whole.feed(block(0, 100)) + whole.finish()
+
+
+def test_an_abandoned_session_is_complete(session: LiveSession, engine: HeldEngine) -> None:
+    engine.make(60)
+    poll(session)
+    session.seek_back(40, ROCK)
+    waiting = threading.Thread(target=session.abandon)
+    waiting.start()
+    engine.make(39)
+    engine.request.wait(0.1)
+    assert not engine.request.is_stopping
+    engine.make(40)
+    wait_until(lambda: engine.request.is_stopping)
+    engine.request.finish()
+    waiting.join(TIMEOUT_SECONDS)
+    assert session.performance.num_frames == 40
