@@ -29,6 +29,9 @@ class CompatSettings(Section):
         description="Files that one key, or all clients without keys, may keep at a time with Replicate's `/v1/files`. "
         "They expire as audio files do. 0: none.",
     )
+    compat_lyria: bool = Field(
+        True, description="Serve the WebSocket of Google's Lyria RealTime, which plays live sessions."
+    )
     compat_model: str = Field(
         "small",
         description="Model for requests on these routes that name no model of this server, but another service's, such "

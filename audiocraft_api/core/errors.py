@@ -126,15 +126,16 @@ class IdempotencyConflict(AudioCraftError):
 
 
 class PromptRefused(AudioCraftError):
-    """The prompt policy refuses the prompt. `suggestion` says what to request instead."""
+    """The prompt policy refuses a prompt. `suggestion` says what to request instead."""
 
     code = "prompt_refused"
     status = 422
 
-    def __init__(self, message: str, category: str = "", suggestion: str | None = None) -> None:
+    def __init__(self, message: str, category: str = "", suggestion: str | None = None, *, prompt: str = "") -> None:
         super().__init__(message)
         self.category = category
         self.suggestion = suggestion
+        self.prompt = prompt
 
 
 class LimitExceeded(AudioCraftError):

@@ -73,6 +73,7 @@ class Moderation:
                 "This server's moderation does not allow this prompt.",
                 _text(verdict.category, MAX_CATEGORY_CHARACTERS) or CATEGORY,
                 _text(verdict.suggestion, MAX_SUGGESTION_CHARACTERS),
+                prompt=prompt,
             )
 
     def _verdict(self, prompt: str) -> _Verdict | None:

@@ -20,6 +20,7 @@ class PromptPolicy:
         """Raise PromptRefused for a prompt that is not allowed, ModerationUnavailable without a verdict."""
         found = self._words.find(prompt) if self._words else None
         if found is not None:
-            raise PromptRefused(f"The prompt seems to contain {found.contains}.", found.name, found.suggestion)
+            sentence = f"The prompt seems to contain {found.contains}."
+            raise PromptRefused(sentence, found.name, found.suggestion, prompt=prompt)
         if self._moderation is not None:
             self._moderation.require_allowed(prompt)

@@ -100,13 +100,23 @@ def counted(prompts: Sequence[str] = ()) -> Iterator[None]:
         yield
 
 
-def admit_live(prompts: Sequence[str]) -> None:
-    """Admit a live session of the current caller, and charge its first second. Raises LimitExceeded."""
-    g.admission = services().limits.admit(caller(), client_address(), 1.0)
-    at_response_end(g.admission.release)
+@contextmanager
+def admitted_live(prompts: Sequence[str]) -> Iterator[None]:
+    """Admit a live session of the current caller for the block, and charge its first second. Raises LimitExceeded.
+
+    The charge is refunded if the block raises an error, unless `settle_charge` has decided otherwise.
+    """
+    g.admission = admission = services().limits.admit(caller(), client_address(), 1.0)
     if services().config.server.log_prompts:
         for prompt in prompts:
             logger.info("Prompt: %s", prompt)
+    try:
+        yield
+    except BaseException:
+        settle_charge(charged=False)
+        raise
+    finally:
+        admission.release()
 
 
 def settle_charge(*, charged: bool) -> None:

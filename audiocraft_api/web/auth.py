@@ -78,6 +78,8 @@ def _credential(request: Request) -> str | None:
     dialect = dialect_of(current_app, request.endpoint)
     if dialect and dialect.key_header and (key := request.headers.get(dialect.key_header)):
         found += key.split(",")
+    if dialect and dialect.key_query and (key := request.args.get(dialect.key_query)):
+        found.append(key)
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         found += token.split(",")

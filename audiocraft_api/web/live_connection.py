@@ -1,264 +1,111 @@
-"""Serves one live session over a WebSocket: from the `start` message to the `ended` message.
-
-One thread reads the client's messages and sends audio and answers, so that they have one order. It also ends sessions
-that are over a limit, and charges the seconds that were made.
-"""
+"""Serves a WebSocket of a live session in any contract: the handshake, the sessions one after the other, the end."""
 
 from __future__ import annotations
 
 import logging
-import secrets
 import time
-from datetime import UTC, datetime
+from contextlib import ExitStack, closing
 
+from flask import request
 from simple_websocket import Server
 
-from audiocraft_api import __version__
-from audiocraft_api.audio.convert import FORMATS
-from audiocraft_api.core.constants import FRAME_RATE, MAX_SEED
 from audiocraft_api.core.errors import (
     AudioCraftError,
-    Canceled,
     ClientDisconnected,
     InvalidRequest,
-    NotStreamable,
-    QuotaExceeded,
-    RateLimited,
+    PromptRefused,
     ShuttingDown,
-    StorageUnavailable,
 )
-from audiocraft_api.core.request import AudioInfo
-from audiocraft_api.generation.performance_recipe import performance_json
-from audiocraft_api.live.session import PCM, LiveSession, LiveStart, Message
-from audiocraft_api.storage.base import new_stem
-from audiocraft_api.web.admission import admit_live, require_live, settle_charge
+from audiocraft_api.web.admission import reserve_stream_slot
 from audiocraft_api.web.auth import caller, client_address
-from audiocraft_api.web.context import request_id
+from audiocraft_api.web.live_contract import LiveContract
+from audiocraft_api.web.live_play import LivePlay
 from audiocraft_api.web.live_schemas import StartMessage
-from audiocraft_api.web.live_steering import LiveSteering, client_message, parse_message
+from audiocraft_api.web.live_socket import LiveSocket
+from audiocraft_api.web.live_steering import rejected
+from audiocraft_api.web.observing import count_error
 from audiocraft_api.web.services import services
-from audiocraft_api.web.websocket_messages import GOING_AWAY, NORMAL_CLOSURE, receive, send, send_audio
+from audiocraft_api.web.websocket import check_handshake, close_websocket, prepare_socket
+from audiocraft_api.web.websocket_messages import (
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    NORMAL_CLOSURE,
+    close_code,
+    error_message,
+)
 
-POLL_SECONDS = 0.02  # how long a message of the client may wait
-BURST_SECONDS = 5.0  # of messages
+BYTES_PER_SECOND = 32_768  # that a client may send in the long run; the bounds of messages are tighter
+WAIT_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
 
 
-class LiveConnection:
-    """One client of `/ws/live`, within the context of its request."""
+def accept_live_handshake() -> None:
+    """Refuse with an HTTP status whatever need not become a WebSocket."""
+    config = services().config
+    check_handshake(request, config.server.cors_origins)
+    if services().draining.is_set():
+        raise ShuttingDown
+    reserve_stream_slot()
+    prepare_socket(request.environ, config.audio.max_json_bytes, BYTES_PER_SECOND)
 
-    def __init__(self, ws: Server) -> None:
-        self._ws = ws
-        self._config = services().config
-        self._steering = LiveSteering(services().policy, self._config.limits.max_prompt_characters)
-        self._performance_id = new_stem()
-        self._reason = ""  # why the session ends
-        self._num_seconds_charged = 1
-        self._messages_left = self._config.live.live_messages_per_second * BURST_SECONDS
-        self._last_message = time.monotonic()
-        self._start: LiveStart
 
-    def serve(self) -> int:
-        """Serve the session and return the close code. Raises ClientDisconnected, or the error to send as the last."""
-        try:
-            message = self._receive_start()
-            self._start = self._start_of(message)
-            with services().live_sessions.admit(caller().owner or client_address()):
-                admit_live([prompt.text for prompt in message.prompts])
-                try:
-                    return self._serve_session(is_paused=message.paused)
-                except BaseException:
-                    settle_charge(charged=False)  # without effect once audio was sent
-                    raise
-        finally:
-            self._steering.close()
-
-    def _receive_start(self) -> StartMessage:
-        deadline = time.monotonic() + self._config.server.socket_timeout_seconds
-        while (text := receive(self._ws, 0.05)) is None:
-            if services().draining.is_set():
-                raise ShuttingDown
-            if time.monotonic() >= deadline:
-                raise InvalidRequest("No message was received. Send a message of the type start first.")
-        message = parse_message(text)
-        if not isinstance(message, StartMessage):
-            raise InvalidRequest("The first message must be of the type start.")
-        return message
-
-    def _start_of(self, message: StartMessage) -> LiveStart:
-        """Check everything about a session that begins. Raises InvalidRequest, PromptRefused, ModerationUnavailable."""
-        spec, settings = services().catalog.get(message.model_size), self._config.live
-        require_live(spec, "model_size")
-        if message.extend_stride >= spec.window_seconds:
-            raise _refusal("extend_stride", f"must be less than {spec.window_seconds:g} for the model {spec.name}")
-        seconds = min(message.duration or settings.live_max_seconds, settings.live_max_seconds)
-        lead_seconds = min(message.lead or settings.live_lead_seconds, settings.live_lead_seconds)
-        return LiveStart(
-            model=spec.name,
-            seed=secrets.randbelow(MAX_SEED + 1) if message.seed is None else message.seed,
-            controls=self._steering.begin(message),
-            max_frames=round(seconds * FRAME_RATE),
-            lead_frames=round(lead_seconds * FRAME_RATE),
-            output_format=message.format,
-            extend_stride_seconds=message.extend_stride,
-        )
-
-    def _serve_session(self, *, is_paused: bool) -> int:
-        engine = services().engine
-        if engine is None:
-            raise NotStreamable("This server sends generations to Celery workers, and cannot play live.")
-        timeout_seconds = self._config.audio.convert_timeout_seconds
-        session = LiveSession(engine, self._start, encode_timeout_seconds=timeout_seconds)
-        end = "failed"
-        try:
-            if not is_paused:
-                session.play()
-            self._run(session)
-            end = self._reason or "limit"
-        except ClientDisconnected:
-            end = "disconnected"
-            self._keep(session)
-            raise
-        except Canceled:
-            if not self._reason:  # otherwise it stopped before its first frame
-                raise
-            end = self._reason
-        except AudioCraftError as error:
-            self._send_end(session, error.code)
-            raise
-        finally:
-            session.close()
-            _count(session, end)
-        self._send_end(session, end)
-        return GOING_AWAY if self._reason == "draining" else NORMAL_CLOSURE
-
-    def _run(self, session: LiveSession) -> None:
-        has_started = False
-        while not session.has_ended:
-            self._receive_messages(session)
-            self._end_if_due(session)
-            for event in session.poll(POLL_SECONDS):
-                if not has_started and session.info is not None:
-                    has_started = True
-                    self._send_start(session)
-                if isinstance(event, bytes):
-                    settle_charge(charged=True)
-                    send_audio(self._ws, event)
-                else:
-                    self._send(session, event)
-            self._charge(session)
-
-    def _receive_messages(self, session: LiveSession) -> None:
-        """Handle what the client has sent. Raises RateLimited, ClientDisconnected."""
-        rate = self._config.live.live_messages_per_second
-        while True:
-            for answer in self._steering.finish_check(session):
-                self._send(session, answer)
-            if self._steering.is_checking or (text := receive(self._ws, 0)) is None:
-                return
-            now = time.monotonic()
-            self._messages_left += (now - self._last_message) * rate
-            self._messages_left, self._last_message = min(self._messages_left, rate * BURST_SECONDS) - 1, now
-            if self._messages_left < 0:
-                raise RateLimited(f"A live session accepts {rate:g} messages per second. Send fewer.", 1.0)
-            for answer in self._steering.receive(session, text):
-                self._send(session, answer)
-
-    def _send(self, session: LiveSession, message: Message) -> None:
-        if message["type"] == "rejected" and isinstance(message.get("to"), dict):  # by the engine
-            self._steering.forget_rejected(session)
-        send(self._ws, client_message(message))
-
-    def _end_if_due(self, session: LiveSession) -> None:
-        """Stop the session if there is a reason to."""
-        settings, now, paused_since = self._config.live, time.monotonic(), self._steering.paused_since
-        reasons = {
-            "stopped": self._steering.is_stopping,
-            "draining": services().draining.is_set(),
-            "paused": paused_since is not None and now - paused_since >= settings.live_max_paused_seconds,
-            "idle": now - self._last_message >= settings.live_idle_seconds,
-        }
-        if not self._reason and (reason := next((name for name, is_due in reasons.items() if is_due), "")):
-            self._end(session, reason)
-
-    def _end(self, session: LiveSession, reason: str) -> None:
-        self._reason = reason
-        send(self._ws, {"type": "ending", "reason": reason})
-        session.stop(at_once=reason == "draining")
-
-    def _charge(self, session: LiveSession) -> None:
-        """Charge each second that was made; without any left, stop the session."""
-        while session.num_frames_made > self._num_seconds_charged * FRAME_RATE and not self._reason:
-            self._num_seconds_charged += 1
+def serve_live(ws: Server, contract: LiveContract) -> None:
+    """Serve a client from its first message until the connection is closed."""
+    code, text = INTERNAL_ERROR, ""
+    try:
+        with ExitStack() as stack:
+            sessions = services().live_sessions
+            client = LiveSocket(
+                ws,
+                contract,
+                services().config.live.live_messages_per_second,
+                lambda: stack.enter_context(sessions.admit(caller().owner or client_address())),
+            )
             try:
-                services().limits.charge_more(caller(), client_address(), 1.0)
-            except QuotaExceeded:
-                self._end(session, "quota")
-
-    def _send_start(self, session: LiveSession) -> None:
-        assert session.info is not None
-        spec, start = services().catalog.get(self._start.model), self._start
-        is_pcm = start.output_format == PCM
-        rate = session.info.sample_rate if is_pcm else FORMATS[start.output_format].sample_rate
-        started = {
-            "type": "started",
-            "model": start.model,
-            "revision": session.info.revision,
-            "precision": session.info.precision,
-            "seed": start.seed,
-            "performance": self._performance_id,
-            "format": start.output_format,
-            "media_type": f"audio/L16;rate={rate};channels={spec.channels}" if is_pcm else "audio/ogg",
-            "sample_rate": rate,
-            "channels": spec.channels,
-            "lead": start.lead_frames / FRAME_RATE,
-            "frame_rate": FRAME_RATE,
-            "request_id": request_id(),
-        }
-        send(self._ws, started)
-
-    def _send_end(self, session: LiveSession, reason: str) -> None:
-        """Keep the performance, and send its ID with the last message."""
-        is_kept = self._keep(session)
-        num_frames = session.num_frames
-        ended = {"type": "ended", "reason": reason, "frames": num_frames, "duration": num_frames / FRAME_RATE}
-        ended |= {"performance": self._performance_id if is_kept else None}
-        send(self._ws, ended | {"seed": self._start.seed, "request_id": request_id()})
-
-    def _keep(self, session: LiveSession) -> bool:
-        """Keep the performance, once it is complete, as long as audio is kept. Return whether there is one."""
-        session.abandon()
-        if not session.num_frames or session.info is None:
-            return False
-        try:
-            self._save(session, session.info)
-        except StorageUnavailable as error:
-            logger.warning("The performance %s could not be saved: %s", self._performance_id, error)
-            return False
-        return True
-
-    def _save(self, session: LiveSession, info: AudioInfo) -> None:
-        fields = performance_json(session.performance) | {
-            "model": self._start.model,
-            "seed": self._start.seed,
-            "extend_stride": self._start.extend_stride_seconds,
-            "revision": info.revision,
-            "precision": info.precision,
-            "service_version": __version__,
-            "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        }
-        services().performances.save(self._performance_id, fields, caller().owner)
+                end = _serve_sessions(client, contract)
+                code = GOING_AWAY if end == "draining" else NORMAL_CLOSURE
+                text = contract.closing_text({"type": "ended", "reason": end})
+            except ClientDisconnected:
+                raise
+            except AudioCraftError as error:
+                count_error(error.code, error)
+                message = error_message(error)
+                code, text = close_code(error), contract.closing_text(message)
+                client.send(message)
+    except ClientDisconnected:
+        logger.info("The client of a live session disconnected.")
+    finally:
+        close_websocket(ws, code, text)
 
 
-def _count(session: LiveSession, end: str) -> None:
-    """Count a session that has ended."""
-    metrics = services().telemetry.metrics
-    metrics.live_ends.labels(end).inc()
-    metrics.live_underruns.inc(session.num_underruns)
-    for seconds in session.change_seconds:
-        metrics.live_change.observe(seconds)
+def _serve_sessions(client: LiveSocket, contract: LiveContract) -> str:
+    """Return why the last session ended. Raises ClientDisconnected, or the error to send as the last."""
+    while True:
+        with closing(LivePlay(client, start := _receive_start(client, contract), contract.output_format)) as play:
+            try:
+                play.prepare()
+            except (InvalidRequest, PromptRefused) as error:
+                if not contract.restarts:
+                    raise
+                client.send(rejected(start, error))
+                continue
+            end = play.serve()
+            if not contract.restarts or end != "stopped":
+                return end
 
 
-def _refusal(field: str, rule: str) -> InvalidRequest:
-    return InvalidRequest(f"{field} {rule}.", {field: [f"{field} {rule}."]})
+def _receive_start(client: LiveSocket, contract: LiveContract) -> StartMessage:
+    """Wait for the beginning of a session. Raises InvalidRequest, ShuttingDown, ClientDisconnected."""
+    opened, settings = time.monotonic(), services().config
+    while True:
+        if (text := client.receive(WAIT_SECONDS)) is not None:
+            client.read(text)
+        if (start := contract.next_start()) is not None:
+            return start
+        if services().draining.is_set():
+            raise ShuttingDown
+        if not client.has_received and time.monotonic() - opened >= settings.server.socket_timeout_seconds:
+            raise InvalidRequest("No message was received. Send a message of the type start first.")
+        if client.has_received and time.monotonic() - client.last_message >= settings.live.live_idle_seconds:
+            raise InvalidRequest("No session was begun for a long time. Open another connection when you begin one.")

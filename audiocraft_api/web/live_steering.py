@@ -69,7 +69,7 @@ class LiveSteering:
         self._max_prompt_characters = max_prompt_characters
         self._clock = clock
         self._checker = ThreadPoolExecutor(1, "live-prompts")
-        self._checking: tuple[LiveMessage, Future[list[tuple[str, PromptRefused]]]] | None = None
+        self._checking: tuple[LiveMessage, Future[list[PromptRefused]]] | None = None
         self._prompts: tuple[WeightedPrompt, ...] = ()
         self._wishes: dict[str, object] = {}
         self._transition_seconds = 0.0
@@ -87,7 +87,7 @@ class LiveSteering:
     def begin(self, message: StartMessage) -> Controls:
         """Return the controls of the beginning. Raises InvalidRequest, PromptRefused, ModerationUnavailable."""
         self._require_lengths(message.prompts)
-        for _, refusal in self._refusals(message.prompts):
+        for refusal in self._refusals(message.prompts):
             raise refusal
         self._prompts, self._transition_seconds = weighted(message.prompts), message.transition
         self._set_wishes(message)
@@ -95,11 +95,9 @@ class LiveSteering:
         given = {name: value for name in SAMPLING if (value := getattr(message, name)) is not None}
         return Controls(spoken(self._prompts, self._wishes), **given)
 
-    def receive(self, session: LiveSession, text: str | bytes) -> Iterator[Message]:
+    def receive(self, session: LiveSession, message: LiveMessage) -> Iterator[Message]:
         """Apply a message, or begin to check its prompts. Not to be called while `is_checking`."""
-        message: LiveMessage | None = None
         try:
-            message = parse_message(text)
             prompts = getattr(message, "prompts", None)
             if prompts and not isinstance(message, StartMessage):
                 self._require_lengths(prompts)
@@ -107,7 +105,7 @@ class LiveSteering:
                 return
             yield from self._apply(session, message)
         except AudioCraftError as error:
-            yield _rejected(message, error) | (_id_in(text) if message is None else {})
+            yield rejected(message, error)
 
     def finish_check(self, session: LiveSession) -> Iterator[Message]:
         """Apply the message whose prompts were checked, if there is one."""
@@ -116,11 +114,11 @@ class LiveSteering:
         (message, check), self._checking = self._checking, None
         try:
             if refusals := check.result():
-                yield from (_filtered(message, text, refusal) for text, refusal in refusals)
+                yield from (rejected(message, refusal) for refusal in refusals)
             else:
                 yield from self._apply(session, message)
         except AudioCraftError as error:
-            yield _rejected(message, error)
+            yield rejected(message, error)
 
     def forget_rejected(self, session: LiveSession) -> None:
         """Go on from the controls that the session has, because the engine rejected a change."""
@@ -176,14 +174,14 @@ class LiveSteering:
             sentence = f"prompts must have at most {self._max_prompt_characters} characters each on this server."
             raise InvalidRequest(sentence, {"prompts": [sentence]})
 
-    def _refusals(self, prompts: list[LivePromptFields]) -> list[tuple[str, PromptRefused]]:
+    def _refusals(self, prompts: list[LivePromptFields]) -> list[PromptRefused]:
         """Return the prompts that are refused. Raises ModerationUnavailable."""
         refusals = []
         for prompt in prompts:
             try:
                 self._policy.require_allowed(prompt.text)
             except PromptRefused as refusal:
-                refusals.append((prompt.text, refusal))
+                refusals.append(refusal)
         return refusals
 
 
@@ -214,12 +212,17 @@ def _applied(message: LiveMessage, frame: int) -> Message:
     return {"type": "applied", "frame": frame} | _tag(message)
 
 
-def _rejected(message: LiveMessage | None, error: AudioCraftError) -> Message:
-    return {"type": "rejected"} | ({} if message is None else _tag(message)) | _details(error)
+def unreadable(text: str | bytes, error: AudioCraftError) -> Message:
+    """Return the answer to a message that cannot be read, with its ID if it has one."""
+    return {"type": "rejected"} | _details(error) | _id_in(text)
 
 
-def _filtered(message: LiveMessage, text: str, refusal: PromptRefused) -> Message:
-    return {"type": "filtered_prompt", "text": text} | _tag(message) | _details(refusal)
+def rejected(message: LiveMessage, error: AudioCraftError) -> Message:
+    """Return the answer to a message that has no effect."""
+    kind = {"type": "rejected"}
+    if isinstance(error, PromptRefused):
+        kind = {"type": "filtered_prompt", "text": error.prompt}
+    return kind | _tag(message) | _details(error)
 
 
 def _details(error: AudioCraftError) -> Message:

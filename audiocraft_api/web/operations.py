@@ -81,6 +81,7 @@ class Dialect:
 
     error: ErrorBody
     key_header: str | None = None  # may contain the API key, too
+    key_query: str | None = None  # a query parameter that may; for WebSockets, on which pages cannot set headers
 
 
 def dialect_of(app: Flask, endpoint: str | None) -> Dialect | None:

@@ -69,10 +69,13 @@ def prepare_socket(environ: dict[str, Any], max_received_bytes: int, bytes_per_s
             environ[key] = BoundedSocket(environ[key], max_received_bytes + EXTRA_BYTES, bytes_per_second)
 
 
-def close_websocket(ws: Server, code: int) -> None:
-    """Send a close frame, give the client time to send its own, then end the connection and the receiving thread."""
+def close_websocket(ws: Server, code: int, text: str = "") -> None:
+    """Send a close frame, give the client time to send its own, then end the connection and the receiving thread.
+
+    wsproto cuts off `text` after 123 bytes, the most that a close frame can have.
+    """
     with suppress(ConnectionClosed, OSError):
-        ws.close(code)
+        ws.close(code, text or None)
     ws.thread.join(CLOSE_TIMEOUT_SECONDS)
     with suppress(OSError):
         ws.sock.shutdown(socket.SHUT_RDWR)

@@ -18,10 +18,11 @@ from support.fakes import FRAME_RATE, SAMPLE_RATE, FakeEngine, Gate, block
 from support.http import fake_app
 
 TIMEOUT_SECONDS = 60.0
+MOST_FRAMES = 5  # of a block
 
 
 class LiveEngine(FakeEngine):
-    """Generates a stereo tone frame by frame, in one thread for each request."""
+    """Generates a stereo tone in short blocks, in one thread for each request."""
 
     def __init__(self, gate: Gate | None = None) -> None:
         super().__init__(gate)
@@ -46,8 +47,8 @@ class LiveEngine(FakeEngine):
             if frame >= request.num_frames_allowed:
                 pause.wait(0.002)
                 continue
-            request.push(block(frame, frame + 1))
-            frame += 1
+            start, frame = frame, min(frame + MOST_FRAMES, limit, request.num_frames_allowed)
+            request.push(block(start, frame))
             request.advance(frame)
         try:
             request.raise_if_stopped()

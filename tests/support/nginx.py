@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+import trustme
+
 from support.served import ROOT, free_port, wait_until
 
 SHIPPED = ROOT / "deploy" / "nginx" / "nginx.conf"
@@ -90,6 +92,43 @@ def reusing_proxy(directory: Path, server_port: int, idle_seconds: int) -> Itera
     """)
     with _run(directory, configuration, port):
         yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def tls_proxy(directory: Path, server_port: int) -> Iterator[tuple[str, Path]]:
+    """Run an nginx that speaks TLS in front of a server. Yield its URL and the certificate of its own authority."""
+    port, authority = free_port(), trustme.CA()
+    certificate, trusted = directory / "server.pem", directory / "authority.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
+    authority.cert_pem.write_to_path(trusted)
+    configuration = directory / "tls.conf"
+    configuration.write_text(f"""
+        worker_processes 1;
+        pid {directory}/tls.pid;
+        events {{}}
+        http {{
+            access_log off;
+            client_body_temp_path {directory}/client_body;
+            proxy_temp_path {directory}/proxy;
+            fastcgi_temp_path {directory}/fastcgi;
+            uwsgi_temp_path {directory}/uwsgi;
+            scgi_temp_path {directory}/scgi;
+            server {{
+                listen 127.0.0.1:{port} ssl;
+                ssl_certificate {certificate};
+                ssl_certificate_key {certificate};
+                location / {{
+                    proxy_pass http://127.0.0.1:{server_port};
+                    proxy_http_version 1.1;
+                    proxy_set_header Host $http_host;
+                    proxy_set_header Connection upgrade;
+                    proxy_set_header Upgrade $http_upgrade;
+                }}
+            }}
+        }}
+    """)
+    with _run(directory, configuration, port):
+        yield f"https://localhost:{port}", trusted
 
 
 @contextmanager
