@@ -3,94 +3,23 @@
 from __future__ import annotations
 
 import io
-import json
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+import psutil
 import pytest
 import requests
 import soundfile
 from flask.testing import FlaskClient
-from simple_websocket import Client, ConnectionClosed
 
 from audiocraft_api.access.caller import Caller
-from audiocraft_api.core.errors import GenerationFailed
-from audiocraft_api.web.live_answers import ANSWERS
 from audiocraft_api.web.services import services_of
 from support.keys import create_key, with_key
 from support.live import playing
+from support.live_client import FRAME_BYTES, HOSTILE, START, TIMEOUT_SECONDS, LiveClient
 from support.served import Server, serve, wait_until
-
-TIMEOUT_SECONDS = 60.0
-FRAME_BYTES = 2 * 640  # 16-bit samples of a frame at 32 kHz
-START = {"type": "start", "model_size": "demo", "seed": 3, "prompts": [{"text": "jazz piano"}]}
-
-
-def described(text: str) -> dict[str, Any]:
-    """Return a message of the server, which must be as documented."""
-    message: dict[str, Any] = json.loads(text)
-    schemas = {get_args(schema.model_fields["type"].annotation)[0]: schema for schema in ANSWERS}
-    schemas[message["type"]].model_validate(message, strict=True)
-    return message
-
-
-class LiveClient:
-    """A client of `/ws/live` that plays by the server's clock."""
-
-    def __init__(self, port: int, *messages: Any, headers: dict[str, str] | None = None) -> None:
-        self.ws = Client.connect(f"ws://127.0.0.1:{port}/ws/live", headers=headers)
-        self.messages: list[dict[str, Any]] = []
-        self.audio = b""
-        for message in messages:
-            self.send(message)
-
-    def send(self, message: Any) -> None:
-        self.ws.send(message if isinstance(message, str | bytes) else json.dumps(message))
-
-    def receive(self) -> dict[str, Any]:
-        """Return the next message; collect the audio before it."""
-        while True:
-            message = self.ws.receive(timeout=TIMEOUT_SECONDS)
-            assert message is not None, "no message was received"
-            if isinstance(message, bytes):
-                self.audio += message
-            else:
-                self.messages.append(described(message))
-                return self.messages[-1]
-
-    def receive_until(self, kind: str) -> dict[str, Any]:
-        """Return the next message of a type."""
-        while (message := self.receive())["type"] != kind:
-            assert message["type"] not in ("error", "ended"), message
-            assert len(self.audio) < 500 * FRAME_BYTES, f"no {kind} in ten seconds of music"
-        return message
-
-    def receive_audio(self, num_frames: int) -> None:
-        """Receive until there is audio of this many frames."""
-        while len(self.audio) < num_frames * FRAME_BYTES:
-            message = self.ws.receive(timeout=TIMEOUT_SECONDS)
-            assert message is not None, "no message was received"
-            if isinstance(message, bytes):
-                self.audio += message
-            else:
-                self.messages.append(described(message))
-                assert self.messages[-1]["type"] not in ("error", "ended"), message
-
-    def receive_all(self) -> dict[str, Any]:
-        """Receive until the server closes the connection; return the last message."""
-        try:
-            while True:
-                self.receive()
-        except ConnectionClosed:
-            return self.messages[-1]
-
-    @property
-    def close_code(self) -> int:
-        return int(self.ws.close_reason)
 
 
 @pytest.fixture(scope="module")
@@ -317,27 +246,6 @@ def test_sessions_are_counted(tmp_path: Path) -> None:
         assert "audiocraft_api_live_sessions 0.0" in shown
 
 
-def test_a_draining_server_ends_sessions_with_a_message(tmp_path: Path) -> None:
-    with playing(tmp_path) as (port, _, app):
-        client = LiveClient(port, START)
-        client.receive_until("started")
-        services_of(app).draining.set()
-        ended = client.receive_all()
-        assert (ended["type"], ended["reason"], client.close_code) == ("ended", "draining", 1001)
-
-
-def test_a_failing_engine_ends_a_session_with_its_performance_and_an_error(tmp_path: Path) -> None:
-    with playing(tmp_path) as (port, engine, _):
-        client = LiveClient(port, START)
-        client.receive_audio(10)
-        engine.failure = GenerationFailed("It failed.")
-        error = client.receive_all()
-        assert (error["type"], error["error"], client.close_code) == ("error", "It failed.", 1011)
-        ended = client.messages[-2]
-        assert (ended["type"], ended["reason"]) == ("ended", "generation_failed")
-        assert ended["performance"]
-
-
 def test_the_performance_of_a_client_that_vanishes_is_kept(server: Server) -> None:
     client = LiveClient(server.port, START | {"lead": 1.0})
     performance = client.receive_until("started")["performance"]
@@ -356,26 +264,27 @@ def test_the_performance_of_a_client_that_vanishes_is_kept(server: Server) -> No
     assert samples[: len(client.audio)] == client.audio
 
 
-@pytest.mark.parametrize("way", ["vanish", "flood", "oversize"])
-def test_a_hostile_client_leaves_nothing_behind(tmp_path: Path, way: str) -> None:
-    with playing(tmp_path, live_messages_per_second=20) as (port, engine, app):
-        threads = threading.active_count()
-        client = LiveClient(port, START)
-        client.receive_until("started")
-        if way == "vanish":
-            client.ws.sock.shutdown(socket.SHUT_RDWR)
-        elif way == "flood":
-            with suppress(ConnectionClosed, OSError):
-                for number in range(5_000):
-                    client.send({"type": "prompts", "prompts": [{"text": f"prompt {number}"}]})
-            assert client.receive_all()["code"] in ("rate_limited", "invalid_request")
-        else:
-            with suppress(ConnectionClosed, OSError):
-                client.send(" " * 300_000)
-        wait_until(lambda: engine.live[0].has_ended)
-        wait_until(lambda: services_of(app).stream_slots.num_open == services_of(app).live_sessions.num_open == 0)
-        client.ws.thread.join(TIMEOUT_SECONDS)
-        wait_until(lambda: threading.active_count() < threads + 2)
+def test_hostile_clients_do_not_disturb_a_session_beside_them(server: Server) -> None:
+    steady = LiveClient(server.port, START | {"lead": 1.0})
+    steady.receive_until("started")
+    worker = psutil.Process(server.worker_pid())
+    threads, descriptors = worker.num_threads(), worker.num_fds()
+    for way in HOSTILE:
+        hostile = LiveClient(server.port, START)
+        hostile.receive_until("started")
+        way(hostile)
+        hostile.ws.thread.join(TIMEOUT_SECONDS)
+        wait_until(lambda: server.num_running() == 1, TIMEOUT_SECONDS)
+    steady.send({"type": "prompts", "prompts": [{"text": "organ"}]})
+    frame = steady.receive_until("applied")["frame"]
+    steady.receive_audio(frame + 10)
+    steady.send({"type": "stop"})
+    ended = steady.receive_all()
+    assert ended["reason"] == "stopped"
+    replayed = server.post("/generate-stream", json={"performance": ended["performance"]}).content[44:]
+    assert replayed == steady.audio
+    wait_until(lambda: server.num_running() == 0, TIMEOUT_SECONDS)
+    wait_until(lambda: worker.num_threads() <= threads and worker.num_fds() <= descriptors, TIMEOUT_SECONDS)
 
 
 def test_performances_belong_to_their_owner(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 import soundfile
 from playwright.sync_api import Browser, Locator, expect
 
+from audiocraft_api.web.services import services_of
 from support.live import playing
 from support.playground import Playground, playground
-from support.served import serve
+from support.served import serve, wait_until
 
 FRAME_SAMPLES, AHEAD_FRAMES = 640, 4
 LOADING_MILLISECONDS = 60_000  # a server imports PyTorch and loads the model first
@@ -162,6 +163,50 @@ def drag(app: Playground, handle: Locator, *, to: Locator) -> None:
     mouse.down()
     mouse.move(end["x"] + end["width"] / 2, end["y"] + end["height"] / 2, steps=4)
     mouse.up()
+
+
+def test_a_full_server_is_a_problem_that_is_shown(browser: Browser, tmp_path: Path) -> None:
+    with (
+        playing(tmp_path, live_max_sessions=1, live_max_sessions_per_key=0) as (port, _, app),
+        services_of(app).live_sessions.admit("another"),
+        playground(browser, f"http://127.0.0.1:{port}") as app_page,
+    ):
+        app_page.open("#live")
+        app_page.page.get_by_role("button", name="Play", exact=True).click()
+        expect(app_page.page.locator("#live-problem")).to_contain_text("1 live sessions are already open")
+        expect(app_page.page.get_by_role("button", name="Play", exact=True)).to_be_enabled()
+
+
+def test_a_refused_prompt_is_shown_and_the_music_plays_on(browser: Browser, tmp_path: Path) -> None:
+    with playing(tmp_path) as (port, engine, _), playground(browser, f"http://127.0.0.1:{port}") as app:
+        app.open("#live")
+        app.page.get_by_role("textbox", name="Text 1").fill("sad piano, kill yourself")
+        app.page.get_by_role("button", name="Play", exact=True).click()
+        expect(app.page.locator("#live-problem")).to_contain_text("The prompt seems to contain")
+        app.page.get_by_role("textbox", name="Text 1").fill("solo cello")
+        app.page.get_by_role("button", name="Play", exact=True).click()
+        expect(app.page.locator("#live-log li")).to_have_count(1)
+        app.page.get_by_role("textbox", name="Text 1").fill("sad piano, kill yourself")
+        app.page.keyboard.press("Enter")
+        expect(app.page.locator("#live-problem")).to_contain_text("The prompt seems to contain")
+        num_frames = engine.live[-1].num_frames_done
+        wait_until(lambda: engine.live[-1].num_frames_done > num_frames)
+        app.page.locator("#live-stop").click()
+        expect(app.clips).to_have_count(1)
+
+
+def test_what_was_played_before_the_connection_was_lost_is_kept(browser: Browser, tmp_path: Path) -> None:
+    with playing(tmp_path) as (port, _, _), playground(browser, f"http://127.0.0.1:{port}") as app:
+        sockets = []
+        app.page.route_web_socket("**/ws/live", lambda found: sockets.append((found, found.connect_to_server())))
+        app.open("#live")
+        app.page.get_by_role("button", name="Play", exact=True).click()
+        expect(app.page.locator("#live-log li")).to_have_count(1)
+        expect(app.page.get_by_label("Player")).to_contain_text("0:01")
+        for socket in sockets[0]:
+            socket.close()
+        expect(app.page.locator("#live-problem")).to_contain_text("The connection to the server was lost")
+        expect(app.clips.first).to_contain_text("live · WAV")
 
 
 def pause_and_go_on(app: Playground) -> None:
