@@ -222,14 +222,15 @@ def limits_section(quick: bool) -> dict[str, object]:
 
 
 def live_section(quick: bool) -> dict[str, object]:
-    """Measure 1, 2 and 4 live sessions of the demo model, and one of `small`'s shape, beside two requests."""
+    """Measure 1, 2 and 4 live sessions of the demo model and of `small`'s shape, beside two requests."""
     from bench import live, shapes
 
     figures: dict[str, object] = {}
-    for num_sessions in (1,) if quick else (1, 2, 4):
-        figures |= live.sessions("demo", num_sessions, 10.0 if quick else 40.0, f"live_demo_{num_sessions}")
-    small = shapes.checkpoint("small")
-    return figures | live.sessions(small, 1, 10.0 if quick else 40.0, "live_small_1")
+    models = {"demo": ("demo", 10.0 if quick else 40.0), "small": (shapes.checkpoint("small"), 10.0 if quick else 20.0)}
+    for name, (model, seconds) in models.items():
+        for num_sessions in (1,) if quick else (1, 2, 4):
+            figures |= live.sessions(model, num_sessions, seconds, f"live_{name}_{num_sessions}")
+    return figures
 
 
 SEPARATE = {"long"}  # measured only by name, because it takes ten minutes
