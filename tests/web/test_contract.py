@@ -108,6 +108,13 @@ def test_models_lists_capabilities_and_licenses(client: FlaskClient) -> None:
             "segments": {"maximum": 32, "minimum_duration": 0.1, "changes_at": "frame"},
             "n": {"minimum": 1, "maximum": 8, "maximum_total_duration": 300.0},
             "continuation": {"minimum": 0.1, "exclusive_maximum": 30.0, "melody": False},
+            "bpm": {"minimum": 40, "maximum": 240},
+            "key": {"pattern": "^[A-G](#|b)? (major|minor)$"},
+            "time_signature": {"values": ["4/4", "3/4", "6/8"]},
+            "loudness": {"minimum": -30.0, "maximum": -8.0, "maximum_true_peak": -1.0},
+            "fade_in": {"maximum": 30.0},
+            "fade_out": {"maximum": 30.0},
+            "trim_silence": {"threshold": -60.0},
             "live": {"max_prompts": 4, "max_transition": 30.0, "lead": 1.5, "max_duration": 1800.0},
         },
     }

@@ -328,7 +328,7 @@ describe("live", () => {
     const change = rest.find((one) => one.frame === frame);
     assert.deepEqual(
       [change.cfg_coef, change.prompts],
-      [2, [{text: "solo cello, 90 bpm", weight: 1}, {text: "rain", weight: -0.5}]],
+      [2, [{text: "solo cello. bpm: 90", weight: 1}, {text: "rain", weight: -0.5}]],
     );
     assert.equal(rest.at(-1).prompts[0].text, "solo cello");
     const {recipe} = await client.generateAudio(null, {performance});
