@@ -58,8 +58,9 @@ def models(client: AudioCraft, options: argparse.Namespace) -> None:
     if options.json:
         _print_json(found)
     else:
+        width = max(len(model.name) for model in found) + 2
         for model in found:
-            print(f"{model.name:<16}{'melody' if model.melody else '':<8}{model.licence:<16}{model.description}")
+            print(f"{model.name:<{width}}{'melody' if model.melody else '':<8}{model.licence:<16}{model.description}")
 
 
 def completion(_client: AudioCraft, options: argparse.Namespace) -> None:
