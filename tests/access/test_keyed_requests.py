@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -112,18 +113,22 @@ def test_ids_of_other_owners_look_like_unknown_ids_on_every_route_with_an_id(app
     performance = new_stem()
     services_of(app).performances.save(performance, {"frames": 1}, key.split("_")[1])
     assert client.get(f"/performances/{performance}", headers=alice).status_code == 200
+    form = {"content": (io.BytesIO(b"RIFF"), "a.wav")}
+    file_id = client.post("/v1/files", data=form, headers=alice).json["id"]
+    assert client.get(f"/v1/files/{file_id}", headers=alice).status_code == 200
     ids = {
         "filename": (generated["audio_url"].removeprefix("/audio/"), f"{UNKNOWN}.wav"),
         "task_id": (task_id, UNKNOWN),
         "prediction_id": (task_id, UNKNOWN),
         "performance_id": (performance, UNKNOWN),
+        "file_id": (file_id, UNKNOWN),
     }
     num_requests = 0
     for rule in app.url_map.iter_rules():
         if not rule.arguments - MODEL_NAMES or access_of(app, rule.endpoint) is Access.OPEN:
             continue
         (argument,) = rule.arguments  # a new kind of id must be added to `ids`
-        for method in (rule.methods or set()) - {"OPTIONS"}:
+        for method in (rule.methods or set()) - {"OPTIONS", "PUT"}:  # PUT creates something with an id of the caller
             responses = []
             for value in ids[argument]:
                 path = rule.rule.replace(f"<{argument}>", value)
