@@ -1,5 +1,11 @@
 // Uses the JavaScript client with strict types. Each line after `@ts-expect-error` must be refused by the compiler.
-import {AudioCraft, AudioCraftError, generateAudio, InvalidRequestError, PromptRefusedError} from "audiocraft-api-client";
+import {
+  AudioCraft,
+  AudioCraftError,
+  generateAudio,
+  InvalidRequestError,
+  PromptRefusedError,
+} from "audiocraft-api-client";
 
 const client = new AudioCraft({baseUrl: "http://localhost:5000", apiKey: "key"});
 
@@ -7,7 +13,10 @@ const result = await client.generateAudio("lo-fi beat", {modelSize: "demo", topK
 const seconds: number = result.duration;
 const address: string = client.audioUrl(result);
 
-const task = await client.generateAudioAsync("pads", {onProgress: (task) => task.state, signal: AbortSignal.timeout(1)});
+const task = await client.generateAudioAsync("pads", {
+  onProgress: (task) => task.state,
+  signal: AbortSignal.timeout(1),
+});
 const audio: Blob = await client.download(task);
 
 const stream = await client.stream(null, {segments: [{prompt: "piano", duration: 1, negativePrompt: "drums"}]});

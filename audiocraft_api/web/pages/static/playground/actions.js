@@ -8,7 +8,10 @@ import {runRequest} from "./task.js";
 
 /** What the buttons of a clip do. */
 export class ClipActions {
-  /** `page` offers: api, player, composer, history, library, announcer, keep(clip), toast(text), start(request, options). */
+  /**
+   * `page` offers: api, player, composer, history, library, announcer, keep(clip), toast(text),
+   * start(request, options).
+   */
   constructor(page) {
     this.page = page;
   }

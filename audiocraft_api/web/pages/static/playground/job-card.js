@@ -11,7 +11,10 @@ export class JobCard {
   #waveform;
   #timer = null;
 
-  /** `actions`: listen(job), retry(job, changes?), edit(job), dismiss(job), askForKey(), waitingNote(job), otherModels(job). */
+  /**
+   * `actions`: listen(job), retry(job, changes?), edit(job), dismiss(job), askForKey(), waitingNote(job),
+   * otherModels(job).
+   */
   constructor(job, player, actions) {
     this.job = job;
     this.player = player;

@@ -76,7 +76,8 @@ export class LivePrompts extends EventTarget {
 
   #append({text: value, weight: percent, place}) {
     const text = element("input", {type: "text", value, maxLength: 2000, placeholder: "Genre, instruments, mood"});
-    const weight = element("input", {type: "range", min: -FULL_WEIGHT, max: FULL_WEIGHT, step: WEIGHT_STEP, value: percent});
+    const range = {min: -FULL_WEIGHT, max: FULL_WEIGHT, step: WEIGHT_STEP, value: percent};
+    const weight = element("input", {type: "range", ...range});
     const dot = this.#pad.add(Number(weight.value), place);
     const output = element("output", {});
     const remove = button("Remove", () => this.#remove(row), {icon: "close", iconOnly: true});
