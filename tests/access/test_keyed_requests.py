@@ -20,6 +20,7 @@ from audiocraft_api.web.auth import access_of
 from audiocraft_api.web.operations import Access
 from audiocraft_api.web.services import services_of
 from support.fakes import ShortEngine
+from support.generated_requests import send_all
 from support.http import fake_app, generate
 from support.keys import create_key, with_key
 from support.served import wait_until
@@ -74,7 +75,7 @@ def send_generated(directory: Path, label: str, mode: GenerationMode, num_cases:
         elif response.status_code >= 500:
             assert (response.status_code, "retry-after" in response.headers) == (503, True), response.text
 
-    call()
+    send_all(call, statuses, num_cases)
     print(f"{label}, {mode.value}: {dict(statuses)}")
     assert set(statuses) - {401}
     return statuses.total()

@@ -142,7 +142,7 @@ def test_an_upload_is_continued(app: Playground) -> None:
     card = app.clip("string quartet")
     expect(card).to_contain_text("continues tune.wav")
     card.get_by_role("button", name="Vary").click()
-    expect(app.clips).to_have_count(5)
+    expect(app.clips).to_have_count(5, timeout=60_000)
 
 
 @pytest.mark.parametrize("source", ["upload", "drop", "microphone", "clip"])
