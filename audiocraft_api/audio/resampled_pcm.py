@@ -14,8 +14,8 @@ NUM_CHANNELS = 2
 class ResampledPcm:
     """A `StreamEncoder` for 16-bit samples, little-endian, interleaved, in stereo; mono is on both channels.
 
-    The output of a block lacks up to 20 ms, which come with the next block: the resampler looks ahead. The joined
-    output equals that of the whole waveform.
+    The resampler looks ahead, so the last 20 ms of a block are returned with the next block. The joined output equals
+    that of the whole waveform.
     """
 
     def __init__(self, num_channels: int, sample_rate: int, output_rate: int) -> None:

@@ -58,22 +58,25 @@ def proxy(directory: Path, addresses: list[str], servers_port: int) -> Iterator[
             yield f"http://127.0.0.1:{port}"
 
 
+def _process(directory: Path) -> str:
+    return f"worker_processes 1; pid {directory}/nginx.pid; events {{}}"
+
+
+def _paths(directory: Path) -> str:
+    """Return the settings that keep nginx from writing outside of `directory`."""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    return "access_log off; " + " ".join(f"{kind}_temp_path {directory}/{kind};" for kind in kinds)
+
+
 @contextmanager
 def reusing_proxy(directory: Path, server_port: int, idle_seconds: int) -> Iterator[str]:
     """Run an nginx that keeps idle connections to a server open for `idle_seconds`. Yield its URL."""
     port = free_port()
     configuration = directory / "reusing.conf"
     configuration.write_text(f"""
-        worker_processes 1;
-        pid {directory}/nginx.pid;
-        events {{}}
+        {_process(directory)}
         http {{
-            access_log off;
-            client_body_temp_path {directory}/client_body;
-            proxy_temp_path {directory}/proxy;
-            fastcgi_temp_path {directory}/fastcgi;
-            uwsgi_temp_path {directory}/uwsgi;
-            scgi_temp_path {directory}/scgi;
+            {_paths(directory)}
             upstream server {{
                 server 127.0.0.1:{server_port};
                 keepalive 8;
@@ -103,16 +106,9 @@ def tls_proxy(directory: Path, server_port: int) -> Iterator[tuple[str, Path]]:
     authority.cert_pem.write_to_path(trusted)
     configuration = directory / "tls.conf"
     configuration.write_text(f"""
-        worker_processes 1;
-        pid {directory}/tls.pid;
-        events {{}}
+        {_process(directory)}
         http {{
-            access_log off;
-            client_body_temp_path {directory}/client_body;
-            proxy_temp_path {directory}/proxy;
-            fastcgi_temp_path {directory}/fastcgi;
-            uwsgi_temp_path {directory}/uwsgi;
-            scgi_temp_path {directory}/scgi;
+            {_paths(directory)}
             server {{
                 listen 127.0.0.1:{port} ssl;
                 ssl_certificate {certificate};

@@ -49,7 +49,7 @@ def create() -> Response:
 @blueprint.put("/predictions/<prediction_id>")
 @access(Access.GENERATE, DIALECT)
 def put(prediction_id: str) -> Response:
-    """Create a prediction with an ID of the client, or return the one that it created before with the same input."""
+    """Create a prediction with an ID that the client chose. Repeating the request returns the same prediction."""
     if not PREDICTION_ID.fullmatch(prediction_id):
         raise refusal("id", "must have 1 to 200 letters, digits, dots, hyphens or underscores.")
     body = read_prediction()

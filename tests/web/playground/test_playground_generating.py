@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, FilePayload, expect
 
 from support.http import melody_file
 from support.playground import Playground, assert_is_played, playground
@@ -17,11 +17,15 @@ DROP = """
 (melody) => {
   const transfer = new DataTransfer();
   const bytes = Uint8Array.from(atob(melody), (letter) => letter.charCodeAt(0));
-  transfer.items.add(new File([bytes], "tune.wav", {type: "audio/wav"}));
+  transfer.items.add(new File([bytes], "recording.wav", {type: "audio/wav"}));
   document.body.dispatchEvent(new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: transfer}));
 }
 """
 LOADING_MILLISECONDS = 60_000  # a server imports PyTorch and loads the model for its first clip
+
+
+def recording() -> FilePayload:
+    return {"name": "recording.wav", "mimeType": "audio/wav", "buffer": melody_file().getvalue()}
 
 
 def test_what_is_heard_is_the_file(browser: Browser, demo_checkpoints: Path, tmp_path: Path) -> None:
@@ -127,20 +131,18 @@ def test_sections_follow_each_other(app: Playground, browser: Browser, server: S
     app.open()  # from the history
     card.get_by_role("button", name="Again").click()
     expect(page.get_by_role("textbox", name="Section 2", exact=True)).to_have_value("calm piano")
-    file = {"name": "tune.wav", "mimeType": "audio/wav", "buffer": melody_file().getvalue()}
-    page.locator("#melody-file").set_input_files(file)
+    page.locator("#melody-file").set_input_files(recording())
     expect(page.locator("#sections-field")).to_be_hidden()  # requests with an upload have no segments
 
 
 def test_an_upload_is_continued(app: Playground) -> None:
-    file = {"name": "tune.wav", "mimeType": "audio/wav", "buffer": melody_file().getvalue()}
-    app.page.locator("#melody-file").set_input_files(file)
+    app.page.locator("#melody-file").set_input_files(recording())
     app.page.get_by_label("What to do with the audio").select_option("Continue it")
     expect(app.page.locator("#melody")).to_contain_text("The music continues")
     app.generate_clip("string quartet")
     app.open()
     card = app.clip("string quartet")
-    expect(card).to_contain_text("continues tune.wav")
+    expect(card).to_contain_text("continues recording.wav")
     card.get_by_role("button", name="Vary").click()
     expect(app.clips).to_have_count(5, timeout=60_000)
 
@@ -154,8 +156,7 @@ def test_music_follows_a_melody(app: Playground, source: str) -> None:
     else:
         app.page.locator("#more > summary").click()
     if source == "upload":
-        file = {"name": "tune.wav", "mimeType": "audio/wav", "buffer": melody_file().getvalue()}
-        app.page.locator("#melody-file").set_input_files(file)
+        app.page.locator("#melody-file").set_input_files(recording())
     if source == "microphone":
         app.page.get_by_role("button", name="Record").click()
         stop = app.page.get_by_role("button", name="Stop recording")

@@ -32,7 +32,7 @@ export function segmentedFields(segments) {
   return {prompt: titleOfTexts(segments.map(({prompt}) => prompt)), duration, segments};
 }
 
-/** Return what is a list of segments in data from elsewhere; null if it is none. */
+/** Return the segments of a link or an imported file, without unknown fields; null if they are not valid. */
 export function segmentsOf(value) {
   if (!Array.isArray(value) || !value.length) return null;
   const isSegment = ({prompt, duration}) => typeof prompt === "string" && duration > 0 && Number.isFinite(duration);
