@@ -63,7 +63,7 @@ TARGETS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="shorter runs, without the medium model")
+    parser.add_argument("--quick", action="store_true", help="shorter runs, on the small shape only")
     parser.add_argument("--section", choices=list(SECTIONS), help="measure only this section")
     options = parser.parse_args()
     openmp.limit_spinning()
@@ -123,7 +123,7 @@ def machine() -> dict[str, object]:
 
 
 def engine_section(quick: bool) -> dict[str, object]:
-    """Compare single requests with audiocraft's own loop, on the shapes of `small` and `medium`."""
+    """Compare single requests with audiocraft's own loop, on the shapes of `small`, `medium` and AudioGen."""
     from bench import engine
 
     seconds = 3.0 if quick else 10.0
@@ -143,15 +143,16 @@ def engine_section(quick: bool) -> dict[str, object]:
         "first_audio_seconds": auto["first_audio_seconds"],
     }
     del model
-    if not quick:
-        model = engine.load("medium")
+    for scale in () if quick else ("medium", "audiogen"):
+        model = engine.load(scale)
         theirs, _codes = engine.audiocraft(model, 1.0)
         auto = engine.batching(model, "auto", 4.0)
         figures |= {
-            "medium_audiocraft_s_per_s": theirs,
-            "medium_auto_s_per_s": auto["s_per_s"],
-            "medium_auto_speedup": theirs / auto["s_per_s"],
+            f"{scale}_audiocraft_s_per_s": theirs,
+            f"{scale}_auto_s_per_s": auto["s_per_s"],
+            f"{scale}_auto_speedup": theirs / auto["s_per_s"],
         }
+        del model
     return figures
 
 

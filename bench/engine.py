@@ -64,7 +64,8 @@ def load(scale: str) -> Any:
 
 
 def params(model: Any, seconds: float) -> GenerationParams:
-    return GenerationParams(model.spec.name, DESCRIPTION, duration_seconds=seconds, seed=1)
+    stride = model.spec.extend_stride_seconds
+    return GenerationParams(model.spec.name, DESCRIPTION, seconds, seed=1, extend_stride_seconds=stride)
 
 
 def audiocraft(model: Any, seconds: float) -> tuple[float, Any]:

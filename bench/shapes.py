@@ -14,7 +14,11 @@ from typing import Any
 
 DIRECTORY = Path("build/bench")
 # name → (dim, heads, layers), as config/model/lm/model_scale/*.yaml of audiocraft
-SCALES = {"small": (1024, 16, 24), "medium": (1536, 24, 48), "large": (2048, 32, 48)}
+SCALES = {"small": (1024, 16, 24), "medium": (1536, 24, 48), "large": (2048, 32, 48), "audiogen": (1536, 24, 48)}
+T5_BASE = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
+T5_LARGE = {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16}
+# The fields of a models file that AudioGen's shape needs.
+AUDIOGEN = {"kind": "sound_effects", "sample_rate": 16_000, "window_seconds": 10, "extend_stride_seconds": 2}
 
 
 def checkpoint(scale: str) -> str:
@@ -32,35 +36,88 @@ def models_file() -> Path:
     """Write a models file that lists every scale's checkpoint."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     path = DIRECTORY / "models.json"
-    entries = {f"bench-{scale}": {"checkpoint": str((DIRECTORY / f"bench-{scale}").absolute())} for scale in SCALES}
+    entries: dict[str, dict[str, Any]] = {
+        f"bench-{scale}": {"checkpoint": str((DIRECTORY / f"bench-{scale}").absolute())} for scale in SCALES
+    }
+    entries["bench-audiogen"] |= AUDIOGEN
     path.write_text(json.dumps(entries))
     return path
 
 
 def _write(scale: str, directory: Path) -> None:
+    dim, num_heads, num_layers = SCALES[scale]
+    if scale == "audiogen":
+        write_audiogen(directory, T5_LARGE, dim=dim, num_heads=num_heads, num_layers=num_layers)
+        return
+    import torch
+
+    from audiocraft_api.model import demo, demo_parts
+
+    demo.add_repository(directory / "hub", demo_parts.CODEC_ID, _codec().save_pretrained)
+    torch.save({"pretrained": demo_parts.CODEC_ID}, directory / "compression_state_dict.bin")
+    _write_language_model(directory, T5_BASE, dim=dim, num_heads=num_heads, num_layers=num_layers)
+
+
+def write_audiogen(
+    directory: Path, text_encoder: dict[str, int], *, num_filters: int = 64, dimension: int = 128, **sizes: int
+) -> None:
+    """Write a checkpoint in AudioGen's format, whose codec is audiocraft's own.
+
+    `text_encoder` has the sizes of a T5 encoder, `sizes` the width, heads and layers of the language model.
+    """
+    from audiocraft_api.model import released_configuration
+
+    _write_language_model(directory, text_encoder, sample_rate=16_000, window_seconds=10, **sizes)
+    configuration = released_configuration.audiogen_codec_configuration(num_filters=num_filters, dimension=dimension)
+    _save_package(configuration, _codec_state(configuration), directory / "compression_state_dict.bin")
+
+
+def _write_language_model(directory: Path, text_encoder: dict[str, int], **arguments: Any) -> None:
+    """Write `state_dict.bin`, and the text encoder into the checkpoint's hub cache."""
     from audiocraft_api.model import xformers_stub
 
     xformers_stub.install()
     import torch
     from omegaconf import OmegaConf
 
-    from audiocraft_api.model import demo, demo_parts
+    from audiocraft_api.model import demo, demo_parts, released_configuration
     from audiocraft_api.model.checkpoint import build_language_model
     from audiocraft_api.model.hub import Hub
 
-    hub = directory / "hub"
-    demo.add_repository(
-        hub, demo_parts.TEXT_ENCODER_ID, demo_parts.tokenizer().save_pretrained, _text_encoder().save_pretrained
+    hub, encoder_id = directory / "hub", demo_parts.TEXT_ENCODER_ID
+    encoder = _text_encoder(text_encoder)
+    demo.add_repository(hub, encoder_id, demo_parts.tokenizer().save_pretrained, encoder.save_pretrained)
+    configuration = released_configuration.configuration(
+        text_encoder=encoder_id, melody=False, stereo=False, **arguments
     )
-    demo.add_repository(hub, demo_parts.CODEC_ID, _codec().save_pretrained)
-    configuration = demo_parts.configuration(melody=False, stereo=False)
-    dim, num_heads, num_layers = SCALES[scale]
-    configuration["transformer_lm"].update(dim=dim, num_heads=num_heads, num_layers=num_layers)
-    config = OmegaConf.create(configuration)
-    lm = build_language_model(config, Hub(hub, offline=True), torch.device("cpu"))
-    torch.save({"pretrained": demo_parts.CODEC_ID}, directory / "compression_state_dict.bin")
-    package = {"xp.cfg": OmegaConf.to_yaml(config), "best_state": _language_model_state(lm)}
-    torch.save(package, directory / "state_dict.bin")
+    lm = build_language_model(OmegaConf.create(configuration), Hub(hub, offline=True), torch.device("cpu"))
+    _save_package(configuration, _language_model_state(lm), directory / "state_dict.bin")
+
+
+def _save_package(configuration: dict[str, Any], state: dict[str, Any], path: Path) -> None:
+    """Save what audiocraft's `export_lm` and `export_encodec` save."""
+    import torch
+    from omegaconf import OmegaConf
+
+    package = {"best_state": state, "xp.cfg": OmegaConf.to_yaml(OmegaConf.create(configuration)), "exported": True}
+    torch.save(package, path)
+
+
+def _codec_state(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return random weights of audiocraft's own codec, with codebooks that are as loud as encoded sound."""
+    import torch
+    from omegaconf import OmegaConf
+
+    from audiocraft_api.model.checkpoint import build_codec
+
+    torch.manual_seed(0)
+    state: dict[str, Any] = build_codec(OmegaConf.create(configuration)).state_dict()
+    for name, value in state.items():
+        if name.endswith(("embed", "embed_avg")):
+            torch.nn.init.normal_(value)
+        elif name.endswith("inited"):
+            value.fill_(1)
+    return state
 
 
 def _language_model_state(lm: Any) -> dict[str, Any]:
@@ -83,12 +140,11 @@ def _language_model_state(lm: Any) -> dict[str, Any]:
     return state
 
 
-def _text_encoder() -> Any:
-    """Return an encoder with the shape of T5-base."""
+def _text_encoder(sizes: dict[str, int]) -> Any:
+    """Return an encoder of T5's class."""
     from transformers import T5Config, T5EncoderModel
 
-    config = T5Config(vocab_size=32_128, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
-    return T5EncoderModel(config).eval()
+    return T5EncoderModel(T5Config(**{"vocab_size": 32_128, **sizes})).eval()
 
 
 def _codec() -> Any:

@@ -20,6 +20,7 @@ xformers_stub.install()  # before the first import of audiocraft
 import torch
 from audiocraft.data.audio_utils import convert_audio
 from audiocraft.models.encodec import CompressionModel
+from audiocraft.models.genmodel import BaseGenModel
 from audiocraft.models.lm import LMModel
 from audiocraft.models.musicgen import MusicGen
 from audiocraft.modules.conditioners import ClassifierFreeGuidanceDropout, ConditioningAttributes, WavCondition
@@ -49,6 +50,14 @@ class Window:
     start: int
     num_prompt_frames: int
     num_frames: int
+
+
+class _Wrapper(MusicGen):
+    """audiocraft's wrapper of any model. `AudioGen` generates text-to-audio in the same way as `MusicGen` does."""
+
+    def __init__(self, name: str, codec: CompressionModel, lm: LMModel, max_duration: float) -> None:
+        # MusicGen's own sets a stride of 18 s, which it refuses for shorter windows.
+        BaseGenModel.__init__(self, name, codec, lm, max_duration)
 
 
 class LoadedModel:
@@ -268,7 +277,8 @@ class LoadedModel:
         return conditions_at
 
     def _wrapper(self) -> MusicGen:
-        wrapper = MusicGen(self.spec.name, self._inner_codec, self.lm)
+        window_seconds = min(self.spec.window_seconds, self.lm.cfg.dataset.segment_duration)
+        wrapper = _Wrapper(self.spec.name, self._inner_codec, self.lm, window_seconds)
         if self.device.type == "mps":
             wrapper.autocast = TorchAutocast(enabled=False)
         return wrapper

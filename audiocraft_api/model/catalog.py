@@ -9,12 +9,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from audiocraft_api.config import Config, ConfigError, variable_name
-from audiocraft_api.core.constants import MAX_LONG_DURATION_SECONDS, WINDOW_SECONDS
+from audiocraft_api.core.constants import (
+    DEFAULT_EXTEND_STRIDE_SECONDS,
+    MAX_LONG_DURATION_SECONDS,
+    MIN_EXTEND_STRIDE_SECONDS,
+    WINDOW_SECONDS,
+)
 from audiocraft_api.core.errors import InvalidRequest
 from audiocraft_api.model.demo import TRAINED
 
@@ -26,6 +31,8 @@ UNTRAINED_NOTICE = "Untrained: generates noise-like sound, so that everything ca
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHA256 = r"^[0-9a-f]{64}$"
 
+ModelKind = Literal["music", "sound_effects"]
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -36,11 +43,13 @@ class ModelSpec:
     revision: str | None = None  # of the hub; None is its main branch
     sha256: str | None = None  # of state_dict.bin
     codec_sha256: str | None = None  # of compression_state_dict.bin
+    kind: ModelKind = "music"  # what the model was trained on
     melody: bool = False
     channels: int = 1
     sample_rate: int = 32_000  # Hz
     max_duration_seconds: float = MAX_LONG_DURATION_SECONDS
     window_seconds: float = WINDOW_SECONDS  # that the model generates at once
+    extend_stride_seconds: float = DEFAULT_EXTEND_STRIDE_SECONDS  # of requests that name none
     num_codebooks: int = 4
     licence: str = RELEASED_LICENSE
     commercial_use: bool = False
@@ -50,6 +59,10 @@ class ModelSpec:
     def is_built_in(self) -> bool:
         """Whether `model.demo` makes the weights on this machine."""
         return self.checkpoint == BUILT_IN
+
+    def stride(self, wanted_seconds: float | None) -> float:
+        """Return the seconds of new audio in each window of a request that wants `wanted_seconds`, or none."""
+        return self.extend_stride_seconds if wanted_seconds is None else wanted_seconds
 
 
 BUILT_IN = "built-in"
@@ -79,6 +92,15 @@ _DEFAULT_SPECS = (
     _stereo("large", "large: text to music, 3.3 billion parameters."),
     _stereo("melody", "melody: text and a melody to music, 1.5 billion parameters.", melody=True),
     _stereo("melody-large", "melody large: text and a melody to music, 3.3 billion parameters.", melody=True),
+    ModelSpec(  # window and stride are those of audiocraft's `AudioGen`
+        "audiogen-medium",
+        "facebook/audiogen-medium",
+        kind="sound_effects",
+        sample_rate=16_000,
+        window_seconds=10.0,
+        extend_stride_seconds=2.0,
+        description="AudioGen medium: text to sound effects, 1.5 billion parameters.",
+    ),
     _demo("demo", "Text to music."),
     _demo("demo-melody", "Tiny text-and-melody-to-music model.", melody=True),
     _demo("demo-stereo", "Tiny stereo text-to-music model.", channels=2, num_codebooks=8),
@@ -97,11 +119,13 @@ class _Entry(BaseModel):
     revision: str | None = Field(None, min_length=1)
     sha256: str | None = Field(None, pattern=_SHA256)
     codec_sha256: str | None = Field(None, pattern=_SHA256)
+    kind: ModelKind | None = None
     melody: bool | None = None
     channels: int | None = Field(None, ge=1, le=2)
     sample_rate: int | None = Field(None, ge=8_000, le=192_000)
     max_duration_seconds: float | None = Field(None, gt=0, le=MAX_LONG_DURATION_SECONDS)
-    window_seconds: float | None = Field(None, gt=1, le=WINDOW_SECONDS)
+    window_seconds: float | None = Field(None, gt=MIN_EXTEND_STRIDE_SECONDS, le=WINDOW_SECONDS)
+    extend_stride_seconds: float | None = Field(None, ge=MIN_EXTEND_STRIDE_SECONDS, lt=WINDOW_SECONDS)
     num_codebooks: int | None = Field(None, ge=1, le=64)
     licence: str | None = Field(None, min_length=1)
     commercial_use: bool | None = None
@@ -188,13 +212,29 @@ def _spec(name: str, entry: _Entry, known: ModelSpec | None, where: str) -> Mode
         raise ConfigError(f"{where} has the model name {name!r}; expected lowercase letters, digits, '.', '_' and '-'")
     given = entry.model_dump(exclude_none=True)
     if known is not None and "checkpoint" not in given:
-        return replace(known, **given)
+        return _with_stride(replace(known, **given), given, where)
     if "checkpoint" not in given:
         raise ConfigError(f"{where} names no checkpoint for {name!r}; expected a hub id or a directory")
     # Other weights: the built-in model's license and description do not apply to them.
     given.setdefault("licence", "unknown")
     abilities = {} if known is None else {f.name: getattr(known, f.name) for f in fields(known) if f.name in _ABILITIES}
-    return ModelSpec(**{"name": name, **abilities, **given})
+    return _with_stride(ModelSpec(**{"name": name, **abilities, **given}), given, where)
 
 
-_ABILITIES = {"melody", "channels", "sample_rate", "max_duration_seconds", "window_seconds", "num_codebooks"}
+def _with_stride(spec: ModelSpec, given: dict[str, Any], where: str) -> ModelSpec:
+    """Return the model with a stride that is shorter than its window. Raises ConfigError if the file names another."""
+    if spec.extend_stride_seconds < spec.window_seconds:
+        return spec
+    if "extend_stride_seconds" in given:
+        raise ConfigError(
+            f"{where} is not valid at {spec.name}.extend_stride_seconds: expected less than window_seconds, "
+            f"which is {spec.window_seconds:g}"
+        )
+    share = DEFAULT_EXTEND_STRIDE_SECONDS / WINDOW_SECONDS
+    return replace(spec, extend_stride_seconds=max(MIN_EXTEND_STRIDE_SECONDS, share * spec.window_seconds))
+
+
+_ABILITIES = {
+    *("kind", "melody", "channels", "sample_rate", "max_duration_seconds", "window_seconds", "extend_stride_seconds"),
+    "num_codebooks",
+}

@@ -7,6 +7,7 @@ overwritten. audiocraft receives local directories only, never ids that it would
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,17 @@ def load_codec(package: Package, files: Hub, device: torch.device) -> Compressio
         return model.to(device).eval().requires_grad_(False)
     if not isinstance(package.get("xp.cfg"), str) or not isinstance(package.get("best_state"), dict):
         raise WrongCheckpoint("compression_state_dict.bin is not a codec exported by audiocraft")
-    config = OmegaConf.create(package["xp.cfg"])
-    config.device = "cpu"
-    model = builders.get_compression_model(config)
+    model = build_codec(OmegaConf.create(package["xp.cfg"]))
     assign(model.eval(), package["best_state"], device, "compression_state_dict.bin")
     return model
+
+
+def build_codec(config: DictConfig) -> CompressionModel:
+    """Build audiocraft's own codec of a training configuration on the CPU, with weights that it draws."""
+    config.device = "cpu"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*weight_norm. is deprecated", FutureWarning)  # audiocraft uses it
+        return builders.get_compression_model(config)
 
 
 def assign(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiocraft_api.config import Config
+from audiocraft_api.core.constants import FRAME_RATE
 from audiocraft_api.core.errors import ModelUnavailable
 from audiocraft_api.core.out_of_memory import is_out_of_memory
 from audiocraft_api.model import checkpoint_file, revisions, transformers_checkpoint
@@ -125,6 +126,15 @@ def choose_device(wanted: str) -> torch.device:
 
 def _check_abilities(model: LoadedModel) -> None:
     spec = model.spec
+    if model.frame_rate != FRAME_RATE:
+        raise WrongCheckpoint(
+            f"its codec has {model.frame_rate:g} frames per second, and this server supports only {FRAME_RATE}"
+        )
+    if model.max_window_frames < int(spec.window_seconds * FRAME_RATE):
+        raise WrongCheckpoint(
+            f"it is declared with window_seconds={spec.window_seconds:g}, but it was trained on "
+            f"{model.max_window_frames / FRAME_RATE:g} seconds: declare that in the models file"
+        )
     declared = (spec.melody, spec.channels, spec.sample_rate, spec.num_codebooks)
     found = (model.has_melody, model.channels, model.sample_rate, model.num_codebooks)
     if declared != found:

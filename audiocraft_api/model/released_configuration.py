@@ -1,6 +1,7 @@
-"""The training configuration of the released MusicGen models, as far as audiocraft's builders read it.
+"""The training configuration of the released models, as far as audiocraft's builders read it.
 
-The demo models and checkpoints of transformers have no `xp.cfg` of their own and are built with this one.
+The demo models and checkpoints of transformers have no `xp.cfg` of their own and are built with this one. Sources:
+audiocraft's `config/model` and `config/solver`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ def configuration(
     hidden_scale: int = 4,
     card: int = 2048,
     separator: str | None = None,
+    sample_rate: int = 32_000,
+    window_seconds: int = 30,
 ) -> dict[str, Any]:
-    """Return the content of `xp.cfg`. `text_encoder` and `separator` are ids of repositories.
+    """Return the content of a language model's `xp.cfg`. `text_encoder` and `separator` are ids of repositories.
 
     Without a separator, a melody model uses the released one.
     """
@@ -42,9 +45,9 @@ def configuration(
         "lm_model": "transformer_lm",
         "device": "cpu",
         "dtype": "float16",
-        "dataset": {"segment_duration": 30},
+        "dataset": {"segment_duration": window_seconds},
         "channels": 2 if stereo else 1,
-        "sample_rate": 32_000,
+        "sample_rate": sample_rate,
         "interleave_stereo_codebooks": {"use": stereo, "per_timestep": False},
         "transformer_lm": {
             "n_q": 8 if stereo else 4, "card": card, "dim": dim, "num_heads": num_heads, "num_layers": num_layers,
@@ -72,4 +75,31 @@ def configuration(
             "input_interpolate": [],
         },
         "conditioners": {"args": {"merge_text_conditions_p": 0.25, "drop_desc_p": 0.5}, **conditioners},
+    }  # fmt: skip
+
+
+def audiogen_codec_configuration(*, num_filters: int = 64, dimension: int = 128) -> dict[str, Any]:
+    """Return the content of `xp.cfg` of AudioGen's codec: mono, 16 kHz, 50 frames per second, 4 codebooks."""
+    return {
+        "compression_model": "encodec",
+        "device": "cpu",
+        "channels": 1,
+        "sample_rate": 16_000,
+        "encodec": {
+            "autoencoder": "seanet", "quantizer": "rvq", "sample_rate": "${sample_rate}", "channels": "${channels}",
+            "causal": False, "renormalize": False,
+        },
+        "seanet": {
+            "dimension": dimension, "channels": "${channels}", "causal": "${encodec.causal}", "n_filters": num_filters,
+            "n_residual_layers": 1, "ratios": [8, 5, 4, 2], "activation": "ELU", "activation_params": {"alpha": 1.0},
+            "norm": "weight_norm", "norm_params": {}, "kernel_size": 7, "residual_kernel_size": 3,
+            "last_kernel_size": 7, "dilation_base": 2, "pad_mode": "constant", "true_skip": True, "compress": 2,
+            "lstm": 2, "disable_norm_outer_blocks": 0,
+            "decoder": {"trim_right_ratio": 1.0, "final_activation": None, "final_activation_params": None},
+            "encoder": {},
+        },
+        "rvq": {
+            "n_q": 4, "q_dropout": False, "bins": 2048, "decay": 0.99, "kmeans_init": True, "kmeans_iters": 50,
+            "threshold_ema_dead_code": 2, "orthogonal_reg_weight": 0.0, "orthogonal_reg_active_codes_only": False,
+        },
     }  # fmt: skip

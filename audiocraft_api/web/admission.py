@@ -29,6 +29,8 @@ from audiocraft_api.web.lifetime import at_response_end
 from audiocraft_api.web.schemas import ContinuationFields, FileFields, GenerationFields, PerformanceFields, TextFields
 from audiocraft_api.web.services import services
 
+MUSICAL_FIELDS = ("bpm", "key", "time_signature")  # that only models of music understand
+
 logger = logging.getLogger(__name__)
 
 
@@ -149,7 +151,7 @@ def _command_of(fields: GenerationFields, spec: ModelSpec, config: Config) -> Ge
         top_k=fields.top_k,
         top_p=fields.top_p,
         cfg_coef=fields.cfg_coef,
-        extend_stride_seconds=fields.extend_stride,
+        extend_stride_seconds=spec.stride(fields.extend_stride),
         negative_prompt=None if has_segments else fields.negative_prompt,
         segments=fields.parts if has_segments else (),
         seed=fields.seed,
@@ -178,7 +180,8 @@ def _performance_command(fields: TextFields, performance: PerformanceFields) -> 
     longest = min(fields.LONGEST, spec.max_duration_seconds, config.limits.max_duration_seconds)
     if seconds > longest:
         raise _refusal("performance", f"must have at most {longest:g} seconds", "performance.frames")
-    if performance.extend_stride >= spec.window_seconds:
+    stride = spec.stride(performance.extend_stride)
+    if stride >= spec.window_seconds:
         raise _refusal("performance", f"must be less than {spec.window_seconds:g}", "performance.extend_stride")
     _check_fades(fields, seconds)
     return GenerateCommand(
@@ -187,7 +190,7 @@ def _performance_command(fields: TextFields, performance: PerformanceFields) -> 
         duration_seconds=seconds,
         output_format=fields.output_format,
         seed=performance.seed,
-        extend_stride_seconds=performance.extend_stride,
+        extend_stride_seconds=stride,
         performance=performance_of(performance.model_dump()),
         audio_owner=caller().owner if config.access.audio_requires_key else None,
         **_finishing(fields),
@@ -200,6 +203,13 @@ def require_live(spec: ModelSpec, field: str) -> None:
         catalog = services().catalog
         names = ", ".join(other.name for other in catalog if catalog.is_allowed(other) and not other.melody)
         raise _refusal(field, f"must name a model that can play live, which {spec.name} cannot: {names}")
+
+
+def require_music(spec: ModelSpec, fields: Any) -> None:
+    """Raise InvalidRequest for a control of music that a model of sound effects does not understand."""
+    for name in MUSICAL_FIELDS if spec.kind == "sound_effects" else ():
+        if getattr(fields, name, None) is not None:
+            raise _refusal(name, f"must be left out for the model {spec.name}, which generates sound effects")
 
 
 def _prompts(parts: Sequence[Segment]) -> list[str]:
@@ -233,7 +243,8 @@ def _check_size(fields: GenerationFields, spec: ModelSpec, config: Config) -> No
 
 def _check_controls(fields: GenerationFields, spec: ModelSpec) -> None:
     """Raise InvalidRequest for a control that would have no effect or that the model cannot honor."""
-    if fields.seconds > spec.window_seconds <= fields.extend_stride:
+    require_music(spec, fields)
+    if fields.seconds > spec.window_seconds <= spec.stride(fields.extend_stride):
         raise _refusal("extend_stride", f"must be less than {spec.window_seconds:g} for the model {spec.name}")
     if fields.cfg_coef == 1 and any(part.negative_description is not None for part in fields.parts):
         field = "segments" if fields.negative_prompt is None else "negative_prompt"
@@ -260,7 +271,7 @@ def check_segments_of_windows(fields: GenerationFields, spec: ModelSpec, seconds
     """
     begins = [0.0]
     first = spec.window_seconds - seconds_given
-    while (begin := first + (len(begins) - 1) * fields.extend_stride) < fields.seconds:
+    while (begin := first + (len(begins) - 1) * spec.stride(fields.extend_stride)) < fields.seconds:
         begins.append(begin)
     end = 0.0
     for index, part in enumerate(fields.parts):

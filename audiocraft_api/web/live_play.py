@@ -68,18 +68,19 @@ class LivePlay:
     def _start_of(self, message: StartMessage) -> LiveStart:
         spec, settings = services().catalog.get(message.model_size), self._config.live
         require_live(spec, "model_size")
-        if message.extend_stride >= spec.window_seconds:
+        stride = spec.stride(message.extend_stride)
+        if stride >= spec.window_seconds:
             raise _refusal("extend_stride", f"must be less than {spec.window_seconds:g} for the model {spec.name}")
         seconds = min(message.duration or settings.live_max_seconds, settings.live_max_seconds)
         lead_seconds = min(message.lead or settings.live_lead_seconds, settings.live_lead_seconds)
         return LiveStart(
             model=spec.name,
             seed=secrets.randbelow(MAX_SEED + 1) if message.seed is None else message.seed,
-            controls=self._steering.begin(message),
+            controls=self._steering.begin(message, spec),
             max_frames=round(seconds * FRAME_RATE),
             lead_frames=round(lead_seconds * FRAME_RATE),
             output_format=self._output_format,
-            extend_stride_seconds=message.extend_stride,
+            extend_stride_seconds=stride,
         )
 
     def _serve_session(self, *, is_paused: bool) -> str:

@@ -7,9 +7,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from audiocraft_api.core.constants import (
-    DEFAULT_EXTEND_STRIDE_SECONDS,
-)
 from audiocraft_api.core.performance import WeightedPrompt
 from audiocraft_api.generation.wording import worded, wording
 from audiocraft_api.tasks.view import RecipePerformanceResponse
@@ -66,7 +63,7 @@ class StartMessage(_ControlFields):
     duration: float | None = Field(None, ge=1, description="Seconds after which the session ends.")
     lead: float | None = Field(None, ge=1, le=30, description="Seconds to generate ahead of playback, at most.")
     transition: Transition = 0.0
-    extend_stride: ExtendStride = DEFAULT_EXTEND_STRIDE_SECONDS
+    extend_stride: ExtendStride | None = None
     paused: bool = Field(False, description="Whether to wait for `play` once the lead is generated.")
 
 

@@ -16,7 +16,9 @@ from audiocraft_api.core.constants import FRAME_RATE
 from audiocraft_api.core.errors import AudioCraftError, InvalidRequest, PromptRefused
 from audiocraft_api.core.performance import Controls, WeightedPrompt
 from audiocraft_api.live.session import LiveSession, Message
+from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.policy.prompt_policy import PromptPolicy
+from audiocraft_api.web.admission import require_music
 from audiocraft_api.web.errors import details_of
 from audiocraft_api.web.live_schemas import (
     MAX_ID_CHARACTERS,
@@ -68,6 +70,7 @@ class LiveSteering:
         self._policy = policy
         self._max_prompt_characters = max_prompt_characters
         self._clock = clock
+        self._spec: ModelSpec  # since `begin`
         self._checker = ThreadPoolExecutor(1, "live-prompts")
         self._checking: tuple[LiveMessage, Future[list[PromptRefused]]] | None = None
         self._prompts: tuple[WeightedPrompt, ...] = ()
@@ -84,8 +87,10 @@ class LiveSteering:
         """Whether later messages have to wait."""
         return self._checking is not None
 
-    def begin(self, message: StartMessage) -> Controls:
+    def begin(self, message: StartMessage, spec: ModelSpec) -> Controls:
         """Return the controls of the beginning. Raises InvalidRequest, PromptRefused, ModerationUnavailable."""
+        self._spec = spec
+        require_music(spec, message)
         self._require_lengths(message.prompts)
         for refusal in self._refusals(message.prompts):
             raise refusal
@@ -131,6 +136,7 @@ class LiveSteering:
                 seconds = self._transition_seconds if message.transition is None else message.transition
                 session.change(self._controls(session), seconds, _tag(message))
             case ConfigMessage():
+                require_music(self._spec, message)
                 self._set_wishes(message)
                 given = {name: value for name in SAMPLING if (value := getattr(message, name)) is not None}
                 controls = replace(self._controls(session), **given)

@@ -58,6 +58,7 @@ from audiocraft_api.core.constants import (
 from audiocraft_api.core.params import Segment
 from audiocraft_api.core.performance import MAX_LIVE_PROMPTS
 from audiocraft_api.generation.continuation import Part
+from audiocraft_api.model.catalog import ModelKind
 from audiocraft_api.net.outbound import MAX_URL_CHARACTERS
 from audiocraft_api.storage.base import LINK
 from audiocraft_api.tasks.view import (
@@ -137,8 +138,9 @@ ExtendStride = Annotated[
     Field(
         ge=MIN_EXTEND_STRIDE_SECONDS,
         lt=WINDOW_SECONDS,
-        description="Seconds of new audio in each window, for audio that is longer than the model's window "
-        "(30 seconds). Lower values keep more of the music in view and take more time.",
+        description="Seconds of new audio in each window, for audio that is longer than the model's window. Lower "
+        "values keep more of the audio in view and take more time. By default the model's (`GET /models`): "
+        f"{DEFAULT_EXTEND_STRIDE_SECONDS:g} for windows of {WINDOW_SECONDS:g} seconds.",
     ),
 ]
 OutputFormat = Annotated[str, AfterValidator(_known_format), WithJsonSchema({"type": "string", "enum": list(FORMATS)})]
@@ -236,7 +238,7 @@ class PerformanceFields(RequestSchema):
     ]
     model: str = Field(max_length=64)
     seed: Seed
-    extend_stride: ExtendStride = DEFAULT_EXTEND_STRIDE_SECONDS
+    extend_stride: ExtendStride | None = None
     revision: str | None = Field(None, max_length=256, description="Of the model. Not read.")
     precision: str | None = Field(None, max_length=16, description="Of the engine. Not read.")
     service_version: str | None = Field(None, max_length=64, description="Not read.")
@@ -324,7 +326,7 @@ class GenerationFields(RequestSchema):
     prompt: Prompt | None = Field(None, json_schema_extra=_not_null)
     model_size: str = Field("small", max_length=64, description="Name of a text-to-music model from `GET /models`.")
     duration: LongDuration = Field(5.0, description="Duration of the audio in seconds.")
-    extend_stride: ExtendStride = DEFAULT_EXTEND_STRIDE_SECONDS
+    extend_stride: ExtendStride | None = None
     negative_prompt: Prompt | None = Field(
         None, description="What the music should not sound like. Needs a `cfg_coef` other than 1."
     )
@@ -792,9 +794,9 @@ class ControlsResponse(_Response):
     segments: SegmentsControl
     n: VariationsControl
     continuation: ContinuationControl
-    bpm: BpmControl
-    key: KeyControl
-    time_signature: TimeSignatureControl
+    bpm: BpmControl | None = Field(description="Null for models of sound effects.")
+    key: KeyControl | None = Field(description="Null for models of sound effects.")
+    time_signature: TimeSignatureControl | None = Field(description="Null for models of sound effects.")
     loudness: LoudnessControl
     fade_in: FadeControl
     fade_out: FadeControl
@@ -812,7 +814,8 @@ class ModelResponse(_Response):
     loaded_revision: str | None = Field(description="Revision of the checkpoint in memory, if the model is loaded.")
     sha256: str | None = Field(description="Pinned SHA-256 of `state_dict.bin`, if any.")
     codec_sha256: str | None = Field(description="Pinned SHA-256 of `compression_state_dict.bin`, if any.")
-    text: bool = Field(description="Whether the model generates music from text alone.")
+    kind: ModelKind = Field(description="What the model generates.")
+    text: bool = Field(description="Whether the model generates audio from text alone.")
     melody: bool = Field(description="Whether the model follows a melody.")
     channels: int
     sample_rate: int = Field(description="Sample rate in Hz.")

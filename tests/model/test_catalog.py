@@ -134,3 +134,31 @@ def test_importing_the_cache_and_the_catalog_does_not_import_torch() -> None:
         "assert not {'torch', 'audiocraft', 'transformers', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_audiogen_makes_sound_effects_with_limits_of_its_own() -> None:
+    spec = catalog().get("audiogen-medium")
+    assert spec.checkpoint == "facebook/audiogen-medium"
+    assert {other.name for other in catalog() if other.kind == "sound_effects"} == {spec.name}
+    assert (spec.sample_rate, spec.window_seconds, spec.extend_stride_seconds) == (16_000, 10.0, 2.0)
+    assert (spec.stride(None), spec.stride(5.0)) == (2.0, 5.0)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(30, 18.0), (20, 18.0), (10, 6.0), (1.5, 1.0)])
+def test_the_default_stride_is_shorter_than_the_window(tmp_path: Path, window: float, stride: float) -> None:
+    path = models_file(tmp_path, {"mine": {"checkpoint": "org/mine", "window_seconds": window}})
+    assert catalog(models_file=path).get("mine").extend_stride_seconds == stride
+
+
+def test_a_stride_as_long_as_the_window_is_refused(tmp_path: Path) -> None:
+    for entry in ({"checkpoint": "org/mine", "window_seconds": 10}, {"checkpoint": "org/mine", "window_seconds": 5}):
+        path = models_file(tmp_path, {"mine": {**entry, "extend_stride_seconds": 10}})
+        with pytest.raises(ConfigError, match=r"mine\.extend_stride_seconds: expected less than window_seconds"):
+            catalog(models_file=path)
+
+
+def test_other_weights_for_audiogen_keep_its_kind_and_limits(tmp_path: Path) -> None:
+    path = models_file(tmp_path, {"audiogen-medium": {"checkpoint": "org/mine"}})
+    spec = catalog(models_file=path).get("audiogen-medium")
+    assert (spec.kind, spec.sample_rate, spec.extend_stride_seconds) == ("sound_effects", 16_000, 2.0)
+    assert spec.licence == "unknown"

@@ -234,6 +234,6 @@ def test_a_task_stores_the_part_bit_for_bit() -> None:
 def test_a_stride_must_be_shorter_than_the_window_of_the_model(tmp_path: Path) -> None:
     (tmp_path / "models.json").write_text('{"short": {"checkpoint": "org/short", "window_seconds": 10}}')
     client = fake_app(tmp_path, models_file=tmp_path / "models.json").test_client()
-    response = continue_audio(client, model_size="short", duration="9", start="1")
+    response = continue_audio(client, model_size="short", duration="9", start="1", extend_stride="18")
     assert "less than 10" in assert_error(response, 400, "invalid_request", "extend_stride")["error"]
     assert continue_audio(client, model_size="short", duration="8").status_code == 200

@@ -92,6 +92,7 @@ def test_models_lists_capabilities_and_licenses(client: FlaskClient) -> None:
         "loaded_revision": None,
         "sha256": None,
         "codec_sha256": None,
+        "kind": "music",
         "text": True,
         "melody": False,
         "channels": 1,

@@ -7,7 +7,6 @@ from typing import Any, get_args
 from flask import Blueprint
 
 from audiocraft_api.core.constants import (
-    DEFAULT_EXTEND_STRIDE_SECONDS,
     MAX_BPM,
     MAX_DURATION_SECONDS,
     MAX_FADE_SECONDS,
@@ -70,6 +69,7 @@ def _describe(spec: ModelSpec, loaded: bool) -> ModelResponse:
         loaded_revision=services().cache.revision(spec.name),
         sha256=spec.sha256,
         codec_sha256=spec.codec_sha256,
+        kind=spec.kind,
         text=True,
         melody=spec.melody,
         channels=spec.channels,
@@ -85,6 +85,7 @@ def _describe(spec: ModelSpec, loaded: bool) -> ModelResponse:
 
 def _controls(spec: ModelSpec) -> ControlsResponse:
     live = services().config.live
+    is_music = spec.kind == "music"
     longest = min(spec.max_duration_seconds, services().config.limits.max_duration_seconds)
     return ControlsResponse(
         duration=DurationControl(
@@ -95,7 +96,7 @@ def _controls(spec: ModelSpec) -> ControlsResponse:
         extend_stride=ExtendStrideControl(
             minimum=MIN_EXTEND_STRIDE_SECONDS,
             exclusive_maximum=spec.window_seconds,
-            default=DEFAULT_EXTEND_STRIDE_SECONDS,
+            default=spec.extend_stride_seconds,
         ),
         negative_prompt=NegativePromptControl(max_characters=services().config.limits.max_prompt_characters),
         segments=SegmentsControl(
@@ -107,9 +108,9 @@ def _controls(spec: ModelSpec) -> ControlsResponse:
         continuation=ContinuationControl(
             minimum=MIN_CONTINUED_SECONDS, exclusive_maximum=spec.window_seconds, melody=spec.melody
         ),
-        bpm=BpmControl(minimum=MIN_BPM, maximum=MAX_BPM),
-        key=KeyControl(pattern=KEY.pattern),
-        time_signature=TimeSignatureControl(values=list(get_args(TimeSignature))),
+        bpm=BpmControl(minimum=MIN_BPM, maximum=MAX_BPM) if is_music else None,
+        key=KeyControl(pattern=KEY.pattern) if is_music else None,
+        time_signature=TimeSignatureControl(values=list(get_args(TimeSignature))) if is_music else None,
         loudness=LoudnessControl(
             minimum=MIN_LOUDNESS_LUFS, maximum=MAX_LOUDNESS_LUFS, maximum_true_peak=MAX_TRUE_PEAK_DBTP
         ),

@@ -6,10 +6,6 @@ export interface ContinuationFields {
   modelSize?: string;
   /** Duration of the new audio in seconds. */
   duration?: number;
-  /**
-   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
-   * values keep more of the music in view and take more time.
-   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -68,10 +64,6 @@ export interface ContinuationTaskFields {
   modelSize?: string;
   /** Duration of the new audio in seconds. */
   duration?: number;
-  /**
-   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
-   * values keep more of the music in view and take more time.
-   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -181,10 +173,6 @@ export interface PerformanceFields {
   changes: Array<PerformanceChangeFields>;
   model: string;
   seed: number;
-  /**
-   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
-   * values keep more of the music in view and take more time.
-   */
   extendStride?: number;
   /** Of the model. Not read. */
   revision?: string;
@@ -202,10 +190,6 @@ export interface GenerateFields {
   modelSize?: string;
   /** Duration of the audio in seconds. */
   duration?: number;
-  /**
-   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
-   * values keep more of the music in view and take more time.
-   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -275,10 +259,6 @@ export interface LiveFields {
   lead?: number;
   /** Seconds that a change of prompts takes. */
   transition?: number;
-  /**
-   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
-   * values keep more of the music in view and take more time.
-   */
   extendStride?: number;
   /** Whether to wait for `play` once the lead is generated. */
   paused?: boolean;
@@ -304,10 +284,6 @@ export interface MelodyFields {
   modelSize?: string;
   /** Duration of the audio in seconds. */
   duration?: number;
-  /**
-   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
-   * values keep more of the music in view and take more time.
-   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -357,10 +333,6 @@ export interface MelodyTaskFields {
   modelSize?: string;
   /** Duration of the audio in seconds. */
   duration?: number;
-  /**
-   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
-   * values keep more of the music in view and take more time.
-   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -413,10 +385,6 @@ export interface StreamFields {
   modelSize?: string;
   /** Duration of the audio in seconds. */
   duration?: number;
-  /**
-   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
-   * values keep more of the music in view and take more time.
-   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -458,10 +426,6 @@ export interface TaskFields {
   modelSize?: string;
   /** Duration of the audio in seconds. */
   duration?: number;
-  /**
-   * Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). Lower
-   * values keep more of the music in view and take more time.
-   */
   extendStride?: number;
   /** What the music should not sound like. Needs a `cfg_coef` other than 1. */
   negativePrompt?: string;
@@ -780,9 +744,12 @@ export interface ControlsResponse {
   segments: SegmentsControl;
   n: VariationsControl;
   continuation: ContinuationControl;
-  bpm: BpmControl;
-  key: KeyControl;
-  time_signature: TimeSignatureControl;
+  /** Null for models of sound effects. */
+  bpm: BpmControl | null;
+  /** Null for models of sound effects. */
+  key: KeyControl | null;
+  /** Null for models of sound effects. */
+  time_signature: TimeSignatureControl | null;
   loudness: LoudnessControl;
   fade_in: FadeControl;
   fade_out: FadeControl;
@@ -972,7 +939,9 @@ export interface ModelResponse {
   sha256: string | null;
   /** Pinned SHA-256 of `compression_state_dict.bin`, if any. */
   codec_sha256: string | null;
-  /** Whether the model generates music from text alone. */
+  /** What the model generates. */
+  kind: "music" | "sound_effects";
+  /** Whether the model generates audio from text alone. */
   text: boolean;
   /** Whether the model follows a melody. */
   melody: boolean;

@@ -21,11 +21,7 @@ class ContinuationFields(TypedDict, total=False):
 
     model_size: Annotated[str, "Name of a text-to-music model from `GET /models`."]
     duration: Annotated[float, "Duration of the new audio in seconds."]
-    extend_stride: Annotated[
-        float,
-        "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
-        "Lower values keep more of the music in view and take more time.",
-    ]
+    extend_stride: Annotated[float, ""]
     negative_prompt: Annotated[str, "What the music should not sound like. Needs a `cfg_coef` other than 1."]
     temperature: Annotated[
         float, "Sampling temperature. Higher values give more varied music, lower values more predictable music."
@@ -69,11 +65,7 @@ class ContinuationTaskFields(TypedDict, total=False):
 
     model_size: Annotated[str, "Name of a text-to-music model from `GET /models`."]
     duration: Annotated[float, "Duration of the new audio in seconds."]
-    extend_stride: Annotated[
-        float,
-        "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
-        "Lower values keep more of the music in view and take more time.",
-    ]
+    extend_stride: Annotated[float, ""]
     negative_prompt: Annotated[str, "What the music should not sound like. Needs a `cfg_coef` other than 1."]
     temperature: Annotated[
         float, "Sampling temperature. Higher values give more varied music, lower values more predictable music."
@@ -168,13 +160,7 @@ class PerformanceFields(TypedDict):
     changes: Annotated[list[PerformanceChangeFields], ""]
     model: Annotated[str, ""]
     seed: Annotated[int, ""]
-    extend_stride: NotRequired[
-        Annotated[
-            float,
-            "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
-            "Lower values keep more of the music in view and take more time.",
-        ]
-    ]
+    extend_stride: NotRequired[Annotated[float, ""]]
     revision: NotRequired[Annotated[str, "Of the model. Not read."]]
     precision: NotRequired[Annotated[str, "Of the engine. Not read."]]
     service_version: NotRequired[Annotated[str, "Not read."]]
@@ -186,11 +172,7 @@ class GenerateFields(TypedDict, total=False):
 
     model_size: Annotated[str, "Name of a text-to-music model from `GET /models`."]
     duration: Annotated[float, "Duration of the audio in seconds."]
-    extend_stride: Annotated[
-        float,
-        "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
-        "Lower values keep more of the music in view and take more time.",
-    ]
+    extend_stride: Annotated[float, ""]
     negative_prompt: Annotated[str, "What the music should not sound like. Needs a `cfg_coef` other than 1."]
     temperature: Annotated[
         float, "Sampling temperature. Higher values give more varied music, lower values more predictable music."
@@ -243,11 +225,7 @@ class LiveFields(TypedDict, total=False):
     duration: Annotated[float, "Seconds after which the session ends."]
     lead: Annotated[float, "Seconds to generate ahead of playback, at most."]
     transition: Annotated[float, "Seconds that a change of prompts takes."]
-    extend_stride: Annotated[
-        float,
-        "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
-        "Lower values keep more of the music in view and take more time.",
-    ]
+    extend_stride: Annotated[float, ""]
     paused: Annotated[bool, "Whether to wait for `play` once the lead is generated."]
 
 
@@ -268,11 +246,7 @@ class MelodyFields(TypedDict, total=False):
 
     model_size: Annotated[str, "Name of a model from `GET /models` that follows a melody."]
     duration: Annotated[float, "Duration of the audio in seconds."]
-    extend_stride: Annotated[
-        float,
-        "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
-        "Lower values keep more of the music in view and take more time.",
-    ]
+    extend_stride: Annotated[float, ""]
     negative_prompt: Annotated[str, "What the music should not sound like. Needs a `cfg_coef` other than 1."]
     temperature: Annotated[
         float, "Sampling temperature. Higher values give more varied music, lower values more predictable music."
@@ -308,11 +282,7 @@ class MelodyTaskFields(TypedDict, total=False):
 
     model_size: Annotated[str, "Name of a model from `GET /models` that follows a melody."]
     duration: Annotated[float, "Duration of the audio in seconds."]
-    extend_stride: Annotated[
-        float,
-        "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
-        "Lower values keep more of the music in view and take more time.",
-    ]
+    extend_stride: Annotated[float, ""]
     negative_prompt: Annotated[str, "What the music should not sound like. Needs a `cfg_coef` other than 1."]
     temperature: Annotated[
         float, "Sampling temperature. Higher values give more varied music, lower values more predictable music."
@@ -352,11 +322,7 @@ class StreamFields(TypedDict, total=False):
 
     model_size: Annotated[str, "Name of a text-to-music model from `GET /models`."]
     duration: Annotated[float, "Duration of the audio in seconds."]
-    extend_stride: Annotated[
-        float,
-        "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
-        "Lower values keep more of the music in view and take more time.",
-    ]
+    extend_stride: Annotated[float, ""]
     negative_prompt: Annotated[str, "What the music should not sound like. Needs a `cfg_coef` other than 1."]
     temperature: Annotated[
         float, "Sampling temperature. Higher values give more varied music, lower values more predictable music."
@@ -388,11 +354,7 @@ class TaskFields(TypedDict, total=False):
 
     model_size: Annotated[str, "Name of a text-to-music model from `GET /models`."]
     duration: Annotated[float, "Duration of the audio in seconds."]
-    extend_stride: Annotated[
-        float,
-        "Seconds of new audio in each window, for audio that is longer than the model's window (30 seconds). "
-        "Lower values keep more of the music in view and take more time.",
-    ]
+    extend_stride: Annotated[float, ""]
     negative_prompt: Annotated[str, "What the music should not sound like. Needs a `cfg_coef` other than 1."]
     temperature: Annotated[
         float, "Sampling temperature. Higher values give more varied music, lower values more predictable music."
@@ -661,9 +623,9 @@ class ControlsResponse(_Response):
     segments: SegmentsControl
     n: VariationsControl
     continuation: ContinuationControl
-    bpm: BpmControl
-    key: KeyControl
-    time_signature: TimeSignatureControl
+    bpm: Optional[BpmControl]
+    key: Optional[KeyControl]
+    time_signature: Optional[TimeSignatureControl]
     loudness: LoudnessControl
     fade_in: FadeControl
     fade_out: FadeControl
@@ -808,6 +770,7 @@ class ModelResponse(_Response):
     loaded_revision: Optional[str]
     sha256: Optional[str]
     codec_sha256: Optional[str]
+    kind: Literal["music", "sound_effects"]
     text: bool
     melody: bool
     channels: int

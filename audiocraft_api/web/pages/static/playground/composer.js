@@ -140,9 +140,10 @@ export class Composer extends EventTarget {
     const models = modelsFor(this.models, this.melody.value !== null);
     const chosen = firstChoice(models, this.#wanted ?? this.model.value);
     this.model.replaceChildren(
-      ...models.map(({name, loaded}) =>
-        element("option", {value: name, textContent: loaded ? `${name} · loaded` : name}),
-      ),
+      ...models.map(({name, kind, loaded}) => {
+        const parts = [name, kind === "sound_effects" && "sound effects", loaded && "loaded"];
+        return element("option", {value: name, textContent: parts.filter(Boolean).join(" · ")});
+      }),
     );
     this.model.value = chosen ?? "";
     byId("no-melody-model").hidden = models.length > 0 || !this.models.length;

@@ -80,11 +80,16 @@ export const CONTROLS = [
     name: "extend_stride",
     label: "New seconds per window",
     type: "number",
-    initial: 18,
+    initial: null,
     hint: "Lower keeps long pieces more coherent and takes longer",
     from: ({controls: {extend_stride: stride}}, {duration}) =>
       stride &&
-      duration > stride.exclusive_maximum && {min: stride.minimum, max: stride.exclusive_maximum - 1, step: 1},
+      duration > stride.exclusive_maximum && {
+        min: stride.minimum,
+        max: stride.exclusive_maximum - 1,
+        step: 1,
+        placeholder: String(stride.default),
+      },
   },
   {
     name: "fade_in",
