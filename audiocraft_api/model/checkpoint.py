@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import T5EncoderModel
 from transformers.initialization import no_init_weights
 
-from audiocraft_api.model import hub
+from audiocraft_api.model import hub, training_checkpoint
 from audiocraft_api.model.checkpoint_file import Package
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
@@ -38,21 +38,29 @@ BUILDING = threading.RLock()
 DECODER_PARTS = ("emb", "transformer", "out_norm", "linears")
 
 
-def load_language_model(package: Package, files: Hub, device: torch.device) -> LMModel:
-    """Build the language model of `state_dict.bin` with its conditioners, as audiocraft's `load_lm_model` does.
+def load_language_model(package: Package, files: Hub, device: torch.device, name: str = "state_dict.bin") -> LMModel:
+    """Build the language model of a file called `name` with its conditioners, as audiocraft's `load_lm_model` does.
 
     On the CPU the decoder's weights keep the file's dtype, half the size of float32: model runners pack them from it.
     """
-    if not isinstance(package.get("xp.cfg"), str) or not isinstance(package.get("best_state"), dict):
-        raise WrongCheckpoint("state_dict.bin is not a language model exported by audiocraft")
-    config = OmegaConf.create(package["xp.cfg"])
+    config = _configuration(package, "language model", name)
+    training_checkpoint.require_language_model(config, name)
     if config.get("lm_model") != "transformer_lm":
-        raise WrongCheckpoint(f"state_dict.bin contains a {config.get('lm_model')!r}, not a MusicGen language model")
+        raise WrongCheckpoint(f"{name} contains a {config.get('lm_model')!r}, not a MusicGen language model")
+    if others := set(config.get("conditioners") or ()) - {"args", "description", "self_wav"}:
+        raise WrongCheckpoint(f"{name} needs {min(others)!r} beside a text and a melody, which no request has")
     model = build_language_model(config, files, device)
-    assign(
-        model, package["best_state"], device, "state_dict.bin", as_stored=DECODER_PARTS if device.type == "cpu" else ()
-    )
+    assign(model, package["best_state"], device, name, as_stored=DECODER_PARTS if device.type == "cpu" else ())
     return model
+
+
+def _configuration(package: Package, kind: str, name: str) -> DictConfig:
+    """Return the training configuration of a package with weights. Raises WrongCheckpoint."""
+    if isinstance(package.get("xp.cfg"), str) and isinstance(package.get("best_state"), dict):
+        return OmegaConf.create(package["xp.cfg"])
+    has_weights = any(isinstance(package.get(key), dict) for key in ("best_state", "model", "state_dict"))
+    reason = ": it contains weights, but no training configuration (xp.cfg)" if has_weights else ""
+    raise WrongCheckpoint(f"{name} is not a {kind} exported by audiocraft{reason}")
 
 
 def build_language_model(config: DictConfig, files: Hub, device: torch.device) -> LMModel:
@@ -137,9 +145,10 @@ def load_codec(package: Package, files: Hub, device: torch.device) -> Compressio
         directory = files.snapshot(str(package["pretrained"]), hub.CODEC)
         model: CompressionModel = HFEncodecCompressionModel(_complete(_CompleteEncodec, directory))
         return model.to(device).eval().requires_grad_(False)
-    if not isinstance(package.get("xp.cfg"), str) or not isinstance(package.get("best_state"), dict):
-        raise WrongCheckpoint("compression_state_dict.bin is not a codec exported by audiocraft")
-    model = build_codec(OmegaConf.create(package["xp.cfg"]))
+    config = _configuration(package, "codec", "compression_state_dict.bin")
+    if config.get("lm_model") is not None:
+        raise WrongCheckpoint("compression_state_dict.bin contains a language model, not a codec")
+    model = build_codec(config)
     assign(model.eval(), package["best_state"], device, "compression_state_dict.bin")
     return model
 

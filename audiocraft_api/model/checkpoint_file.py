@@ -1,4 +1,4 @@
-"""A checkpoint file in audiocraft's export format: its checksums, and reading it without running any code in it.
+"""A checkpoint file that torch saved: its checksums, and reading it without running any code in it.
 
 Importing this module does not import torch; reading a file does.
 """
@@ -8,7 +8,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
+import re
+import threading
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,9 @@ _BLOCK_BYTES = 16 * 2**20  # large, because between two blocks this thread may h
 _MAX_CACHED_FILES = 256  # files whose checksums are cached until they change
 
 _FileState = tuple[int, ...]
+
+# Global, because torch's list of accepted types is global: two reads at a time would remove each other's.
+_READING = threading.Lock()
 
 
 def fingerprint(*paths: Path) -> str:
@@ -58,22 +64,35 @@ def _checksums(path: Path, _state: _FileState) -> str:
     return "".join(f"{part.filename.partition('/')[2]} {part.file_size} {part.CRC}\n" for part in parts)
 
 
-def read(path: Path) -> Package:
+def read(path: Path, *, mapped: bool = False) -> Package:
     """Read a file whose parts match their checksums. Raises WrongCheckpoint.
 
-    The tensors are copied into memory, not mapped: overwriting a mapped file would change the weights of a running
-    model or crash the process.
+    The tensors are copied into memory unless `mapped`: overwriting a mapped file would change the weights of a running
+    model or crash the process, so the caller copies what it keeps. Beside tensors and plain values, a file may contain
+    configurations of OmegaConf, which audiocraft's trainer saves.
     """
     import torch
 
     _verify(path)
     try:
-        package = torch.load(path, map_location="cpu", mmap=False, weights_only=True)
-    except pickle.UnpicklingError:
-        raise WrongCheckpoint(f"{path.name} contains more than weights and is not loaded, for safety") from None
+        with _READING, torch.serialization.safe_globals(_configuration_types()):
+            package = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" (it contains a {found[1]})" if found else ""
+        raise WrongCheckpoint(f"{path.name} contains more than weights and is not loaded, for safety{what}") from None
     if not isinstance(package, dict):
         raise WrongCheckpoint(f"{path.name} is not a checkpoint exported by audiocraft")
     return package
+
+
+def _configuration_types() -> list[Any]:
+    """Return the types that a pickled configuration consists of. Creating one runs no code of the file."""
+    from omegaconf import DictConfig, ListConfig, nodes
+    from omegaconf.base import ContainerMetadata, Metadata
+
+    values = (nodes.AnyNode, nodes.BooleanNode, nodes.FloatNode, nodes.IntegerNode, nodes.StringNode)
+    return [DictConfig, ListConfig, ContainerMetadata, Metadata, *values, Any, defaultdict, dict, list, int]
 
 
 def _verify(path: Path) -> None:

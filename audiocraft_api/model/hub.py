@@ -21,7 +21,11 @@ _PROGRESS_SECONDS = 5.0
 
 
 class WrongCheckpoint(Exception):
-    """Files are damaged, or are not those of a MusicGen model. The message says which file and what is wrong."""
+    """Files are damaged, or are not those of a model of audiocraft's. The message says which file and what is wrong."""
+
+    def __init__(self, message: str, remedy: str = "Fetch or export it again") -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,13 @@ class Files:
 
 _TOKENIZER_EXTRAS = ("spiece.model", "tokenizer_config.json", "special_tokens_map.json")
 
-# As audiocraft exports a model, or as transformers saves one.
+# As audiocraft exports a model, as transformers saves one, or as audiocraft's trainer does.
 CHECKPOINT = Files(
-    (("state_dict.bin", "config.json"), ("compression_state_dict.bin", "*.safetensors")),
-    extra=("model.safetensors.index.json", "tokenizer.json", *_TOKENIZER_EXTRAS),
+    (
+        ("state_dict.bin", "config.json", "checkpoint.th"),
+        ("compression_state_dict.bin", "*.safetensors", "checkpoint.th"),
+    ),
+    extra=("compression_state_dict.bin", "model.safetensors.index.json", "tokenizer.json", *_TOKENIZER_EXTRAS),
 )
 CODEC = Files((("config.json",), ("model.safetensors", "pytorch_model.bin")))
 TEXT_ENCODER = Files(

@@ -18,7 +18,7 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.constants import FRAME_RATE
 from audiocraft_api.core.errors import ModelUnavailable
 from audiocraft_api.core.out_of_memory import is_out_of_memory
-from audiocraft_api.model import checkpoint_file, revisions, transformers_checkpoint
+from audiocraft_api.model import checkpoint_file, revisions, training_checkpoint, transformers_checkpoint
 from audiocraft_api.model.catalog import UNTRAINED_NOTICE, Catalog, ModelSpec
 from audiocraft_api.model.demo import TRAINED
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
@@ -70,7 +70,7 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
     except WrongCheckpoint as error:
         logger.warning("Loading %s failed: %s", spec.name, error)
         raise ModelUnavailable(
-            f"The checkpoint of {spec.name!r} cannot be used: {error}. Fetch or export it again.", _RETRY_SECONDS
+            f"The checkpoint of {spec.name!r} cannot be used: {error}. {error.remedy}.", _RETRY_SECONDS
         ) from None
     # Third-party code reads arbitrary files here and may raise anything, and each request needs a response.
     except Exception as error:
@@ -94,7 +94,7 @@ def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
     with _opened(directory) as (codec_package, lm_package, *hubs), BUILDING:
         files = Hub(*hubs, directory / "hub", offline=config.models.offline)
         codec = load_codec(codec_package, files, codec_device)
-        lm = load_language_model(lm_package, files, device)
+        lm = load_language_model(lm_package, files, device, revisions.weights_name(directory))
     model = LoadedModel(spec, revision, lm, codec)
     _check_abilities(model)
     return model
@@ -106,8 +106,16 @@ def _opened(directory: Path) -> Iterator[Sequence[Any]]:
     if transformers_checkpoint.is_in(directory):
         with transformers_checkpoint.opened(directory) as opened:
             yield opened
-    else:
-        yield [checkpoint_file.read(directory / name) for name in (revisions.CODEC, revisions.LANGUAGE_MODEL)]
+        return
+    path, codec = revisions.language_model_file(directory), directory / revisions.CODEC
+    language_model = _package(path)
+    yield _package(codec) if codec.is_file() else training_checkpoint.named_codec(language_model, path), language_model
+
+
+def _package(path: Path) -> checkpoint_file.Package:
+    """Read a file, in the form in which audiocraft exports it. A trainer's state is several times as large."""
+    is_training = path.match(training_checkpoint.PATTERN)
+    return training_checkpoint.exported(checkpoint_file.read(path, mapped=is_training), path.name)
 
 
 def choose_device(wanted: str) -> torch.device:

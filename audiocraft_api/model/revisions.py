@@ -11,11 +11,11 @@ from pathlib import Path
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import ModelUnavailable
-from audiocraft_api.model import checkpoint_file, hub, transformers_checkpoint
+from audiocraft_api.model import checkpoint_file, hub, training_checkpoint, transformers_checkpoint
 from audiocraft_api.model.catalog import Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
-LANGUAGE_MODEL, CODEC = "state_dict.bin", "compression_state_dict.bin"
+LANGUAGE_MODEL, CODEC = "state_dict.bin", training_checkpoint.CODEC
 
 
 def locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, str]:
@@ -58,10 +58,7 @@ def present(spec: ModelSpec, catalog: Catalog) -> Path | None:
 
 def check_sums(spec: ModelSpec, directory: Path) -> None:
     """Compare files of a checkpoint with the SHA-256 values that the models file pins. Raises WrongCheckpoint."""
-    names = [LANGUAGE_MODEL, CODEC]
-    if transformers_checkpoint.is_in(directory):
-        names = [transformers_checkpoint.WEIGHTS, CODEC]
-    for name, pinned in zip(names, (spec.sha256, spec.codec_sha256), strict=True):
+    for name, pinned in zip((weights_name(directory), CODEC), (spec.sha256, spec.codec_sha256), strict=True):
         if pinned is None:
             continue
         if not (directory / name).is_file():
@@ -76,7 +73,27 @@ def _fingerprint(directory: Path) -> str:
     if transformers_checkpoint.is_in(directory):
         digests = "".join(checkpoint_file.sha256(path) for path in transformers_checkpoint.files(directory))
         return hashlib.sha256(digests.encode()).hexdigest()[:40]
-    for name in (LANGUAGE_MODEL, CODEC):
-        if not (directory / name).is_file():
-            raise WrongCheckpoint(f"{directory.name} contains no {name}")
-    return checkpoint_file.fingerprint(directory / LANGUAGE_MODEL, directory / CODEC)
+    codec = directory / CODEC
+    return checkpoint_file.fingerprint(language_model_file(directory), *([codec] if codec.is_file() else []))
+
+
+def weights_name(directory: Path) -> str:
+    """Return the name of the file with the weights of the language model. Raises WrongCheckpoint."""
+    if transformers_checkpoint.is_in(directory):
+        return transformers_checkpoint.WEIGHTS
+    return language_model_file(directory).name
+
+
+def language_model_file(directory: Path) -> Path:
+    """Return the file of the language model in a directory of audiocraft's. Raises WrongCheckpoint."""
+    if (directory / LANGUAGE_MODEL).is_file():
+        return directory / LANGUAGE_MODEL
+    found = training_checkpoint.file_in(directory)
+    if found is not None:
+        return found
+    if (directory / "adapter_config.json").is_file():
+        raise WrongCheckpoint(f"{directory.name} contains a LoRA adapter only", "Merge it into its model first")
+    raise WrongCheckpoint(
+        f"{directory.name} contains no {LANGUAGE_MODEL}, which audiocraft exports, no {training_checkpoint.USUAL_NAME} "
+        f"of its trainer, and no {transformers_checkpoint.CONFIGURATION} of transformers"
+    )
