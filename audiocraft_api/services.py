@@ -28,6 +28,7 @@ from audiocraft_api.live.performances import Performances
 from audiocraft_api.live.sessions import LiveSessions
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
+from audiocraft_api.model.stem_separators import StemSeparators
 from audiocraft_api.policy.prompt_policy import PromptPolicy
 from audiocraft_api.state.create import StateDatabase, create_state
 from audiocraft_api.storage.base import AudioStore
@@ -272,7 +273,9 @@ def _build_foundation(
 
 def _build_generation(base: Foundation, engine: Engine) -> GenerationService:
     results = create_result_cache(base.state, base.store, base.cache, base.config, base.telemetry)
-    return GenerationService(engine, base.store, base.config, results, base.telemetry)
+    separators = StemSeparators(base.catalog, base.config.models)
+    base.cache.on_unload(lambda _name: separators.unload())  # memory is short, or models are idle
+    return GenerationService(engine, base.store, separators, base.config, results, base.telemetry)
 
 
 def _build_preloader(engine: Engine | None, config: Config) -> Preloader | None:

@@ -34,6 +34,17 @@ def demo_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def separator_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the source separator of demo models, for `Config.checkpoints_dir`."""
+    from audiocraft_api.model import demo, demo_separator
+    from audiocraft_api.model.stem_separators import DEMO_DIRECTORY
+
+    directory = tmp_path_factory.mktemp("separator")
+    demo.build(DEMO_DIRECTORY, directory, demo_separator.write)
+    return directory
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Rerun failed `timing` tests once; deselect `gpu` tests if there is no CUDA device."""
     for item in items:

@@ -51,3 +51,16 @@ class ModelSettings(Section):
         ge=0,
         description="Unload the least recently used models when all weights together exceed this size. 0: no limit.",
     )
+    separator: str = Field(
+        "adefossez/HTDemucs",
+        min_length=1,
+        description="Hub ID or local directory of the HTDemucs that separates audio into stems. Demo models have a "
+        "stand-in, which is built on this machine.",
+    )
+    max_separations: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Maximum number of separations into stems at the same time. Further ones wait. Each takes about "
+        "1 GB of memory.",
+    )

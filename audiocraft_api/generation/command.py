@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from audiocraft_api.audio.finishing import Finishing
@@ -60,6 +61,7 @@ class GenerateCommand:
     bpm: int | None = field(default=None, metadata=ADDED)
     key: str | None = field(default=None, metadata=ADDED)
     time_signature: str | None = field(default=None, metadata=ADDED)
+    stems: bool = field(default=False, metadata=ADDED)
 
     @property
     def finishing(self) -> Finishing:
@@ -82,14 +84,21 @@ class Progress:
     """The progress of a command, readable from other threads while it runs."""
 
     num_variations: int = 1
+    has_stems: bool = False
     requests: list[EngineRequest] = field(default_factory=list)  # that the engine has accepted; cached audio needs none
+    separated: dict[EngineRequest, float] = field(default_factory=dict)  # the part of each that is separated
 
     @property
     def frames(self) -> tuple[int, int]:
-        """Frames done and frames in total, of all variations; (0, 0) until decoding starts."""
+        """Frames done and frames in total, of all variations; (0, 0) until decoding starts.
+
+        Frames that are separated into stems count twice.
+        """
         progress = [request.progress for request in list(self.requests)]
         num_frames_each = max((total for _, total in progress), default=0)
-        return sum(done for done, _ in progress), num_frames_each * self.num_variations
+        num_separated = round(sum(self.separated.copy().values()) * num_frames_each)
+        num_times = 2 if self.has_stems else 1
+        return sum(done for done, _ in progress) + num_separated, num_frames_each * self.num_variations * num_times
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,14 @@ class FailedVariation:
 
 
 @dataclass(frozen=True)
+class StemFile:
+    """A stem in the store."""
+
+    filename: str
+    url: str
+
+
+@dataclass(frozen=True)
 class GeneratedFile:
     """Audio in the store. Of a request for several variations, this is the first that was made."""
 
@@ -108,12 +125,13 @@ class GeneratedFile:
     url: str
     recipe: Recipe
     variations: tuple[GeneratedFile | FailedVariation, ...] = ()  # all of them; empty if only one was requested
+    stems: Mapping[str, StemFile] = field(default_factory=dict)  # by name; empty unless requested
 
     @property
     def filenames(self) -> list[str]:
         """The names of all files."""
         made = [variation for variation in self.variations if isinstance(variation, GeneratedFile)]
-        return [file.filename for file in made] or [self.filename]
+        return [name for file in made or [self] for name in (file.filename, *(s.filename for s in file.stems.values()))]
 
 
 @dataclass(frozen=True)
@@ -124,3 +142,4 @@ class GeneratedBytes:
     recipe: Recipe
     codes: bytes | None = None  # to store beside the audio (`stored_codes.py`); None: they are not stored
     variations: tuple[GeneratedBytes | FailedVariation, ...] = ()  # all of them; empty if only one was requested
+    stems: Mapping[str, bytes] = field(default_factory=dict)  # encoded, by name; empty unless requested

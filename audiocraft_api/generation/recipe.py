@@ -86,13 +86,18 @@ class Recipe:
         """Return the recipe with the time from `started` (`time.monotonic()`) until now as its generation time."""
         return replace(self, generation_seconds=time.monotonic() - started)
 
-    def tags(self, *, with_prompt: bool = True) -> Tags:
-        """Return the tags of the file. They leave out the creation time, so that equal requests make equal files."""
+    def tags(self, *, with_prompt: bool = True, stem: str | None = None) -> Tags:
+        """Return the tags of the file, or of one of its stems.
+
+        They leave out the creation time, so that equal requests make equal files.
+        """
         left_out = {"created"} if with_prompt else {"created", *PROMPTS}
         details = {name: value for name, value in (self.details or {}).items() if name not in left_out}
-        comment = json.dumps({"digital_source_type": DIGITAL_SOURCE_TYPE, **details}, separators=(",", ":"))
+        part = {} if stem is None else {"stem": stem}
+        comment = json.dumps({"digital_source_type": DIGITAL_SOURCE_TYPE, **part, **details}, separators=(",", ":"))
+        title = details.get("prompt", "")
         return Tags(
-            title=details.get("prompt", ""),
+            title=title if stem is None else f"{title} ({stem})".lstrip(),
             artist=f"AudioCraft API {__version__}, {self.model}@{self.revision}",
             genre="AI-generated",
             comment=comment.replace("\x7f", "\\u007f"),  # the only control character that JSON does not escape

@@ -7,7 +7,8 @@ the encoder and the store through their interfaces; knows neither Flask nor torc
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,17 +20,18 @@ from audiocraft_api.core.constants import MAX_SEED
 from audiocraft_api.core.engine import Engine
 from audiocraft_api.core.errors import AudioCraftError, StorageUnavailable
 from audiocraft_api.core.observer import NULL_OBSERVER, Observer
-from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.params import GenerationParams, Waveform
 from audiocraft_api.core.request import GenerationResult
+from audiocraft_api.core.separation import Separation, StemSeparation
 from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation import stored_codes
 from audiocraft_api.generation.cache.result_cache import ResultCache
 from audiocraft_api.generation.command import (
-    FailedVariation,
     GenerateCommand,
     GeneratedBytes,
     GeneratedFile,
     Progress,
+    StemFile,
 )
 from audiocraft_api.generation.continuation import with_input, without_input
 from audiocraft_api.generation.streaming import AudioStream
@@ -62,12 +64,14 @@ class GenerationService:
         self,
         engine: Engine,
         store: AudioStore,
+        separation: StemSeparation,
         config: Config,
         cache: ResultCache | None = None,
         observer: Observer = NULL_OBSERVER,
     ) -> None:
         self._engine = engine
         self._store = store
+        self._separation = separation
         self._config = config
         self._cache = cache
         self._observer = observer
@@ -80,23 +84,17 @@ class GenerationService:
         Raises the errors of the engine, the encoder and the store, or as `Waiter.raise_if_stopped`.
         """
         generated = self._make(command, waiter, progress)
+        saved: list[str] = []
 
         def save(made: GeneratedBytes) -> GeneratedFile:
-            return self._save(replace(made, recipe=made.recipe.timed_since(waiter.started)), command.audio_owner)
+            made = replace(made, recipe=made.recipe.timed_since(waiter.started))
+            return self._save(made, command.audio_owner, saved)
 
-        if not generated.variations:
-            return save(generated)
-        files: list[GeneratedFile | FailedVariation] = []
-        try:
-            for variation in generated.variations:
-                files.append(save(variation) if isinstance(variation, GeneratedBytes) else variation)
-        except AudioCraftError:
-            for file in files:
-                if isinstance(file, GeneratedFile):
-                    with suppress(StorageUnavailable):  # the sweeper deletes it later
-                        self._store.delete(file.filename)
-            raise
-        return replace(first_made(files), variations=tuple(files))
+        with self._deleted_after_error(saved):
+            if not generated.variations:
+                return save(generated)
+            files = [save(made) if isinstance(made, GeneratedBytes) else made for made in generated.variations]
+            return replace(first_made(files), variations=tuple(files))
 
     def generate_bytes(self, command: GenerateCommand, waiter: Waiter) -> GeneratedBytes:
         """Generate audio and return it encoded. Raises as `generate_file`, except for errors of the store."""
@@ -115,13 +113,14 @@ class GenerationService:
         """
         command = replace(stream.submission.command, output_format=output_format)
         submission = replace(stream.submission, command=command)
-        generated = self._encode(submission, without_input(submission.request.result(), command))
-        return self._save(generated, command.audio_owner)
+        result = self._finished(command, without_input(submission.request.result(), command))
+        generated = self._encode(submission, result)
+        return self._save(generated, command.audio_owner, [])
 
     def _make(self, command: GenerateCommand, waiter: Waiter, progress: Progress | None = None) -> GeneratedBytes:
         """Find or generate the audio of a command, or of each of its variations."""
         progress = progress or Progress()
-        progress.num_variations = command.n
+        progress.num_variations, progress.has_stems = command.n, command.stems
 
         def make(single: GenerateCommand, waiter: Waiter) -> GeneratedBytes:
             generated = self._find_or_generate(single, waiter, progress)
@@ -132,11 +131,31 @@ class GenerationService:
         outcomes = make_all(commands_of(command), make, waiter)
         return replace(first_made(outcomes), variations=tuple(outcomes))
 
-    def _save(self, made: GeneratedBytes, owner: str | None) -> GeneratedFile:
+    def _save(self, made: GeneratedBytes, owner: str | None, saved: list[str]) -> GeneratedFile:
+        """Store the audio and its stems; append the name of each file to `saved`."""
+        extension = convert.ALL_FORMATS[made.recipe.format].extension
+
+        def store(audio: bytes, codes: bytes | None = None) -> str:
+            filename = self._store.save(audio, extension, owner, codes).filename
+            saved.append(filename)
+            return filename
+
         with self._observer.step("store"):
-            extension = convert.ALL_FORMATS[made.recipe.format].extension
-            stored = self._store.save(made.audio, extension, owner, made.codes)
-        return GeneratedFile(stored.filename, self._store.url_for(stored.filename), made.recipe)
+            filename = store(made.audio, made.codes)
+            stems = {name: store(audio) for name, audio in made.stems.items()}
+        stem_files = {name: StemFile(stem, self._store.url_for(stem)) for name, stem in stems.items()}
+        return GeneratedFile(filename, self._store.url_for(filename), made.recipe, stems=stem_files)
+
+    @contextmanager
+    def _deleted_after_error(self, saved: list[str]) -> Iterator[None]:
+        """Delete the files `saved` in the block if it fails, because no client learns their names."""
+        try:
+            yield
+        except AudioCraftError:
+            for filename in saved:
+                with suppress(StorageUnavailable):  # the sweeper deletes it later
+                    self._store.delete(filename)
+            raise
 
     def _find_or_generate(self, command: GenerateCommand, waiter: Waiter, progress: Progress) -> GeneratedBytes:
         if self._cache is None or (key := self._cache.key(command)) is None:
@@ -151,9 +170,13 @@ class GenerationService:
             return generated
 
     def _generate(self, command: GenerateCommand, waiter: Waiter, progress: Progress) -> GeneratedBytes:
+        if command.stems:
+            self._separation.prepare(command.model, waiter)
         submission = self._submit(command, waiter)
         progress.requests.append(submission.request)
-        return self._encode(submission, self._await_result(submission, waiter))
+        result = self._finished(command, self._await_result(submission, waiter))
+        separation = self._separated(submission, result, waiter, progress) if command.stems else None
+        return self._encode(submission, result, separation)
 
     def _submit(self, command: GenerateCommand, waiter: Waiter) -> Submission:
         """Resolve the seed and submit the command to the engine."""
@@ -187,27 +210,45 @@ class GenerationService:
             raise
         return without_input(submission.request.result(), submission.command)
 
-    def _encode(self, submission: Submission, result: GenerationResult) -> GeneratedBytes:
-        """Finish, measure and encode the waveform, with the recipe in the file's tags."""
-        timeout_seconds = self._config.audio.convert_timeout_seconds * submission.command.time_factor
-        with self._observer.step("convert"):
-            result = self._finished(submission.command, result, timeout_seconds)
-            recipe = submission.recipe(result)
-            if submission.command.analysis:
-                measured = analyze(result.waveform, result.sample_rate, timeout_seconds=timeout_seconds)
-                recipe = replace(recipe, analysis=measured.to_dict())
-            audio = convert.encode(
-                result.waveform,
-                result.sample_rate,
-                recipe.format,
-                recipe.tags(with_prompt=self._config.results.tag_prompts),
-                timeout_seconds=timeout_seconds,
-            )
-        codes = stored_codes.to_bytes(result.codes) if self._config.storage.store_codes and result.codes else None
-        return GeneratedBytes(audio, recipe, codes)
-
-    def _finished(self, command: GenerateCommand, result: GenerationResult, timeout_seconds: float) -> GenerationResult:
+    def _finished(self, command: GenerateCommand, result: GenerationResult) -> GenerationResult:
         """Return the result with the waveform of the file. Trimmed audio has no codes, which would be longer."""
+        timeout_seconds = self._convert_timeout_seconds(command)
         waveform = finished(result.waveform, result.sample_rate, command.finishing, timeout_seconds=timeout_seconds)
         has_codes = waveform.shape == result.waveform.shape
         return replace(result, waveform=waveform, codes=result.codes if has_codes else None)
+
+    def _separated(
+        self, submission: Submission, result: GenerationResult, waiter: Waiter, progress: Progress
+    ) -> Separation:
+        """Separate the finished audio into stems, which therefore add up to the file."""
+
+        def advance(part_done: float) -> None:
+            progress.separated[submission.request] = part_done
+
+        with self._observer.step("separate"):
+            return self._separation.separate(
+                result.waveform, result.sample_rate, submission.command.model, waiter, advance
+            )
+
+    def _encode(
+        self, submission: Submission, result: GenerationResult, separation: Separation | None = None
+    ) -> GeneratedBytes:
+        """Measure and encode the finished waveform and its stems, with the recipe in the files' tags."""
+        timeout_seconds = self._convert_timeout_seconds(submission.command)
+        recipe = submission.recipe(result, separation.separator if separation else None)
+
+        def encode(waveform: Waveform, stem: str | None = None) -> bytes:
+            tags = recipe.tags(with_prompt=self._config.results.tag_prompts, stem=stem)
+            return convert.encode(waveform, result.sample_rate, recipe.format, tags, timeout_seconds=timeout_seconds)
+
+        with self._observer.step("convert"):
+            if submission.command.analysis:
+                measured = analyze(result.waveform, result.sample_rate, timeout_seconds=timeout_seconds)
+                recipe = replace(recipe, analysis=measured.to_dict())
+            audio = encode(result.waveform)
+            stems = {name: encode(stem, name) for name, stem in separation.stems.items()} if separation else {}
+        codes = stored_codes.to_bytes(result.codes) if self._config.storage.store_codes and result.codes else None
+        return GeneratedBytes(audio, recipe, codes, stems=stems)
+
+    def _convert_timeout_seconds(self, command: GenerateCommand) -> float:
+        return self._config.audio.convert_timeout_seconds * command.time_factor

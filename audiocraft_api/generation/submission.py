@@ -24,8 +24,11 @@ class Submission:
     engine_kind: str  # the setting
     started: float  # `time.monotonic()`
 
-    def recipe(self, result: GenerationResult) -> Recipe:
-        """Return the recipe of the engine's result, whose waveform is that of the file."""
+    def recipe(self, result: GenerationResult, separator: str | None = None) -> Recipe:
+        """Return the recipe of the engine's result, whose waveform is that of the file.
+
+        `separator` has separated it into stems.
+        """
         output_format = self.command.output_format
         return Recipe(
             format=output_format,
@@ -42,12 +45,13 @@ class Submission:
                 output_format,
                 self.engine_kind,
                 continuation=continuation_details(self.command, result.codec),
-                added=self._added_details(),
+                added=self._added_details(separator),
             ),
         )
 
-    def _added_details(self) -> dict[str, Any]:
+    def _added_details(self, separator: str | None) -> dict[str, Any]:
         """Return what the service, rather than the engine, adds to the request and to the audio."""
         command = self.command
         wished = {"bpm": command.bpm, "key": command.key, "time_signature": command.time_signature}
-        return wording_details(wished, command.wording) | finishing_details(command.finishing)
+        stems = {} if separator is None else {"stems": True, "separator": separator}
+        return wording_details(wished, command.wording) | finishing_details(command.finishing) | stems

@@ -6,18 +6,16 @@ delays, chroma prefix) is that of the released models; only widths and depths ar
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from demucs.demucs import Demucs
-from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel, T5Config, T5EncoderModel, T5Tokenizer
 
-from audiocraft_api.model import released_configuration
+from audiocraft_api.model import demo_separator, released_configuration
 
 TEXT_ENCODER_ID = "audiocraft-api/demo-text-encoder"
 CODEC_ID = "audiocraft-api/demo-codec"
@@ -100,14 +98,7 @@ def save_separator(directory: Path) -> None:
     }  # fmt: skip
     model = Demucs(**arguments).eval()
     draw(model, 3, {})
-    metadata = {"klass": "demucs.demucs.Demucs", "args": "[]", "kwargs": json.dumps(arguments)}
-    content = save(model.state_dict(), metadata)
-    # safetensors writes the metadata in an order that differs between runs: sort it, so that the bytes are the same.
-    size = int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True).encode()
-    header += b" " * (-len(header) % 8)
-    (directory / "demo.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
-    (directory / "htdemucs.yaml").write_text("models: [demo]\n")
+    demo_separator.save_separator(directory, model, arguments)
 
 
 def configuration(

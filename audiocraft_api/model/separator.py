@@ -1,4 +1,4 @@
-"""Loads the source separator of audiocraft's chroma conditioner from local files, and makes separation repeatable.
+"""Loads the source separator of audiocraft's chroma conditioner from local files, and separates with it repeatably.
 
 The conditioner itself requests `htdemucs` from demucs, which downloads it, possibly as a pickle. This module provides
 the same demucs classes instead, with weights that `hub` finds like all others.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from demucs.hf import load_safetensors_model
 from safetensors import safe_open
 from torch import Tensor
 
+from audiocraft_api.core.params import Waveform
+from audiocraft_api.core.separation import STEMS
 from audiocraft_api.model import hub
 from audiocraft_api.model.hub import Hub
 
@@ -30,6 +32,7 @@ RELEASED_ID = "adefossez/HTDemucs"  # where demucs itself gets `htdemucs` from (
 # A weights file names the class to build; no other class is accepted.
 _CLASSES = frozenset({"demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs"})
 _MAX_SHIFT_SECONDS = 0.5  # demucs.apply.apply_model
+_OVERLAP = 0.25  # of demucs' segments
 
 
 def load(directory: Path) -> Any:
@@ -85,3 +88,42 @@ def _separate(separator: Any, mix: Tensor, device: Any) -> Tensor:
     shifted = demucs.apply.TensorChunk(padded, shift, length + max_shift - shift)
     stems: Tensor = demucs.apply.apply_model(separator, shifted, shifts=0, device=device)
     return stems[..., max_shift - shift :]
+
+
+@torch.no_grad()
+def stems_of(
+    separator: Any, device: Any, waveform: Waveform, sample_rate: int, check: Callable[[float], None]
+) -> dict[str, Waveform]:
+    """Return the stems [C, T] of a mix [C, T] by name. What the separator leaves out is added to `other`.
+
+    `check` is called before each segment of a few seconds with the part that is done; what it raises ends the
+    separation. Unlike a melody, the mix is not shifted in time.
+    """
+    num_channels, num_samples = waveform.shape
+    mix = convert_audio(torch.from_numpy(waveform)[None], sample_rate, separator.samplerate, separator.audio_channels)
+    num_segments = sum(_num_segments(model, mix.shape[-1]) for model in separator.models)
+    num_begun = 0
+
+    def at_segment(event: dict[str, Any]) -> None:
+        nonlocal num_begun
+        if event["state"] == "start":
+            check(num_begun / num_segments)
+            num_begun += 1
+
+    found = demucs.apply.apply_model(
+        separator, mix, shifts=0, overlap=_OVERLAP, device=device, callback=at_segment
+    )  # [1, S, C, T]
+    stems: dict[str, Waveform] = {}
+    for name in STEMS:
+        stem = found[:, separator.sources.index(name)]
+        stem = convert_audio(stem, separator.samplerate, sample_rate, num_channels)[0, :, :num_samples]
+        stems[name] = torch.nn.functional.pad(stem, (0, num_samples - stem.shape[-1])).cpu().numpy()
+    stems["other"] = waveform - sum(stems[name] for name in STEMS if name != "other")
+    check(1.0)
+    return stems
+
+
+def _num_segments(model: Any, num_samples: int) -> int:
+    """Return how many segments `apply_model` makes of a mix."""
+    stride = int((1 - _OVERLAP) * int(model.samplerate * model.segment))
+    return len(range(0, num_samples, stride))

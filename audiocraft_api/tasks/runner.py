@@ -173,4 +173,5 @@ def result_of(file: GeneratedFile) -> dict[str, Any]:
 def _audio_of(file: GeneratedFile | FailedVariation) -> dict[str, Any]:
     if isinstance(file, FailedVariation):
         return {"seed": file.seed, "error": file.error.message, "code": file.error.code}
-    return {"filename": file.filename, **file.recipe.to_dict()}
+    stems = {"stems": {name: stem.filename for name, stem in file.stems.items()}} if file.stems else {}
+    return {"filename": file.filename, **file.recipe.to_dict(), **stems}

@@ -137,6 +137,10 @@ class RecipeResponse(BaseModel):
     fade_in: float | None = Field(None, description="Seconds; left out if there is none.", exclude_if=is_unused)
     fade_out: float | None = Field(None, description="Seconds; left out if there is none.", exclude_if=is_unused)
     trim_silence: bool | None = Field(None, description="Left out unless true.", exclude_if=is_unused)
+    stems: bool | None = Field(None, description="Left out unless true.", exclude_if=is_unused)
+    separator: str | None = Field(
+        None, description="What separated the stems, as `<repository>@<revision>`.", exclude_if=is_unused
+    )
     output_format: str
     engine: str
     precision: str
@@ -160,6 +164,17 @@ class AnalysisResponse(BaseModel):
     key_confidence: float | None = Field(description="0 to 1: how well the notes fit the key.")
 
 
+class StemsResponse(BaseModel):
+    """The stems, which add up to the audio: paths of files on this server, or with base64 the files themselves."""
+
+    model_config = ConfigDict(frozen=True)
+
+    drums: str
+    bass: str
+    other: str
+    vocals: str
+
+
 class AudioFields(BaseModel):
     """The audio of one generation and how it was made."""
 
@@ -179,6 +194,7 @@ class AudioFields(BaseModel):
     analysis: AnalysisResponse | None = Field(
         None, description="What was measured in the audio; left out unless requested.", exclude_if=is_unused
     )
+    stems: StemsResponse | None = Field(None, description="Left out unless requested.", exclude_if=is_unused)
 
 
 class FailedVariationResponse(BaseModel):
@@ -281,7 +297,7 @@ def view_task(task: Task, files: AudioStore, estimate: TaskEstimate | None = Non
     }
     if task.state == "completed" and task.result is not None and task.filename is not None:
         audio_url = files.url_for(task.filename)
-        result = task.result | {"filename": link_of(task.filename)}
+        result = _with_stems(task.result, files) | {"filename": link_of(task.filename)}
         if "variations" in result:
             result["variations"] = [_variation(part, files) for part in result["variations"]]
         return TaskCompletedResponse.model_validate(fields | {"result": result, "audio_url": audio_url})
@@ -309,7 +325,15 @@ def _variation(part: dict[str, Any], files: AudioStore) -> dict[str, Any]:
     """Return a stored variation as clients see it."""
     if "filename" not in part:
         return part
+    part = _with_stems(part, files)
     return part | {"filename": link_of(part["filename"]), "audio_url": files.url_for(part["filename"])}
+
+
+def _with_stems(part: dict[str, Any], files: AudioStore) -> dict[str, Any]:
+    """Return a part of a stored result with the links of its stems, if it has any."""
+    if "stems" not in part:
+        return part
+    return part | {"stems": {name: files.url_for(filename) for name, filename in part["stems"].items()}}
 
 
 def _timestamp(seconds: float | None) -> datetime | None:

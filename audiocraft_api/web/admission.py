@@ -168,7 +168,8 @@ def _finishing(fields: GenerationFields) -> dict[str, Any]:
     """Return the fields of a command that finish or measure its audio."""
     finishing: dict[str, Any] = {"fade_in_seconds": fields.fade_in, "fade_out_seconds": fields.fade_out}
     if isinstance(fields, FileFields):
-        finishing |= {"loudness": fields.loudness, "trim_silence": fields.trim_silence, "analysis": fields.analysis}
+        names = ("loudness", "trim_silence", "analysis", "stems")
+        finishing |= {name: getattr(fields, name) for name in names}
     return finishing
 
 

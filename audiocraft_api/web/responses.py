@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from flask import Response, jsonify, request, url_for
@@ -64,23 +64,36 @@ def _body(
 def _audio_json(made: GeneratedFile | GeneratedBytes | FailedVariation) -> _Fields:
     if isinstance(made, FailedVariation):
         return {"seed": made.seed, "error": made.error.message, "code": made.error.code}
+    stems: dict[str, str]
     if isinstance(made, GeneratedFile):
-        return {"audio_url": made.url, **made.recipe.to_dict()}
-    return {"audio": base64.b64encode(made.audio).decode(), **made.recipe.to_dict()}
+        audio, stems = {"audio_url": made.url}, {name: stem.url for name, stem in made.stems.items()}
+    else:
+        audio, stems = {"audio": _base64(made.audio)}, {name: _base64(stem) for name, stem in made.stems.items()}
+    return audio | made.recipe.to_dict() | ({"stems": stems} if stems else {})
 
 
 def _with_url(part: _Fields) -> _Fields:
     """Return a part of a stored result with the link to its file; a failed variation has none."""
     if "filename" not in part:
         return part
-    return _without_filename(part) | {"audio_url": services().store.url_for(part["filename"])}
+    return _linked(part, "audio_url", services().store.url_for)
 
 
 def _with_audio(part: _Fields) -> _Fields:
     """Return a part of a stored result with the content of its file. Raises AudioGone."""
     if "filename" not in part:
         return part
-    return _without_filename(part) | {"audio": base64.b64encode(stored_audio(part["filename"])).decode()}
+    return _linked(part, "audio", lambda filename: _base64(stored_audio(filename)))
+
+
+def _linked(part: _Fields, field: str, show: Callable[[str], str]) -> _Fields:
+    """Return a part of a stored result with what `show` returns for its filenames in their place."""
+    stems = {"stems": {name: show(filename) for name, filename in part["stems"].items()}} if "stems" in part else {}
+    return {name: value for name, value in part.items() if name != "filename"} | {field: show(part["filename"])} | stems
+
+
+def _base64(audio: bytes) -> str:
+    return base64.b64encode(audio).decode()
 
 
 def stored_audio(filename: str) -> bytes:
@@ -90,10 +103,6 @@ def stored_audio(filename: str) -> bytes:
             return file.read()
     except NotFound as error:
         raise AudioGone(AUDIO_GONE) from error
-
-
-def _without_filename(part: _Fields) -> _Fields:
-    return {name: value for name, value in part.items() if name != "filename"}
 
 
 def task_accepted_response(task: Task) -> Response:

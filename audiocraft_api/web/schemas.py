@@ -400,6 +400,7 @@ class FileFields(RequestSchema):
     analysis: bool = Field(
         False, description="Whether to measure loudness, peaks, silence, tempo and key of the audio."
     )
+    stems: bool = Field(False, description="Whether to also return drums, bass, other and vocals as further files.")
 
 
 class TextFields(GenerationFields):
@@ -776,6 +777,12 @@ class TrimSilenceControl(_Response):
     threshold: float = Field(description="Level in dBFS below which audio is silence.")
 
 
+class StemsControl(_Response):
+    """Separating the audio into stems. Streams have none."""
+
+    names: list[str]
+
+
 class LiveControl(_Response):
     """Live sessions and performances."""
 
@@ -801,6 +808,7 @@ class ControlsResponse(_Response):
     fade_in: FadeControl
     fade_out: FadeControl
     trim_silence: TrimSilenceControl
+    stems: StemsControl
     live: LiveControl | None = Field(description="Null for models that cannot play live.")
 
 

@@ -43,7 +43,7 @@ NUM_MANY_CASES = 10_000  # in total
 
 def send_generated(directory: Path, label: str, mode: GenerationMode, num_cases: int) -> int:
     """Send generated requests with a valid key, with an invalid key and without a key. Return their number."""
-    app = fake_app(directory, ShortEngine(), log_level="ERROR", max_queued_tasks=100_000)
+    app = fake_app(directory, ShortEngine(), log_level="ERROR", max_queued_tasks=100_000, offline=True)
     key, unknown_key = create_key(app), "acg_aaaaaaaa_" + "x" * 43
     found = schemathesis.openapi.from_wsgi("/openapi.json", app).find_operation_by_label(label)
     assert found is not None

@@ -53,6 +53,12 @@ def test_generate_saves_a_file_in_the_format_of_its_name(capsys: pytest.CaptureF
     assert (result["status"], result["file"], result["seed"]) == ("completed", "a.wav", 7)
 
 
+def test_generate_saves_stems_beside_the_audio(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "generate", "lo-fi beat", "-m", "demo", "-d", "1", "--stems", "-o", "beat.wav") == "beat.wav\n"
+    for name in ("drums", "bass", "other", "vocals"):
+        assert soundfile.info(f"beat.{name}.wav").frames == soundfile.info("beat.wav").frames
+
+
 def test_generate_takes_segments_in_place_of_a_prompt(capsys: pytest.CaptureFixture[str]) -> None:
     segments = ["--segment", "0.5:piano", "--segment", "1:choir: wide"]
     result = json.loads(run(capsys, "generate", *segments, "--negative-prompt", "drums", "-o", "a.wav", "--json"))

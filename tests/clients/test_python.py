@@ -39,7 +39,8 @@ def test_it_generates_downloads_and_saves(client: AudioCraft, tmp_path: Path) ->
     assert (recipe.model, recipe.top_k, recipe.seed, recipe.negative_prompt) == ("medium", 7, 3, "drums")
     client.save(result, tmp_path / "cello.ogg")
     assert soundfile.info(tmp_path / "cello.ogg").duration == pytest.approx(1)
-    assert client.download(result) == (tmp_path / "cello.ogg").read_bytes()
+    assert client.download(result) == client.download(result.audio_url) == (tmp_path / "cello.ogg").read_bytes()
+    assert client.url_of(result.audio_url) == client.url_of(result)
     assert [path.name for path in tmp_path.iterdir()] == ["cello.ogg"]
     with AudioCraft("http://example.org/music/") as behind_a_proxy:
         assert behind_a_proxy.url_of(result) == f"http://example.org/music{result.audio_url}"

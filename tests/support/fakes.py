@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -128,6 +129,9 @@ class FakeCache:
     """An empty model cache."""
 
     device = "cpu"
+
+    def on_unload(self, _listener: Callable[[str], None]) -> None:
+        """Nothing is ever unloaded."""
 
     def loaded_names(self) -> list[str]:
         return []

@@ -25,8 +25,8 @@ def get_task(client: FlaskClient, task_id: str) -> dict[str, Any]:
     return found
 
 
-def wait_for(client: FlaskClient, task_id: str, *states: str) -> dict[str, Any]:
+def wait_for(client: FlaskClient, task_id: str, *states: str, seconds: float = 10.0) -> dict[str, Any]:
     """Poll until the task is in one of `states`, by default a final one."""
     wanted = states or ("completed", "failed", "canceled")
-    wait_until(lambda: get_task(client, task_id)["state"] in wanted)
+    wait_until(lambda: get_task(client, task_id)["state"] in wanted, seconds)
     return get_task(client, task_id)

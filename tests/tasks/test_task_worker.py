@@ -36,6 +36,8 @@ from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.service import GenerationService
+from audiocraft_api.model.catalog import Catalog
+from audiocraft_api.model.stem_separators import StemSeparators
 from audiocraft_api.storage.base import StoredAudio
 from audiocraft_api.storage.local import LocalStore
 from audiocraft_api.tasks import runner as runner_module
@@ -69,7 +71,8 @@ class WorkerHarness:
         self.engine = engine
         self.files = LocalStore(self.config.storage)
         self.store = SqliteTaskStore(self.config.tasks.db, max_attempts=self.config.tasks.attempts)
-        self.generation = GenerationService(engine, self.files, self.config)
+        separators = StemSeparators(Catalog(self.config), self.config.models)
+        self.generation = GenerationService(engine, self.files, separators, self.config)
         self.tasks = TaskService(self.store, self.config.tasks, lambda _: self.worker.wake())
         self.intervals = intervals
         self.replace_worker()

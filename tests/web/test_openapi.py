@@ -140,7 +140,9 @@ def make_consistent(body: dict[str, Any]) -> None:
 def test_generated_requests_get_documented_responses_and_no_server_error(
     tmp_path: Path, label: str, mode: GenerationMode
 ) -> None:
-    schema = schemathesis.openapi.from_wsgi("/openapi.json", fake_app(tmp_path, ShortEngine(), log_level="ERROR"))
+    schema = schemathesis.openapi.from_wsgi(
+        "/openapi.json", fake_app(tmp_path, ShortEngine(), log_level="ERROR", offline=True)
+    )
     operation = schema.find_operation_by_label(label)
     assert operation is not None
     statuses: Counter[int] = Counter()
@@ -157,8 +159,11 @@ def test_generated_requests_get_documented_responses_and_no_server_error(
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
     def call(case: schemathesis.Case) -> None:
         (case.headers or {}).pop("Idempotency-Key", None)  # reusing a key with a different request is 422
-        if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
-            make_consistent(case.body)
+        if isinstance(case.body, dict):
+            if case.body.get("stems") is True:
+                case.body["stems"] = False  # there is no separator
+            if mode is GenerationMode.POSITIVE:
+                make_consistent(case.body)
         statuses[case.call_and_validate(excluded_checks=excluded).status_code] += 1
 
     send_all(call, statuses, NUM_CASES)

@@ -23,6 +23,7 @@ from audiocraft_api.core.heartbeat import Heartbeat
 from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation.cache.base import CachedResult, ResultStore
+from audiocraft_api.generation.cache.packing import PACKED_EXTENSION, packed, unpacked
 from audiocraft_api.generation.cache.result_key import result_key
 from audiocraft_api.generation.command import GenerateCommand, GeneratedBytes
 from audiocraft_api.generation.recipe import Recipe
@@ -93,9 +94,10 @@ class ResultCache:
                 return None
             try:
                 with self._files.open(cached.filename).file as file:
-                    audio = file.read()
+                    content = file.read()
                 codes = self._files.codes_of(cached.filename) if self._config.storage.store_codes else None
-                return self._hit(GeneratedBytes(audio, Recipe.from_dict(cached.recipe), codes))
+                audio, stems = unpacked(content) if cached.filename.endswith(PACKED_EXTENSION) else (content, {})
+                return self._hit(GeneratedBytes(audio, Recipe.from_dict(cached.recipe), codes, stems=stems))
             except NotFound:
                 self._store.delete(key.digest, cached.filename)
         return None
@@ -112,8 +114,9 @@ class ResultCache:
             if in_flight := self._in_flight.get(key.digest):
                 in_flight.result = result
         with suppress(StorageUnavailable):
-            extension = ALL_FORMATS[result.recipe.format].extension
-            filename = self._files.save(result.audio, extension, key.owner, result.codes).filename
+            extension = PACKED_EXTENSION if result.stems else ALL_FORMATS[result.recipe.format].extension
+            content = packed(result.audio, result.stems) if result.stems else result.audio
+            filename = self._files.save(content, extension, key.owner, result.codes).filename
             for dropped in self._store.put(key.digest, CachedResult(filename, result.recipe.to_dict())):
                 with suppress(StorageUnavailable):  # the sweeper deletes it later
                     self._files.delete(dropped)

@@ -32,6 +32,7 @@ def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
         "engine": config.engine.kind,
         "precision": config.engine.precision,
         "device": config.models.device,
+        "separator": config.models.separator,
         "tag_prompts": config.results.tag_prompts,
     }
     # JSON escapes every character, including lone surrogates, and writes floats without loss.

@@ -23,7 +23,7 @@ from audiocraft_api.core.errors import (
     error_of,
 )
 from audiocraft_api.core.waiting import Waiter
-from audiocraft_api.generation.command import FailedVariation, GenerateCommand, GeneratedBytes, GeneratedFile
+from audiocraft_api.generation.command import FailedVariation, GenerateCommand, GeneratedBytes, GeneratedFile, StemFile
 from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.generation.streaming import AudioStream
 from audiocraft_api.generation.variations import first_made
@@ -82,12 +82,18 @@ class RemoteGeneration:
 
     def _file(self, result: dict[str, Any]) -> GeneratedFile:
         filename = result["filename"]
-        return GeneratedFile(filename, self._files.url_for(filename), Recipe.from_dict(result))
+        stems = {name: StemFile(stem, self._files.url_for(stem)) for name, stem in result.get("stems", {}).items()}
+        return GeneratedFile(filename, self._files.url_for(filename), Recipe.from_dict(result), stems=stems)
 
     def _bytes(self, result: dict[str, Any]) -> GeneratedBytes:
-        """Read the file of a result and delete it. Raises AudioGone, StorageUnavailable."""
+        """Read the files of a result and delete them. Raises AudioGone, StorageUnavailable."""
+        stems = {name: self._taken(filename) for name, filename in result.get("stems", {}).items()}
+        return GeneratedBytes(self._taken(result["filename"]), Recipe.from_dict(result), stems=stems)
+
+    def _taken(self, filename: str) -> bytes:
+        """Read a file and delete it. Raises AudioGone, StorageUnavailable."""
         try:
-            with self._files.open(result["filename"]).file as file:
+            with self._files.open(filename).file as file:
                 audio = file.read()
         except NotFound as error:
             raise AudioGone(
@@ -95,8 +101,8 @@ class RemoteGeneration:
                 "the same audio store."
             ) from error
         with suppress(StorageUnavailable):  # otherwise it is deleted when its task expires
-            self._files.delete(result["filename"])
-        return GeneratedBytes(audio, Recipe.from_dict(result))
+            self._files.delete(filename)
+        return audio
 
     def _run(self, command: GenerateCommand, waiter: Waiter) -> dict[str, Any]:
         with self._counted():

@@ -167,7 +167,9 @@ class ChangeSignal:
 def audio_filenames(results: Iterable[dict[str, Any] | None]) -> list[str]:
     """Return the names of the audio files in task results."""
     parts = [part for result in results if result for part in result.get("variations") or [result]]
-    return [part["filename"] for part in parts if "filename" in part]
+    return [
+        name for part in parts if "filename" in part for name in (part["filename"], *part.get("stems", {}).values())
+    ]
 
 
 def host_of(url: str | None) -> str | None:

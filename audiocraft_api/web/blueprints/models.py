@@ -25,6 +25,7 @@ from audiocraft_api.core.constants import (
     SILENCE_DBFS,
 )
 from audiocraft_api.core.performance import MAX_LIVE_PROMPTS
+from audiocraft_api.core.separation import STEMS
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.schemas import (
@@ -42,6 +43,7 @@ from audiocraft_api.web.schemas import (
     ModelsResponse,
     NegativePromptControl,
     SegmentsControl,
+    StemsControl,
     TimeSignature,
     TimeSignatureControl,
     TrimSilenceControl,
@@ -117,6 +119,7 @@ def _controls(spec: ModelSpec) -> ControlsResponse:
         fade_in=FadeControl(maximum=MAX_FADE_SECONDS),
         fade_out=FadeControl(maximum=MAX_FADE_SECONDS),
         trim_silence=TrimSilenceControl(threshold=SILENCE_DBFS),
+        stems=StemsControl(names=list(STEMS)),
         live=None
         if spec.melody
         else LiveControl(

@@ -4,6 +4,8 @@ import {LiveSession} from "./live.js";
 import {AudioStream} from "./stream.js";
 import {Tasks} from "./tasks.js";
 
+const pathOf = (audio) => (typeof audio === "string" ? audio : audio.audio_url);
+
 /** A client of one server. */
 export class AudioCraft {
   #http;
@@ -49,14 +51,14 @@ export class AudioCraft {
     return this.#http.json("GET", `/performances/${encodeURIComponent(id)}`, {signal});
   }
 
-  /** Returns the absolute URL of the audio of a result or a task. */
-  audioUrl({audio_url: path}) {
-    return this.#http.url(path);
+  /** Returns the absolute URL of the audio of a result or a task, or of a stem, such as `result.stems.drums`. */
+  audioUrl(audio) {
+    return this.#http.url(pathOf(audio));
   }
 
-  /** Downloads the audio of a result or a task, with the key that an `<audio>` element cannot send. */
-  async download({audio_url: path}, {signal} = {}) {
-    const response = await this.#http.send("GET", path, {signal});
+  /** Downloads the audio of a result or a task, or a stem, with the key that an `<audio>` element cannot send. */
+  async download(audio, {signal} = {}) {
+    const response = await this.#http.send("GET", pathOf(audio), {signal});
     return readBody(response, () => response.blob(), signal);
   }
 

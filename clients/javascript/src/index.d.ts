@@ -134,10 +134,10 @@ export class AudioCraft {
   live(prompts: LivePrompts, options?: LiveOptions): Promise<LiveSession>;
   /** Returns what was played in a live session, for the field `performance` of a request. */
   performance(id: string, options?: CallOptions): Promise<PerformanceResponse>;
-  /** Returns the absolute URL of the audio of a result or a task. */
-  audioUrl(of: {audio_url: string}): string;
-  /** Downloads the audio of a result or a task, with the key that an `<audio>` element cannot send. */
-  download(of: {audio_url: string}, options?: CallOptions): Promise<Blob>;
+  /** Returns the absolute URL of the audio of a result or a task, or of a stem, such as `result.stems.drums`. */
+  audioUrl(of: {audio_url: string} | string): string;
+  /** Downloads the audio of a result or a task, or a stem, with the key that an `<audio>` element cannot send. */
+  download(of: {audio_url: string} | string, options?: CallOptions): Promise<Blob>;
   models(options?: CallOptions): Promise<ModelResponse[]>;
   health(options?: CallOptions): Promise<HealthResponse>;
 }

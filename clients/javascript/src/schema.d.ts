@@ -45,6 +45,8 @@ export interface ContinuationFields {
   trimSilence?: boolean;
   /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
   analysis?: boolean;
+  /** Whether to also return drums, bass, other and vocals as further files. */
+  stems?: boolean;
   /**
    * Where the part to continue starts, in seconds. By default, the part is as long as the model's window
    * permits.
@@ -103,6 +105,8 @@ export interface ContinuationTaskFields {
   trimSilence?: boolean;
   /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
   analysis?: boolean;
+  /** Whether to also return drums, bass, other and vocals as further files. */
+  stems?: boolean;
   /**
    * Where the part to continue starts, in seconds. By default, the part is as long as the model's window
    * permits.
@@ -235,6 +239,8 @@ export interface GenerateFields {
   trimSilence?: boolean;
   /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
   analysis?: boolean;
+  /** Whether to also return drums, bass, other and vocals as further files. */
+  stems?: boolean;
   /** `url` returns a link to the audio file, `base64` the file itself. */
   returnType?: "url" | "base64";
 }
@@ -323,6 +329,8 @@ export interface MelodyFields {
   trimSilence?: boolean;
   /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
   analysis?: boolean;
+  /** Whether to also return drums, bass, other and vocals as further files. */
+  stems?: boolean;
   /** `url` returns a link to the audio file, `base64` the file itself. */
   returnType?: "url" | "base64";
 }
@@ -372,6 +380,8 @@ export interface MelodyTaskFields {
   trimSilence?: boolean;
   /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
   analysis?: boolean;
+  /** Whether to also return drums, bass, other and vocals as further files. */
+  stems?: boolean;
   /**
    * HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks
    * enabled.
@@ -471,6 +481,8 @@ export interface TaskFields {
   trimSilence?: boolean;
   /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
   analysis?: boolean;
+  /** Whether to also return drums, bass, other and vocals as further files. */
+  stems?: boolean;
   /**
    * HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks
    * enabled.
@@ -605,11 +617,23 @@ export interface RecipeResponse {
   fade_out?: number;
   /** Left out unless true. */
   trim_silence?: boolean;
+  /** Left out unless true. */
+  stems?: boolean;
+  /** What separated the stems, as `<repository>@<revision>`. */
+  separator?: string;
   output_format: string;
   engine: string;
   precision: string;
   service_version: string;
   created: string;
+}
+
+/** The stems, which add up to the audio: paths of files on this server, or with base64 the files themselves. */
+export interface StemsResponse {
+  drums: string;
+  bass: string;
+  other: string;
+  vocals: string;
 }
 
 /** One of several variations, for `return_type` `base64`. */
@@ -633,6 +657,8 @@ export interface Base64Variation {
   recipe?: RecipeResponse;
   /** What was measured in the audio; left out unless requested. */
   analysis?: AnalysisResponse;
+  /** Left out unless requested. */
+  stems?: StemsResponse;
   /** The audio file in standard base64. */
   audio: string;
 }
@@ -724,6 +750,11 @@ export interface TrimSilenceControl {
   threshold: number;
 }
 
+/** Separating the audio into stems. Streams have none. */
+export interface StemsControl {
+  names: Array<string>;
+}
+
 /** Live sessions and performances. */
 export interface LiveControl {
   /** Most prompts that are blended. */
@@ -754,6 +785,7 @@ export interface ControlsResponse {
   fade_in: FadeControl;
   fade_out: FadeControl;
   trim_silence: TrimSilenceControl;
+  stems: StemsControl;
   /** Null for models that cannot play live. */
   live: LiveControl | null;
 }
@@ -848,6 +880,8 @@ export interface GenerateBase64Response {
   recipe?: RecipeResponse;
   /** What was measured in the audio; left out unless requested. */
   analysis?: AnalysisResponse;
+  /** Left out unless requested. */
+  stems?: StemsResponse;
   request_id: string;
   /** The audio file in standard base64. */
   audio: string;
@@ -876,6 +910,8 @@ export interface UrlVariation {
   recipe?: RecipeResponse;
   /** What was measured in the audio; left out unless requested. */
   analysis?: AnalysisResponse;
+  /** Left out unless requested. */
+  stems?: StemsResponse;
   /** Path of the audio file on this server. */
   audio_url: string;
 }
@@ -902,6 +938,8 @@ export interface GenerateUrlResponse {
   recipe?: RecipeResponse;
   /** What was measured in the audio; left out unless requested. */
   analysis?: AnalysisResponse;
+  /** Left out unless requested. */
+  stems?: StemsResponse;
   request_id: string;
   /** Path of the audio file on this server. */
   audio_url: string;
@@ -1076,6 +1114,8 @@ export interface TaskVariation {
   recipe?: RecipeResponse;
   /** What was measured in the audio; left out unless requested. */
   analysis?: AnalysisResponse;
+  /** Left out unless requested. */
+  stems?: StemsResponse;
   filename: string;
   /** Path of the audio file on this server. */
   audio_url: string;
@@ -1104,6 +1144,8 @@ export interface TaskResult {
   recipe?: RecipeResponse;
   /** What was measured in the audio; left out unless requested. */
   analysis?: AnalysisResponse;
+  /** Left out unless requested. */
+  stems?: StemsResponse;
   /** All variations in the order of their seeds, the first included; left out for an `n` of 1. */
   variations?: Array<TaskVariation | FailedVariationResponse>;
 }

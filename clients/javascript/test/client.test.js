@@ -34,6 +34,8 @@ describe("generateAudio", () => {
     const used = {modelSize: model, duration, format: result.format, temperature, topK, topP, cfgCoef, seed};
     assert.deepEqual(used, options);
     const audio = await client.download(result);
+    assert.equal((await client.download(result.audio_url)).size, audio.size);
+    assert.equal(client.audioUrl(result.audio_url), client.audioUrl(result));
     assert.equal(audio.type, "audio/ogg");
     assert.ok(audio.size > 1000);
     assert.equal(client.audioUrl(result), baseUrl + result.audio_url);

@@ -24,6 +24,7 @@ from audiocraft_api_client._requests import (
     Task,
     Upload,
     asleep,
+    audio_request,
     completed,
     connection_errors,
     connection_settings,
@@ -125,19 +126,19 @@ class AsyncAudioCraft:
         return PerformanceResponse.model_validate(await self._json(Request("GET", path)))
 
     async def download(self, audio: HasAudio) -> bytes:
-        """Download the audio of a result or a task."""
-        async with self._open(Request("GET", audio.audio_url)) as response:
+        """Download the audio of a result or a task, or a stem, such as `result.stems.drums`."""
+        async with self._open(audio_request(audio)) as response:
             with connection_errors(self._http.base_url):
                 return await response.aread()
 
     async def save(self, audio: HasAudio, path: Union[str, os.PathLike[str]]) -> None:
-        """Download the audio of a result or a task to a file."""
-        async with self._open(Request("GET", audio.audio_url)) as response:
+        """Download the audio of a result or a task, or a stem, to a file."""
+        async with self._open(audio_request(audio)) as response:
             await AsyncAudioStream(response).save(path)
 
     def url_of(self, audio: HasAudio) -> str:
-        """Return the absolute URL of the audio of a result or a task."""
-        return str(self._http.build_request("GET", audio.audio_url).url)
+        """Return the absolute URL of the audio of a result or a task, or of a stem."""
+        return str(self._http.build_request("GET", audio_request(audio).path).url)
 
     async def models(self) -> list[ModelResponse]:
         """List the models."""

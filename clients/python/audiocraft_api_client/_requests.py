@@ -30,7 +30,8 @@ from audiocraft_api_client.models import (
 Task = Union[TaskWorkingResponse, TaskCompletedResponse, TaskFailedResponse, TaskCanceledResponse]
 Upload = Union[str, "os.PathLike[str]", bytes, BinaryIO]
 OnProgress = Callable[[Task], None]
-HasAudio = Union[GenerateUrlResponse, TaskCompletedResponse, UrlVariation, TaskVariation]
+# A string is a path on the server, as stems have it.
+HasAudio = Union[GenerateUrlResponse, TaskCompletedResponse, UrlVariation, TaskVariation, str]
 
 TASK: TypeAdapter[Task] = TypeAdapter(Task)
 RETRIED = frozenset({429, 502, 503, 504})
@@ -100,6 +101,11 @@ def generation(
     files = {name: (name, _content(upload)) for name, upload in uploads.items()}
     path = path.replace("/generate", "/generate-with-melody" if audio is None else "/generate-continuation")
     return Request("POST", path, {"data": form, "files": files})
+
+
+def audio_request(audio: HasAudio) -> Request:
+    """Return the request for the audio of a result or a task, or of a path such as `result.stems.drums`."""
+    return Request("GET", audio if isinstance(audio, str) else audio.audio_url)
 
 
 def submission(

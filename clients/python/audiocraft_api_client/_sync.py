@@ -26,6 +26,7 @@ from audiocraft_api_client._requests import (
     Task,
     Upload,
     sleep,
+    audio_request,
     completed,
     connection_errors,
     connection_settings,
@@ -125,19 +126,19 @@ class AudioCraft:
         return PerformanceResponse.model_validate(self._json(Request("GET", path)))
 
     def download(self, audio: HasAudio) -> bytes:
-        """Download the audio of a result or a task."""
-        with self._open(Request("GET", audio.audio_url)) as response:
+        """Download the audio of a result or a task, or a stem, such as `result.stems.drums`."""
+        with self._open(audio_request(audio)) as response:
             with connection_errors(self._http.base_url):
                 return response.read()
 
     def save(self, audio: HasAudio, path: Union[str, os.PathLike[str]]) -> None:
-        """Download the audio of a result or a task to a file."""
-        with self._open(Request("GET", audio.audio_url)) as response:
+        """Download the audio of a result or a task, or a stem, to a file."""
+        with self._open(audio_request(audio)) as response:
             AudioStream(response).save(path)
 
     def url_of(self, audio: HasAudio) -> str:
-        """Return the absolute URL of the audio of a result or a task."""
-        return str(self._http.build_request("GET", audio.audio_url).url)
+        """Return the absolute URL of the audio of a result or a task, or of a stem."""
+        return str(self._http.build_request("GET", audio_request(audio).path).url)
 
     def models(self) -> list[ModelResponse]:
         """List the models."""

@@ -50,6 +50,7 @@ class ContinuationFields(TypedDict, total=False):
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
+    stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     start: Annotated[
         float,
         "Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits.",
@@ -94,6 +95,7 @@ class ContinuationTaskFields(TypedDict, total=False):
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
+    stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     start: Annotated[
         float,
         "Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits.",
@@ -208,6 +210,7 @@ class GenerateFields(TypedDict, total=False):
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
+    stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
 
 
 class LiveFields(TypedDict, total=False):
@@ -275,6 +278,7 @@ class MelodyFields(TypedDict, total=False):
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
+    stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
 
 
 class MelodyTaskFields(TypedDict, total=False):
@@ -311,6 +315,7 @@ class MelodyTaskFields(TypedDict, total=False):
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
+    stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     webhook_url: Annotated[
         str,
         "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
@@ -390,6 +395,7 @@ class TaskFields(TypedDict, total=False):
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
+    stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     webhook_url: Annotated[
         str,
         "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
@@ -497,11 +503,22 @@ class RecipeResponse(_Response):
     fade_in: Optional[float] = None
     fade_out: Optional[float] = None
     trim_silence: Optional[bool] = None
+    stems: Optional[bool] = None
+    separator: Optional[str] = None
     output_format: str
     engine: str
     precision: str
     service_version: str
     created: datetime
+
+
+class StemsResponse(_Response):
+    """The stems, which add up to the audio: paths of files on this server, or with base64 the files themselves."""
+
+    drums: str
+    bass: str
+    other: str
+    vocals: str
 
 
 class Base64Variation(_Response):
@@ -517,6 +534,7 @@ class Base64Variation(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     analysis: Optional[AnalysisResponse] = None
+    stems: Optional[StemsResponse] = None
     audio: str
 
 
@@ -605,6 +623,12 @@ class TrimSilenceControl(_Response):
     threshold: float
 
 
+class StemsControl(_Response):
+    """Separating the audio into stems. Streams have none."""
+
+    names: list[str]
+
+
 class LiveControl(_Response):
     """Live sessions and performances."""
 
@@ -630,6 +654,7 @@ class ControlsResponse(_Response):
     fade_in: FadeControl
     fade_out: FadeControl
     trim_silence: TrimSilenceControl
+    stems: StemsControl
     live: Optional[LiveControl]
 
 
@@ -709,6 +734,7 @@ class GenerateBase64Response(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     analysis: Optional[AnalysisResponse] = None
+    stems: Optional[StemsResponse] = None
     request_id: str
     audio: str
     variations: Optional[list[Union[Base64Variation, FailedVariationResponse]]] = None
@@ -727,6 +753,7 @@ class UrlVariation(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     analysis: Optional[AnalysisResponse] = None
+    stems: Optional[StemsResponse] = None
     audio_url: str
 
 
@@ -744,6 +771,7 @@ class GenerateUrlResponse(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     analysis: Optional[AnalysisResponse] = None
+    stems: Optional[StemsResponse] = None
     request_id: str
     audio_url: str
     variations: Optional[list[Union[UrlVariation, FailedVariationResponse]]] = None
@@ -880,6 +908,7 @@ class TaskVariation(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     analysis: Optional[AnalysisResponse] = None
+    stems: Optional[StemsResponse] = None
     filename: str
     audio_url: str
 
@@ -899,6 +928,7 @@ class TaskResult(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     analysis: Optional[AnalysisResponse] = None
+    stems: Optional[StemsResponse] = None
     variations: Optional[list[Union[TaskVariation, FailedVariationResponse]]] = None
 
 

@@ -25,7 +25,9 @@ from audiocraft_api.generation.cache.sqlite import SqliteResultStore
 from audiocraft_api.generation.command import GenerateCommand, GeneratedFile
 from audiocraft_api.generation.service import GenerationService
 from audiocraft_api.model import checkpoint_file
+from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.revisions import CODEC, LANGUAGE_MODEL
+from audiocraft_api.model.stem_separators import StemSeparators
 from audiocraft_api.state import schema
 from audiocraft_api.state.sqlite import SqliteFile
 from audiocraft_api.storage.local import LocalStore
@@ -245,7 +247,8 @@ class ServerProcess:
         self.files = LocalStore(config.storage)
         self.revision = revision
         cache = ResultCache(self.store, self.files, lambda _name: self.revision, config)
-        self.service = GenerationService(engine, self.files, config, cache)
+        separators = StemSeparators(Catalog(config), config.models)
+        self.service = GenerationService(engine, self.files, separators, config, cache)
 
     def generate(
         self,

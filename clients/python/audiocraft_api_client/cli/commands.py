@@ -127,9 +127,16 @@ def _write(client: AudioCraft, task: TaskCompletedResponse, options: argparse.Na
         sys.stdout.buffer.write(client.download(task))
     else:
         client.save(task, output)
+        _save_stems(client, task, Path(output))
         _print_task(task, options, file=output)
     if options.play:
         play(client.download(task))
+
+
+def _save_stems(client: AudioCraft, task: TaskCompletedResponse, output: Path) -> None:
+    """Save the stems of a task, if it has any, beside its audio: `clip.drums.wav` beside `clip.wav`."""
+    for name, path in task.result.stems.model_dump().items() if task.result.stems else ():
+        client.save(path, output.with_suffix(f".{name}{output.suffix}"))
 
 
 def _print_task(task: Task, options: argparse.Namespace, file: Optional[str] = None) -> None:
