@@ -211,6 +211,7 @@ class TestStoredKeys:
         with pytest.raises(Exception, match=SENTENCE):
             authenticator.caller_of(key)
 
+    @pytest.mark.timing
     def test_the_first_key_and_a_revocation_take_effect_in_a_running_service_within_a_second(
         self, tmp_path: Path
     ) -> None:

@@ -121,7 +121,7 @@ def test_lines_change_the_music_and_the_file_has_all_of_it(environ: dict[str, st
         send(running, "pause", "play", "bpm=", "reset")
         messages = messages_until(running, "reset_context")
         frames = max(message["frame"] for message in messages if message.get("type") == "applied")
-        wait_until(lambda: has_written((frames + 2) * SECOND_BYTES // 50), 30)
+        wait_until(lambda: has_written((frames + 2) * SECOND_BYTES // 50))
         send(running, "stop")
         messages += messages_until(running, "ended")
         result = result_of(running)
@@ -147,7 +147,7 @@ def test_lines_change_the_music_and_the_file_has_all_of_it(environ: dict[str, st
 
 def test_going_back_takes_audio_out_of_the_file(environ: dict[str, str]) -> None:
     with playing(environ, "cello", "-o", "a.wav") as running:
-        wait_until(lambda: has_written(SECOND_BYTES // 2), 30)
+        wait_until(lambda: has_written(SECOND_BYTES // 2))
         send(running, "back 0.1 choir")
         messages_until(running, "seek_back")
         send(running, "stop")
@@ -181,7 +181,7 @@ def test_an_interrupt_ends_the_music_and_keeps_it(environ: dict[str, str]) -> No
 def test_audio_is_played_and_what_is_taken_back_is_not(environ: dict[str, str]) -> None:
     with playing(environ, "cello", "--play") as running:
         messages_until(running, "started")
-        wait_until(lambda: "write" in (Path("played.txt").read_text() if Path("played.txt").exists() else ""), 30)
+        wait_until(lambda: "write" in (Path("played.txt").read_text() if Path("played.txt").exists() else ""))
         send(running, "back 0.02")
         messages_until(running, "seek_back")
         send(running, "stop")

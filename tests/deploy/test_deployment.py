@@ -138,7 +138,7 @@ def test_the_entry_point_serves_stops_cleanly_and_runs_other_commands(tmp_path: 
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([entry_point], cwd=ROOT, env=environ, stdout=log, stderr=log)
     try:
-        wait_until(lambda: responds_ok(f"http://127.0.0.1:{port}/health"), 20)
+        wait_until(lambda: responds_ok(f"http://127.0.0.1:{port}/health"))
     finally:
         process.terminate()
     assert process.wait(20) == 0  # the signal reached gunicorn itself

@@ -51,7 +51,7 @@ class Cluster:
         worker = CeleryProcess(directory / "worker.log", directory / "hold", task_backend="celery", **self._shared())
         worker.start()
         try:
-            wait_until(lambda: "Receiving tasks from" in worker.log, 20)
+            wait_until(lambda: "Receiving tasks from" in worker.log)
             yield
         finally:
             worker.kill()
@@ -157,7 +157,7 @@ class Clients:
     def wait_for_responses(self, num_responses: int = 20) -> None:
         """Wait until this many more responses have arrived."""
         until = self.num_responses.total() + num_responses
-        wait_until(lambda: self.num_responses.total() >= until, 20)
+        wait_until(lambda: self.num_responses.total() >= until)
 
     def stop(self) -> None:
         self._stop.set()
@@ -308,7 +308,7 @@ def test_creating_and_revoking_a_key_takes_effect_on_every_server(
             assert there.get(path).status_code == 401
         operate("keys", "revoke", ours["id"])
         for server in (here, there):
-            wait_until(lambda server=server: server.get("/tasks", headers=headers).status_code == 401, 2)
+            wait_until(lambda server=server: server.get("/tasks", headers=headers).status_code == 401)
             assert server.get("/tasks", headers={"X-API-Key": theirs["key"]}).status_code == 200
 
 

@@ -28,8 +28,8 @@ from audiocraft_api.storage.s3_file import MAX_READ_BYTES, MIN_READ_BYTES
 from support.s3_server import CREDENTIALS, REGION, Fault, Gate, S3Server, error_page, hang_up, pass_on, refuse, truncate
 from support.served import ROOT, free_port, wait_until
 
-TIMEOUT_SECONDS = 2.0  # for a whole call
-SILENCE_SECONDS = 0.8
+PATIENT = {"s3_connect_timeout_seconds": 60, "s3_read_timeout_seconds": 60, "s3_timeout_seconds": 120}
+IMPATIENT = {"s3_connect_timeout_seconds": 0.8, "s3_read_timeout_seconds": 0.8, "s3_timeout_seconds": 2}
 UNKNOWN = "00000000-0000-4000-8000-000000000000.wav"
 AUDIO = os.urandom(3_000_000)
 
@@ -47,12 +47,9 @@ def settings(endpoint_url: str, bucket: str, **others: Any) -> dict[str, Any]:
         "s3_endpoint_url": endpoint_url,
         "s3_region": REGION,
         "s3_bucket": bucket,
-        "s3_connect_timeout_seconds": SILENCE_SECONDS,
-        "s3_read_timeout_seconds": SILENCE_SECONDS,
         "s3_attempts": 1,
-        "s3_timeout_seconds": TIMEOUT_SECONDS,
         "s3_sweep": False,
-    } | others
+    } | (PATIENT | others)
 
 
 def make_store(endpoint_url: str, bucket: str, **others: Any) -> S3Store:
@@ -69,12 +66,10 @@ def store(gate: Gate, bucket: str) -> Iterator[S3Store]:
 
 
 @contextmanager
-def expect_failure_in_time(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def expect_failure(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.clear()
-    started = time.monotonic()
     with pytest.raises(StorageUnavailable) as caught:
         yield
-    assert time.monotonic() - started < TIMEOUT_SECONDS + 1
     assert (caught.value.status, caught.value.message) == (
         503,
         "The audio store is unavailable. Try again later.",
@@ -107,7 +102,7 @@ def test_an_error_response_fails_one_call_and_the_next_call_works(
     filename = store.save(b"audio", "wav").filename
     for operation in OPERATIONS.values():
         gate.faults = [fault]
-        with expect_failure_in_time(caplog):
+        with expect_failure(caplog):
             operation(store, filename)
         operation(store, filename)
 
@@ -127,7 +122,7 @@ def test_codes_that_cannot_be_read_are_an_error_and_not_missing(
     filename = store.save(b"audio", "wav", codes=b"codes").filename
     for fault in REFUSALS.values():
         gate.faults = [fault]
-        with expect_failure_in_time(caplog):
+        with expect_failure(caplog):
             store.codes_of(filename)
     assert store.codes_of(filename) == b"codes"
 
@@ -145,18 +140,19 @@ def test_a_temporary_error_is_retried(
     store.close()
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("fault", ["hang", "drip", "down"])
 def test_a_store_that_is_silent_slow_or_down_fails_every_call_in_time(
     gate: Gate, bucket: str, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}" if fault == "down" else gate.url
-    store = make_store(url, bucket)
+    store = make_store(url, bucket, **IMPATIENT)
     gate.faults = [getattr(gate, fault, gate.hang)] * len(OPERATIONS)
     started = time.monotonic()
     with ThreadPoolExecutor(len(OPERATIONS)) as pool:
         calls = [pool.submit(operation, store, UNKNOWN) for operation in OPERATIONS.values()]
     assert [type(call.exception()) for call in calls] == [StorageUnavailable] * len(OPERATIONS)
-    assert time.monotonic() - started < TIMEOUT_SECONDS + 2
+    assert time.monotonic() - started < IMPATIENT["s3_timeout_seconds"] + 2
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * len(OPERATIONS)
     store.close()
 
@@ -164,7 +160,7 @@ def test_a_store_that_is_silent_slow_or_down_fails_every_call_in_time(
 def test_a_missing_bucket_is_an_error_and_not_a_missing_file(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
     store = make_store(gate.url, "no-such-bucket")
     for operation in OPERATIONS.values():
-        with expect_failure_in_time(caplog):
+        with expect_failure(caplog):
             operation(store, UNKNOWN)
     store.close()
 
@@ -173,7 +169,7 @@ def test_an_interrupted_upload_leaves_no_object(
     store: S3Store, gate: Gate, server: S3Server, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate.faults = [hang_up]
-    with expect_failure_in_time(caplog):
+    with expect_failure(caplog):
         store.save(AUDIO, "wav")
     assert server.objects(bucket) == {}
     with store.open(store.save(AUDIO, "wav").filename).file as file:
@@ -187,7 +183,7 @@ def test_a_truncated_response_is_fetched_again(store: S3Store, gate: Gate, caplo
         assert file.read() == AUDIO
         gate.faults = [truncate, truncate]
         file.seek(10)
-        with expect_failure_in_time(caplog):
+        with expect_failure(caplog):
             file.read(10)
         assert file.read(10) == AUDIO[10:20]
 
@@ -250,7 +246,7 @@ def test_an_invalid_name_causes_no_call(gate: Gate, bucket: str) -> None:
 def test_a_store_that_hangs_occupies_at_most_half_of_the_threads(
     gate: Gate, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = make_store(gate.url, bucket, threads=4, s3_timeout_seconds=20, s3_read_timeout_seconds=20)
+    store = make_store(gate.url, bucket, threads=4)
     gate.faults = [gate.hang] * 2
     with ThreadPoolExecutor(2) as pool:
         hanging = [pool.submit(store.open, UNKNOWN) for _ in range(2)]
@@ -272,7 +268,7 @@ def test_a_store_that_hangs_occupies_at_most_half_of_the_threads(
 def test_an_abandoned_call_frees_its_slot_when_it_ends(
     gate: Gate, bucket: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = make_store(gate.url, bucket, threads=4)
+    store = make_store(gate.url, bucket, threads=4, **IMPATIENT)
     gate.faults = [gate.drip] * 2
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(store.open, UNKNOWN) for _ in range(2)]
@@ -304,7 +300,7 @@ def test_a_sweep_without_permission_to_delete_logs_the_error(
         )
 
     gate.faults = [pass_on, refuse_deletion]
-    with expect_failure_in_time(caplog):
+    with expect_failure(caplog):
         store.sweep()
     assert "AccessDenied" in caplog.text
     assert store.sweep() == 1
@@ -332,7 +328,7 @@ def test_without_sweeps_the_bucket_is_never_listed(
 
 
 def test_closing_does_not_wait_for_a_store_that_hangs(gate: Gate, bucket: str) -> None:
-    store = make_store(gate.url, bucket, s3_sweep=True, s3_timeout_seconds=60, s3_read_timeout_seconds=60)
+    store = make_store(gate.url, bucket, s3_sweep=True)
     gate.faults = [lambda handler: handler.command == "GET" and gate.hang(handler)] * 2
     store.save(b"audio", "wav")
     wait_until(lambda: "GET" in gate.methods())
@@ -445,9 +441,7 @@ def test_a_store_that_is_unreachable_or_forbids_listing_is_only_logged(
 ) -> None:
     gate.faults = [REFUSALS["forbidden"] if fault == "forbidden" else getattr(gate, fault, gate.hang)] * 3
     url = f"http://127.0.0.1:{free_port()}" if fault == "down" else gate.url
-    started = time.monotonic()
-    check_store(load_config({}, **settings(url, bucket)))
-    assert time.monotonic() - started < TIMEOUT_SECONDS + 1
+    check_store(load_config({}, **settings(url, bucket, **IMPATIENT)))
     assert ("does not allow listing" if fault == "forbidden" else "is unreachable") in caplog.text
 
 

@@ -276,7 +276,7 @@ def test_a_task_that_kills_its_server_takes_none_of_those_beside_it_along(servic
         service.wait_for(task_id, "processing")
     poison = service.submit("poison", prompt="poison")
     # Twice all are lost together; then each runs alone, the oldest first.
-    wait_until(lambda: service.attempts(innocent[0]) == 3, 30)
+    wait_until(lambda: service.attempts(innocent[0]) == 3)
     service.resume_generation()
     assert [service.wait_for(task_id)["status"] for task_id in innocent] == ["completed"] * 5
     failed = service.wait_for(poison)

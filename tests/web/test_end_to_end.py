@@ -147,6 +147,7 @@ def test_concurrent_requests_each_use_their_own_parameters(server: Server) -> No
         assert body["seed"] == fields["seed"]
 
 
+@pytest.mark.timing
 def test_a_client_that_disconnects_stops_a_real_generation(server: Server) -> None:
     fetch(server, duration=1)  # loads the model
     body = json.dumps(DEMO | {"duration": 30}).encode()

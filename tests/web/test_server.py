@@ -33,7 +33,7 @@ FAKE = "support.served:app"
 def time_health(server: Server) -> float:
     """Return the seconds that `/health` takes on a new connection."""
     started = time.monotonic()
-    assert server.get("/health", timeout=5).status_code == 200
+    assert server.get("/health").status_code == 200
     return time.monotonic() - started
 
 
@@ -175,7 +175,7 @@ def test_sigterm_lets_running_requests_finish_and_refuses_new_ones(tmp_path: Pat
         ready = kept.get(server.url + "/ready")  # on an existing connection; new ones are refused
         assert (ready.status_code, ready.json()["code"]) == (503, "shutting_down")
         with pytest.raises(requests.ConnectionError):  # refused immediately, so that a proxy tries another server
-            server.get("/health", timeout=1)
+            server.get("/health")
         hold.unlink()
         assert running.result(20).status_code == 200
         assert server.process.wait(20) == 0
@@ -352,7 +352,7 @@ def test_the_development_server_serves_the_same_routes(tmp_path: Path) -> None:
     with (tmp_path / "server.log").open("wb") as output:
         process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environ, stdout=output, stderr=output)
     try:
-        wait_until(lambda: responds_ok(f"http://127.0.0.1:{port}/health"), 20)
+        wait_until(lambda: responds_ok(f"http://127.0.0.1:{port}/health"))
     finally:
         process.terminate()
         process.wait(20)
