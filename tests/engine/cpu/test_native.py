@@ -256,7 +256,10 @@ def test_a_step_of_too_many_rows_is_refused() -> None:
 
 
 PROCESSORS = {"x86_64": ["-march=x86-64", "-march=x86-64-v3"]}.get(platform.machine(), [])
-LATEST_PROCESSORS = {"x86_64": ["-march=sapphirerapids"]}.get(platform.machine(), [])  # AVX-512 and AMX
+# Processors with AVX-512 without and with VNNI and AMX, and with AVX-VNNI.
+LATEST_PROCESSORS = {"x86_64": ["-march=skylake-avx512", "-march=sapphirerapids", "-march=alderlake"]}.get(
+    platform.machine(), []
+)
 
 
 def strict_builds() -> list[tuple[str, str]]:

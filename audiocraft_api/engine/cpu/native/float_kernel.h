@@ -1,8 +1,8 @@
-// Sixteen outputs of a few rows with weights of 32 or 16 bits, in float32 arithmetic.
+// A block of outputs of a few rows with weights of 32 or 16 bits, in float32 arithmetic.
 #pragma once
 
 #include "activations.h"
-#include "dot4.h"
+#include "integer_products.h"
 #include "memory.h"
 
 namespace native {

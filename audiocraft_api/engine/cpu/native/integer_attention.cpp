@@ -1,7 +1,7 @@
-// Keys and values as integers, and attention over them with the integer arithmetic of dot4.h.
+// Keys and values as integers, and attention over them with the integer arithmetic of integer_products.h.
 #include "activations.h"
-#include "dot4.h"
 #include "hadamard.h"
+#include "integer_products.h"
 #include "kv_cache.h"
 
 namespace native {
@@ -21,14 +21,14 @@ Planes split(const float* from, int count, int8_t* high, int8_t* low) {
     return {high, low, largest / kLargest, split_planes(from, count, inverse_scale(largest), high, low)};
 }
 
-// The sums of sixteen outputs, one set per plane.
+// The sums of a block of outputs, one set per plane.
 struct PlanePair {
     Sums high = sums_from(0), low = sums_from(0);
 
     template <int Bits>
-    void add(Quad quad, const Planes& inputs, int at) {
-        dot4<Bits>(high, quad, inputs.high + at);
-        dot4<Bits>(low, quad, inputs.low + at);
+    void add(Quad first, Quad second, const Planes& inputs, int at) {
+        dot8<Bits>(high, first, second, inputs.high + at);
+        dot8<Bits>(low, first, second, inputs.low + at);
     }
 
     // Write (256 * high + low - zero point) * scale. The planes are combined as floats: over many positions 256 * high
@@ -51,16 +51,19 @@ class PackPrefetch {
 public:
     PackPrefetch(const PrefetchPlan& plan, const uint8_t* at) : far_(plan.far(at)), near_(plan.near(at)) {}
 
-    void prefetch(int line) const {
-        __builtin_prefetch(far_ + 64 * line, 0, 2);
-        __builtin_prefetch(near_ + 64 * line, 0, 3);
+    // Prefetch the cache line that begins with a quad of the packs that are read next, if one does.
+    template <int Bits>
+    void prefetch(int quad) const {
+        if (quad >= kPackQuads<Bits> || quad * kQuadBytes % 64) return;
+        __builtin_prefetch(far_ + quad * kQuadBytes, 0, 2);
+        __builtin_prefetch(near_ + quad * kQuadBytes, 0, 3);
     }
 
 private:
     const char *far_, *near_;
 };
 
-// Scores of `Blocks` * 16 positions.
+// Scores of `Blocks` blocks of positions.
 template <int Bits, int Blocks>
 void compute_scores(const uint8_t* keys, const PrefetchPlan& plan, int head_dim, const Planes& query, float* scores) {
     const size_t block_bytes = size_t(head_dim) / kPackInputs * kPackBytes<Bits>;
@@ -68,26 +71,30 @@ void compute_scores(const uint8_t* keys, const PrefetchPlan& plan, int head_dim,
     for (int d = 0; d < head_dim; d += kPackInputs, keys += kPackBytes<Bits>) {
         Quad quads[Blocks][kQuads];
         for (int b = 0; b < Blocks; ++b) unpack<Bits>(keys + b * block_bytes, quads[b]);
-        for (int q = 0; q < kQuads; ++q)
+        for (int q = 0; q < kQuads; q += 2)
             for (int b = 0; b < Blocks; ++b) {
-                if (q < kPackQuads<Bits>) PackPrefetch(plan, keys + b * block_bytes).prefetch(q);
-                sums[b].template add<Bits>(quads[b][q], query, d + 4 * q);
+                const PackPrefetch next(plan, keys + b * block_bytes);
+                next.prefetch<Bits>(q);
+                next.prefetch<Bits>(q + 1);
+                sums[b].template add<Bits>(quads[b][q], quads[b][q + 1], query, d + 4 * q);
             }
     }
     for (int b = 0; b < Blocks; ++b) sums[b].finish(query, kZeroPoint<Bits>, scores + b * kBlock);
 }
 
-// Weighted sum of 64 dimensions over positions up to `end`, a multiple of 4.
+// Weighted sum of the dimensions in a pack over positions up to `end`, a multiple of 8.
 template <int Bits>
 void weighted_sum(const uint8_t* values, const PrefetchPlan& plan, int end, const Planes& weights, float* out) {
     PlanePair sums[kQuads];
-    for (int t = 0; t < end; t += 4, values += kPackBytes<Bits>) {
-        const PackPrefetch next(plan, values);
-        Quad quads[kQuads];
-        unpack<Bits>(values, quads);
+    for (int t = 0; t < end; t += 8, values += 2 * kPackBytes<Bits>) {
+        const PackPrefetch after_first(plan, values), after_second(plan, values + kPackBytes<Bits>);
+        Quad first[kQuads], second[kQuads];
+        unpack<Bits>(values, first);
+        unpack<Bits>(values + kPackBytes<Bits>, second);
         for (int q = 0; q < kQuads; ++q) {
-            if (q < kPackQuads<Bits>) next.prefetch(q);
-            sums[q].template add<Bits>(quads[q], weights, t);
+            after_first.prefetch<Bits>(q);
+            after_second.prefetch<Bits>(q);
+            sums[q].template add<Bits>(first[q], second[q], weights, t);
         }
     }
     for (int q = 0; q < kQuads; ++q) sums[q].finish(weights, kZeroPoint<Bits>, out + q * kBlock);
@@ -131,7 +138,7 @@ void KvCache::write_integers(const Head& head, int position, const float* key, c
             quads[q] = uint32_t(four[0] | four[1] << 8 | four[2] << 16 | four[3] << 24);
         }
         pack<Bits>(quads, packed);
-        for (int i = 0; i < kPackQuads<Bits>; ++i) std::memcpy(keys + 64 * i, &packed[i], 4);
+        for (int i = 0; i < kPackQuads<Bits>; ++i) std::memcpy(keys + kQuadBytes * i, &packed[i], 4);
     }
 
     head.value_scales[position] = quantize<Bits>(value, head_dim_, integers);
@@ -142,9 +149,9 @@ void KvCache::write_integers(const Head& head, int position, const float* key, c
         pack<Bits>(quads, packed);
         // One byte of each four: other threads may be writing the other three, which belong to other positions.
         for (int i = 0; i < kPackQuads<Bits>; ++i) {
-            uint8_t bytes[sizeof(Quad)];
-            store_quad(bytes, packed[i]);
-            for (int o = 0; o < kBlock; ++o) values[64 * i + 4 * o] = bytes[4 * o];
+            uint8_t bytes[kQuadBytes];
+            std::memcpy(bytes, &packed[i], sizeof bytes);
+            for (int o = 0; o < kBlock; ++o) values[kQuadBytes * i + 4 * o] = bytes[4 * o];
         }
     }
 }

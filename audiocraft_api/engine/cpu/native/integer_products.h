@@ -1,5 +1,5 @@
-// The innermost integer kernel: sixteen sums, each of four products of an unsigned weight byte and a signed activation
-// byte.
+// The innermost integer kernel: sums of products of unsigned weight bytes and signed activation bytes, for as many
+// outputs as a register has 32-bit sums.
 //
 // Integer sums are exact, so every variant below and the AMX kernel (tiles.h) return the same bits.
 #pragma once
@@ -15,41 +15,28 @@
 
 namespace native {
 
-constexpr int kBlock = 16;               // outputs computed together
+// Outputs computed together: as many as a register has 32-bit lanes. The sums of eight rows then fit in the sixteen
+// registers of AVX2, beside the weights; and GCC moves vectors of 64 bytes, which AVX2 does not have, through memory.
+#if defined(__AVX2__) && !defined(__AVX512BW__)
+constexpr int kBlock = 8;
+#else
+constexpr int kBlock = 16;
+#endif
 constexpr int kQuads = 4;                // quads per pack
 constexpr int kPackInputs = 4 * kQuads;  // inputs per pack
+constexpr int kQuadBytes = 4 * kBlock;
 
 template <int Bits>
 constexpr int kPackBytes = kBlock * kPackInputs * Bits / 8;
 
 template <int Bits>
-constexpr int kPackQuads = kPackBytes<Bits> / 64;
+constexpr int kPackQuads = kPackBytes<Bits> / kQuadBytes;
 
-// Weights of 16 outputs x 4 inputs, output by output, one byte each.
-#if defined(__AVX2__) && !defined(__AVX512F__)
-// Two registers, and not one vector of 64 bytes: GCC moves such a vector through memory in pieces of 16 bytes, which
-// takes longer than the products.
-struct Quad {
-    typedef uint32_t Half __attribute__((vector_size(32)));
-    Half half[2];
+// Weights of a block's outputs x 4 inputs, output by output, one byte each.
+typedef uint32_t Quad __attribute__((vector_size(kQuadBytes)));
 
-    friend Quad operator&(Quad a, uint32_t mask) { return {{a.half[0] & mask, a.half[1] & mask}}; }
-    friend Quad operator|(Quad a, Quad b) { return {{a.half[0] | b.half[0], a.half[1] | b.half[1]}}; }
-    friend Quad operator>>(Quad a, int bits) { return {{a.half[0] >> bits, a.half[1] >> bits}}; }
-    friend Quad operator<<(Quad a, int bits) { return {{a.half[0] << bits, a.half[1] << bits}}; }
-};
-
-inline Quad load_quad(const uint8_t* from) {
-    Quad quad;
-    for (int i = 0; i < 2; ++i) std::memcpy(&quad.half[i], from + 32 * i, 32);
-    return quad;
-}
-
-inline void store_quad(uint8_t* to, Quad quad) {
-    for (int i = 0; i < 2; ++i) std::memcpy(to + 32 * i, &quad.half[i], 32);
-}
-#else
-typedef uint32_t Quad __attribute__((vector_size(64)));
+// One sum per output of a block.
+typedef int32_t Sums __attribute__((vector_size(kQuadBytes)));
 
 inline Quad load_quad(const uint8_t* from) {
     Quad quad;
@@ -57,18 +44,15 @@ inline Quad load_quad(const uint8_t* from) {
     return quad;
 }
 
-inline void store_quad(uint8_t* to, Quad quad) { std::memcpy(to, &quad, sizeof quad); }
-#endif
-
-// Unpack a pack of four quads. With 6 bits it is three times 64 bytes: their low six bits are the first three quads,
-// and their two high bits together are the fourth.
+// Unpack a pack of four quads. With 6 bits it is stored as three: their low six bits are the first three quads, and
+// their two high bits together are the fourth.
 template <int Bits>
 inline void unpack(const uint8_t* from, Quad (&quads)[kQuads]) {
     if (Bits == 8) {
-        for (int i = 0; i < kQuads; ++i) quads[i] = load_quad(from + 64 * i);
+        for (int i = 0; i < kQuads; ++i) quads[i] = load_quad(from + kQuadBytes * i);
         return;
     }
-    const Quad a = load_quad(from), b = load_quad(from + 64), c = load_quad(from + 128);
+    const Quad a = load_quad(from), b = load_quad(from + kQuadBytes), c = load_quad(from + 2 * kQuadBytes);
     quads[0] = a & 0x3f3f3f3fu;
     quads[1] = b & 0x3f3f3f3fu;
     quads[2] = c & 0x3f3f3f3fu;
@@ -82,127 +66,92 @@ inline void pack(const Word (&quads)[kQuads], Word (&packed)[kPackQuads<Bits>]) 
         packed[i] = Bits == 8 ? quads[i] : quads[i] | (quads[3] >> (2 * i) & 0x03030303u) << 6;
 }
 
-#if defined(__AVX512VNNI__)
-#define NATIVE_INTEGER_KERNEL "avx512-vnni"
+inline Sums sums_from(int32_t start) { return start - Sums{}; }
 
-using Sums = __m512i;
-
-inline Sums sums_from(int32_t start) { return _mm512_set1_epi32(start); }
-
-template <int Bits>
-inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
+// The same four activations for every output.
+inline Sums broadcast4(const int8_t* inputs) {
     int32_t four;
     std::memcpy(&four, inputs, 4);
-    sums = _mm512_dpbusd_epi32(sums, __m512i(weights), _mm512_set1_epi32(four));
+    return sums_from(four);
+}
+
+#if defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512BW__))
+
+#if defined(__AVX512VNNI__)
+#define NATIVE_INTEGER_KERNEL "avx512-vnni"
+inline Sums add_products(Sums sums, Quad weights, Sums inputs) {
+    return Sums(_mm512_dpbusd_epi32(__m512i(sums), __m512i(weights), __m512i(inputs)));
+}
+#else
+#define NATIVE_INTEGER_KERNEL "avx-vnni"
+inline Sums add_products(Sums sums, Quad weights, Sums inputs) {
+    return Sums(_mm256_dpbusd_avx_epi32(__m256i(sums), __m256i(weights), __m256i(inputs)));
+}
+#endif
+
+// Add the products of two quads and eight activations to the sums.
+template <int Bits>
+inline void dot8(Sums& sums, Quad first, Quad second, const int8_t* inputs) {
+    sums = add_products(sums, first, broadcast4(inputs));
+    sums = add_products(sums, second, broadcast4(inputs + 4));
 }
 
 #elif defined(__AVX2__)
-#define NATIVE_INTEGER_KERNEL "avx2"
 
-struct Sums {
-    __m256i half[2];
-};
+typedef int16_t Words __attribute__((vector_size(kQuadBytes)));
+typedef uint16_t UnsignedWords __attribute__((vector_size(kQuadBytes)));
 
-inline Sums sums_from(int32_t start) { return {{_mm256_set1_epi32(start), _mm256_set1_epi32(start)}}; }
-
-inline __m256i broadcast4(const int8_t* inputs) {
-    int32_t four;
-    std::memcpy(&four, inputs, 4);
-    return _mm256_set1_epi32(four);
-}
-
-#if defined(__AVXVNNI__)
-
-template <int Bits>
-inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
-    const __m256i quad = broadcast4(inputs);
-    for (int i = 0; i < 2; ++i) sums.half[i] = _mm256_dpbusd_avx_epi32(sums.half[i], __m256i(weights.half[i]), quad);
-}
-
+// multiply_bytes: sums of two products of an unsigned and a signed byte, which saturate at 16 bits.
+// multiply_words: sums of two products of signed words.
+#if defined(__AVX512BW__)
+#define NATIVE_INTEGER_KERNEL "avx512"
+inline Words multiply_bytes(Quad a, Sums b) { return Words(_mm512_maddubs_epi16(__m512i(a), __m512i(b))); }
+inline Sums multiply_words(Words a, Words b) { return Sums(_mm512_madd_epi16(__m512i(a), __m512i(b))); }
 #else
-#define NATIVE_SIX_BIT_PAIRS 1
-
-template <int Bits>
-inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
-    const __m256i quad = broadcast4(inputs);
-    if (Bits == 6) {
-        for (int i = 0; i < 2; ++i) {
-            const __m256i pairs = _mm256_maddubs_epi16(__m256i(weights.half[i]), quad);
-            sums.half[i] = _mm256_add_epi32(sums.half[i], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-        }
-        return;
-    }
-    // Multiply even and odd bytes separately in 16 bits: the byte multiply-add instruction would saturate.
-    const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(quad, 8), 8), odd = _mm256_srai_epi16(quad, 8);
-    for (int i = 0; i < 2; ++i) {
-        const __m256i low = _mm256_and_si256(__m256i(weights.half[i]), _mm256_set1_epi16(255));
-        const __m256i high = _mm256_srli_epi16(__m256i(weights.half[i]), 8);
-        const __m256i products = _mm256_add_epi32(_mm256_madd_epi16(low, even), _mm256_madd_epi16(high, odd));
-        sums.half[i] = _mm256_add_epi32(sums.half[i], products);
-    }
-}
-
-// The four dot4 of a pack of six-bit weights. The sums of four products, at most 4 * 63 * 128 = 32,256, fit in 16 bits,
-// so that two quads are added before they are widened to 32 bits.
-inline void dot16(Sums& sums, const Quad (&quads)[kQuads], const int8_t* inputs) {
-    __m256i four[kQuads];
-    for (int q = 0; q < kQuads; ++q) four[q] = broadcast4(inputs + 4 * q);
-    const __m256i ones = _mm256_set1_epi16(1);
-    for (int i = 0; i < 2; ++i) {
-        const auto pairs = [&](int q) { return _mm256_maddubs_epi16(__m256i(quads[q].half[i]), four[q]); };
-        const __m256i first = _mm256_add_epi16(pairs(0), pairs(1)), second = _mm256_add_epi16(pairs(2), pairs(3));
-        const __m256i products = _mm256_add_epi32(_mm256_madd_epi16(first, ones), _mm256_madd_epi16(second, ones));
-        sums.half[i] = _mm256_add_epi32(sums.half[i], products);
-    }
-}
-
+#define NATIVE_INTEGER_KERNEL "avx2"
+inline Words multiply_bytes(Quad a, Sums b) { return Words(_mm256_maddubs_epi16(__m256i(a), __m256i(b))); }
+inline Sums multiply_words(Words a, Words b) { return Sums(_mm256_madd_epi16(__m256i(a), __m256i(b))); }
 #endif
+
+// The products of a quad of 8-bit weights, which multiply_bytes would saturate: even and odd bytes are multiplied
+// separately as words.
+inline Sums multiply_wide(Quad weights, Sums inputs) {
+    const Words even = Words(UnsignedWords(inputs) << 8) >> 8, odd = Words(inputs) >> 8;
+    const Words low = Words(weights) & 255, high = Words(UnsignedWords(weights) >> 8);
+    return multiply_words(low, even) + multiply_words(high, odd);
+}
+
+// Add the products of two quads and eight activations to the sums. With six-bit weights, the sums of four products are
+// at most 4 * 63 * 128 = 32,256, so that two quads are added before they are widened to 32 bits.
+template <int Bits>
+inline void dot8(Sums& sums, Quad first, Quad second, const int8_t* inputs) {
+    const Sums left = broadcast4(inputs), right = broadcast4(inputs + 4);
+    if (Bits == 6)
+        sums += multiply_words(multiply_bytes(first, left) + multiply_bytes(second, right), Words{} + 1);
+    else
+        sums += multiply_wide(first, left) + multiply_wide(second, right);
+}
 
 #else
 #define NATIVE_INTEGER_KERNEL "portable"
 
-struct Sums {
-    int32_t lane[kBlock];
-};
-inline Sums sums_from(int32_t start) {
-    Sums sums;
-    for (int32_t& lane : sums.lane) lane = start;
-    return sums;
-}
-
+// Add the products of two quads and eight activations to the sums.
 template <int Bits>
-inline void dot4(Sums& sums, Quad weights, const int8_t* inputs) {
-    uint8_t bytes[sizeof weights];
-    std::memcpy(bytes, &weights, sizeof bytes);
-    for (int i = 0; i < kBlock; ++i)
-        for (int j = 0; j < 4; ++j) sums.lane[i] += int32_t(bytes[4 * i + j]) * inputs[j];
+inline void dot8(Sums& sums, Quad first, Quad second, const int8_t* inputs) {
+    uint8_t bytes[2][kBlock][4];
+    std::memcpy(bytes[0], &first, sizeof first);
+    std::memcpy(bytes[1], &second, sizeof second);
+    for (int o = 0; o < kBlock; ++o)
+        for (int j = 0; j < 8; ++j) sums[o] += int32_t(bytes[j / 4][o][j % 4]) * inputs[j];
 }
 
 #endif
-
-// Add the products of a pack of weights and 16 inputs of each row, which are `stride` bytes apart.
-template <int Bits, int Rows>
-[[gnu::always_inline]] inline void add_products(Sums (&sums)[Rows], const Quad (&quads)[kQuads], const int8_t* inputs,
-                                                size_t stride) {
-#if defined(NATIVE_SIX_BIT_PAIRS)
-    if (Bits == 6) {
-        for (int r = 0; r < Rows; ++r) dot16(sums[r], quads, inputs + r * stride);
-        return;
-    }
-#endif
-    for (int q = 0; q < kQuads; ++q)
-        for (int r = 0; r < Rows; ++r) dot4<Bits>(sums[r], quads[q], inputs + 4 * q + r * stride);
-}
 
 // The sums of kWidth outputs from `output` on.
 inline IntVec lanes(const Sums& sums, int output) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
-    return IntVec(sums.half[output / kWidth]);
-#else
     int32_t all[kBlock];
     std::memcpy(all, &sums, sizeof all);
     return load(all + output);
-#endif
 }
 
 }  // namespace native

@@ -7,6 +7,8 @@ namespace {
 
 constexpr int kPositions = 16;  // positions per block of keys
 constexpr int kVecs = kPositions / kWidth;
+constexpr int kValueDims = 64;  // dimensions of values are padded to a multiple of this, whole packs on every processor
+static_assert(kValueDims % (kQuads * kBlock) == 0);
 
 // Scores of all blocks up to `length`. Scores of positions from `length` on are undefined.
 void compute_scores(const float* keys, const float* query, int head_dim, int length, float* scores) {
@@ -51,7 +53,7 @@ float softmax_unnormalized(float* scores, int length) {
 
 KvCache::KvCache(int bits, int layers, int heads, int head_dim, int capacity)
     : bits_(bits), heads_(heads), head_dim_(head_dim), capacity_((capacity + kPositions - 1) / kPositions * kPositions),
-      value_dim_(bits == 32 ? head_dim : (head_dim + kQuads * kBlock - 1) / (kQuads * kBlock) * (kQuads * kBlock)) {
+      value_dim_(bits == 32 ? head_dim : (head_dim + kValueDims - 1) / kValueDims * kValueDims) {
     const size_t count = size_t(layers) * heads;
     data_ = Buffer(count * (key_bytes() + value_bytes()));
     if (bits != 32) scales_ = Buffer(count * 2 * capacity_ * sizeof(BFloat));

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "dot4.h"
+#include "integer_products.h"
 #include "memory.h"
 #include "vec.h"
 
@@ -30,10 +30,10 @@ struct AttentionScratch {
 // float32: keys are stored in blocks of 16 positions, dimension by dimension, so that 16 scores are summed at a time;
 // values position by position.
 //
-// Integers of 8 or 6 bits: packed like weights (dot4.h), with one scale per head and position. A pack of keys is 16
-// positions x 16 dimensions, a pack of values 64 dimensions x 4 positions. Keys and queries are rotated first
-// (hadamard.h), which leaves every score unchanged: an outlier dimension, which trained models have, would otherwise
-// cost all other dimensions their precision. Queries and attention weights are multiplied as 16-bit integers.
+// Integers of 8 or 6 bits: packed like weights (integer_products.h), with one scale per head and position. A pack of
+// keys is kBlock positions x 16 dimensions, a pack of values 4 * kBlock dimensions x 4 positions. Keys and queries are
+// rotated first (hadamard.h), which leaves every score unchanged: an outlier dimension, as trained models have, would
+// otherwise cost the others their precision. Queries and attention weights are multiplied as 16-bit integers.
 class KvCache {
 public:
     KvCache() = default;

@@ -1,15 +1,15 @@
 // Matrices packed for products with few rows: y = x W^T reads the weights once, sequentially.
 //
-// Memory layout: blocks of 16 outputs. Float formats: sub-blocks of four outputs x 16 inputs (float_kernel.h). Integer
-// formats: packs of 16 outputs x 16 inputs (dot4.h), with one scale per output and group of inputs. Each output is
-// summed in one fixed order for any number of rows: a row's result never depends on its neighbors.
+// Memory layout: blocks of kBlock outputs. Float formats: sub-blocks of four outputs x 16 inputs (float_kernel.h).
+// Integer formats: packs of kBlock outputs x 16 inputs (integer_products.h), with one scale per output and group of
+// inputs. Each output is summed in one fixed order for any number of rows: a row's result never depends on the others.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "activations.h"
-#include "dot4.h"
+#include "integer_products.h"
 #include "memory.h"
 #include "pool.h"
 
@@ -62,7 +62,7 @@ private:
     Format format_ = Format::kFloat;
     int outputs_ = 0, inputs_ = 0, group_ = 0;
     char* weights_ = nullptr;
-    Half* scales_ = nullptr;  // float16 [outputs / 16, inputs / group, 16]
+    Half* scales_ = nullptr;  // float16 [outputs / kBlock, inputs / group, kBlock]
 };
 
 }  // namespace native

@@ -1,5 +1,5 @@
 // Integer products with AMX, the matrix unit of newer x86 processors, for three rows or more. Integer sums are exact,
-// so the results have the same bits as those of dot4.h.
+// so the results have the same bits as those of integer_products.h.
 #pragma once
 
 #include "integer_kernel.h"
@@ -62,7 +62,7 @@ void tile_block(const uint8_t* weights, const Half* scales, const Activations& i
                 if (Bits == 8) continue;
                 Quad quads[kQuads];
                 unpack<Bits>(weights, quads);
-                for (int q = 0; q < kQuads; ++q) store_quad(unpacked + at * kBlock + 64 * q, quads[q]);
+                std::memcpy(unpacked + at * kBlock, quads, sizeof quads);
             }
             _tile_loadd(4, tile, 64);
             _tile_loadd(2, high, in.width);
