@@ -350,6 +350,7 @@ def test_limits_of_a_key_count_requests_to_all_servers(
             assert Counter(response.status_code for response in responses) == {202: 3, 429: 5}
 
 
+@pytest.mark.timing  # a request more is allowed every twelve seconds
 def test_limits_of_an_address_count_requests_to_all_servers_and_trust_the_proxy(cluster: Cluster) -> None:
     settings = {"address_requests_per_minute": 5, "trusted_proxies": 1}
     with cluster.server(0, **settings) as here, cluster.server(1, **settings) as there:

@@ -87,6 +87,7 @@ def scrape(port: int) -> Scrape:
     return Scrape(requests.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text)
 
 
+@pytest.mark.timing
 @pytest.mark.usefixtures("listener")
 def test_stalled_connections_are_closed_for_new_ones(port: int) -> None:
     with ExitStack() as connections:
