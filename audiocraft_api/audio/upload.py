@@ -1,6 +1,6 @@
-"""Decodes an uploaded melody or recording to a waveform.
+"""Decodes an uploaded melody or recording to a waveform, and reads melodies in MIDI files.
 
-The file is untrusted, so a resource-limited child process decodes it.
+The file is untrusted, so a resource-limited child process decodes a recording.
 
 The content decides the format; file names and media types are ignored. A file that is not audio is refused with 400,
 because 415 concerns the content type of the request itself. Knows nothing of Flask or models.
@@ -15,19 +15,21 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from audiocraft_api.audio import upload_decoder
+from audiocraft_api.audio import midi, upload_decoder
 from audiocraft_api.audio.upload_decoder import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, MIN_SECONDS
 from audiocraft_api.audio.upload_kinds import kind_of_other_file
 from audiocraft_api.config.audio import AudioSettings
 from audiocraft_api.core.constants import MAX_LONG_DURATION_SECONDS, WINDOW_SECONDS
 from audiocraft_api.core.errors import InvalidAudio, InvalidMelody, PayloadTooLarge, StorageUnavailable, Unavailable
-from audiocraft_api.core.params import AudioInput
+from audiocraft_api.core.melody_line import MelodyLine
+from audiocraft_api.core.params import AudioInput, Melody
 
 COPY_BYTES = 2**20
 # With the part that was continued, and the padding of an encoder.
@@ -70,15 +72,42 @@ class UploadDecoder:
         """
         self._program = program
         self._max_bytes = config.max_upload_bytes
+        self._max_melody_notes = config.max_melody_notes
+        self._max_midi_events = config.max_midi_events
         self._max_seconds = {"melody": config.max_melody_seconds, "audio": config.max_continuation_seconds}
         self._timeout_seconds = config.melody_timeout_seconds
         self._queue_timeout_seconds = queue_timeout_seconds or config.melody_timeout_seconds
         self._slots = threading.BoundedSemaphore(config.max_melody_decoders)
 
-    def decode(self, upload: BinaryIO, name: Upload = "melody", *, is_own: bool = False) -> AudioInput:
+    def decode_melody(self, upload: BinaryIO) -> Melody:
+        """Read a melody: the top line of a MIDI file, which its content shows, or a recording. Raises as `decode`."""
+        head = upload.read(len(midi.MAGIC))
+        return self._read_midi(head, upload) if head == midi.MAGIC else self.decode(upload, head=head)
+
+    def _read_midi(self, head: bytes, upload: BinaryIO) -> MelodyLine:
+        with self._slot():  # bounds the memory of all files together
+            data = head + upload.read(self._max_bytes + 1)
+            if len(data) > self._max_bytes:
+                raise PayloadTooLarge(f"The melody file must be at most {self._max_bytes:,} bytes.")
+            try:
+                line = midi.read_top_line(
+                    data, max_events=self._max_midi_events, max_seconds=self._max_seconds["melody"]
+                )
+            except midi.MidiError as error:
+                raise InvalidMelody(f"The MIDI file in melody {error}.") from error
+        if line.seconds < MIN_SECONDS:
+            raise InvalidMelody(f"The MIDI file in melody must be at least {MIN_SECONDS:g} seconds long.")
+        if len(line.notes) > self._max_melody_notes:
+            raise InvalidMelody(f"The MIDI file in melody must have at most {self._max_melody_notes:,} notes.")
+        return line
+
+    def decode(
+        self, upload: BinaryIO, name: Upload = "melody", *, is_own: bool = False, head: bytes = b""
+    ) -> AudioInput:
         """Read `upload` to its end and decode it to a waveform [C, T] float32 in -1 … 1, mono or stereo.
 
-        `is_own` lifts the limits of size and duration for audio that this server made.
+        `head` is what was read of the upload before. `is_own` lifts the limits of size and duration for audio that this
+        server made.
 
         Raises InvalidMelody or InvalidAudio with the cause, PayloadTooLarge, Unavailable while all decoders are busy,
         and StorageUnavailable when the disk has no space for a temporary file.
@@ -86,7 +115,7 @@ class UploadDecoder:
         try:
             # Unnamed files: the system deletes them when they are closed, however this process ends.
             with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as samples:
-                self._copy(upload, source, name, None if is_own else self._max_bytes)
+                self._copy(head, upload, source, name, None if is_own else self._max_bytes)
                 max_seconds = MAX_OWN_SECONDS if is_own else self._max_seconds[name]
                 verdict = self._decode_in_child(source, samples, max_seconds)
                 if "refused" in verdict:
@@ -98,10 +127,11 @@ class UploadDecoder:
             raise StorageUnavailable(f"The server has no disk space to decode the {name}. Try again later.") from error
         return AudioInput(np.ascontiguousarray(interleaved.T), verdict["sample_rate"])
 
-    def _copy(self, upload: BinaryIO, source: BinaryIO, name: Upload, max_bytes: int | None) -> None:
+    def _copy(self, head: bytes, upload: BinaryIO, source: BinaryIO, name: Upload, max_bytes: int | None) -> None:
         """Copy the upload to a file that the child can read. Raises if it is too large, empty or clearly not audio."""
         num_bytes = 0
-        while block := upload.read(COPY_BYTES):
+        while block := head + upload.read(COPY_BYTES):
+            head = b""
             if num_bytes == 0 and (kind := kind_of_other_file(block)):
                 raise _refusal(name, "other_file", kind)
             num_bytes += len(block)
@@ -114,10 +144,16 @@ class UploadDecoder:
         os.lseek(source.fileno(), 0, os.SEEK_SET)
 
     def _decode_in_child(self, source: BinaryIO, samples: BinaryIO, max_seconds: float) -> dict[str, Any]:
+        with self._slot():
+            return self._run_child(source, samples, max_seconds)
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        """Wait for one of the decoders and occupy it for the block. Raises Unavailable."""
         if not self._slots.acquire(timeout=self._queue_timeout_seconds):
             raise Unavailable("The server is decoding too many uploads. Try again later.")
         try:
-            return self._run_child(source, samples, max_seconds)
+            yield
         finally:
             self._slots.release()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, FRAME_RATE
+from audiocraft_api.core.melody_line import MelodyLine
 from audiocraft_api.core.performance import Performance
 
 Waveform = npt.NDArray[np.float32]  # [C, T], -1 … 1
@@ -33,6 +34,9 @@ class AudioInput:
     waveform: Waveform  # [C, T]
     sample_rate: int  # Hz
     codes: Codes | None = None
+
+
+Melody: TypeAlias = AudioInput | MelodyLine  # a recording, or notes
 
 
 def seconds_of(audio: AudioInput | None) -> float:
@@ -77,6 +81,6 @@ class GenerationParams:
     extend_stride_seconds: float = DEFAULT_EXTEND_STRIDE_SECONDS
     negative_description: str | None = None
     segments: tuple[Segment, ...] = ()
-    melody: AudioInput | None = None
+    melody: Melody | None = None
     audio_prompt: AudioInput | None = None
     performance: Performance | None = None

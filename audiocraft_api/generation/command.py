@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from audiocraft_api.audio.finishing import Finishing
+from audiocraft_api.audio.notes import line_of_notes, parse_notes
 from audiocraft_api.core.constants import (
     DEFAULT_CFG_COEF,
     DEFAULT_EXTEND_STRIDE_SECONDS,
@@ -13,7 +14,7 @@ from audiocraft_api.core.constants import (
     MAX_DURATION_SECONDS,
 )
 from audiocraft_api.core.errors import AudioCraftError
-from audiocraft_api.core.params import AudioInput, Segment
+from audiocraft_api.core.params import AudioInput, Melody, Segment
 from audiocraft_api.core.performance import Performance
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.generation.recipe import Recipe
@@ -37,7 +38,7 @@ class GenerateCommand:
     top_p: float = 0.0
     cfg_coef: float = DEFAULT_CFG_COEF
     seed: int | None = None
-    melody: AudioInput | None = None
+    melody: Melody | None = None  # that was uploaded
     audio_owner: str | None = None  # the only caller who may fetch the audio; None: anyone with the link
     seed_drawn: bool = False  # the service drew the seed, so no later request can have the same one by intention
     extend_stride_seconds: float = field(default=DEFAULT_EXTEND_STRIDE_SECONDS, metadata=ADDED)
@@ -62,6 +63,15 @@ class GenerateCommand:
     key: str | None = field(default=None, metadata=ADDED)
     time_signature: str | None = field(default=None, metadata=ADDED)
     stems: bool = field(default=False, metadata=ADDED)
+    notes: str | None = field(default=None, metadata=ADDED)  # a melody as text, at `bpm`
+
+    @property
+    def followed(self) -> Melody | None:
+        """The melody that the music follows."""
+        if self.notes is None:
+            return self.melody
+        assert self.bpm is not None
+        return line_of_notes(parse_notes(self.notes), self.bpm)
 
     @property
     def finishing(self) -> Finishing:

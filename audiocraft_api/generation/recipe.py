@@ -19,7 +19,8 @@ from audiocraft_api import __version__
 from audiocraft_api.audio.finishing import Finishing
 from audiocraft_api.audio.tags import Tags
 from audiocraft_api.core.constants import DEFAULT_EXTEND_STRIDE_SECONDS, MAX_DURATION_SECONDS
-from audiocraft_api.core.params import AudioInput, Codes, GenerationParams, Segment, seconds_of
+from audiocraft_api.core.melody_line import MelodyLine
+from audiocraft_api.core.params import AudioInput, Codes, GenerationParams, Melody, Segment, seconds_of
 from audiocraft_api.generation.performance_recipe import performance_json
 
 # From https://cv.iptc.org/newscodes/digitalsourcetype/: made by a model trained on the works of others.
@@ -111,11 +112,13 @@ def recipe_details(
     output_format: str,
     engine: str,
     *,
+    melody: Melody | None,
     continuation: Mapping[str, Any],
     added: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the `details` of a recipe: every resolved parameter and the software, as of now.
 
+    `melody` is the uploaded one, of which the recipe has a digest.
     Controls that have no effect on the audio are left out, so that recipes and tags of plain requests stay as they are.
     """
     return {
@@ -128,7 +131,7 @@ def recipe_details(
         "top_p": params.top_p,
         "cfg_coef": params.cfg_coef,
         "seed": params.seed,
-        "melody": None if params.melody is None else audio_digest(params.melody),
+        "melody": None if melody is None else melody_digest(melody),
         **_controls(params),
         **continuation,
         **added,
@@ -188,6 +191,14 @@ def codes_digest(codes: Codes) -> str:
     digest = hashlib.sha256(f"{num_codebooks} {num_frames}\n".encode())
     digest.update(np.ascontiguousarray(codes.tokens, "<u2").tobytes())
     return digest.hexdigest()
+
+
+def melody_digest(melody: Melody) -> str:
+    """Return the SHA-256 of a melody: of a line, a text line with the number of notes, then one for each note."""
+    if not isinstance(melody, MelodyLine):
+        return audio_digest(melody)
+    lines = [f"{len(melody.notes)}", *(f"{note.end_ms} {note.pitch}" for note in melody.notes)]
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
 def audio_digest(audio: AudioInput) -> str:

@@ -192,7 +192,7 @@ class GenerationService:
             extend_stride_seconds=command.extend_stride_seconds,
             negative_description=command.negative_prompt,
             segments=command.segments,
-            melody=command.melody,
+            melody=command.followed,
             audio_prompt=command.audio_prompt,
             performance=command.performance,
         )

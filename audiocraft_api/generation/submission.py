@@ -44,6 +44,7 @@ class Submission:
                 result.precision,
                 output_format,
                 self.engine_kind,
+                melody=self.command.melody,
                 continuation=continuation_details(self.command, result.codec),
                 added=self._added_details(separator),
             ),
@@ -54,4 +55,5 @@ class Submission:
         command = self.command
         wished = {"bpm": command.bpm, "key": command.key, "time_signature": command.time_signature}
         stems = {} if separator is None else {"stems": True, "separator": separator}
-        return wording_details(wished, command.wording) | finishing_details(command.finishing) | stems
+        notes = {} if command.notes is None else {"notes": command.notes}
+        return notes | wording_details(wished, command.wording) | finishing_details(command.finishing) | stems

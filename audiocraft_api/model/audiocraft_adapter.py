@@ -28,14 +28,16 @@ from audiocraft.utils.autocast import TorchAutocast
 from torch import Tensor
 
 from audiocraft_api.core.errors import InvalidRequest
+from audiocraft_api.core.melody_line import MelodyLine
 from audiocraft_api.core.texts import Texts, TextSchedule
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.model.checkpoint import DECODER_PARTS
 from audiocraft_api.model.guided_loop import generate_window
+from audiocraft_api.model.line_chroma import line_chroma
 from audiocraft_api.model.performance_loop import generate_performance
 
 if TYPE_CHECKING:
-    from audiocraft_api.core.params import AudioInput, GenerationParams
+    from audiocraft_api.core.params import AudioInput, GenerationParams, Melody
 
 ConditionTensors = dict[str, tuple[Tensor, Tensor]]  # name → condition [1, S, D], mask [1, S]
 
@@ -152,7 +154,7 @@ class LoadedModel:
     def condition_tensors(
         self,
         description: str,
-        melody: AudioInput | None = None,
+        melody: Melody | None = None,
         window_start_seconds: float | None = None,
         negative_description: str | None = None,
     ) -> tuple[ConditionTensors, ConditionTensors]:
@@ -172,15 +174,16 @@ class LoadedModel:
         provider = self.lm.condition_provider
         if negative_description is not None:
             null[0].text["description"] = negative_description
-            if not self.has_prefix:
-                with wrapper.autocast:
-                    return provider(provider.tokenize(attributes)), provider(provider.tokenize(null))
         with wrapper.autocast:
-            both = provider(provider.tokenize(attributes + null))
-        return (
-            {name: (condition[:1], mask[:1]) for name, (condition, mask) in both.items()},
-            {name: (condition[1:], mask[1:]) for name, (condition, mask) in both.items()},
-        )
+            if negative_description is not None and not self.has_prefix:
+                cond, uncond = provider(provider.tokenize(attributes)), provider(provider.tokenize(null))
+            else:
+                both = provider(provider.tokenize(attributes + null))
+                cond = {name: (condition[:1], mask[:1]) for name, (condition, mask) in both.items()}
+                uncond = {name: (condition[1:], mask[1:]) for name, (condition, mask) in both.items()}
+            if isinstance(melody, MelodyLine):
+                cond["self_wav"] = self._line_condition(wrapper, melody, window_start_seconds)
+        return cond, uncond
 
     @torch.no_grad()
     def encode(self, audio: AudioInput) -> Tensor:
@@ -229,7 +232,8 @@ class LoadedModel:
                         context_of=functools.cache(lambda text: self.condition_tensors(text)[0]),
                         on_step=on_step,
                     )
-            if params.negative_description is not None or params.segments:
+            # audiocraft's loop reads conditions from texts and recordings only.
+            if params.negative_description is not None or params.segments or isinstance(params.melody, MelodyLine):
                 with wrapper.autocast:
                     return self._generate_guided(params, prompt, windows, on_step)
             attributes = self._attributes(wrapper, params.description, params.melody)
@@ -297,14 +301,36 @@ class LoadedModel:
             extend_stride=params.extend_stride_seconds if long else wrapper.max_duration / 2,
         )
 
-    def _attributes(
-        self, wrapper: MusicGen, description: str, melody: AudioInput | None
-    ) -> list[ConditioningAttributes]:
-        melodies = None if melody is None else [self._converted(melody)]
-        if melodies is not None and not self.has_melody:
+    def _attributes(self, wrapper: MusicGen, description: str, melody: Melody | None) -> list[ConditioningAttributes]:
+        if melody is not None and not self.has_melody:
             raise InvalidRequest(f"The model {self.spec.name!r} cannot follow a melody.")
+        melodies = None if melody is None or isinstance(melody, MelodyLine) else [self._converted(melody)]
         attributes, _ = wrapper._prepare_tokens_and_attributes([description], None, melodies)
         return attributes
+
+    def _line_condition(
+        self, wrapper: MusicGen, line: MelodyLine, window_start_seconds: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the condition of notes and its mask, as `ChromaStemConditioner` returns those of a recording.
+
+        The chroma of a request of one window is repeated; that of a longer one is written for each window.
+        """
+        conditioner = self.lm.condition_provider.conditioners["self_wav"]
+        extractor = conditioner.chroma
+        chroma = torch.from_numpy(
+            line_chroma(
+                line,
+                sample_rate=extractor.sample_rate,
+                hop=extractor.winhop,
+                window=extractor.winlen,
+                begin_seconds=window_start_seconds or 0.0,
+                seconds=line.seconds if window_start_seconds is None else wrapper.max_duration,
+            )
+        )  # [T, 12]
+        frames = torch.arange(conditioner.chroma_len) % len(chroma)
+        weight = conditioner.output_proj.weight
+        embedded = conditioner.output_proj(chroma[frames][None].to(weight))  # [1, T, D]
+        return embedded, torch.ones_like(embedded[..., 0])
 
     def _converted(self, audio: AudioInput) -> Tensor:
         waveform = torch.tensor(audio.waveform)  # a copy: the array may be read-only

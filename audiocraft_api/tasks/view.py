@@ -94,7 +94,10 @@ class RecipeResponse(BaseModel):
     top_p: float
     cfg_coef: float
     seed: int
-    melody: str | None = Field(description="SHA-256 of the decoded melody; null without a melody.")
+    melody: str | None = Field(description="SHA-256 of the decoded melody; null without an uploaded melody.")
+    notes: str | None = Field(
+        None, description="The melody as notes, at `bpm`; left out if there are none.", exclude_if=is_unused
+    )
     extend_stride: float | None = Field(
         None,
         description="Seconds of new audio in each window; left out if it has no effect.",

@@ -16,6 +16,8 @@ from flask import g, request
 
 from audiocraft_api.access.limits import Admission
 from audiocraft_api.access.rate_limiter import RateLimitState
+from audiocraft_api.audio.notes import DEFAULT_BPM, line_of_notes, parse_notes
+from audiocraft_api.audio.upload_decoder import MIN_SECONDS
 from audiocraft_api.config import Config
 from audiocraft_api.core.constants import FRAME_RATE, MAX_LONG_DURATION_SECONDS, MIN_DURATION_SECONDS
 from audiocraft_api.core.errors import Canceled, InvalidRequest
@@ -26,7 +28,14 @@ from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.auth import caller, client_address
 from audiocraft_api.web.disconnect import connection_of
 from audiocraft_api.web.lifetime import at_response_end
-from audiocraft_api.web.schemas import ContinuationFields, FileFields, GenerationFields, PerformanceFields, TextFields
+from audiocraft_api.web.schemas import (
+    ContinuationFields,
+    FileFields,
+    FormFields,
+    GenerationFields,
+    PerformanceFields,
+    TextFields,
+)
 from audiocraft_api.web.services import services
 
 MUSICAL_FIELDS = ("bpm", "key", "time_signature")  # that only models of music understand
@@ -48,6 +57,7 @@ def admitted(
     config = services().config
     _check_size(fields, spec, config)
     _check_controls(fields, spec)
+    _check_notes(fields, config)
     with _charged(_prompts(fields.parts), fields.n * fields.seconds, idempotency_key):
         yield _command_of(fields, spec, config)
 
@@ -157,11 +167,18 @@ def _command_of(fields: GenerationFields, spec: ModelSpec, config: Config) -> Ge
         seed=fields.seed,
         n=fields.n,
         audio_owner=caller().owner if config.access.audio_requires_key else None,
-        bpm=fields.bpm,
         key=fields.key,
         time_signature=fields.time_signature,
+        **_notes(fields),
         **_finishing(fields),
     )
+
+
+def _notes(fields: GenerationFields) -> dict[str, Any]:
+    """Return the fields of a command that describe a melody of notes; its tempo is always one of them."""
+    if not isinstance(fields, FormFields) or fields.notes is None:
+        return {"bpm": fields.bpm}
+    return {"notes": fields.notes, "bpm": fields.bpm or DEFAULT_BPM}
 
 
 def _finishing(fields: GenerationFields) -> dict[str, Any]:
@@ -256,6 +273,19 @@ def _check_controls(fields: GenerationFields, spec: ModelSpec) -> None:
     is_by_reference = isinstance(fields, TextFields) and fields.continue_from is not None
     if spec.melody and not is_by_reference:  # otherwise the windows depend on the audio that is continued
         check_segments_of_windows(fields, spec)
+
+
+def _check_notes(fields: GenerationFields, config: Config) -> None:
+    """Raise InvalidRequest for notes beyond the limits of the server."""
+    if not isinstance(fields, FormFields) or fields.notes is None:
+        return
+    notes, bpm = parse_notes(fields.notes), fields.bpm or DEFAULT_BPM
+    if len(notes) > config.audio.max_melody_notes:
+        raise _refusal("notes", f"must have at most {config.audio.max_melody_notes:,} notes and rests on this server")
+    seconds, longest = line_of_notes(notes, bpm).seconds, config.audio.max_melody_seconds
+    if not MIN_SECONDS <= seconds <= longest:
+        bound = f"at least {MIN_SECONDS:g}" if seconds < MIN_SECONDS else f"at most {longest:g}"
+        raise _refusal("notes", f"must be {bound} seconds long, and have {seconds:g} at {bpm} beats per minute")
 
 
 def _check_fades(fields: GenerationFields, seconds: float) -> None:

@@ -68,7 +68,8 @@ class Operation:
         if self.json:
             return (parse_json(self.json),)
         if self.form:
-            return (parse_form(self.form, self.form.FILE_FIELD, self.form.MISSING_FILE),)
+            form = self.form
+            return (parse_form(form, form.FILE_FIELD, form.MISSING_FILE, form.IN_PLACE_OF_FILE),)
         return (parse_query(self.query),) if self.query else ()
 
 

@@ -89,14 +89,16 @@ def read_form() -> tuple[MultiDict[str, FileStorage], MultiDict[str, str]]:
         raise StorageUnavailable("The server cannot store the upload at the moment. Try again later.") from error
 
 
-def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Schema:
+def parse_form(schema: type[Schema], file_field: str, missing_file: str, in_place_of_file: str | None = None) -> Schema:
     """Validate the form of the current request, with numbers as text and one file. Raises as `parse_json`.
 
     An empty optional field means its default: browsers send every field of a form. Without the file the error is
-    `missing_file`, whatever other field is wrong. Raises also StorageUnavailable.
+    `missing_file`, whatever other field is wrong, unless there is the field `in_place_of_file`, which must then not be
+    empty. Raises also StorageUnavailable.
     """
     files, texts = read_form()
-    if not any(upload.filename for upload in files.getlist(file_field)):
+    has_file = any(upload.filename for upload in files.getlist(file_field))
+    if not has_file and in_place_of_file not in texts:
         raise InvalidRequest(missing_file, {file_field: [missing_file]})
     given: list[tuple[str, list[Any]]] = [*texts.lists(), *files.lists()]
     fields: dict[str, Any] = {}
@@ -105,6 +107,8 @@ def parse_form(schema: type[Schema], file_field: str, missing_file: str) -> Sche
             raise _repeated(name)
         fields[name] = "" if _is_no_file(values[0]) else values[0]
     optional = {name for name, field in schema.model_fields.items() if not field.is_required()}
+    if not has_file:
+        optional.discard(in_place_of_file or "")
     return validate(
         schema, {name: value for name, value in fields.items() if value != "" or name not in optional}, strict=False
     )

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, BinaryIO, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +24,7 @@ from pydantic import (
 from werkzeug.datastructures import FileStorage
 
 from audiocraft_api.audio.convert import FORMATS
+from audiocraft_api.audio.notes import DEFAULT_BPM, MAX_NOTES_CHARACTERS, NOTES_PATTERN, parse_notes
 from audiocraft_api.audio.upload import ACCEPTED_FORMATS
 from audiocraft_api.core.constants import (
     CODEBOOK_SIZE,
@@ -117,6 +118,11 @@ def _known_key(name: str) -> str:
     return name
 
 
+def _readable_notes(text: str) -> str:
+    parse_notes(text)
+    return text
+
+
 def _known_format(name: str) -> str:
     if name not in FORMATS:
         raise ValueError(f"must be one of {', '.join(FORMATS)}")
@@ -148,8 +154,15 @@ OutputFormat = Annotated[str, AfterValidator(_known_format), WithJsonSchema({"ty
 Bpm = Annotated[int, Field(ge=MIN_BPM, le=MAX_BPM), BeforeValidator(_whole)]
 Key = Annotated[str, AfterValidator(_known_key), WithJsonSchema({"type": "string", "pattern": KEY.pattern})]
 TimeSignature = Literal["4/4", "3/4", "6/8"]
+Notes = Annotated[
+    str,
+    Field(max_length=MAX_NOTES_CHARACTERS),
+    AfterValidator(_readable_notes),
+    WithJsonSchema({"type": "string", "maxLength": MAX_NOTES_CHARACTERS, "pattern": NOTES_PATTERN}),
+]
 Fade = Annotated[float, Field(ge=0, le=MAX_FADE_SECONDS)]
 
+MELODY_FILES = f"a {ACCEPTED_FORMATS} file, or a MIDI file, of which the highest notes are followed"
 UploadedFile = Annotated[FileStorage, WithJsonSchema({"type": "string", "format": "binary"})]
 
 PART_START = (
@@ -507,31 +520,54 @@ class FormFields(FileFields, GenerationFields):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     FILE_FIELD: ClassVar[str]
+    IN_PLACE_OF_FILE: ClassVar[str | None] = None  # a field
     MISSING_FILE: ClassVar[str]
 
     prompt: Prompt
+    bpm: Bpm | None = Field(
+        None,
+        description="Tempo in beats per minute, added to the prompt in words. It is also that of `notes`, and then "
+        f"{DEFAULT_BPM} when omitted.",
+    )
+    melody: UploadedFile | None = Field(
+        None, description=f"A melody to follow: {MELODY_FILES}.", json_schema_extra=_not_null
+    )
+    notes: Notes | None = Field(
+        None,
+        description="A melody to follow, in place of a file: pitches or `-` for a rest, each with its length in beats, "
+        "such as `C4:1 E4:1/2 -:0.5 Bb3:2`. A beat lasts 60 / `bpm` seconds.",
+        json_schema_extra=_not_null,
+    )
+
+    @classmethod
+    def conflicts(cls, given: Mapping[str, Any]) -> dict[str, str]:
+        return {"notes": "cannot be combined with melody"} if {"melody", "notes"} <= given.keys() else {}
 
 
 class MelodyFields(FormFields):
-    """Fields of requests with an uploaded melody that differ from requests without one."""
+    """Fields of requests with a melody that differ from requests without one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["melody"], "properties": {"notes": False}},
+                {"required": ["notes"], "properties": {"melody": False}},
+            ]
+        }
+    )
 
     FILE_FIELD = "melody"
+    IN_PLACE_OF_FILE = "notes"
     MISSING_FILE = "No melody file provided"
 
     model_size: str = Field(
         "medium", max_length=64, description="Name of a model from `GET /models` that follows a melody."
     )
     duration: LongDuration = Field(10.0, description="Duration of the audio in seconds.")
-    melody: UploadedFile = Field(description=f"The melody to follow: a {ACCEPTED_FORMATS} file.")
-
-    @property
-    def melody_file(self) -> BinaryIO:
-        """The uploaded file, opened for reading."""
-        return cast(BinaryIO, self.melody.stream)
 
 
 class MelodyRequest(_ReturnFields, MelodyFields):
-    """A multipart form with an uploaded melody. Numbers are sent as text."""
+    """A multipart form with a melody: a file or notes. Numbers are sent as text."""
 
     LONGEST = MAX_DURATION_SECONDS
 
@@ -559,11 +595,6 @@ class ContinuationFields(FormFields):
         json_schema_extra=_not_null,
     )
     include_input: bool = Field(True, description=INCLUDE_INPUT)
-    melody: UploadedFile | None = Field(
-        None,
-        description="A melody to follow, with a model that follows melodies.",
-        json_schema_extra=_not_null,
-    )
 
     @property
     def part(self) -> Part:
@@ -593,7 +624,7 @@ class TaskRequest(_WebhookFields, FileFields, TextFields):
 
 
 class MelodyTaskRequest(_WebhookFields, MelodyFields):
-    """A multipart form with an uploaded melody that creates a task. Numbers are sent as text."""
+    """A multipart form with a melody, a file or notes, that creates a task. Numbers are sent as text."""
 
 
 class ContinuationTaskRequest(_WebhookFields, ContinuationFields):
@@ -739,10 +770,18 @@ class ContinuationControl(_Response):
 
 
 class BpmControl(_Response):
-    """Tempo in beats per minute: a wish, which is worded into the prompt."""
+    """Tempo in beats per minute: that of `notes`, and a wish, which is worded into the prompt."""
 
     minimum: int
     maximum: int
+
+
+class NotesControl(_Response):
+    """A melody of notes, as text or as a MIDI file."""
+
+    maximum: int = Field(description="Most notes.")
+    maximum_duration: float = Field(description="Longest melody in seconds.")
+    default_bpm: int = Field(description="`bpm` of notes when omitted.")
 
 
 class KeyControl(_Response):
@@ -809,6 +848,7 @@ class ControlsResponse(_Response):
     fade_out: FadeControl
     trim_silence: TrimSilenceControl
     stems: StemsControl
+    notes: NotesControl | None = Field(description="Null for models that cannot follow a melody.")
     live: LiveControl | None = Field(description="Null for models that cannot play live.")
 
 

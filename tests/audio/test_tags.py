@@ -53,7 +53,9 @@ HOSTILE_PROMPTS = {
 
 def recipe(prompt: str, output_format: str) -> Recipe:
     params = GenerationParams("demo", prompt, 1.5, seed=7, temperature=0.9)
-    details = recipe_details(params, "abc123", "int6", output_format, "batching", continuation={}, added={})
+    details = recipe_details(
+        params, "abc123", "int6", output_format, "batching", melody=params.melody, continuation={}, added={}
+    )
     return Recipe(output_format, SAMPLE_RATE, 1.5, 0.1, 7, "demo", "abc123", details)
 
 
@@ -155,7 +157,9 @@ def test_prompts_can_be_left_out(name: str) -> None:
 def test_a_melodys_digest_covers_its_samples_and_their_rate() -> None:
     def melody(waveform: np.ndarray, sample_rate: int) -> str:
         params = GenerationParams("demo", "a", 1.0, seed=1, melody=AudioInput(waveform, sample_rate))
-        digest = recipe_details(params, "r", "exact", "wav", "batching", continuation={}, added={})["melody"]
+        digest = recipe_details(
+            params, "r", "exact", "wav", "batching", melody=params.melody, continuation={}, added={}
+        )["melody"]
         assert len(digest) == 64
         return str(digest)
 

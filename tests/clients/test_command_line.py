@@ -90,6 +90,14 @@ def test_melody_follows_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert "melody.xyz" in run(capsys, "melody", "string quartet", "melody.xyz", status=1)
 
 
+def test_melody_follows_notes(capsys: pytest.CaptureFixture[str]) -> None:
+    notes = ("melody", "string quartet", "--notes", "C4:1 E4:1", "--bpm", "90", "-d", "1", "-o", "b.ogg", "--json")
+    recipe = json.loads(run(capsys, *notes))["result"]["recipe"]
+    assert (recipe["notes"], recipe["bpm"]) == ("C4:1 E4:1", 90)
+    for given in ((), ("melody.wav", "--notes", "C4:1")):
+        assert "either as a FILE or with --notes" in run(capsys, "melody", "string quartet", *given, status=2)
+
+
 def test_stream_writes_audio(capsys: pytest.CaptureFixture[str], environ: dict[str, str]) -> None:
     assert run(capsys, "stream", "lo-fi beat", "-d", "1", "-o", "a.wav") == "a.wav\n"
     assert Path("a.wav").stat().st_size == STREAM_BYTES

@@ -72,6 +72,18 @@ def test_a_melody_may_be_a_path_bytes_or_a_file(client: AudioCraft, tmp_path: Pa
     assert result.recipe.melody is not None
 
 
+def test_a_melody_may_be_notes(client: AudioCraft) -> None:
+    result = client.generate("string quartet", notes="C4:1 E4:1", bpm=90, duration=1)
+    task = client.tasks.run("string quartet", notes="C4:1 E4:1", bpm=90, duration=1, poll_seconds=0.02)
+    uploaded = client.generate_continuation(
+        "string quartet", audio=melody_file(), notes="C4:1 E4:1", model_size="medium", duration=1
+    )
+    for recipe in (result.recipe, task.result.recipe, uploaded.recipe):
+        assert (recipe.notes, recipe.melody) == ("C4:1 E4:1", None)
+    with pytest.raises(client_package.InvalidRequestError, match="note 1 is 'H4:1'"):
+        client.generate("string quartet", notes="H4:1")
+
+
 def test_a_recording_is_continued(client: AudioCraft) -> None:
     fields: dict[str, Any] = {"duration": 1, "start": 0.25, "include_input": False}
     done = client.tasks.run_continuation("solo cello", audio=melody_file(), poll_seconds=0.02, **fields)

@@ -93,6 +93,8 @@ def test_the_examples_of_generating_download_audio(server: Server, tmp_path: Pat
     saved.rename(tmp_path / "melody.mp3")
     (follow,) = code_blocks(section("docs/generating.md", "Following a melody"), "bash")
     assert json.loads(run(BASH, follow, server, tmp_path))["model"] == "demo-melody"
+    (notes,) = code_blocks(section("docs/controls.md", "Notes"), "bash")
+    assert json.loads(run(BASH, notes, server, tmp_path))["recipe"]["bpm"] == 96
 
     (browser_code,) = code_blocks(section("docs/generating.md", "Downloading"), "js")
     stand_in = "const audio = {}; globalThis.document = {querySelector: () => audio};\n"
@@ -242,7 +244,7 @@ def test_the_command_line_does_what_its_page_shows(server: Server, tmp_path: Pat
     (block,) = code_blocks(section("docs/clients.md", "Command line"), "bash")
     *_, listed = run(BASH, block, server, tmp_path, environ).splitlines()
     assert json.loads(listed)[0]["status"] == "completed"
-    for name in ("beat.mp3", "follow.flac", "stream.wav", "change.ogg"):
+    for name in ("beat.mp3", "follow.flac", "notes.flac", "stream.wav", "change.ogg"):
         assert seconds_of(tmp_path / name) == pytest.approx(2, abs=0.1)
     assert seconds_of(tmp_path / "longer.mp3") == pytest.approx(4, abs=0.2)
     assert (tmp_path / "live.wav").read_bytes()[:4] == b"RIFF"

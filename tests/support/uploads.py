@@ -39,6 +39,14 @@ def refusal(data: bytes, **options: Any) -> str:
     return caught.value.message
 
 
+def melody_refusal(data: bytes, **options: Any) -> str:
+    """Return the message that a melody, a recording or a MIDI file, is refused with."""
+    with pytest.raises(InvalidMelody) as caught:
+        make_decoder(**options).decode_melody(io.BytesIO(data))
+    assert caught.value.errors == {"melody": [caught.value.message]}
+    return caught.value.message
+
+
 def decode_here(data: bytes) -> AudioInput:
     """Decode with the child's function in this process, which takes a tenth of the time. Raises its `Refused`."""
     samples = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sqlite3
 import tempfile
@@ -30,6 +31,7 @@ from audiocraft_api.core.errors import (
     QueueFull,
     StorageUnavailable,
 )
+from audiocraft_api.core.melody_line import REST, LineNote, MelodyLine
 from audiocraft_api.core.observer import NULL_OBSERVER, Observer
 from audiocraft_api.core.params import AudioInput, GenerationParams
 from audiocraft_api.core.request import EngineRequest
@@ -612,6 +614,17 @@ class TestService:
         assert unpacked.melody is not None
         np.testing.assert_array_equal(unpacked.melody.waveform, MELODY.waveform)
         assert replace(unpacked, melody=None).__dict__ == replace(command, melody=None).__dict__
+
+    def test_a_melody_of_notes_is_stored_with_its_command(self) -> None:
+        line = MelodyLine((LineNote(500, 60), LineNote(750, REST), LineNote(1000, 127)))
+        plain, audio = encode_command(replace(COMMAND, melody=line, bpm=90))
+        assert audio is None
+        unpacked = decode_command(json.loads(json.dumps(plain)), audio)
+        assert unpacked.melody == unpacked.followed == line
+        plain, audio = encode_command(replace(COMMAND, notes="C4:1 -:1/2", bpm=90))
+        unpacked = decode_command(json.loads(json.dumps(plain)), audio)
+        assert unpacked.melody is None
+        assert unpacked.followed == MelodyLine((LineNote(667, 60), LineNote(1000, REST)))
 
     def test_a_task_of_an_incompatible_release_fails_with_a_clear_error(self) -> None:
         with pytest.raises(GenerationFailed, match="another release"):

@@ -117,6 +117,7 @@ def test_models_lists_capabilities_and_licenses(client: FlaskClient) -> None:
             "fade_out": {"maximum": 30.0},
             "trim_silence": {"threshold": -60.0},
             "stems": {"names": ["drums", "bass", "other", "vocals"]},
+            "notes": None,
             "live": {"max_prompts": 4, "max_transition": 30.0, "lead": 1.5, "max_duration": 1800.0},
         },
     }

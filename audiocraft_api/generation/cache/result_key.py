@@ -12,11 +12,12 @@ from pathlib import Path
 
 from audiocraft_api import __version__
 from audiocraft_api.config import Config
+from audiocraft_api.core.melody_line import MelodyLine
 from audiocraft_api.core.params import AudioInput
 from audiocraft_api.engine.cpu.native.build import library_path
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.performance_recipe import performance_json
-from audiocraft_api.generation.recipe import audio_digest, codes_digest
+from audiocraft_api.generation.recipe import audio_digest, codes_digest, melody_digest
 
 
 def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
@@ -25,7 +26,7 @@ def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
     The command includes the owner of the audio, so no caller can find out what another owner has requested.
     """
     requested: dict[str, object] = {field.name: getattr(command, field.name) for field in fields(command)}
-    requested = {name: _digests(value) if isinstance(value, AudioInput) else value for name, value in requested.items()}
+    requested = {name: _digests(value) for name, value in requested.items()}
     if command.performance is not None:
         requested["performance"] = performance_json(command.performance)
     settings = {
@@ -40,8 +41,11 @@ def result_key(command: GenerateCommand, revision: str, config: Config) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _digests(audio: AudioInput) -> list[str]:
-    return [audio_digest(audio)] + ([codes_digest(audio.codes)] if audio.codes else [])
+def _digests(value: object) -> object:
+    """Return the digests of a melody or of audio; any other value as it is."""
+    if isinstance(value, AudioInput):
+        return [audio_digest(value)] + ([codes_digest(value.codes)] if value.codes else [])
+    return melody_digest(value) if isinstance(value, MelodyLine) else value
 
 
 @functools.cache

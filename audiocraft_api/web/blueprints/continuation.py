@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, BinaryIO, cast
 
 from flask import Blueprint, Response
@@ -12,6 +11,7 @@ from audiocraft_api.generation.continuation import continued
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.admission import admitted
 from audiocraft_api.web.blueprints.tasks import LOCATION
+from audiocraft_api.web.melody_upload import with_melody
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.request_headers import IDEMPOTENCY_KEY, PREFER, parse_idempotency_key, parse_preference
 from audiocraft_api.web.responses import (
@@ -79,15 +79,14 @@ def generate_continuation_async(fields: ContinuationTaskRequest) -> Response:
 def _checkpoint(fields: ContinuationFields) -> ModelSpec:
     """Return the model; with a melody, it must follow one. Raises InvalidRequest."""
     catalog = services().catalog
-    return catalog.get(fields.model_size) if fields.melody is None else catalog.melody_checkpoint(fields.model_size)
+    has_melody = fields.melody is not None or fields.notes is not None
+    return catalog.melody_checkpoint(fields.model_size) if has_melody else catalog.get(fields.model_size)
 
 
 def _with_uploads(command: GenerateCommand, fields: ContinuationFields, spec: ModelSpec) -> GenerateCommand:
     """Decode the recording and the melody. Raises InvalidRequest and as `UploadDecoder.decode`."""
-    uploads = services().uploads
-    if fields.melody is not None:
-        command = replace(command, melody=uploads.decode(cast(BinaryIO, fields.melody.stream)))
-    audio = uploads.decode(cast(BinaryIO, fields.audio.stream), "audio")
+    command = with_melody(command, fields)
+    audio = services().uploads.decode(cast(BinaryIO, fields.audio.stream), "audio")
     return continued(
         command, audio, fields.part, include_input=fields.include_input, window_seconds=spec.window_seconds
     )

@@ -1,13 +1,13 @@
-"""Text and an uploaded melody to music; the response is sent when the audio is ready."""
+"""Text and a melody to music; the response is sent when the audio is ready."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response
 
 from audiocraft_api.web.admission import admitted
+from audiocraft_api.web.melody_upload import with_melody
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.request_headers import PREFER, parse_idempotency_key, parse_preference
 from audiocraft_api.web.responses import AUDIO_DESCRIPTION, AUDIO_RESPONSES, generate_audio_json
@@ -34,7 +34,7 @@ def generate_with_melody(fields: MelodyRequest) -> dict[str, Any] | Response:
     key = parse_idempotency_key() if preference else None
     with admitted(fields, services().catalog.melody_checkpoint(fields.model_size), key) as command:
         with services().request_slots.acquire():  # also while the upload waits for a decoder
-            command = replace(command, melody=services().uploads.decode(fields.melody_file))
+            command = with_melody(command, fields)
             if not preference:
                 return generate_audio_json(command, fields.return_type)
         return respond_by_task(command, fields.return_type, preference)

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from flask import Blueprint
 
+from audiocraft_api.audio.notes import DEFAULT_BPM
 from audiocraft_api.core.constants import (
     MAX_BPM,
     MAX_DURATION_SECONDS,
@@ -42,6 +43,7 @@ from audiocraft_api.web.schemas import (
     ModelResponse,
     ModelsResponse,
     NegativePromptControl,
+    NotesControl,
     SegmentsControl,
     StemsControl,
     TimeSignature,
@@ -120,6 +122,13 @@ def _controls(spec: ModelSpec) -> ControlsResponse:
         fade_out=FadeControl(maximum=MAX_FADE_SECONDS),
         trim_silence=TrimSilenceControl(threshold=SILENCE_DBFS),
         stems=StemsControl(names=list(STEMS)),
+        notes=NotesControl(
+            maximum=services().config.audio.max_melody_notes,
+            maximum_duration=services().config.audio.max_melody_seconds,
+            default_bpm=DEFAULT_BPM,
+        )
+        if spec.melody
+        else None,
         live=None
         if spec.melody
         else LiveControl(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
@@ -10,6 +9,7 @@ from flask import Blueprint, Response, jsonify
 from audiocraft_api.web.admission import admitted, admitted_text
 from audiocraft_api.web.auth import caller
 from audiocraft_api.web.continuing import continued_from
+from audiocraft_api.web.melody_upload import with_melody
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.request_headers import IDEMPOTENCY_KEY, parse_idempotency_key
 from audiocraft_api.web.responses import check_audio_kept, current_task_json, task_accepted_response
@@ -64,8 +64,8 @@ def generate_with_melody_async(fields: MelodyTaskRequest) -> Response:
     spec = services().catalog.melody_checkpoint(fields.model_size)
     with admitted(fields, spec, parse_idempotency_key()) as command:
         with services().request_slots.acquire():  # while the upload waits for a decoder
-            melody = services().uploads.decode(fields.melody_file)
-        return task_accepted_response(submit_task(replace(command, melody=melody), fields.webhook_url))
+            command = with_melody(command, fields)
+        return task_accepted_response(submit_task(command, fields.webhook_url))
 
 
 @blueprint.get("/tasks/<task_id>")

@@ -118,13 +118,15 @@ def _admitted(given: dict[str, Any], model: str | None, key: str | None) -> Iter
             return
         with services().request_slots.acquire():  # while the recording waits for a decoder
             try:
-                decoded = services().uploads.decode(audio, "melody" if follows_melody else "audio")
+                uploads = services().uploads
+                melody = uploads.decode_melody(audio) if follows_melody else None
+                recording = None if follows_melody else uploads.decode(audio, "audio")
             except (InvalidMelody, InvalidAudio) as error:
                 raise InvalidRequest(error.message, {"input_audio": [error.message]}) from error
-        if follows_melody:
-            yield replace(command, melody=decoded)
+        if recording is None:
+            yield replace(command, melody=melody)
         else:
-            yield continued(command, decoded, part, include_input=True, window_seconds=spec.window_seconds)
+            yield continued(command, recording, part, include_input=True, window_seconds=spec.window_seconds)
 
 
 def _seconds(given: Mapping[str, Any], name: str) -> float | None:

@@ -34,7 +34,9 @@ export class AudioCraft {
 
   /** Generates audio and receives it while it is generated. Resolves with the first audio. */
   async stream(prompt, options = {}) {
-    if (options.melody !== undefined) throw new TypeError("A stream cannot follow a melody. Use generateAudio.");
+    if ((options.melody ?? options.notes) !== undefined) {
+      throw new TypeError("A stream cannot follow a melody. Use generateAudio.");
+    }
     if (options.audio !== undefined) throw new TypeError("A stream continues no upload. Use generateAudio.");
     const {path, body, headers} = generation("/generate-stream", prompt, options);
     const response = await this.#http.send("POST", path, {body, headers, signal: options.signal});

@@ -18,12 +18,12 @@ function snakeCase(name) {
   return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 
-/** Returns the path, body and headers of a request. A melody, or audio to continue, makes the body a form. */
+/** Returns the path, body and headers of a request. A melody, also of notes, or audio to continue makes it a form. */
 export function generation(path, prompt, options) {
   const fields = fieldsOf(prompt, options);
   const files = {audio: options.audio, melody: options.melody};
   const uploads = Object.entries(files).filter(([, file]) => file !== undefined);
-  if (uploads.length === 0) {
+  if (uploads.length === 0 && fields.notes === undefined) {
     return {path, body: JSON.stringify(fields), headers: {"Content-Type": "application/json"}};
   }
   const form = new FormData();

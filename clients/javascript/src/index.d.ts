@@ -64,11 +64,14 @@ export interface WaitOptions extends CallOptions {
   pollInterval?: number;
 }
 
+/** A melody: a recording or a MIDI file, or notes as text. */
+export type MelodyOptions = {melody: Melody; notes?: undefined} | {melody?: undefined; notes: string};
+
 /** With a melody, or with audio to continue, the request becomes a form for the endpoints that take them. */
 export type GenerateOptions = CallOptions &
   (
-    | (GenerateFields & {melody?: undefined; audio?: undefined})
-    | (MelodyFields & {melody: Melody; audio?: undefined})
+    | (GenerateFields & {melody?: undefined; notes?: undefined; audio?: undefined})
+    | (Omit<MelodyFields, "notes"> & MelodyOptions & {audio?: undefined})
     | (ContinuationFields & {audio: Upload; melody?: Melody})
   );
 
@@ -76,8 +79,8 @@ export type TaskOptions = CallOptions & {
   /** Random by default. A repeated submission with the same key returns the same task. */
   idempotencyKey?: string;
 } & (
-    | (TaskFields & {melody?: undefined; audio?: undefined})
-    | (MelodyTaskFields & {melody: Melody; audio?: undefined})
+    | (TaskFields & {melody?: undefined; notes?: undefined; audio?: undefined})
+    | (Omit<MelodyTaskFields, "notes"> & MelodyOptions & {audio?: undefined})
     | (ContinuationTaskFields & {audio: Upload; melody?: Melody})
   );
 

@@ -26,7 +26,10 @@ export interface ContinuationFields {
    * may have 300 seconds.
    */
   n?: number;
-  /** Tempo in beats per minute, added to the prompt in words. */
+  /**
+   * Tempo in beats per minute, added to the prompt in words. It is also that of `notes`, and then 120 when
+   * omitted.
+   */
   bpm?: number;
   /** Key, such as `F# minor`, added to the prompt in words. */
   key?: string;
@@ -47,6 +50,11 @@ export interface ContinuationFields {
   analysis?: boolean;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
+  /**
+   * A melody to follow, in place of a file: pitches or `-` for a rest, each with its length in beats, such as
+   * `C4:1 E4:1/2 -:0.5 Bb3:2`. A beat lasts 60 / `bpm` seconds.
+   */
+  notes?: string;
   /**
    * Where the part to continue starts, in seconds. By default, the part is as long as the model's window
    * permits.
@@ -86,7 +94,10 @@ export interface ContinuationTaskFields {
    * may have 300 seconds.
    */
   n?: number;
-  /** Tempo in beats per minute, added to the prompt in words. */
+  /**
+   * Tempo in beats per minute, added to the prompt in words. It is also that of `notes`, and then 120 when
+   * omitted.
+   */
   bpm?: number;
   /** Key, such as `F# minor`, added to the prompt in words. */
   key?: string;
@@ -107,6 +118,11 @@ export interface ContinuationTaskFields {
   analysis?: boolean;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
+  /**
+   * A melody to follow, in place of a file: pitches or `-` for a rest, each with its length in beats, such as
+   * `C4:1 E4:1/2 -:0.5 Bb3:2`. A beat lasts 60 / `bpm` seconds.
+   */
+  notes?: string;
   /**
    * Where the part to continue starts, in seconds. By default, the part is as long as the model's window
    * permits.
@@ -284,7 +300,7 @@ export interface LiveSteerFields {
   transition?: number;
 }
 
-/** A multipart form with an uploaded melody. Numbers are sent as text. */
+/** A multipart form with a melody: a file or notes. Numbers are sent as text. */
 export interface MelodyFields {
   /** Name of a model from `GET /models` that follows a melody. */
   modelSize?: string;
@@ -310,7 +326,10 @@ export interface MelodyFields {
    * may have 300 seconds.
    */
   n?: number;
-  /** Tempo in beats per minute, added to the prompt in words. */
+  /**
+   * Tempo in beats per minute, added to the prompt in words. It is also that of `notes`, and then 120 when
+   * omitted.
+   */
   bpm?: number;
   /** Key, such as `F# minor`, added to the prompt in words. */
   key?: string;
@@ -331,11 +350,16 @@ export interface MelodyFields {
   analysis?: boolean;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
+  /**
+   * A melody to follow, in place of a file: pitches or `-` for a rest, each with its length in beats, such as
+   * `C4:1 E4:1/2 -:0.5 Bb3:2`. A beat lasts 60 / `bpm` seconds.
+   */
+  notes?: string;
   /** `url` returns a link to the audio file, `base64` the file itself. */
   returnType?: "url" | "base64";
 }
 
-/** A multipart form with an uploaded melody that creates a task. Numbers are sent as text. */
+/** A multipart form with a melody, a file or notes, that creates a task. Numbers are sent as text. */
 export interface MelodyTaskFields {
   /** Name of a model from `GET /models` that follows a melody. */
   modelSize?: string;
@@ -361,7 +385,10 @@ export interface MelodyTaskFields {
    * may have 300 seconds.
    */
   n?: number;
-  /** Tempo in beats per minute, added to the prompt in words. */
+  /**
+   * Tempo in beats per minute, added to the prompt in words. It is also that of `notes`, and then 120 when
+   * omitted.
+   */
   bpm?: number;
   /** Key, such as `F# minor`, added to the prompt in words. */
   key?: string;
@@ -382,6 +409,11 @@ export interface MelodyTaskFields {
   analysis?: boolean;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
+  /**
+   * A melody to follow, in place of a file: pitches or `-` for a rest, each with its length in beats, such as
+   * `C4:1 E4:1/2 -:0.5 Bb3:2`. A beat lasts 60 / `bpm` seconds.
+   */
+  notes?: string;
   /**
    * HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks
    * enabled.
@@ -579,8 +611,10 @@ export interface RecipeResponse {
   top_p: number;
   cfg_coef: number;
   seed: number;
-  /** SHA-256 of the decoded melody; null without a melody. */
+  /** SHA-256 of the decoded melody; null without an uploaded melody. */
   melody: string | null;
+  /** The melody as notes, at `bpm`; left out if there are none. */
+  notes?: string;
   /** Seconds of new audio in each window; left out if it has no effect. */
   extend_stride?: number;
   /** Left out if there is none. */
@@ -663,7 +697,7 @@ export interface Base64Variation {
   audio: string;
 }
 
-/** Tempo in beats per minute: a wish, which is worded into the prompt. */
+/** Tempo in beats per minute: that of `notes`, and a wish, which is worded into the prompt. */
 export interface BpmControl {
   minimum: number;
   maximum: number;
@@ -755,6 +789,16 @@ export interface StemsControl {
   names: Array<string>;
 }
 
+/** A melody of notes, as text or as a MIDI file. */
+export interface NotesControl {
+  /** Most notes. */
+  maximum: number;
+  /** Longest melody in seconds. */
+  maximum_duration: number;
+  /** `bpm` of notes when omitted. */
+  default_bpm: number;
+}
+
 /** Live sessions and performances. */
 export interface LiveControl {
   /** Most prompts that are blended. */
@@ -786,6 +830,8 @@ export interface ControlsResponse {
   fade_out: FadeControl;
   trim_silence: TrimSilenceControl;
   stems: StemsControl;
+  /** Null for models that cannot follow a melody. */
+  notes: NotesControl | null;
   /** Null for models that cannot play live. */
   live: LiveControl | null;
 }

@@ -64,6 +64,17 @@ describe("generateAudio", () => {
     }
   });
 
+  it("follows notes, and refuses them for a stream", async () => {
+    const options = {...SECOND, notes: "C4:1 E4:1", bpm: 90};
+    const results = [
+      await client.generateAudio("string quartet", options),
+      (await client.generateAudioAsync("string quartet", {...options, ...FAST})).result,
+      await client.generateAudio("string quartet", {...options, audio: melody(), modelSize: "medium"}),
+    ];
+    for (const {recipe} of results) assert.deepEqual([recipe.notes, recipe.bpm], ["C4:1 E4:1", 90]);
+    await assert.rejects(client.stream("string quartet", options), TypeError);
+  });
+
   it("continues a recording, also with a melody", async () => {
     const options = {...SECOND, audio: melody(), start: 0.25, includeInput: false};
     const {duration, recipe} = await client.generateAudio("solo cello", options);

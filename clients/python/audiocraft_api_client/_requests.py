@@ -92,10 +92,10 @@ def generation(
     melody: Optional[Upload] = None,
     audio: Optional[Upload] = None,
 ) -> Request:
-    """Return a request that generates audio. A melody, or audio to continue, makes its body a form."""
+    """Return a request that generates audio. A melody, also of notes, or audio to continue makes its body a form."""
     given = {name: value for name, value in {"prompt": prompt, **fields}.items() if value is not None}
     uploads = {name: upload for name, upload in (("audio", audio), ("melody", melody)) if upload is not None}
-    if not uploads:
+    if not uploads and "notes" not in given:
         return Request("POST", path, {"json": given})
     form = {name: json.dumps(value) if isinstance(value, bool) else str(value) for name, value in given.items()}
     files = {name: (name, _content(upload)) for name, upload in uploads.items()}

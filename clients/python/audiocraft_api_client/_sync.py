@@ -90,13 +90,19 @@ class AudioCraft:
         self._http.close()
 
     def generate(
-        self, prompt: Optional[str] = None, *, melody: Optional[Upload] = None, **fields: Unpack[GenerateFields]
+        self,
+        prompt: Optional[str] = None,
+        *,
+        melody: Optional[Upload] = None,
+        notes: Optional[str] = None,
+        **fields: Unpack[GenerateFields],
     ) -> GenerateUrlResponse:
-        """Generate audio and wait for it. A melody is a path, bytes or a binary file. `segments` replace the prompt.
+        """Generate audio and wait for it. A melody is a path, bytes or a binary file: a recording or a MIDI file.
 
-        `continue_from` continues audio of your own on the server.
+        `notes`, such as `C4:1 E4:1/2 -:1`, are a melody as text. `segments` replace the prompt. `continue_from`
+        continues audio of your own on the server.
         """
-        request = generation("/generate", prompt, fields, melody=melody)
+        request = generation("/generate", prompt, {**fields, "notes": notes}, melody=melody)
         return GenerateUrlResponse.model_validate(self._json(request))
 
     def generate_continuation(
@@ -196,11 +202,12 @@ class Tasks:
         prompt: Optional[str] = None,
         *,
         melody: Optional[Upload] = None,
+        notes: Optional[str] = None,
         idempotency_key: Optional[str] = None,
         **fields: Unpack[TaskFields],
     ) -> TaskAcceptedResponse:
         """Submit a task. A repeated submission with the same `idempotency_key` returns the same task."""
-        request = submission(prompt, idempotency_key, fields, melody=melody)
+        request = submission(prompt, idempotency_key, {**fields, "notes": notes}, melody=melody)
         return TaskAcceptedResponse.model_validate(self._client._json(request))
 
     def submit_continuation(
@@ -221,13 +228,14 @@ class Tasks:
         prompt: Optional[str] = None,
         *,
         melody: Optional[Upload] = None,
+        notes: Optional[str] = None,
         idempotency_key: Optional[str] = None,
         on_progress: Optional[OnProgress] = None,
         poll_seconds: float = 1.0,
         **fields: Unpack[TaskFields],
     ) -> TaskCompletedResponse:
         """Submit a task and wait for it. An interruption cancels the task."""
-        accepted = self.submit(prompt, melody=melody, idempotency_key=idempotency_key, **fields)
+        accepted = self.submit(prompt, melody=melody, notes=notes, idempotency_key=idempotency_key, **fields)
         return self._finish(accepted, on_progress, poll_seconds)
 
     def run_continuation(

@@ -38,7 +38,11 @@ class ContinuationFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
-    bpm: Annotated[int, "Tempo in beats per minute, added to the prompt in words."]
+    bpm: Annotated[
+        int,
+        "Tempo in beats per minute, added to the prompt in words. It is also that of `notes`, and then 120 "
+        "when omitted.",
+    ]
     key: Annotated[str, "Key, such as `F# minor`, added to the prompt in words."]
     time_signature: Annotated[Literal["4/4", "3/4", "6/8"], "Time signature, added to the prompt in words."]
     fade_in: Annotated[float, "Seconds over which the audio fades in."]
@@ -51,6 +55,11 @@ class ContinuationFields(TypedDict, total=False):
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
+    notes: Annotated[
+        str,
+        "A melody to follow, in place of a file: pitches or `-` for a rest, each with its length in beats, "
+        "such as `C4:1 E4:1/2 -:0.5 Bb3:2`. A beat lasts 60 / `bpm` seconds.",
+    ]
     start: Annotated[
         float,
         "Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits.",
@@ -83,7 +92,11 @@ class ContinuationTaskFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
-    bpm: Annotated[int, "Tempo in beats per minute, added to the prompt in words."]
+    bpm: Annotated[
+        int,
+        "Tempo in beats per minute, added to the prompt in words. It is also that of `notes`, and then 120 "
+        "when omitted.",
+    ]
     key: Annotated[str, "Key, such as `F# minor`, added to the prompt in words."]
     time_signature: Annotated[Literal["4/4", "3/4", "6/8"], "Time signature, added to the prompt in words."]
     fade_in: Annotated[float, "Seconds over which the audio fades in."]
@@ -96,6 +109,11 @@ class ContinuationTaskFields(TypedDict, total=False):
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
+    notes: Annotated[
+        str,
+        "A melody to follow, in place of a file: pitches or `-` for a rest, each with its length in beats, "
+        "such as `C4:1 E4:1/2 -:0.5 Bb3:2`. A beat lasts 60 / `bpm` seconds.",
+    ]
     start: Annotated[
         float,
         "Where the part to continue starts, in seconds. By default, the part is as long as the model's window permits.",
@@ -245,7 +263,7 @@ class LiveSteerFields(TypedDict, total=False):
 
 
 class MelodyFields(TypedDict, total=False):
-    """A multipart form with an uploaded melody. Numbers are sent as text."""
+    """A multipart form with a melody: a file or notes. Numbers are sent as text."""
 
     model_size: Annotated[str, "Name of a model from `GET /models` that follows a melody."]
     duration: Annotated[float, "Duration of the audio in seconds."]
@@ -266,7 +284,11 @@ class MelodyFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
-    bpm: Annotated[int, "Tempo in beats per minute, added to the prompt in words."]
+    bpm: Annotated[
+        int,
+        "Tempo in beats per minute, added to the prompt in words. It is also that of `notes`, and then 120 "
+        "when omitted.",
+    ]
     key: Annotated[str, "Key, such as `F# minor`, added to the prompt in words."]
     time_signature: Annotated[Literal["4/4", "3/4", "6/8"], "Time signature, added to the prompt in words."]
     fade_in: Annotated[float, "Seconds over which the audio fades in."]
@@ -279,10 +301,15 @@ class MelodyFields(TypedDict, total=False):
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
+    notes: Annotated[
+        str,
+        "A melody to follow, in place of a file: pitches or `-` for a rest, each with its length in beats, "
+        "such as `C4:1 E4:1/2 -:0.5 Bb3:2`. A beat lasts 60 / `bpm` seconds.",
+    ]
 
 
 class MelodyTaskFields(TypedDict, total=False):
-    """A multipart form with an uploaded melody that creates a task. Numbers are sent as text."""
+    """A multipart form with a melody, a file or notes, that creates a task. Numbers are sent as text."""
 
     model_size: Annotated[str, "Name of a model from `GET /models` that follows a melody."]
     duration: Annotated[float, "Duration of the audio in seconds."]
@@ -303,7 +330,11 @@ class MelodyTaskFields(TypedDict, total=False):
         "Number of variations, which differ in their seeds: `seed`, `seed` + 1 and so on, modulo 2**53. All "
         "together may have 300 seconds.",
     ]
-    bpm: Annotated[int, "Tempo in beats per minute, added to the prompt in words."]
+    bpm: Annotated[
+        int,
+        "Tempo in beats per minute, added to the prompt in words. It is also that of `notes`, and then 120 "
+        "when omitted.",
+    ]
     key: Annotated[str, "Key, such as `F# minor`, added to the prompt in words."]
     time_signature: Annotated[Literal["4/4", "3/4", "6/8"], "Time signature, added to the prompt in words."]
     fade_in: Annotated[float, "Seconds over which the audio fades in."]
@@ -316,6 +347,11 @@ class MelodyTaskFields(TypedDict, total=False):
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
+    notes: Annotated[
+        str,
+        "A melody to follow, in place of a file: pitches or `-` for a rest, each with its length in beats, "
+        "such as `C4:1 E4:1/2 -:0.5 Bb3:2`. A beat lasts 60 / `bpm` seconds.",
+    ]
     webhook_url: Annotated[
         str,
         "HTTP or HTTPS URL that receives the task's final state in a signed request, on servers with webhooks enabled.",
@@ -485,6 +521,7 @@ class RecipeResponse(_Response):
     cfg_coef: float
     seed: int
     melody: Optional[str]
+    notes: Optional[str] = None
     extend_stride: Optional[float] = None
     negative_prompt: Optional[str] = None
     segments: Optional[list[SegmentResponse]] = None
@@ -539,7 +576,7 @@ class Base64Variation(_Response):
 
 
 class BpmControl(_Response):
-    """Tempo in beats per minute: a wish, which is worded into the prompt."""
+    """Tempo in beats per minute: that of `notes`, and a wish, which is worded into the prompt."""
 
     minimum: int
     maximum: int
@@ -629,6 +666,14 @@ class StemsControl(_Response):
     names: list[str]
 
 
+class NotesControl(_Response):
+    """A melody of notes, as text or as a MIDI file."""
+
+    maximum: int
+    maximum_duration: float
+    default_bpm: int
+
+
 class LiveControl(_Response):
     """Live sessions and performances."""
 
@@ -655,6 +700,7 @@ class ControlsResponse(_Response):
     fade_out: FadeControl
     trim_silence: TrimSilenceControl
     stems: StemsControl
+    notes: Optional[NotesControl]
     live: Optional[LiveControl]
 
 

@@ -19,6 +19,9 @@ const task = await client.generateAudioAsync("pads", {
 });
 const audio: Blob = await client.download(task);
 
+await client.generateAudio("string quartet", {notes: "C4:1 E4:1 -:1", bpm: 90, modelSize: "demo"});
+await client.tasks.submit("string quartet", {melody: audio, audio});
+
 const stream = await client.stream(null, {segments: [{prompt: "piano", duration: 1, negativePrompt: "drums"}]});
 for await (const bytes of stream) console.log(bytes.byteLength, stream.seed.toFixed());
 
@@ -45,6 +48,8 @@ await client.generateAudio("cello", {duration: "2"});
 await client.generateAudio("cello", {format: "midi"});
 // @ts-expect-error: a stream has no URL
 client.audioUrl(stream);
+// @ts-expect-error: a melody is a file or notes
+await client.generateAudio("cello", {notes: "C4:1", melody: audio});
 // @ts-expect-error: a segment needs a prompt
 await client.stream(null, {segments: [{duration: 1}]});
 // @ts-expect-error: there is no such control

@@ -30,6 +30,7 @@ from audiocraft_api.tasks.celery.transport import CeleryTransport, create_celery
 from audiocraft_api.tasks.store.redis import RedisTaskStore
 from audiocraft_api.tasks.task import Task
 from support.celery_worker import CeleryProcess
+from support.melodies import midi_file
 from support.rabbit_server import RabbitServer
 from support.redis_server import RedisServer
 from support.served import ROOT, Server, free_port, serve, wait_until
@@ -217,6 +218,16 @@ class TestSharedDeployment:
         response = deployment.server.post("/generate-with-melody", data=form, files={"melody": file.getvalue()})
         assert response.status_code == 200, response.text
         assert response.json()["model"] == "melody"
+
+    @pytest.mark.parametrize("kind", ["notes", "a MIDI file"])
+    def test_notes_reach_the_worker(self, deployment: Deployment, kind: str) -> None:
+        form = {"prompt": "a", "duration": "1"} | ({"notes": "C4:1 E4:1", "bpm": "90"} if kind == "notes" else {})
+        files = {} if kind == "notes" else {"melody": midi_file([(60, 1), (64, 1)])}
+        response = deployment.server.post("/generate-with-melody", data=form, files=files)
+        assert response.status_code == 200, response.text
+        recipe = response.json()["recipe"]
+        assert recipe.get("notes") == form.get("notes")
+        assert (recipe["melody"] is None) == (kind == "notes")
 
     def test_a_client_that_leaves_cancels_its_generation(self, deployment: Deployment) -> None:
         deployment.pause_generation()

@@ -166,3 +166,23 @@ def test_music_follows_a_melody(app: Playground, source: str) -> None:
     expect(app.page.locator("#melody")).to_contain_text("The music follows")
     app.generate_clip("string quartet")
     expect(app.clip("string quartet")).to_contain_text("follows")
+
+
+def test_music_follows_notes_and_the_request_is_shown_as_a_form(app: Playground) -> None:
+    app.page.locator("#more > summary").click()
+    notes = app.page.get_by_label("Notes to follow")
+    notes.fill("C4:1 E4:1 G4:2 -:1")
+    notes.blur()
+    expect(app.page.locator("#sections-field")).to_be_hidden()
+    app.generate_clip("string quartet")
+    card = app.clip("string quartet")
+    expect(card).to_contain_text("follows notes")
+    app.choose(card, "Show request")
+    expect(app.page.locator("#request-code")).to_contain_text("generate-with-melody")
+    expect(app.page.locator("#request-code")).to_contain_text("-F 'notes=C4:1 E4:1 G4:2 -:1'")
+    app.page.locator("#request-close").click()
+    app.open()  # from the history
+    app.clip("string quartet").get_by_role("button", name="Again").click()
+    expect(notes).to_have_value("C4:1 E4:1 G4:2 -:1")
+    app.page.locator("#melody-file").set_input_files(recording())
+    expect(notes).to_be_disabled()

@@ -24,6 +24,8 @@ STANDARD_OUTPUT = "-"
 
 
 def generate(client: AudioCraft, options: argparse.Namespace) -> None:
+    if "notes" in options.fields and (options.melody is None) == (options.notes is None):
+        raise usage_error("Give the melody either as a FILE or with --notes.")
     if options.play:
         require_player()
     with TerminalProgress() as progress:

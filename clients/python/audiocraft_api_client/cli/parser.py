@@ -48,14 +48,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     melody = add("melody", commands.generate, "Generate music from text and a melody.")
     melody.add_argument("prompt", metavar="PROMPT")
-    melody.add_argument("melody", metavar="FILE", help="recording of the melody")
+    melody.add_argument("melody", metavar="FILE", nargs="?", help="recording of the melody, or MIDI file")
     _add_output(melody)
     melody.set_defaults(fields=_add_fields(melody, MelodyTaskFields))
 
     continued = add("continue", commands.continue_recording, "Continue a recording.")
     continued.add_argument("prompt", metavar="PROMPT")
     continued.add_argument("audio", metavar="FILE", help="recording to continue")
-    continued.add_argument("--melody", metavar="FILE", help="recording of a melody to follow")
+    continued.add_argument("--melody", metavar="FILE", help="recording of a melody to follow, or MIDI file")
     _add_output(continued)
     continued.set_defaults(fields=_add_fields(continued, ContinuationTaskFields))
 

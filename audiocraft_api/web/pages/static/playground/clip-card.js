@@ -35,6 +35,7 @@ export class ClipCard {
       fields.performance && "live",
       FORMATS[clip.format] ?? clip.format,
       clip.melodyName && `follows ${clip.melodyName}`,
+      fields.notes && "follows notes",
       clip.continues && `continues ${clip.continues.id ? `from ${brief(clip.continues.end)}` : clip.continues.name}`,
     ];
     const details = element(

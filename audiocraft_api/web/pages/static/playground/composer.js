@@ -32,6 +32,7 @@ export class Composer extends EventTarget {
     this.model = byId("model");
     this.format = byId("format");
     this.seed = byId("seed");
+    this.notes = byId("notes");
     this.controls = byId("controls");
     this.format.append(
       ...Object.entries(FORMATS).map(([value, textContent]) => element("option", {value, textContent})),
@@ -45,6 +46,7 @@ export class Composer extends EventTarget {
     this.format.addEventListener("change", () => this.#showSummary());
     byId("reset").addEventListener("click", () => this.#reset());
     melody.addEventListener("change", () => this.#showModels());
+    this.notes.addEventListener("change", () => this.#showModels());
     this.#sections.addEventListener("change", () => this.#showSections());
     this.#sections.addEventListener("swap", () => this.#swapFirst());
   }
@@ -57,6 +59,7 @@ export class Composer extends EventTarget {
       ? segmentedFields([{prompt, duration: this.duration}, ...sections])
       : {prompt, duration: this.duration};
     Object.assign(fields, {model_size: this.model.value, output_format: this.format.value});
+    if (this.#hasNotes) fields.notes = this.notes.value.trim();
     if (this.seed.value !== "") fields.seed = Number(this.seed.value);
     for (const {name, initial} of this.#availableIn(fields)) {
       if (this.#values[name] !== undefined && this.#values[name] !== initial) fields[name] = this.#values[name];
@@ -85,7 +88,7 @@ export class Composer extends EventTarget {
 
   /** Return the names of other models for a job that need no download: in memory, or built by the server. */
   modelsAtHand({fields, melody}) {
-    return modelsFor(this.models, melody !== null)
+    return modelsFor(this.models, melody !== null || Boolean(fields.notes))
       .filter(({name, loaded, checkpoint}) => name !== fields.model_size && (loaded || checkpoint === "built-in"))
       .map(({name}) => name);
   }
@@ -98,6 +101,7 @@ export class Composer extends EventTarget {
     this.prompt.value = first.prompt ?? "";
     this.#sections.value = sections;
     this.seed.value = fields.seed ?? "";
+    this.notes.value = fields.notes ?? "";
     this.format.value = fields.output_format in FORMATS ? fields.output_format : this.format.value;
     this.#wanted = fields.model_size;
     this.#values = Object.fromEntries(
@@ -105,7 +109,7 @@ export class Composer extends EventTarget {
     );
     this.#wantedDuration = first.duration;
     this.#showModels();
-    const hasMore = sections.length || Object.keys(this.#values).length || fields.seed !== undefined;
+    const hasMore = sections.length || Object.keys(this.#values).length || fields.seed !== undefined || fields.notes;
     if (hasMore) byId("more").open = true;
   }
 
@@ -122,9 +126,15 @@ export class Composer extends EventTarget {
     return model ? CONTROLS.filter((control) => control.from(model, {duration})) : [];
   }
 
-  /** Whether the chosen model has sections, and no audio is uploaded, with which there are none. */
+  /** Whether the chosen model has sections, and the request is no form, with which there are none. */
   get #hasSections() {
-    return Boolean(this.currentModel?.controls.segments) && !this.melody.value && !this.melody.source;
+    const isForm = this.melody.value || this.melody.source || this.#hasNotes;
+    return Boolean(this.currentModel?.controls.segments) && !isForm;
+  }
+
+  /** Whether the music follows notes; a file takes their place. */
+  get #hasNotes() {
+    return this.notes.value.trim() !== "" && !this.melody.value;
   }
 
   #exampleButton([name, prompt]) {
@@ -137,7 +147,8 @@ export class Composer extends EventTarget {
   }
 
   #showModels() {
-    const models = modelsFor(this.models, this.melody.value !== null);
+    this.notes.disabled = this.melody.value !== null;
+    const models = modelsFor(this.models, this.melody.value !== null || this.#hasNotes);
     const chosen = firstChoice(models, this.#wanted ?? this.model.value);
     this.model.replaceChildren(
       ...models.map(({name, kind, loaded}) => {
@@ -258,9 +269,9 @@ export class Composer extends EventTarget {
     this.#values = {};
     this.#sections.value = [];
     this.seed.value = "";
+    this.notes.value = "";
     this.format.value = "wav";
-    this.#showSummary();
-    this.#showControls();
+    this.#showModels();
   }
 
   #onKey(event) {

@@ -17,8 +17,8 @@ export function unseeded({seed, performance, ...fields}) {
   return {...fields, performance: {...performance, seed: other}};
 }
 
-/** Return the fields that continue a clip: after segments or a performance, with the last prompt. */
-export function continuingFields({seed, performance, segments, ...fields}) {
+/** Return the fields that continue a clip: after segments or a performance, with the last prompt; without a melody. */
+export function continuingFields({seed, performance, segments, notes, ...fields}) {
   if (segments) return {...fields, ...segments.at(-1)};
   if (!performance) return fields;
   const {prompts} = performance.changes.at(-1);

@@ -2,7 +2,7 @@
  * Generates one clip, by whichever route the server offers for it:
  *
  * - text: a WebSocket; where none can be opened, a chunked response of `/generate-stream`, which also says why;
- * - text on a server whose models are on other machines, and everything with a melody or audio to continue: a task.
+ * - text on a server whose models are on other machines, and all with a melody, notes or audio to continue: a task.
  *
  * `on` receives `accepted({seed})`, `waiting({position})`, `progress({current, total, eta})`,
  * `audio({block, channels, sampleRate})`. The result has the fields of the server's last message; `audio_url` is
@@ -15,7 +15,7 @@ import {runRequest} from "./task.js";
 
 export async function generate(api, {fields: own, melody, source}, on, signal) {
   const request = {fields: sentFields(own), melody, source};
-  if (source || melody) return runRequest(api, request, on, signal);
+  if (source || melody || own.notes) return runRequest(api, request, on, signal);
   try {
     return await stream(api, request.fields, on, signal);
   } catch (error) {

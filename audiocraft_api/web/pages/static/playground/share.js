@@ -1,6 +1,6 @@
 import {segmentedFields, segmentsOf, sentFields} from "./fields.js";
 
-const TEXTS = ["prompt", "negative_prompt", "model_size", "output_format", "key", "time_signature"];
+const TEXTS = ["prompt", "negative_prompt", "model_size", "output_format", "key", "time_signature", "notes"];
 const NUMBERS = [
   ...["duration", "seed", "temperature", "top_k", "top_p", "cfg_coef", "extend_stride"],
   ...["bpm", "fade_in", "fade_out"],

@@ -7,40 +7,41 @@ export function snippetsOf({fields: own, melodyName, continues}, base, needsKey)
   const isLong = own.duration > SYNCHRONOUS_SECONDS;
   const reference = continues?.url && {audio_url: continues.url, end: continues.end};
   const upload = reference ? undefined : continues;
-  const route = upload ? "generate-continuation" : melodyName ? "generate-with-melody" : "generate";
+  const route = upload ? "generate-continuation" : melodyName || own.notes ? "generate-with-melody" : "generate";
   const from = reference ? {continue_from: reference} : upload?.id ? {end: upload.end} : null;
   const fields = {...sentFields(own), ...from};
   const fileField = upload ? "audio" : "melody";
   const filename = upload?.name ?? melodyName;
   const url = new URL(route + (isLong ? "-async" : ""), base).href;
-  const call = {url, fields, filename, fileField, needsKey, isLong, base};
+  const isForm = Boolean(filename || own.notes);
+  const call = {url, fields, filename, fileField, isForm, needsKey, isLong, base};
   const made = [
     ["curl", curl(call)],
     ["Python", python(call)],
     ["JavaScript", javascript(call)],
   ];
-  return filename ? made : [...made, ["WebSocket", socket(call)]];
+  return isForm ? made : [...made, ["WebSocket", socket(call)]];
 }
 
 const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
 
-function curl({url, fields, filename, fileField, needsKey}) {
+function curl({url, fields, filename, fileField, isForm, needsKey}) {
   const lines = [`curl -s ${quoted(url)}`];
   if (needsKey) lines.push(`-H "X-API-Key: $AUDIOCRAFT_KEY"`);
-  if (filename) {
+  if (isForm) {
     lines.push(...Object.entries(fields).map(([name, value]) => `-F ${quoted(`${name}=${value}`)}`));
-    lines.push(`-F ${quoted(`${fileField}=@${filename}`)}`);
+    if (filename) lines.push(`-F ${quoted(`${fileField}=@${filename}`)}`);
   } else {
     lines.push(`-H 'Content-Type: application/json'`, `-d ${quoted(JSON.stringify(fields))}`);
   }
   return lines.join(" \\\n  ");
 }
 
-function python({url, fields, filename, fileField, needsKey, isLong}) {
+function python({url, fields, filename, fileField, isForm, needsKey, isLong}) {
   const headers = needsKey ? `, headers={"X-API-Key": os.environ["AUDIOCRAFT_KEY"]}` : "";
   const body = Object.entries(fields).map(([name, value]) => `    ${JSON.stringify(name)}: ${JSON.stringify(value)},`);
   const files = `{"${fileField}": open(${JSON.stringify(filename)}, "rb")}`;
-  const send = filename ? `data=fields, files=${files}` : "json=fields";
+  const send = filename ? `data=fields, files=${files}` : isForm ? "data=fields" : "json=fields";
   return [
     ...(needsKey ? ["import os", ""] : []),
     "import requests",
@@ -54,19 +55,19 @@ function python({url, fields, filename, fileField, needsKey, isLong}) {
   ].join("\n");
 }
 
-function javascript({url, fields, filename, fileField, needsKey, isLong}) {
+function javascript({url, fields, filename, fileField, isForm, needsKey, isLong}) {
   const json = JSON.stringify(fields, null, 2);
   const headers = [
-    ...(filename ? [] : [`"Content-Type": "application/json"`]),
+    ...(isForm ? [] : [`"Content-Type": "application/json"`]),
     ...(needsKey ? [`"X-API-Key": key`] : []),
   ].join(", ");
   const form = [
     "const body = new FormData();",
     `for (const [name, value] of Object.entries(${json})) body.append(name, value);`,
-    `body.append("${fileField}", file); // ${filename}, from an <input type="file">`,
+    ...(filename ? [`body.append("${fileField}", file); // ${filename}, from an <input type="file">`] : []),
   ];
   return [
-    ...(filename ? form : [`const body = JSON.stringify(${json});`]),
+    ...(isForm ? form : [`const body = JSON.stringify(${json});`]),
     `const response = await fetch(${JSON.stringify(url)}, {method: "POST", headers: {${headers}}, body});`,
     "const answer = await response.json();",
     "if (!response.ok) throw new Error(answer.error);",

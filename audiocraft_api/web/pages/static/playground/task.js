@@ -62,10 +62,10 @@ export async function runRequest(api, request, on, signal) {
   }
 }
 
-/** Return the path and the body of a request: fields, or a form if something is uploaded. */
+/** Return the path and the body of a request: fields, or a form if something is uploaded or notes are followed. */
 function taskRequest({fields, melody, source}) {
   if (source?.url) return ["generate-async", {...fields, continue_from: {audio_url: source.url, end: source.end}}];
-  if (!source && !melody) return ["generate-async", fields];
+  if (!source && !melody && !fields.notes) return ["generate-async", fields];
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, String(value));
   if (source) {
@@ -73,6 +73,6 @@ function taskRequest({fields, melody, source}) {
     form.append("audio", source.blob, source.name);
     return ["generate-continuation-async", form];
   }
-  form.append("melody", melody.blob, melody.name);
+  if (melody) form.append("melody", melody.blob, melody.name);
   return ["generate-with-melody-async", form];
 }
