@@ -177,6 +177,13 @@ def long_section(quick: bool) -> dict[str, object]:
     return controls.long_piece(engine.load("small"), 36.0 if quick else 300.0)
 
 
+def loops_section(quick: bool) -> dict[str, object]:
+    """Count how often the demo model makes a loop at a tempo."""
+    from bench import loops
+
+    return loops.successes(1 if quick else 4)
+
+
 def http_section(_quick: bool) -> dict[str, object]:
     from bench import http
 
@@ -242,6 +249,7 @@ SECTIONS: dict[str, tuple[Callable[[bool], dict[str, object]], tuple[str, ...]]]
     "accuracy": (accuracy_section, ()),
     "controls": (controls_section, ()),
     "long": (long_section, ()),
+    "loops": (loops_section, ()),
     "http": (http_section, ()),
     "service": (service_section, ()),
     "tasks": (tasks_section, ()),

@@ -82,7 +82,7 @@ def estimate_tempo(mono: npt.NDArray[np.float32], sample_rate: int) -> tuple[flo
     """
     if len(mono) < MIN_TEMPO_SECONDS * sample_rate:
         return None, None
-    onsets = _onsets(mono, sample_rate)
+    onsets = onset_strengths(mono, sample_rate)
     if np.ptp(onsets) == 0:
         return None, None
     correlation = _autocorrelation(onsets)
@@ -110,13 +110,19 @@ def estimate_key(mono: npt.NDArray[np.float32], sample_rate: int) -> tuple[str |
     return f"{NOTES[best % 12]} {('major', 'minor')[best // 12]}", float(np.clip(scores[best], 0.0, 1.0))
 
 
-def _onsets(mono: npt.NDArray[np.float32], sample_rate: int) -> Array:
-    """Return how much louder each frame [N] is than the one before, over all frequencies (spectral flux)."""
+def onset_strengths(mono: npt.NDArray[np.float32], sample_rate: int, *, by_octave: bool = False) -> Array:
+    """Return how much louder each frame [N] is than the one before, over all frequencies (spectral flux).
+
+    `by_octave` gives each octave the same weight, so that a bass drum counts more than a cymbal.
+    """
     rises, last = [], np.zeros((0, 0), np.float32)
-    for magnitudes in _spectra(mono, round(HOP_SECONDS * sample_rate), round(FRAME_SECONDS * sample_rate)):
+    num_bins = round(FRAME_SECONDS * sample_rate) // 2 + 1
+    weights = 1 / np.arange(1, num_bins + 1) if by_octave else None
+    for magnitudes in spectra(mono, round(HOP_SECONDS * sample_rate), round(FRAME_SECONDS * sample_rate)):
         levels = np.log1p(1000 * magnitudes)
         levels = np.concatenate((last, levels)) if last.size else levels
-        rises.append(np.maximum(np.diff(levels, axis=0), 0).mean(axis=1, dtype=np.float64))
+        rise = np.maximum(np.diff(levels, axis=0), 0)
+        rises.append(rise.mean(axis=1, dtype=np.float64) if weights is None else np.average(rise, 1, weights))
         last = levels[-1:]
     flux = np.concatenate(rises)
     window = np.ones(round(0.4 / HOP_SECONDS))
@@ -174,7 +180,7 @@ def _pitch_classes(mono: npt.NDArray[np.float32], sample_rate: int) -> Array | N
     inside = np.flatnonzero((hertz >= LOWEST_HERTZ) & (hertz <= HIGHEST_HERTZ))
     classes = np.round(12 * np.log2(hertz[inside] / 440) + 9).astype(int) % 12
     found = np.zeros(12)
-    for magnitudes in _spectra(mono, length // 2, length):
+    for magnitudes in spectra(mono, length // 2, length):
         middle = magnitudes[:, inside]
         is_peak = (middle > magnitudes[:, inside - 1]) & (middle >= magnitudes[:, inside + 1])
         is_peak &= middle > np.maximum(0.05 * magnitudes.max(axis=1, keepdims=True), 1e-4)
@@ -182,7 +188,7 @@ def _pitch_classes(mono: npt.NDArray[np.float32], sample_rate: int) -> Array | N
     return found if np.ptp(found) > 0 else None
 
 
-def _spectra(mono: npt.NDArray[np.float32], hop: int, length: int) -> Iterator[npt.NDArray[np.float32]]:
+def spectra(mono: npt.NDArray[np.float32], hop: int, length: int) -> Iterator[npt.NDArray[np.float32]]:
     """Yield the magnitudes [n, length // 2 + 1] of overlapping frames, in blocks that bound the memory."""
     if len(mono) < length:
         return

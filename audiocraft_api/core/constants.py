@@ -12,6 +12,8 @@ MAX_SEED = 2**53 - 1  # the largest integer that a JavaScript number represents 
 MAX_CFG_COEF = 20.0
 
 MAX_VARIATIONS = 8
+MAX_BARS = 32
+DEFAULT_CANDIDATES, MAX_CANDIDATES = 4, 8  # of a loop
 FRAME_RATE = 50  # frames per second of the released codecs
 MIN_CONTINUED_SECONDS = 0.1
 MAX_SEGMENTS = 32

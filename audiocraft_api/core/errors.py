@@ -125,6 +125,13 @@ class IdempotencyConflict(AudioCraftError):
     status = 422
 
 
+class NoLoop(AudioCraftError):
+    """No candidate loops at the tempo that was asked for."""
+
+    code = "no_loop"
+    status = 422
+
+
 class PromptRefused(AudioCraftError):
     """The prompt policy refuses a prompt. `suggestion` says what to request instead."""
 

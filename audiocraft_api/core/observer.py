@@ -14,7 +14,7 @@ class Observer:
         """The engine has accepted a request. Called in the thread that submitted it."""
 
     def step(self, name: str) -> AbstractContextManager[object]:  # noqa: ARG002
-        """Surround a step that follows a generation: `separate`, `convert` or `store`."""
+        """Surround a step that follows a generation: `loop`, `separate`, `convert` or `store`."""
         return nullcontext()
 
     def cache_lookup(self, *, hit: bool) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from audiocraft_api.audio.finishing import Finishing
+from audiocraft_api.audio.looping import LoopShape, beats_per_bar
 from audiocraft_api.audio.notes import line_of_notes, parse_notes
 from audiocraft_api.core.constants import (
+    DEFAULT_CANDIDATES,
     DEFAULT_CFG_COEF,
     DEFAULT_EXTEND_STRIDE_SECONDS,
     DEFAULT_TOP_K,
@@ -63,6 +65,9 @@ class GenerateCommand:
     key: str | None = field(default=None, metadata=ADDED)
     time_signature: str | None = field(default=None, metadata=ADDED)
     stems: bool = field(default=False, metadata=ADDED)
+    loop: bool = field(default=False, metadata=ADDED)  # of `duration_seconds`, which bars and bpm decide
+    bars: int | None = field(default=None, metadata=ADDED)
+    candidates: int = field(default=DEFAULT_CANDIDATES, metadata=ADDED)
     notes: str | None = field(default=None, metadata=ADDED)  # a melody as text, at `bpm`
 
     @property
@@ -84,31 +89,44 @@ class GenerateCommand:
         return wording({"bpm": self.bpm, "key": self.key, "time_signature": self.time_signature})
 
     @property
+    def loop_shape(self) -> LoopShape | None:
+        """The length of the loop; None unless one is requested."""
+        if not self.loop or self.bpm is None or self.bars is None:
+            return None
+        return LoopShape(self.bpm, self.bars, beats_per_bar(self.time_signature))
+
+    @property
+    def generated_seconds(self) -> float:
+        """Seconds of new audio that the engine generates for each result."""
+        shape = self.loop_shape
+        return self.candidates * shape.generated_seconds if shape else self.duration_seconds
+
+    @property
     def time_factor(self) -> float:
         """How many times the limits of time apply, which are those of synchronous requests."""
-        return max(1.0, self.n * self.duration_seconds / MAX_DURATION_SECONDS)
+        return max(1.0, self.n * self.generated_seconds / MAX_DURATION_SECONDS)
 
 
 @dataclass
 class Progress:
     """The progress of a command, readable from other threads while it runs."""
 
-    num_variations: int = 1
-    has_stems: bool = False
+    num_requests: int = 1  # of all variations, and of all candidates of loops
+    num_separations: int = 0
     requests: list[EngineRequest] = field(default_factory=list)  # that the engine has accepted; cached audio needs none
     separated: dict[EngineRequest, float] = field(default_factory=dict)  # the part of each that is separated
 
     @property
     def frames(self) -> tuple[int, int]:
-        """Frames done and frames in total, of all variations; (0, 0) until decoding starts.
+        """Frames done and frames in total, of all requests; (0, 0) until decoding starts.
 
-        Frames that are separated into stems count twice.
+        A separation into stems counts as many frames as a request.
         """
         progress = [request.progress for request in list(self.requests)]
         num_frames_each = max((total for _, total in progress), default=0)
         num_separated = round(sum(self.separated.copy().values()) * num_frames_each)
-        num_times = 2 if self.has_stems else 1
-        return sum(done for done, _ in progress) + num_separated, num_frames_each * self.num_variations * num_times
+        num_times = self.num_requests + self.num_separations
+        return sum(done for done, _ in progress) + num_separated, num_frames_each * num_times
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,11 @@ class Recipe:
     details: Mapping[str, Any] | None = None  # None only for audio made by releases before recipes
     is_cached: bool = False
     analysis: Mapping[str, Any] | None = None  # what was measured in the audio, if the client asked
+    loop: Mapping[str, Any] | None = None  # how a loop was cut, if the client asked for one
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that every JSON response about audio has."""
-        analysis = {} if self.analysis is None else {"analysis": self.analysis}
+        reports = {"analysis": self.analysis, "loop": self.loop}
         return {
             "generation_time": round(self.generation_seconds, 3),
             "format": self.format,
@@ -65,7 +66,7 @@ class Recipe:
             "revision": self.revision,
             "cached": self.is_cached,
             "recipe": self.details,
-        } | analysis
+        } | {name: report for name, report in reports.items() if report is not None}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Recipe:
@@ -81,6 +82,7 @@ class Recipe:
             details=fields.get("recipe"),
             is_cached=fields.get("cached", False),
             analysis=fields.get("analysis"),
+            loop=fields.get("loop"),
         )
 
     def timed_since(self, started: float) -> Recipe:

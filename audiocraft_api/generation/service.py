@@ -7,14 +7,17 @@ the encoder and the store through their interfaces; knows neither Flask nor torc
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from audiocraft_api.audio import convert
 from audiocraft_api.audio.analysis import analyze
 from audiocraft_api.audio.finishing import finished
+from audiocraft_api.audio.looping import LoopShape
 from audiocraft_api.config import Config
 from audiocraft_api.core.constants import MAX_SEED
 from audiocraft_api.core.engine import Engine
@@ -26,6 +29,7 @@ from audiocraft_api.core.separation import Separation, StemSeparation
 from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.generation import stored_codes
 from audiocraft_api.generation.cache.result_cache import ResultCache
+from audiocraft_api.generation.candidates import FoundLoop, best_loop, candidates_of
 from audiocraft_api.generation.command import (
     GenerateCommand,
     GeneratedBytes,
@@ -39,6 +43,8 @@ from audiocraft_api.generation.submission import Submission
 from audiocraft_api.generation.variations import commands_of, first_made, make_all
 from audiocraft_api.generation.wording import with_wording
 from audiocraft_api.storage.base import AudioStore
+
+LOOP_MARGIN_SECONDS = 1.0  # around a loop while it is separated
 
 
 class Generation(Protocol):
@@ -120,7 +126,8 @@ class GenerationService:
     def _make(self, command: GenerateCommand, waiter: Waiter, progress: Progress | None = None) -> GeneratedBytes:
         """Find or generate the audio of a command, or of each of its variations."""
         progress = progress or Progress()
-        progress.num_variations, progress.has_stems = command.n, command.stems
+        progress.num_requests = command.n * (command.candidates if command.loop else 1)
+        progress.num_separations = command.n if command.stems else 0
 
         def make(single: GenerateCommand, waiter: Waiter) -> GeneratedBytes:
             generated = self._find_or_generate(single, waiter, progress)
@@ -172,11 +179,38 @@ class GenerationService:
     def _generate(self, command: GenerateCommand, waiter: Waiter, progress: Progress) -> GeneratedBytes:
         if command.stems:
             self._separation.prepare(command.model, waiter)
-        submission = self._submit(command, waiter)
-        progress.requests.append(submission.request)
-        result = self._finished(command, self._await_result(submission, waiter))
+        loop: Mapping[str, Any] | None = None
+        if shape := command.loop_shape:
+            submission, found = self._looped(command, shape, waiter, progress)
+            result, loop = found.result, found.report
+        else:
+            submission = self._submit(command, waiter)
+            progress.requests.append(submission.request)
+            result = self._await_result(submission, waiter)
+        result = self._finished(command, result)
         separation = self._separated(submission, result, waiter, progress) if command.stems else None
-        return self._encode(submission, result, separation)
+        generated = self._encode(submission, result, separation)
+        return replace(generated, recipe=replace(generated.recipe, loop=loop))
+
+    def _looped(
+        self, command: GenerateCommand, shape: LoopShape, waiter: Waiter, progress: Progress
+    ) -> tuple[Submission, FoundLoop]:
+        """Generate the candidates of a loop in one batch; return the submission of the first, and the best loop."""
+        if command.seed is None:
+            command = replace(command, seed=secrets.randbelow(MAX_SEED + 1))
+        submissions: list[Submission] = []
+        try:
+            for candidate in candidates_of(command):
+                submissions.append(self._submit(candidate, waiter))
+                progress.requests.append(submissions[-1].request)
+            results = [self._await_result(submission, waiter) for submission in submissions]
+        except AudioCraftError:
+            for submission in submissions:
+                submission.request.cancel()
+            raise
+        with self._observer.step("loop"):
+            timeout_seconds = self._convert_timeout_seconds(command)
+            return submissions[0], best_loop(results, shape, waiter.raise_if_stopped, timeout_seconds)
 
     def _submit(self, command: GenerateCommand, waiter: Waiter) -> Submission:
         """Resolve the seed and submit the command to the engine."""
@@ -196,7 +230,10 @@ class GenerationService:
             audio_prompt=command.audio_prompt,
             performance=command.performance,
         )
-        request = self._engine.submit(with_input(with_wording(params, command.wording)), deadline=waiter.deadline)
+        asked = with_input(with_wording(params, command.wording))
+        if shape := command.loop_shape:
+            asked = replace(asked, duration_seconds=shape.generated_seconds)
+        request = self._engine.submit(asked, deadline=waiter.deadline)
         self._observer.generation_started(request)
         return Submission(command, params, request, self._config.engine.kind, waiter.started)
 
@@ -213,7 +250,12 @@ class GenerationService:
     def _finished(self, command: GenerateCommand, result: GenerationResult) -> GenerationResult:
         """Return the result with the waveform of the file. Trimmed audio has no codes, which would be longer."""
         timeout_seconds = self._convert_timeout_seconds(command)
-        waveform = finished(result.waveform, result.sample_rate, command.finishing, timeout_seconds=timeout_seconds)
+        num_samples = result.waveform.shape[1]
+        # A loop is finished as it is heard, between two others.
+        waveform = np.tile(result.waveform, 3) if command.loop else result.waveform
+        waveform = finished(waveform, result.sample_rate, command.finishing, timeout_seconds=timeout_seconds)
+        if command.loop:
+            waveform = waveform[:, num_samples : 2 * num_samples]
         has_codes = waveform.shape == result.waveform.shape
         return replace(result, waveform=waveform, codes=result.codes if has_codes else None)
 
@@ -225,10 +267,12 @@ class GenerationService:
         def advance(part_done: float) -> None:
             progress.separated[submission.request] = part_done
 
+        margin = round(LOOP_MARGIN_SECONDS * result.sample_rate) if submission.command.loop else 0
+        waveform = np.pad(result.waveform, ((0, 0), (margin, margin)), "wrap")  # stems of a loop are loops
         with self._observer.step("separate"):
-            return self._separation.separate(
-                result.waveform, result.sample_rate, submission.command.model, waiter, advance
-            )
+            found = self._separation.separate(waveform, result.sample_rate, submission.command.model, waiter, advance)
+        stems = {name: stem[:, margin : waveform.shape[1] - margin] for name, stem in found.stems.items()}
+        return replace(found, stems=stems)
 
     def _encode(
         self, submission: Submission, result: GenerationResult, separation: Separation | None = None

@@ -54,6 +54,8 @@ class Submission:
         """Return what the service, rather than the engine, adds to the request and to the audio."""
         command = self.command
         wished = {"bpm": command.bpm, "key": command.key, "time_signature": command.time_signature}
+        loop = {"loop": True, "bars": command.bars, "candidates": command.candidates} if command.loop else {}
         stems = {} if separator is None else {"stems": True, "separator": separator}
         notes = {} if command.notes is None else {"notes": command.notes}
-        return notes | wording_details(wished, command.wording) | finishing_details(command.finishing) | stems
+        worded = wording_details(wished, command.wording)
+        return notes | worded | finishing_details(command.finishing) | loop | stems

@@ -107,8 +107,8 @@ class StemSeparators:
         import_libraries()
         from audiocraft_api.model import separator
 
-        directory, revision = self._locate(source)
         try:
+            directory, revision = self._locate(source)
             network = separator.load(directory)
             device = choose_device(self._config.device)
             network.to(device)
@@ -117,8 +117,7 @@ class StemSeparators:
         # Third-party code reads arbitrary files here and may raise anything, and each request needs a response.
         except Exception as error:
             logger.exception("Loading the separator %s failed.", source)
-            reason = "there is not enough memory" if is_out_of_memory(error) else "its files are damaged"
-            raise ModelUnavailable(f"The separator {source} cannot be loaded: {reason}.", 60.0) from None
+            raise ModelUnavailable(f"The separator {source} cannot be loaded: {_reason(error)}.", 60.0) from None
         if missing := set(STEMS) - set(network.sources):
             raise ModelUnavailable(f"The separator {source} has no {', '.join(sorted(missing))}.", 60.0)
         logger.info("Loaded the separator %s on %s.", source, device)
@@ -137,3 +136,9 @@ class StemSeparators:
             return directory, directory.name
         digests = "".join(checkpoint_file.sha256(path) for path in sorted(directory.glob("*.safetensors")))
         return directory, hashlib.sha256(digests.encode()).hexdigest()[:40]
+
+
+def _reason(error: Exception) -> str:
+    if is_out_of_memory(error):
+        return "there is not enough memory"
+    return "its files cannot be read or made" if isinstance(error, OSError) else "its files are damaged"

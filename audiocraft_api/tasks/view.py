@@ -140,6 +140,9 @@ class RecipeResponse(BaseModel):
     fade_in: float | None = Field(None, description="Seconds; left out if there is none.", exclude_if=is_unused)
     fade_out: float | None = Field(None, description="Seconds; left out if there is none.", exclude_if=is_unused)
     trim_silence: bool | None = Field(None, description="Left out unless true.", exclude_if=is_unused)
+    loop: bool | None = Field(None, description="Left out unless true.", exclude_if=is_unused)
+    bars: int | None = Field(None, description="Of the loop.", exclude_if=is_unused)
+    candidates: int | None = Field(None, description="Of the loop.", exclude_if=is_unused)
     stems: bool | None = Field(None, description="Left out unless true.", exclude_if=is_unused)
     separator: str | None = Field(
         None, description="What separated the stems, as `<repository>@<revision>`.", exclude_if=is_unused
@@ -165,6 +168,18 @@ class AnalysisResponse(BaseModel):
     tempo_confidence: float | None = Field(description="0 to 1: how regular the onsets are at this tempo.")
     key: str | None = Field(description="Estimated key, such as `F# minor`; null for audio without notes.")
     key_confidence: float | None = Field(description="0 to 1: how well the notes fit the key.")
+
+
+class LoopResponse(BaseModel):
+    """How a loop was cut."""
+
+    model_config = ConfigDict(frozen=True)
+
+    candidate: int = Field(description="Number of the candidate that it was cut from.")
+    tempo_bpm: float = Field(description="Measured tempo of that candidate.")
+    stretch: float = Field(description="Factor by which the tempo was changed, 0.97 to 1.03; 1 if it was not.")
+    start: float = Field(description="Where the loop starts in that candidate at the changed tempo, in seconds.")
+    seam: float = Field(description="Largest change of the spectrum at the seam; 1 is the largest one at a beat.")
 
 
 class StemsResponse(BaseModel):
@@ -196,6 +211,9 @@ class AudioFields(BaseModel):
     )
     analysis: AnalysisResponse | None = Field(
         None, description="What was measured in the audio; left out unless requested.", exclude_if=is_unused
+    )
+    loop: LoopResponse | None = Field(
+        None, description="How the loop was cut; left out unless requested.", exclude_if=is_unused
     )
     stems: StemsResponse | None = Field(None, description="Left out unless requested.", exclude_if=is_unused)
 

@@ -141,7 +141,7 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("ready", "gauge", "1 if `/ready` returns 200, otherwise 0."),
     # results and storage
-    MetricSpec("step_seconds", "histogram", "Time to separate, convert or store one result.", ("step",), _STEP_SECONDS),
+    MetricSpec("step_seconds", "histogram", "Time of one step that follows a generation.", ("step",), _STEP_SECONDS),
     MetricSpec("storage_errors_total", "counter", "Failed operations of a store.", ("store",)),
     MetricSpec("result_cache_hits_total", "counter", "Requests served from the result cache."),
     MetricSpec(

@@ -30,7 +30,7 @@ from audiocraft_api.telemetry.catalog import METRICS, MetricSpec, Place
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REFUSALS = (Unavailable, LimitExceeded, PromptRefused)
-STEPS = ("separate", "convert", "store")
+STEPS = ("loop", "separate", "convert", "store")
 LIVE_ENDS = ("stopped", "limit", "paused", "idle", "quota", "draining", "disconnected", "failed")
 STORES = ("audio", "tasks", "keys")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 from flask import g, request
@@ -28,6 +29,7 @@ from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.auth import caller, client_address
 from audiocraft_api.web.disconnect import connection_of
 from audiocraft_api.web.lifetime import at_response_end
+from audiocraft_api.web.loops import check_loop_size, loop_shape_of, reject_loop
 from audiocraft_api.web.schemas import (
     ContinuationFields,
     FileFields,
@@ -55,11 +57,19 @@ def admitted(
     Raises InvalidRequest, PromptRefused, ModerationUnavailable, LimitExceeded, StorageUnavailable.
     """
     config = services().config
-    _check_size(fields, spec, config)
-    _check_controls(fields, spec)
+    shape = loop_shape_of(fields)
+    _check_texts(fields, config)
+    if shape:
+        check_loop_size(fields, shape, min(fields.LONGEST, _longest_seconds(spec, config)))
+    else:
+        _check_duration(fields, spec, config)
+    _check_controls(fields, spec, shape.generated_seconds if shape else fields.seconds)
     _check_notes(fields, config)
-    with _charged(_prompts(fields.parts), fields.n * fields.seconds, idempotency_key):
-        yield _command_of(fields, spec, config)
+    command = _command_of(fields, spec, config)
+    if shape:
+        command = replace(command, duration_seconds=shape.seconds)
+    with _charged(_prompts(fields.parts), command.n * command.generated_seconds, idempotency_key):
+        yield command
 
 
 @contextmanager
@@ -185,13 +195,14 @@ def _finishing(fields: GenerationFields) -> dict[str, Any]:
     """Return the fields of a command that finish or measure its audio."""
     finishing: dict[str, Any] = {"fade_in_seconds": fields.fade_in, "fade_out_seconds": fields.fade_out}
     if isinstance(fields, FileFields):
-        names = ("loudness", "trim_silence", "analysis", "stems")
+        names = ("loudness", "trim_silence", "analysis", "loop", "bars", "candidates", "stems")
         finishing |= {name: getattr(fields, name) for name in names}
     return finishing
 
 
 def _performance_command(fields: TextFields, performance: PerformanceFields) -> GenerateCommand:
     """Check a performance. Raises InvalidRequest."""
+    reject_loop(fields)
     config, spec = services().config, services().catalog.get(performance.model)
     require_live(spec, "performance")
     seconds = performance.frames / FRAME_RATE
@@ -236,8 +247,8 @@ def _prompts(parts: Sequence[Segment]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def _check_size(fields: GenerationFields, spec: ModelSpec, config: Config) -> None:
-    """Raise InvalidRequest for a text or a duration beyond the limits of the server or the model."""
+def _check_texts(fields: GenerationFields, config: Config) -> None:
+    """Raise InvalidRequest for a text beyond the limit of the server."""
     max_characters = config.limits.max_prompt_characters
     is_whole = fields.prompt is not None
     for index, part in enumerate(fields.parts):
@@ -245,6 +256,15 @@ def _check_size(fields: GenerationFields, spec: ModelSpec, config: Config) -> No
             if text is not None and len(text) > max_characters:
                 rule = f"must have at most {max_characters} characters on this server"
                 raise _refusal(name, rule) if is_whole else _refusal("segments", rule, f"segments[{index}].{name}")
+
+
+def _longest_seconds(spec: ModelSpec, config: Config) -> float:
+    return min(spec.max_duration_seconds, config.limits.max_duration_seconds)
+
+
+def _check_duration(fields: GenerationFields, spec: ModelSpec, config: Config) -> None:
+    """Raise InvalidRequest for a duration beyond the limits of the route, the model or the server."""
+    is_whole = fields.prompt is not None
     field, subject = ("duration", "duration") if is_whole else ("segments", "The total duration of segments")
     if fields.seconds < MIN_DURATION_SECONDS:
         raise _refusal(field, f"must be at least {MIN_DURATION_SECONDS:g}", subject)
@@ -259,10 +279,13 @@ def _check_size(fields: GenerationFields, spec: ModelSpec, config: Config) -> No
         raise _refusal("n", f"must be at most {most} for {fields.seconds:g} seconds of audio each")
 
 
-def _check_controls(fields: GenerationFields, spec: ModelSpec) -> None:
-    """Raise InvalidRequest for a control that would have no effect or that the model cannot honor."""
+def _check_controls(fields: GenerationFields, spec: ModelSpec, seconds: float) -> None:
+    """Raise InvalidRequest for a control that would have no effect or that the model cannot honor.
+
+    `seconds` of audio are generated.
+    """
     require_music(spec, fields)
-    if fields.seconds > spec.window_seconds <= spec.stride(fields.extend_stride):
+    if seconds > spec.window_seconds <= spec.stride(fields.extend_stride):
         raise _refusal("extend_stride", f"must be less than {spec.window_seconds:g} for the model {spec.name}")
     if fields.cfg_coef == 1 and any(part.negative_description is not None for part in fields.parts):
         field = "segments" if fields.negative_prompt is None else "negative_prompt"

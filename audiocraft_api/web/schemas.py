@@ -28,11 +28,14 @@ from audiocraft_api.audio.notes import DEFAULT_BPM, MAX_NOTES_CHARACTERS, NOTES_
 from audiocraft_api.audio.upload import ACCEPTED_FORMATS
 from audiocraft_api.core.constants import (
     CODEBOOK_SIZE,
+    DEFAULT_CANDIDATES,
     DEFAULT_CFG_COEF,
     DEFAULT_EXTEND_STRIDE_SECONDS,
     DEFAULT_TOP_K,
     FRAME_RATE,
+    MAX_BARS,
     MAX_BPM,
+    MAX_CANDIDATES,
     MAX_CFG_COEF,
     MAX_DURATION_SECONDS,
     MAX_FADE_SECONDS,
@@ -77,6 +80,9 @@ from audiocraft_api.tasks.view import (
 MAX_PAGE = 200
 KEY = re.compile(r"^[A-G](#|b)? (major|minor)$")
 NEEDS_WHOLE_AUDIO = "needs the whole audio, which a stream does not have; use a route that returns files"
+
+# Other formats add samples at the start and the end, so that a loop would have a gap.
+LOOP_FORMATS = ("wav", "wav24", "wav32f", "flac", "ogg")
 
 # A character that is neither white space nor an invisible control character, both in JavaScript's regular expressions
 # and in Python's.
@@ -412,6 +418,20 @@ class FileFields(RequestSchema):
     )
     analysis: bool = Field(
         False, description="Whether to measure loudness, peaks, silence, tempo and key of the audio."
+    )
+    loop: bool = Field(
+        False,
+        description="Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace "
+        "`duration`. WAV, FLAC and Ogg Vorbis only.",
+    )
+    bars: Whole | None = Field(
+        None, ge=1, le=MAX_BARS, description="Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."
+    )
+    candidates: Whole = Field(
+        DEFAULT_CANDIDATES,
+        ge=1,
+        le=MAX_CANDIDATES,
+        description="Of a loop: how many clips to generate, of which the one that closes best is returned.",
     )
     stems: bool = Field(False, description="Whether to also return drums, bass, other and vocals as further files.")
 
@@ -816,6 +836,15 @@ class TrimSilenceControl(_Response):
     threshold: float = Field(description="Level in dBFS below which audio is silence.")
 
 
+class LoopControl(_Response):
+    """Clips that repeat without a gap. Streams and continuations have none."""
+
+    minimum_bars: int
+    maximum_bars: int
+    maximum_candidates: int
+    formats: list[str] = Field(description="Values of `output_format`.")
+
+
 class StemsControl(_Response):
     """Separating the audio into stems. Streams have none."""
 
@@ -847,6 +876,7 @@ class ControlsResponse(_Response):
     fade_in: FadeControl
     fade_out: FadeControl
     trim_silence: TrimSilenceControl
+    loop: LoopControl | None = Field(description="Null for models of sound effects.")
     stems: StemsControl
     notes: NotesControl | None = Field(description="Null for models that cannot follow a melody.")
     live: LiveControl | None = Field(description="Null for models that cannot play live.")

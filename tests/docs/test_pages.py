@@ -78,7 +78,7 @@ def test_every_request_body_on_a_page_validates() -> None:
 def test_the_shown_response_is_a_valid_one() -> None:
     shown = json.loads(code_blocks(page("docs/generating.md"), "json")[0])
     assert GenerateUrlResponse.model_validate(shown, strict=True).model_dump() == shown
-    on_request = {"analysis", "stems"}
+    on_request = {"analysis", "loop", "stems"}
     assert [*shown, "variations"] == [name for name in GenerateUrlResponse.model_fields if name not in on_request]
 
 

@@ -129,6 +129,11 @@ def test_files_of_another_kind_are_not_loaded(separator_directory: Path, tmp_pat
         separators(separator_directory, separator=str(tmp_path)).prepare("small", Waiter())
 
 
+def test_a_directory_without_a_separator_is_not_one(separator_directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match="its files cannot be read"):
+        separators(separator_directory, separator=str(tmp_path)).prepare("small", Waiter())
+
+
 def test_a_separator_is_loaded_once_and_again_after_it_was_unloaded(
     separator_directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

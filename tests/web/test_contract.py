@@ -116,6 +116,12 @@ def test_models_lists_capabilities_and_licenses(client: FlaskClient) -> None:
             "fade_in": {"maximum": 30.0},
             "fade_out": {"maximum": 30.0},
             "trim_silence": {"threshold": -60.0},
+            "loop": {
+                "minimum_bars": 1,
+                "maximum_bars": 32,
+                "maximum_candidates": 8,
+                "formats": ["wav", "wav24", "wav32f", "flac", "ogg"],
+            },
             "stems": {"names": ["drums", "bass", "other", "vocals"]},
             "notes": None,
             "live": {"max_prompts": 4, "max_transition": 30.0, "lead": 1.5, "max_duration": 1800.0},

@@ -104,6 +104,8 @@ def make_consistent(body: dict[str, Any]) -> None:
     body.get("continue_from", {}).pop("start", None)  # that it precedes the end
     for name in ("fade_in", "fade_out"):  # that the audio is as long as both
         body |= {name: min(body[name], 0.01)} if name in body else {}
+    for name in ("loop", "bars", "candidates"):  # that they need each other and music with beats
+        body.pop(name, None)
     if body.get("n", 1) * body.get("duration", 10) > 300:
         body["n"] = 1
     if isinstance(performance := body.get("performance"), dict):

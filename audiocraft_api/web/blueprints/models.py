@@ -8,7 +8,9 @@ from flask import Blueprint
 
 from audiocraft_api.audio.notes import DEFAULT_BPM
 from audiocraft_api.core.constants import (
+    MAX_BARS,
     MAX_BPM,
+    MAX_CANDIDATES,
     MAX_DURATION_SECONDS,
     MAX_FADE_SECONDS,
     MAX_LONG_DURATION_SECONDS,
@@ -31,6 +33,7 @@ from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.schemas import (
     KEY,
+    LOOP_FORMATS,
     BpmControl,
     ContinuationControl,
     ControlsResponse,
@@ -39,6 +42,7 @@ from audiocraft_api.web.schemas import (
     FadeControl,
     KeyControl,
     LiveControl,
+    LoopControl,
     LoudnessControl,
     ModelResponse,
     ModelsResponse,
@@ -121,6 +125,11 @@ def _controls(spec: ModelSpec) -> ControlsResponse:
         fade_in=FadeControl(maximum=MAX_FADE_SECONDS),
         fade_out=FadeControl(maximum=MAX_FADE_SECONDS),
         trim_silence=TrimSilenceControl(threshold=SILENCE_DBFS),
+        loop=LoopControl(
+            minimum_bars=1, maximum_bars=MAX_BARS, maximum_candidates=MAX_CANDIDATES, formats=list(LOOP_FORMATS)
+        )
+        if is_music
+        else None,
         stems=StemsControl(names=list(STEMS)),
         notes=NotesControl(
             maximum=services().config.audio.max_melody_notes,

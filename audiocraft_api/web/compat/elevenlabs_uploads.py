@@ -21,7 +21,7 @@ NO_FILE = "file is required: send the song in a multipart form."
 NOT_SUPPORTED = ("extract_composition_plan", "with_timestamps", "with_waveform_visual")
 REFUSED = {
     "/v1/music/detailed/stream": "This server does not stream details. Use /v1/music/stream or /v1/music/detailed.",
-    "/v1/music/stem-separation": "This server does not separate stems.",
+    "/v1/music/stem-separation": "This server does not separate stems of recordings. Send `stems` to /generate.",
     "/v1/music/video-to-music": "This server does not make music for videos. Use /v1/music with a prompt.",
 }
 

@@ -73,6 +73,7 @@ export const ERROR_CLASSES = Object.freeze({
   not_streamable: NotStreamableError,
   deadline_exceeded: DeadlineExceededError,
   generation_failed: GenerationFailedError,
+  no_loop: GenerationFailedError,
   conversion_failed: GenerationFailedError,
   canceled: CanceledError,
   connection_failed: ConnectionError,

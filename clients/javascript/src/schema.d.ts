@@ -48,6 +48,15 @@ export interface ContinuationFields {
   trimSilence?: boolean;
   /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
   analysis?: boolean;
+  /**
+   * Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace `duration`.
+   * WAV, FLAC and Ogg Vorbis only.
+   */
+  loop?: boolean;
+  /** Length of the loop; `time_signature`, or 4/4, gives the beats of a bar. */
+  bars?: number;
+  /** Of a loop: how many clips to generate, of which the one that closes best is returned. */
+  candidates?: number;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
   /**
@@ -116,6 +125,15 @@ export interface ContinuationTaskFields {
   trimSilence?: boolean;
   /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
   analysis?: boolean;
+  /**
+   * Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace `duration`.
+   * WAV, FLAC and Ogg Vorbis only.
+   */
+  loop?: boolean;
+  /** Length of the loop; `time_signature`, or 4/4, gives the beats of a bar. */
+  bars?: number;
+  /** Of a loop: how many clips to generate, of which the one that closes best is returned. */
+  candidates?: number;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
   /**
@@ -255,6 +273,15 @@ export interface GenerateFields {
   trimSilence?: boolean;
   /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
   analysis?: boolean;
+  /**
+   * Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace `duration`.
+   * WAV, FLAC and Ogg Vorbis only.
+   */
+  loop?: boolean;
+  /** Length of the loop; `time_signature`, or 4/4, gives the beats of a bar. */
+  bars?: number;
+  /** Of a loop: how many clips to generate, of which the one that closes best is returned. */
+  candidates?: number;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
   /** `url` returns a link to the audio file, `base64` the file itself. */
@@ -348,6 +375,15 @@ export interface MelodyFields {
   trimSilence?: boolean;
   /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
   analysis?: boolean;
+  /**
+   * Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace `duration`.
+   * WAV, FLAC and Ogg Vorbis only.
+   */
+  loop?: boolean;
+  /** Length of the loop; `time_signature`, or 4/4, gives the beats of a bar. */
+  bars?: number;
+  /** Of a loop: how many clips to generate, of which the one that closes best is returned. */
+  candidates?: number;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
   /**
@@ -407,6 +443,15 @@ export interface MelodyTaskFields {
   trimSilence?: boolean;
   /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
   analysis?: boolean;
+  /**
+   * Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace `duration`.
+   * WAV, FLAC and Ogg Vorbis only.
+   */
+  loop?: boolean;
+  /** Length of the loop; `time_signature`, or 4/4, gives the beats of a bar. */
+  bars?: number;
+  /** Of a loop: how many clips to generate, of which the one that closes best is returned. */
+  candidates?: number;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
   /**
@@ -513,6 +558,15 @@ export interface TaskFields {
   trimSilence?: boolean;
   /** Whether to measure loudness, peaks, silence, tempo and key of the audio. */
   analysis?: boolean;
+  /**
+   * Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace `duration`.
+   * WAV, FLAC and Ogg Vorbis only.
+   */
+  loop?: boolean;
+  /** Length of the loop; `time_signature`, or 4/4, gives the beats of a bar. */
+  bars?: number;
+  /** Of a loop: how many clips to generate, of which the one that closes best is returned. */
+  candidates?: number;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
   /**
@@ -652,6 +706,12 @@ export interface RecipeResponse {
   /** Left out unless true. */
   trim_silence?: boolean;
   /** Left out unless true. */
+  loop?: boolean;
+  /** Of the loop. */
+  bars?: number;
+  /** Of the loop. */
+  candidates?: number;
+  /** Left out unless true. */
   stems?: boolean;
   /** What separated the stems, as `<repository>@<revision>`. */
   separator?: string;
@@ -660,6 +720,20 @@ export interface RecipeResponse {
   precision: string;
   service_version: string;
   created: string;
+}
+
+/** How a loop was cut. */
+export interface LoopResponse {
+  /** Number of the candidate that it was cut from. */
+  candidate: number;
+  /** Measured tempo of that candidate. */
+  tempo_bpm: number;
+  /** Factor by which the tempo was changed, 0.97 to 1.03; 1 if it was not. */
+  stretch: number;
+  /** Where the loop starts in that candidate at the changed tempo, in seconds. */
+  start: number;
+  /** Largest change of the spectrum at the seam; 1 is the largest one at a beat. */
+  seam: number;
 }
 
 /** The stems, which add up to the audio: paths of files on this server, or with base64 the files themselves. */
@@ -691,6 +765,8 @@ export interface Base64Variation {
   recipe?: RecipeResponse;
   /** What was measured in the audio; left out unless requested. */
   analysis?: AnalysisResponse;
+  /** How the loop was cut; left out unless requested. */
+  loop?: LoopResponse;
   /** Left out unless requested. */
   stems?: StemsResponse;
   /** The audio file in standard base64. */
@@ -784,6 +860,15 @@ export interface TrimSilenceControl {
   threshold: number;
 }
 
+/** Clips that repeat without a gap. Streams and continuations have none. */
+export interface LoopControl {
+  minimum_bars: number;
+  maximum_bars: number;
+  maximum_candidates: number;
+  /** Values of `output_format`. */
+  formats: Array<string>;
+}
+
 /** Separating the audio into stems. Streams have none. */
 export interface StemsControl {
   names: Array<string>;
@@ -829,6 +914,8 @@ export interface ControlsResponse {
   fade_in: FadeControl;
   fade_out: FadeControl;
   trim_silence: TrimSilenceControl;
+  /** Null for models of sound effects. */
+  loop: LoopControl | null;
   stems: StemsControl;
   /** Null for models that cannot follow a melody. */
   notes: NotesControl | null;
@@ -926,6 +1013,8 @@ export interface GenerateBase64Response {
   recipe?: RecipeResponse;
   /** What was measured in the audio; left out unless requested. */
   analysis?: AnalysisResponse;
+  /** How the loop was cut; left out unless requested. */
+  loop?: LoopResponse;
   /** Left out unless requested. */
   stems?: StemsResponse;
   request_id: string;
@@ -956,6 +1045,8 @@ export interface UrlVariation {
   recipe?: RecipeResponse;
   /** What was measured in the audio; left out unless requested. */
   analysis?: AnalysisResponse;
+  /** How the loop was cut; left out unless requested. */
+  loop?: LoopResponse;
   /** Left out unless requested. */
   stems?: StemsResponse;
   /** Path of the audio file on this server. */
@@ -984,6 +1075,8 @@ export interface GenerateUrlResponse {
   recipe?: RecipeResponse;
   /** What was measured in the audio; left out unless requested. */
   analysis?: AnalysisResponse;
+  /** How the loop was cut; left out unless requested. */
+  loop?: LoopResponse;
   /** Left out unless requested. */
   stems?: StemsResponse;
   request_id: string;
@@ -1160,6 +1253,8 @@ export interface TaskVariation {
   recipe?: RecipeResponse;
   /** What was measured in the audio; left out unless requested. */
   analysis?: AnalysisResponse;
+  /** How the loop was cut; left out unless requested. */
+  loop?: LoopResponse;
   /** Left out unless requested. */
   stems?: StemsResponse;
   filename: string;
@@ -1190,6 +1285,8 @@ export interface TaskResult {
   recipe?: RecipeResponse;
   /** What was measured in the audio; left out unless requested. */
   analysis?: AnalysisResponse;
+  /** How the loop was cut; left out unless requested. */
+  loop?: LoopResponse;
   /** Left out unless requested. */
   stems?: StemsResponse;
   /** All variations in the order of their seeds, the first included; left out for an `n` of 1. */

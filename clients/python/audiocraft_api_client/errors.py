@@ -125,6 +125,7 @@ ERROR_CLASSES = {
     "not_streamable": NotStreamableError,
     "deadline_exceeded": DeadlineExceededError,
     "generation_failed": GenerationFailedError,
+    "no_loop": GenerationFailedError,
     "conversion_failed": GenerationFailedError,
     "canceled": CanceledError,
     "connection_failed": ConnectionFailedError,

@@ -54,6 +54,13 @@ class ContinuationFields(TypedDict, total=False):
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
+    loop: Annotated[
+        bool,
+        "Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace "
+        "`duration`. WAV, FLAC and Ogg Vorbis only.",
+    ]
+    bars: Annotated[int, "Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."]
+    candidates: Annotated[int, "Of a loop: how many clips to generate, of which the one that closes best is returned."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     notes: Annotated[
         str,
@@ -108,6 +115,13 @@ class ContinuationTaskFields(TypedDict, total=False):
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
+    loop: Annotated[
+        bool,
+        "Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace "
+        "`duration`. WAV, FLAC and Ogg Vorbis only.",
+    ]
+    bars: Annotated[int, "Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."]
+    candidates: Annotated[int, "Of a loop: how many clips to generate, of which the one that closes best is returned."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     notes: Annotated[
         str,
@@ -228,6 +242,13 @@ class GenerateFields(TypedDict, total=False):
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
+    loop: Annotated[
+        bool,
+        "Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace "
+        "`duration`. WAV, FLAC and Ogg Vorbis only.",
+    ]
+    bars: Annotated[int, "Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."]
+    candidates: Annotated[int, "Of a loop: how many clips to generate, of which the one that closes best is returned."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
 
 
@@ -300,6 +321,13 @@ class MelodyFields(TypedDict, total=False):
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
+    loop: Annotated[
+        bool,
+        "Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace "
+        "`duration`. WAV, FLAC and Ogg Vorbis only.",
+    ]
+    bars: Annotated[int, "Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."]
+    candidates: Annotated[int, "Of a loop: how many clips to generate, of which the one that closes best is returned."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     notes: Annotated[
         str,
@@ -346,6 +374,13 @@ class MelodyTaskFields(TypedDict, total=False):
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
+    loop: Annotated[
+        bool,
+        "Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace "
+        "`duration`. WAV, FLAC and Ogg Vorbis only.",
+    ]
+    bars: Annotated[int, "Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."]
+    candidates: Annotated[int, "Of a loop: how many clips to generate, of which the one that closes best is returned."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     notes: Annotated[
         str,
@@ -431,6 +466,13 @@ class TaskFields(TypedDict, total=False):
     ]
     trim_silence: Annotated[bool, "Whether to remove silence (below -60 dBFS) from the start and the end."]
     analysis: Annotated[bool, "Whether to measure loudness, peaks, silence, tempo and key of the audio."]
+    loop: Annotated[
+        bool,
+        "Whether to cut the audio so that it repeats without a gap. Needs `bpm` and `bars`, which replace "
+        "`duration`. WAV, FLAC and Ogg Vorbis only.",
+    ]
+    bars: Annotated[int, "Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."]
+    candidates: Annotated[int, "Of a loop: how many clips to generate, of which the one that closes best is returned."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     webhook_url: Annotated[
         str,
@@ -540,6 +582,9 @@ class RecipeResponse(_Response):
     fade_in: Optional[float] = None
     fade_out: Optional[float] = None
     trim_silence: Optional[bool] = None
+    loop: Optional[bool] = None
+    bars: Optional[int] = None
+    candidates: Optional[int] = None
     stems: Optional[bool] = None
     separator: Optional[str] = None
     output_format: str
@@ -547,6 +592,16 @@ class RecipeResponse(_Response):
     precision: str
     service_version: str
     created: datetime
+
+
+class LoopResponse(_Response):
+    """How a loop was cut."""
+
+    candidate: int
+    tempo_bpm: float
+    stretch: float
+    start: float
+    seam: float
 
 
 class StemsResponse(_Response):
@@ -571,6 +626,7 @@ class Base64Variation(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     analysis: Optional[AnalysisResponse] = None
+    loop: Optional[LoopResponse] = None
     stems: Optional[StemsResponse] = None
     audio: str
 
@@ -660,6 +716,15 @@ class TrimSilenceControl(_Response):
     threshold: float
 
 
+class LoopControl(_Response):
+    """Clips that repeat without a gap. Streams and continuations have none."""
+
+    minimum_bars: int
+    maximum_bars: int
+    maximum_candidates: int
+    formats: list[str]
+
+
 class StemsControl(_Response):
     """Separating the audio into stems. Streams have none."""
 
@@ -699,6 +764,7 @@ class ControlsResponse(_Response):
     fade_in: FadeControl
     fade_out: FadeControl
     trim_silence: TrimSilenceControl
+    loop: Optional[LoopControl]
     stems: StemsControl
     notes: Optional[NotesControl]
     live: Optional[LiveControl]
@@ -780,6 +846,7 @@ class GenerateBase64Response(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     analysis: Optional[AnalysisResponse] = None
+    loop: Optional[LoopResponse] = None
     stems: Optional[StemsResponse] = None
     request_id: str
     audio: str
@@ -799,6 +866,7 @@ class UrlVariation(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     analysis: Optional[AnalysisResponse] = None
+    loop: Optional[LoopResponse] = None
     stems: Optional[StemsResponse] = None
     audio_url: str
 
@@ -817,6 +885,7 @@ class GenerateUrlResponse(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     analysis: Optional[AnalysisResponse] = None
+    loop: Optional[LoopResponse] = None
     stems: Optional[StemsResponse] = None
     request_id: str
     audio_url: str
@@ -954,6 +1023,7 @@ class TaskVariation(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     analysis: Optional[AnalysisResponse] = None
+    loop: Optional[LoopResponse] = None
     stems: Optional[StemsResponse] = None
     filename: str
     audio_url: str
@@ -974,6 +1044,7 @@ class TaskResult(_Response):
     cached: bool = False
     recipe: Optional[RecipeResponse] = None
     analysis: Optional[AnalysisResponse] = None
+    loop: Optional[LoopResponse] = None
     stems: Optional[StemsResponse] = None
     variations: Optional[list[Union[TaskVariation, FailedVariationResponse]]] = None
 

@@ -211,6 +211,15 @@ class TestSharedDeployment:
         assert [base64.b64decode(variation["audio"]) for variation in inline] == audio
         assert deployment.audio_files() == files
 
+    def test_stems_come_from_the_worker(self, deployment: Deployment) -> None:
+        request = REQUEST | {"seed": 7, "model_size": "demo", "stems": True}
+        by_url = deployment.server.post("/generate", json=request).json()["stems"]
+        stems = {name: deployment.server.get(url).content for name, url in by_url.items()}
+        files = deployment.audio_files()
+        inline = deployment.server.post("/generate", json=request | {"return_type": "base64"}).json()["stems"]
+        assert {name: base64.b64decode(stem) for name, stem in inline.items()} == stems
+        assert deployment.audio_files() == files
+
     def test_a_melody_reaches_the_worker(self, deployment: Deployment) -> None:
         file = io.BytesIO()
         soundfile.write(file, [0.1, -0.1] * 8000, 16_000, format="WAV")
