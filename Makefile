@@ -13,6 +13,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SDKS := tests/web/compat/javascript
 CXX_SOURCES := $(wildcard audiocraft_api/engine/cpu/native/*.cpp audiocraft_api/engine/cpu/native/*.h)
+TIDY_TARGET := $(if $(filter x86_64,$(shell uname -m)),-march=x86-64-v3)
 # More processes than two cores, because tests often wait for servers.
 PARALLEL_TESTS := -m "not fault and not timing" -n 3 --dist loadfile --durations=40 --durations-min=2
 # What a release of Python could break: set-up, every endpoint, the decoders (PyAV has several releases in the lock),
@@ -46,8 +47,9 @@ $(VENV)/.tests: requirements-dev.txt $(VENV)/.service
 	scripts/install-packages $(VENV) requirements-dev.txt
 	touch $@
 
-# Native kernels, if there is a C++ compiler. Without one the service uses PyTorch, and the next make tries again.
+# Native kernels. Without a compiler the service uses PyTorch, and the next make tries again.
 build/.native: $(CXX_SOURCES) audiocraft_api/engine/cpu/native/build.py | $(VENV)/.service
+	scripts/install-compiler $(VENV)
 	$(BIN)/python -m audiocraft_api.engine.cpu.native.build
 	@if ls build/native/*.so >/dev/null 2>&1; then touch $@; fi
 
@@ -105,6 +107,14 @@ lint: $(VENV)/.tests
 	$(BIN)/bandit --quiet --recursive --severity-level high audiocraft_api app.py gunicorn.conf.py
 	$(BIN)/hadolint deploy/docker/Dockerfile
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES) $(wildcard tests/support/*.cpp)
+	$(MAKE) --no-print-directory build/.tidy
+
+# Analyzing all sources takes half a minute on two cores, so only after a change. The processor is fixed, so that every
+# machine checks the same code.
+build/.tidy: $(CXX_SOURCES) .clang-tidy | $(VENV)/.tests
+	@mkdir -p build
+	ls $(filter %.cpp,$(CXX_SOURCES)) | xargs -P 2 -I{} $(BIN)/clang-tidy --quiet {} -- -std=c++17 -pthread $(TIDY_TARGET)
+	touch $@
 
 check: lint test
 

@@ -13,8 +13,9 @@ from audiocraft_api.core.errors import QueueFull, ShuttingDown
 from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
+from audiocraft_api.engine.cpu.native.library import load_library
 from audiocraft_api.engine.loop import DecodeLoop
-from audiocraft_api.model.loading import import_libraries
+from audiocraft_api.model.loading import choose_device, import_libraries
 
 if TYPE_CHECKING:
     from audiocraft_api.engine.executor import CodecFactory, ModelExecutor, ModelRunnerFactory
@@ -51,6 +52,8 @@ class BatchingEngine:
         """See `Engine.import_libraries`."""
         import_libraries()
         importlib.import_module("audiocraft_api.engine.batch")
+        if choose_device(self._cache.device).type == "cpu":
+            load_library()
 
     def submit(self, params: GenerationParams, *, deadline: float | None = None) -> EngineRequest:
         """Queue a request; see `Engine.submit`."""

@@ -1,7 +1,9 @@
-// Runs many loops on the native decoder's thread pool, for ThreadSanitizer. Exits with 1 if an index is missed.
+// Runs many loops on the native decoder's thread pool, for ThreadSanitizer. Exits with 1 if an index or an exception is
+// missed.
 #include "pool.h"
 
 #include <cstdio>
+#include <new>
 #include <numeric>
 
 // Every loop reads what the previous one has written, without a lock: the pool alone orders them.
@@ -20,11 +22,36 @@ static bool run_loops(native::Pool& pool, int loops) {
     return std::accumulate(values.begin(), values.end(), 0L) > 0;
 }
 
+// Some bodies throw, in whatever thread runs them. The loop ends with an exception, and the pool works on.
+static bool reports_exceptions(native::Pool& pool) {
+    for (int loop = 0; loop < 200; ++loop) {
+        std::vector<int> calls(50, 0);
+        bool has_thrown = false;
+        try {
+            pool.parallel_for(int(calls.size()), [&](int index, int) {
+                ++calls[index];
+                if (index % 7 == loop % 7) throw std::bad_alloc();
+            });
+        } catch (const std::bad_alloc&) {
+            has_thrown = true;
+        }
+        if (!has_thrown) return false;
+        calls.assign(calls.size(), 0);
+        pool.parallel_for(int(calls.size()), [&](int index, int) { ++calls[index]; });
+        if (std::accumulate(calls.begin(), calls.end(), 0) != int(calls.size())) return false;
+    }
+    return true;
+}
+
 int main() {
     for (int threads = 1; threads <= 5; ++threads) {
         native::Pool pool(threads);
         if (!run_loops(pool, 2000)) {
             std::printf("a pool of %d threads missed an index\n", threads);
+            return 1;
+        }
+        if (!reports_exceptions(pool)) {
+            std::printf("a pool of %d threads lost an exception\n", threads);
             return 1;
         }
     }

@@ -103,9 +103,15 @@ def paused(*files: Path) -> Iterator[None]:
 
 @contextmanager
 def serve(
-    directory: Path, app: str = "app:app", port: int = 0, *, host: str = "127.0.0.1", **settings: Any
+    directory: Path,
+    app: str = "app:app",
+    port: int = 0,
+    *,
+    host: str = "127.0.0.1",
+    root: Path = ROOT,
+    **settings: Any,
 ) -> Iterator[Server]:
-    """Start gunicorn as `make run` does, on a free port by default, and stop it at the end."""
+    """Start gunicorn in `root` as `make run` does, on a free port by default, and stop it at the end."""
     port = port or free_port()
     log = directory / "server.log"
     own = {"audio_dir": directory / "audio"}
@@ -121,7 +127,7 @@ def serve(
     }
     command = [Path(sys.executable).parent / "gunicorn", "-c", "gunicorn.conf.py", app]
     with log.open("ab") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(command, cwd=root, env=environ, stdout=output, stderr=output, start_new_session=True)
     server = Server(process, host, port, log)
     try:
         wait_until(lambda: _has_started(server), START_SECONDS)

@@ -14,7 +14,7 @@ from audiocraft_api import __version__
 from audiocraft_api.config import Config
 from audiocraft_api.core.melody_line import MelodyLine
 from audiocraft_api.core.params import AudioInput
-from audiocraft_api.engine.cpu.native.build import library_path
+from audiocraft_api.engine.cpu.native.build import is_available, library_path
 from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.performance_recipe import performance_json
 from audiocraft_api.generation.recipe import audio_digest, codes_digest, melody_digest
@@ -51,8 +51,7 @@ def _digests(value: object) -> object:
 @functools.cache
 def arithmetic() -> tuple[str, ...]:
     """Return what rounding depends on: the native kernels (their file name includes the processor), torch, the GPUs."""
-    library = library_path()
-    found = [library.name, str(library.exists()), metadata.version("torch")]
+    found = [library_path().name, str(is_available()), metadata.version("torch")]
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         with suppress(OSError):
             found += [line for line in path.read_text().splitlines() if line.startswith("Model")]

@@ -6,7 +6,6 @@ import ctypes
 import platform
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -266,7 +265,11 @@ def strict_builds() -> list[tuple[str, str]]:
     """Return the pairs of compiler and processor that `test_builds_for_other_processors_agree` does not compile."""
     compilers = [name for name in ("g++", "clang++") if shutil.which(name)]
     pairs = [(compiler, processor) for compiler in compilers for processor in [*PROCESSORS, *LATEST_PROCESSORS]]
-    return [pair for pair in pairs if pair[0] != build.find_compiler() or pair[1] not in PROCESSORS]
+    return [
+        pair
+        for pair in pairs
+        if shutil.which(pair[0]) not in (build.find_compiler() or ()) or pair[1] not in PROCESSORS
+    ]
 
 
 @pytest.mark.fault
@@ -298,19 +301,9 @@ def test_builds_for_other_processors_agree(processor: str, tmp_path: Path) -> No
         assert relative_error(logits, row_logits(make_backend(weights, weight_format), context, tokens)) < bound
 
 
-def test_without_a_compiler_the_build_explains_it_and_exits_with_0(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from audiocraft_api.engine.cpu.native import build;"
-        f"sys.exit(build.main(Path({str(tmp_path)!r})))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], env={"PATH": ""}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert "no C++ compiler" in done.stderr
-
-
 def test_an_error_names_the_compiler_that_failed(tmp_path: Path) -> None:
     with pytest.raises(build.BuildError, match="false failed"):
-        build.compile_to(tmp_path / "decoder.so", "false", [])
+        build.compile_to(tmp_path / "decoder.so", ["false"], [])
 
 
 def test_without_the_library_no_model_is_supported() -> None:

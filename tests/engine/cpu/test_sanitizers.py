@@ -1,4 +1,7 @@
-"""The native code under the compiler's sanitizers: no access out of bounds, no undefined behavior, no data race."""
+"""The native code under the compiler's sanitizers, and without memory.
+
+No access out of bounds, no undefined behavior, no data race, and no failing allocation that ends the process.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ SANITIZED = ("-O1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
 def compiler() -> str:
     found = build.find_compiler()
     assert found is not None
-    return found
+    return found[0]
 
 
 def runtime(compiler: str, name: str) -> str:
@@ -32,7 +35,7 @@ def runtime(compiler: str, name: str) -> str:
 
 def test_the_decoder_stays_within_its_memory_and_the_language(compiler: str, tmp_path: Path) -> None:
     target = tmp_path / "decoder.so"
-    build.compile_to(target, compiler, [*SANITIZED, "-fsanitize=address,undefined", "-march=native"])
+    build.compile_to(target, [compiler], [*SANITIZED, "-fsanitize=address,undefined", "-march=native"])
     done = subprocess.run(
         [sys.executable, "-m", "support.native_exercise", str(target)],
         env=os.environ
@@ -55,3 +58,18 @@ def test_the_thread_pool_has_no_data_race(compiler: str, tmp_path: Path) -> None
     subprocess.run([*command, str(SUPPORT / "pool_races.cpp"), "-o", str(program)], check=True)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+
+def test_every_allocation_may_fail_and_the_process_lives(compiler: str, tmp_path: Path) -> None:
+    target = tmp_path / "decoder.so"
+    # -Bsymbolic: the library uses its own `operator new` although the process has another one.
+    hook = str(SUPPORT / "failing_allocations.cpp")
+    build.compile_to(target, [compiler], ["-O1", "-march=native", "-Wl,-Bsymbolic", hook])
+    done = subprocess.run(
+        [sys.executable, "-m", "support.native_without_memory", str(target)],
+        env=os.environ | {"PYTHONPATH": f"{SUPPORT.parent.parent}:{SUPPORT.parent}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]

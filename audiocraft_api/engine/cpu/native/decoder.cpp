@@ -91,6 +91,7 @@ void Decoder::set_context(int index, int number, const float* context, int lengt
 
 void Decoder::set_parts(int index, int count, const int32_t* numbers, const float* weights) {
     std::vector<Part> parts;
+    parts.reserve(count);
     for (int i = 0; i < count; ++i) parts.push_back({numbers[i], weights[i]});
     slots_[index].parts = std::move(parts);
 }
@@ -104,7 +105,10 @@ void Decoder::clear_slot(int index) {
 
 void Decoder::forward(int rows, const int64_t* tokens, const float* inputs, const int32_t* slots,
                       const int32_t* positions, int num_logit_rows, float* logits) {
-    if (num_rows_ < kRowsBeforeHugePages && (num_rows_ += rows) >= kRowsBeforeHugePages) weights_.use_huge_pages();
+    if (num_rows_ < kRowsBeforeHugePages) {
+        num_rows_ += rows;
+        if (num_rows_ >= kRowsBeforeHugePages) weights_.use_huge_pages();
+    }
     projected_.resize(size_t(rows) * 3 * spec_.dim);
     hidden_.resize(rows, spec_.dim, Linear::quant_layout(format_, spec_.dim));
     ffn_.resize(rows, spec_.ffn_dim, Linear::quant_layout(format_, spec_.ffn_dim));

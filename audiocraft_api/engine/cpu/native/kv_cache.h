@@ -19,9 +19,9 @@ struct AttentionScratch {
 
     void reserve(int positions) {
         if (int(scores.size()) >= positions) return;
-        scores.resize(positions);
         high.resize(positions);
         low.resize(positions);
+        scores.resize(positions);  // last, because its size says that all three have been resized
     }
 };
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import time
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from pathlib import Path
 from typing import Any
 
-from audiocraft_api.engine.cpu.native.build import library_path
+from audiocraft_api.engine.cpu.native.build import BUILD_DIR, BuildError, build, library_path
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +92,31 @@ def open_library(path: str) -> ctypes.CDLL:
     return library
 
 
+def open_or_build(directory: Path = BUILD_DIR) -> ctypes.CDLL | None:
+    """Load this machine's library. Build it first if it is missing, and again if it cannot be loaded.
+
+    Returns None, with a warning in the log, if it cannot be built.
+    """
+    path = library_path(directory)
+    try:
+        if path.exists():
+            try:
+                return open_library(str(path))
+            except (OSError, AttributeError) as error:
+                logger.warning("%s cannot be loaded (%s). Building it again.", path, error)
+                path.unlink(missing_ok=True)
+        logger.info("Compiling the native kernels for this processor. This takes about a minute.")
+        begin = time.monotonic()
+        build(directory)
+        library = open_library(str(path))
+    except (BuildError, OSError, AttributeError) as error:
+        logger.warning("The native kernels could not be built; PyTorch's own, which are slower, are used: %s", error)
+        return None
+    logger.info("Compiled the native kernels in %.0f s.", time.monotonic() - begin)
+    return library
+
+
 @functools.cache
 def load_library() -> ctypes.CDLL | None:
-    """Return the library built for this machine, or None if there is none."""
-    path = library_path()
-    if not path.exists():
-        logger.info("The native decoder is not built for this processor; using PyTorch instead.")
-        return None
-    return open_library(str(path))
+    """Return the library for this machine, or None if there is none."""
+    return open_or_build()

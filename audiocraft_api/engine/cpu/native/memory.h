@@ -50,7 +50,7 @@ public:
         void* mapped = mmap(nullptr, bytes_ + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (mapped == MAP_FAILED) throw std::bad_alloc();
         mapped_ = mapped;
-        data_ = reinterpret_cast<char*>((reinterpret_cast<size_t>(mapped) + kHuge - 1) / kHuge * kHuge);
+        data_ = static_cast<char*>(mapped) + (kHuge - reinterpret_cast<size_t>(mapped) % kHuge) % kHuge;
 #if defined(MADV_NOHUGEPAGE)
         madvise(data_, bytes_, MADV_NOHUGEPAGE);  // writing one byte would zero and use a whole huge page
 #endif
@@ -84,7 +84,7 @@ private:
     static constexpr size_t kHuge = size_t(2) << 20, kPage = 4096;
     static constexpr size_t kPadding = 64;  // vector loads may read past the last element
 
-    void swap(Buffer& other) {
+    void swap(Buffer& other) noexcept {
         std::swap(mapped_, other.mapped_);
         std::swap(data_, other.data_);
         std::swap(bytes_, other.bytes_);

@@ -11,10 +11,12 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace native {
@@ -33,22 +35,21 @@ public:
 
     // `threads` includes the calling thread.
     explicit Pool(int threads) {
-        for (int worker = 1; worker < threads; ++worker) threads_.emplace_back([this, worker] { work(worker); });
+        try {
+            for (int worker = 1; worker < threads; ++worker) threads_.emplace_back([this, worker] { work(worker); });
+        } catch (...) {
+            stop();  // destroying a thread that runs would end the process
+            throw;
+        }
     }
 
-    ~Pool() {
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            stop_.store(true);
-        }
-        wake_.notify_all();
-        for (std::thread& thread : threads_) thread.join();
-    }
+    ~Pool() { stop(); }
 
     int size() const { return int(threads_.size()) + 1; }
 
     // Return when body(index, worker) has run for every index below `count`, in no particular order. Only one thread
-    // may call this at a time. Throws std::length_error above kMaxCount.
+    // may call this at a time. Throws std::length_error above kMaxCount. If bodies throw, throws one of their
+    // exceptions when all have ended.
     template <class Body>
     void parallel_for(int count, Body&& body) {
         if (count > kMaxCount)
@@ -74,6 +75,7 @@ public:
             cpu_pause();
             if (spins > 4000) std::this_thread::yield();
         }
+        if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     }
 
     // The same with a few contiguous chunks of indices per thread, for bodies that read memory sequentially.
@@ -103,10 +105,24 @@ private:
             const Call call = call_.load(std::memory_order_relaxed);
             void* context = context_.load(std::memory_order_relaxed);
             if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
-            call(context, index, worker);
+            try {
+                call(context, index, worker);
+            } catch (...) {
+                std::lock_guard<std::mutex> lock(mutex_);
+                error_ = std::current_exception();
+            }
             done_.fetch_add(1, std::memory_order_release);
             ticket = ticket_.load(std::memory_order_acquire);
         }
+    }
+
+    void stop() {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            stop_.store(true);
+        }
+        wake_.notify_all();
+        for (std::thread& thread : threads_) thread.join();
     }
 
     void work(int worker) {
@@ -142,6 +158,7 @@ private:
     std::atomic<int> sleepers_{0};
     std::atomic<bool> stop_{false};
     std::mutex mutex_;
+    std::exception_ptr error_;  // of the current loop; the mutex guards it until the loop has ended
     std::condition_variable wake_;
     uint32_t epoch_ = 0;
 };
