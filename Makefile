@@ -3,6 +3,7 @@
 # make lint    all linters, mypy          make smoke        a few tests on every other Python found here
 # make worker  set up and work on tasks   make bench        measure (QUICK=1: short)
 # make lock    resolve requirements*.in   make coverage     which code the tests run
+# make fuzz    search for inputs that break the parsers, 10 minutes each (FUZZ_SECONDS=30: shorter)
 # make clean   delete everything that make created
 # make train-demo  train the demo models anew (demo_models/README.md; QUICK=1: two minutes, only to test)
 #
@@ -22,7 +23,7 @@ SMOKE_TESTS := tests/web/test_end_to_end.py tests/audio/test_upload_formats.py t
   tests/engine/test_batching.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run worker setup setup-tests test-programs test coverage test-faults smoke smoke-tests check lint bench \
+.PHONY: run worker setup setup-tests test-programs test coverage test-faults fuzz smoke smoke-tests check lint bench \
   bench-gpu train-demo lock clean
 
 run: setup
@@ -86,6 +87,12 @@ $(SDKS)/node_modules/.installed: $(SDKS)/package-lock.json | test-programs
 test-faults: export OMP_NUM_THREADS := 1
 test-faults: setup-tests $(SDKS)/node_modules/.installed
 	$(BIN)/pytest -m fault -n 2 --dist loadfile --durations=10 $(ARGS)
+
+# Searches for inputs that break the parsers, FUZZ_SECONDS each; `make test-faults` does it for 15 seconds each.
+FUZZ_SECONDS ?= 600
+fuzz: export FUZZ_SECONDS := $(FUZZ_SECONDS)
+fuzz: setup-tests
+	$(BIN)/pytest -m fault -n 2 tests/fuzz $(ARGS)
 
 # Each version has its own virtual environment under build/.
 smoke: setup-tests

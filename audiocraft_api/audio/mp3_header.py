@@ -21,6 +21,8 @@ def length_frame(first_header: bytes, num_samples: int) -> bytes:
     if len(first_header) < 4 or first_header[:2] != b"\xff\xfb":
         return b""
     sample_rate_index = first_header[2] >> 2 & 3
+    if sample_rate_index == len(SAMPLE_RATES):  # reserved
+        return b""
     sizes = [144_000 * bitrate // SAMPLE_RATES[sample_rate_index] for bitrate in BITRATES]
     index = next(index for index, size in enumerate(sizes) if size >= MIN_FRAME_BYTES)
     is_mono = first_header[3] >> 6 == 3

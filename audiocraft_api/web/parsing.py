@@ -77,7 +77,7 @@ def read_form() -> tuple[MultiDict[str, FileStorage], MultiDict[str, str]]:
     if request.mimetype not in FORM_TYPES and (request.mimetype or request.content_length):
         raise UnsupportedMediaType("Send the body as a form with the header Content-Type: multipart/form-data.")
     try:
-        return request.files, request.form
+        files, texts = request.files, request.form
     except ValueError as error:
         logger.info("Could not read a form: %s", error)
         raise InvalidRequest(
@@ -87,6 +87,9 @@ def read_form() -> tuple[MultiDict[str, FileStorage], MultiDict[str, str]]:
     except OSError as error:  # from the temporary file for a large upload, not from the connection
         logger.error("Could not write an upload to a temporary file: %s", error)
         raise StorageUnavailable("The server cannot store the upload at the moment. Try again later.") from error
+    if None in (*files, *texts):
+        raise InvalidRequest("A part of the form has no name. Give each part a name in its Content-Disposition header.")
+    return files, texts
 
 
 def parse_form(schema: type[Schema], file_field: str, missing_file: str, in_place_of_file: str | None = None) -> Schema:

@@ -34,6 +34,12 @@ def test_a_form_that_cannot_be_read_is_refused_as_such(
     assert error["error"].startswith("The body is not a valid multipart/form-data form.")
 
 
+def test_a_part_whose_header_has_no_name_is_refused(client: FlaskClient) -> None:
+    body = PART + b"--x\r\nContent-Disposition: form-data\r\n\r\nloud\r\n--x--\r\n"
+    error = assert_error(client.post("/generate-with-melody", data=body, content_type=BOUNDARY), 400, "invalid_request")
+    assert error["error"].startswith("A part of the form has no name.")
+
+
 def test_empty_optional_form_fields_mean_the_default(client: FlaskClient, engine: FakeEngine) -> None:
     form = {"prompt": "solo cello", "duration": "", "seed": "", "model_size": "", "output_format": "", "top_p": ""}
     response = client.post("/generate-with-melody", data=form | {"melody": (melody_file(), "melody.wav")})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import cast
+from typing import BinaryIO, cast
 
 from flask import Blueprint, Response, redirect, request, send_file
 from werkzeug.wsgi import FileWrapper
@@ -78,12 +78,17 @@ def _respond(opened: OpenAudio) -> Response:
     )
     response.content_length = stored.size_bytes
     response.headers["Cache-Control"] = CACHE_CONTROL
+    conditional(response, opened.file, stored.size_bytes)
+    return response
+
+
+def conditional(response: Response, file: BinaryIO, num_bytes: int) -> None:
+    """Make a response with a whole file the one to the current request's range and conditions. Raises 416."""
     environ = dict(request.environ)
     if ONE_RANGE.fullmatch(environ.get("HTTP_RANGE", "")):
         # gunicorn's own wrapper cannot seek and would read everything before the range.
-        response.response = FileWrapper(opened.file)
+        response.response = FileWrapper(file)
     else:
         environ.pop("HTTP_RANGE", None)
-    # send_file does not know the length of a file object, which ranges need. Raises 416.
-    response.make_conditional(environ, accept_ranges=True, complete_length=stored.size_bytes)
-    return response
+    # send_file does not know the length of a file object, which ranges need.
+    response.make_conditional(environ, accept_ranges=True, complete_length=num_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import functools
 import logging
@@ -86,9 +87,13 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 def open_library(path: str) -> ctypes.CDLL:
     """Load a compiled library and declare its functions. Raises OSError if it cannot be loaded."""
     library = ctypes.CDLL(path)
-    for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+    try:
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except AttributeError as error:
+        _ctypes.dlclose(library._handle)  # otherwise this path would give the same library again
+        raise OSError(str(error)) from None
     return library
 
 
@@ -102,14 +107,14 @@ def open_or_build(directory: Path = BUILD_DIR) -> ctypes.CDLL | None:
         if path.exists():
             try:
                 return open_library(str(path))
-            except (OSError, AttributeError) as error:
+            except OSError as error:
                 logger.warning("%s cannot be loaded (%s). Building it again.", path, error)
                 path.unlink(missing_ok=True)
         logger.info("Compiling the native kernels for this processor. This takes about a minute.")
         begin = time.monotonic()
         build(directory)
         library = open_library(str(path))
-    except (BuildError, OSError, AttributeError) as error:
+    except (BuildError, OSError) as error:
         logger.warning("The native kernels could not be built; PyTorch's own, which are slower, are used: %s", error)
         return None
     logger.info("Compiled the native kernels in %.0f s.", time.monotonic() - begin)
