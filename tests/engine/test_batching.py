@@ -250,6 +250,33 @@ def test_a_canceled_request_frees_its_rows(make_engine: Callable[..., GatedEngin
     assert running.state == "aborted"
 
 
+def test_a_request_can_be_canceled_at_every_step(make_engine: Callable[..., GatedEngine], cache: LoadedModels) -> None:
+    gated = make_engine()
+    neighbor = params(duration_seconds=0.2, seed=1)
+    expected = wait_for_codes(gated.submit(neighbor))
+    num_canceled, num_steps = 0, expected.shape[1] + 3
+    for canceled_step in range(num_steps):
+        gated.backend.gate.clear()
+        requests = [gated.submit(params(duration_seconds=0.2, seed=seed)) for seed in (0, 1)]
+        rows: list[EngineRequest] = []
+
+        def count(requests: Any = requests, rows: Any = rows, last: int = 4 * canceled_step) -> None:
+            rows.append(requests[0])
+            if len(rows) == last + 1:  # two guided requests have four rows
+                requests[0].cancel()
+
+        gated.backend.failures = dict.fromkeys(range(8), count)
+        gated.backend.gate.set()
+        try:
+            assert wait_for_codes(requests[0]).shape == expected.shape
+        except Canceled:
+            num_canceled += 1
+        assert np.array_equal(wait_for_codes(requests[1]), expected)
+    assert num_canceled >= num_steps - 3  # in the last steps, a request may already have ended
+    gated.backend.failures = {}
+    assert np.array_equal(wait_for_codes(gated.submit(neighbor)), codes_alone(cache, neighbor))
+
+
 def test_a_waiting_request_can_be_canceled(make_engine: Callable[..., GatedEngine]) -> None:
     gated = make_engine(max_batch_requests=1)
     running = gated.submit_and_pause()
