@@ -9,13 +9,16 @@ import io
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 
 from flask import Flask, Response
 from werkzeug.exceptions import RequestedRangeNotSatisfiable
 from werkzeug.test import EnvironBuilder
 
-from audiocraft_api.audio import mp3_header
+from audiocraft_api.audio import midi, mp3_header
+from audiocraft_api.audio.notes import line_of_notes, parse_notes
 from audiocraft_api.core.errors import InvalidRequest, UnsupportedMediaType
+from audiocraft_api.core.melody_line import REST, MelodyLine
 from audiocraft_api.generation.performance_recipe import performance_json, performance_of
 from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.web.blueprints.audio import ONE_RANGE, conditional
@@ -24,6 +27,7 @@ from audiocraft_api.web.parsing import StrictRequest, parse_form, parse_json_tex
 from audiocraft_api.web.schemas import GenerateRequest, MelodyFields, PageQuery, PerformanceFields
 
 FILE = bytes(range(256)) * 4
+MAX_SECONDS = 30.0
 
 app = Flask(__name__)
 app.request_class = StrictRequest
@@ -36,11 +40,12 @@ def multipart(data: bytes) -> None:
     environ |= {"CONTENT_TYPE": head.decode("latin-1"), "CONTENT_LENGTH": str(len(body))}
     with app.request_context(environ):
         try:
-            fields = parse_form(MelodyFields, "melody", "No melody file provided")
+            fields = parse_form(MelodyFields, "melody", "No melody file provided", "notes")
         except (InvalidRequest, UnsupportedMediaType) as error:
             check_sentence(error)
             return
-        assert fields.melody_file.read() in body
+        if fields.melody is not None:
+            assert fields.melody.stream.read() in body
 
 
 def json_text(data: bytes) -> None:
@@ -111,6 +116,42 @@ def mp3(data: bytes) -> None:
     assert num_frames * mp3_header.FRAME_SAMPLES == delay + num_samples + padding
 
 
+def midi_file(data: bytes) -> None:
+    """A MIDI file in place of a melody, without the first four bytes, by which it is recognized."""
+    try:
+        line = midi.read_top_line(midi.MAGIC + data, max_events=2000, max_seconds=MAX_SECONDS)
+    except midi.MidiError as error:
+        check_sentence(error)
+        return
+    check_line(line)
+    assert line.seconds <= MAX_SECONDS
+
+
+def notes(data: bytes) -> None:
+    """A tempo, then a melody as text."""
+    try:
+        written = parse_notes(data[1:].decode("utf-8", "replace"))
+    except ValueError as error:
+        check_sentence(error)
+        return
+    again = " ".join(f"{name_of_pitch(note.pitch)}:{note.beats!r}" for note in written)
+    assert parse_notes(again) == written
+    check_line(line_of_notes(written, 30 + data[0]))
+
+
+def name_of_pitch(pitch: int) -> str:
+    names = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+    return "-" if pitch == REST else f"{names[pitch % 12]}{pitch // 12 - 1}"
+
+
+def check_line(line: MelodyLine) -> None:
+    """Check that notes follow each other without gaps, that neighbors differ, and that pitches are MIDI's."""
+    ends = [0, *(note.end_ms for note in line.notes)]
+    assert all(end > start for start, end in pairwise(ends))
+    assert all(one.pitch != two.pitch for one, two in pairwise(line.notes))
+    assert all(note.pitch == REST or 0 <= note.pitch <= 127 for note in line.notes)
+
+
 def recipe(data: bytes) -> None:
     """The recipe of a stored file, as JSON: what it says survives a round trip, and its tags are one line."""
     try:
@@ -170,6 +211,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "query": query,
     "ranges": ranges,
     "mp3": mp3,
+    "midi": midi_file,
+    "notes": notes,
     "recipe": recipe,
     "performance": performance,
     "live_message": live_message,
