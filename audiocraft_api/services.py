@@ -22,6 +22,7 @@ from audiocraft_api.config import Config
 from audiocraft_api.core.engine import Engine, EngineStatus
 from audiocraft_api.engine.create import create_engine
 from audiocraft_api.generation.cache.create import create_result_cache
+from audiocraft_api.generation.model_control import ModelControl
 from audiocraft_api.generation.preloading import Preloader
 from audiocraft_api.generation.service import Generation, GenerationService
 from audiocraft_api.live.performances import Performances
@@ -136,6 +137,7 @@ class Services(ProcessServices):
 
     tasks: TaskBackend
     generation: Generation
+    models: ModelControl
     access: Authenticator
     limits: Limits
     policy: PromptPolicy
@@ -202,6 +204,7 @@ def build_services(
         health=health,
         admin=AdminListener(admin_endpoints(health, base.telemetry.metrics)),
         generation=generation,
+        models=ModelControl(engine, base.cache),
         access=Authenticator(create_key_store(base.state), config, observer=base.telemetry),
         limits=Limits(create_rate_limiter(config), create_quota_store(base.state), config.limits),
         policy=PromptPolicy(config),

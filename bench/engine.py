@@ -38,6 +38,9 @@ class LoadedModel:
     def evict(self, _model: Any) -> None:
         pass
 
+    def free_memory(self) -> None:
+        pass
+
 
 class CodesCodec:
     """A codec that returns codes unchanged, so that they can be compared."""

@@ -10,6 +10,7 @@
     ├── AudioGone (410)
     ├── PayloadTooLarge (413)
     ├── UnsupportedMediaType (415)
+    ├── ModelBusy (409)
     ├── IdempotencyConflict (422)
     ├── PromptRefused (422)          names the category
     ├── LimitExceeded (429)          carries Retry-After
@@ -32,6 +33,7 @@
     ├── Canceled (499)               the client canceled and reads no response
     │   └── ClientDisconnected
     ├── NotStreamable (501)
+    ├── NoModelsHere (501)
     └── GenerationFailed (500)
         └── ConversionFailed (500)
 
@@ -116,6 +118,13 @@ class PayloadTooLarge(AudioCraftError):
 class UnsupportedMediaType(AudioCraftError):
     code = "unsupported_media_type"
     status = 415
+
+
+class ModelBusy(AudioCraftError):
+    """The model is in use, and the caller did not want to wait."""
+
+    code = "model_busy"
+    status = 409
 
 
 class IdempotencyConflict(AudioCraftError):
@@ -264,6 +273,13 @@ class NotStreamable(AudioCraftError):
     """Audio is generated in another process, which cannot send it while it is being generated."""
 
     code = "not_streamable"
+    status = 501
+
+
+class NoModelsHere(AudioCraftError):
+    """This server has no models in memory: other processes have."""
+
+    code = "no_models_here"
     status = 501
 
 

@@ -123,17 +123,23 @@ class DecodeLoop:
     def _main(self) -> None:
         while True:
             try:
-                with self._cache.lease(self._name) as model:
-                    self._serve(model)
+                self._serve_with_lease()
             except Exception as error:  # noqa: BLE001 - ends all requests instead
                 self._fail_all(as_request_error(error))
             self._batch = None
             with self._lock:
                 if not self.scheduler.num_waiting:
                     self._thread = None
-                    if self._is_unloaded:  # while the lease ended
+                    is_unloaded = self._is_unloaded  # while the lease ended
+                    if is_unloaded:
                         self._close_executor()
-                    return
+                    break
+        if is_unloaded:
+            self._cache.free_memory()  # which this thread referred to when the model was unloaded
+
+    def _serve_with_lease(self) -> None:
+        with self._cache.lease(self._name) as model:
+            self._serve(model)
 
     def _serve(self, model: LoadedModel) -> None:
         """Decode on a leased model until no request is left."""

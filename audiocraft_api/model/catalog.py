@@ -177,6 +177,11 @@ class Catalog:
             )
         return spec
 
+    def called(self, name: str) -> ModelSpec:
+        """Return a model by name, or by the id of its checkpoint on the hub. Raises InvalidRequest as `get`."""
+        by_checkpoint = (spec.name for spec in self if spec.checkpoint == name)
+        return self.get(name if name in self._specs else next(by_checkpoint, name))
+
     def melody_checkpoint(self, size: str) -> ModelSpec:
         """Return the melody model of a public size. Raises InvalidRequest naming `model_size`."""
         spec = self._specs.get(_MELODY_SIZES.get(size, size))

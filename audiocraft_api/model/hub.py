@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from audiocraft_api.core.errors import ModelUnavailable
+from audiocraft_api.core.load_progress import LoadProgress, ReportProgress, ignore
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +62,11 @@ SEPARATOR = Files((("htdemucs.yaml",), ("*.safetensors",)))
 class Hub:
     """Finds repositories: first in `directories` (hub caches of a checkpoint), then in the user's cache."""
 
-    def __init__(self, *directories: Path, offline: bool = False) -> None:
+    def __init__(self, *directories: Path, offline: bool = False, report: ReportProgress = ignore) -> None:
+        """`report` gets the progress of downloads."""
         self._directories = directories
         self._offline = offline
+        self._report = report
 
     def snapshot(self, repository: str, files: Files, revision: str | None = None) -> Path:
         """Return the directory of a repository's files; download them if necessary. Raises ModelUnavailable.
@@ -79,7 +83,7 @@ class Hub:
                 "The model 'demo' works offline.",
                 retry_after_seconds=60,
             )
-        return _download(repository, files, revision)
+        return _download(repository, files, revision, self._report)
 
     def present(self, repository: str, files: Files, revision: str | None = None) -> Path | None:
         """Return the directory of a repository's files if they are on this machine, else None.
@@ -121,13 +125,18 @@ def _cached(repository: str, files: Files, revision: str | None, cache: Path | N
         ) from None
 
 
-def _download(repository: str, files: Files, revision: str | None) -> Path:
+def _download(repository: str, files: Files, revision: str | None, report: ReportProgress) -> Path:
     from httpx import HTTPError
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    def report_bytes(done: int, total: int) -> None:
+        report(LoadProgress("downloading", repository, done, total))
+
     logger.info("Downloading %s from the model hub.", repository)
+    report(LoadProgress("downloading", repository))
     try:
-        found = _snapshot(repository, files, revision, tqdm_class=_progress_class(), library_name="audiocraft-api")
+        bars = _progress_class(report_bytes)
+        found = _snapshot(repository, files, revision, tqdm_class=bars, library_name="audiocraft-api")
         if found is not None:
             return found
         reason = "its files are not those of a MusicGen model"
@@ -148,8 +157,8 @@ def _download(repository: str, files: Files, revision: str | None) -> Path:
     )
 
 
-def _progress_class() -> Any:
-    """Return a class of progress bars that write lines to the log."""
+def _progress_class(report_bytes: Callable[[int, int], None]) -> Any:
+    """Return a class of progress bars that write lines to the log, and report bytes done and in total."""
     from tqdm.auto import tqdm
 
     class LogProgress(tqdm):
@@ -160,6 +169,8 @@ def _progress_class() -> Any:
             super().__init__(*args, **{**kwargs, "disable": False, "leave": False})
 
         def display(self, *_args: Any, **_kwargs: Any) -> bool:
+            if self.unit == "B" and self.total:
+                report_bytes(int(self.n), int(self.total))
             if self.unit == "B" and self.total and time.monotonic() >= self._next_line:
                 self._next_line = time.monotonic() + _PROGRESS_SECONDS
                 logger.info("Downloaded %.0f of %.0f MB.", self.n / 1e6, self.total / 1e6)

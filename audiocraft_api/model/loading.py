@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from audiocraft_api.config import Config
 from audiocraft_api.core.constants import FRAME_RATE
 from audiocraft_api.core.errors import ModelUnavailable
+from audiocraft_api.core.load_progress import LoadProgress, ReportProgress, ignore
 from audiocraft_api.core.out_of_memory import is_out_of_memory
 from audiocraft_api.model import checkpoint_file, revisions, training_checkpoint, transformers_checkpoint
 from audiocraft_api.model.catalog import UNTRAINED_NOTICE, Catalog, ModelSpec
@@ -57,13 +58,14 @@ def import_libraries() -> None:
         logger.info("Imported PyTorch and audiocraft in %.1f s.", time.monotonic() - begin)
 
 
-def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
+def load_model(spec: ModelSpec, catalog: Catalog, config: Config, report: ReportProgress = ignore) -> LoadedModel:
     """Load a model from its files. Raises ModelUnavailable; a failed load keeps nothing in memory."""
     begin = time.monotonic()
+    report(LoadProgress("reading"))
     logger.info("Loading %s.", spec.name)
     try:
         import_libraries()
-        model = _load(spec, catalog, config)
+        model = _load(spec, catalog, config, report)
     except ModelUnavailable as error:
         logger.warning("Loading %s failed: %s", spec.name, error)
         raise
@@ -82,17 +84,18 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel
     return model
 
 
-def _load(spec: ModelSpec, catalog: Catalog, config: Config) -> LoadedModel:
+def _load(spec: ModelSpec, catalog: Catalog, config: Config, report: ReportProgress) -> LoadedModel:
     from audiocraft_api.model.audiocraft_adapter import LoadedModel
     from audiocraft_api.model.checkpoint import BUILDING, load_codec, load_language_model
 
-    directory, revision = revisions.locate(spec, catalog, config)
+    directory, revision = revisions.locate(spec, catalog, config, report)
+    report(LoadProgress("reading"))
     revisions.check_sums(spec, directory)
     device = choose_device(config.models.device)
     # MPS computes the codec's convolutions incorrectly.
     codec_device = device if device.type != "mps" else choose_device("cpu")
     with _opened(directory) as (codec_package, lm_package, *hubs), BUILDING:
-        files = Hub(*hubs, directory / "hub", offline=config.models.offline)
+        files = Hub(*hubs, directory / "hub", offline=config.models.offline, report=report)
         codec = load_codec(codec_package, files, codec_device)
         lm = load_language_model(lm_package, files, device, revisions.weights_name(directory))
     model = LoadedModel(spec, revision, lm, codec)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from audiocraft_api.config import Config
-from audiocraft_api.core.errors import ModelUnavailable, ShuttingDown
+from audiocraft_api.core.errors import ModelBusy, ModelUnavailable, ShuttingDown
+from audiocraft_api.core.load_progress import LoadProgress, ReportProgress
 from audiocraft_api.model.catalog import Catalog, ModelSpec
 from audiocraft_api.model.loading import load_model
 from audiocraft_api.model.revisions import known_revision
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 ModelState = Literal["unloaded", "loading", "loaded", "failed"]
 UnloadListener = Callable[[str], None]
+Load = Callable[[ModelSpec, Catalog, Config, ReportProgress], "LoadedModel"]
 
 
 def free_memory() -> None:
@@ -51,6 +53,18 @@ class _Slot:
     num_loads: int = 0  # ended loads, successful or not; a new count means that a waiter's load has ended
     num_leases: int = 0
     last_used: float = 0.0  # time.monotonic()
+    progress: LoadProgress | None = None  # while the model is loaded
+    must_unload: bool = False  # once it has no lease
+
+
+@dataclass(frozen=True)
+class Residency:
+    """Whether a model is in memory, for those who manage the models."""
+
+    state: ModelState = "unloaded"
+    error: str | None = None  # why the last load failed
+    progress: LoadProgress | None = None
+    is_unloading: bool = False  # when its leases have ended
 
 
 class ModelCache:
@@ -60,7 +74,7 @@ class ModelCache:
         self,
         catalog: Catalog,
         config: Config,
-        load: Callable[[ModelSpec, Catalog, Config], LoadedModel] = load_model,
+        load: Load = load_model,
         free_memory: Callable[[], None] = free_memory,
     ) -> None:
         self._catalog = catalog
@@ -91,9 +105,11 @@ class ModelCache:
                 slot.num_leases -= 1
                 slot.last_used = time.monotonic()
                 self._condition.notify_all()
-                is_closed = self._closed
+                is_closed, must_unload = self._closed, slot.must_unload
             if is_closed:
                 self._unload()
+            elif must_unload:
+                self._unload(among={slot})
             self._unload_over_budget()
 
     @property
@@ -112,6 +128,32 @@ class ModelCache:
         """Return the state of each model. `failed`: the last load failed, and the next request tries again."""
         with self._condition:
             return {name: slot.state for name, slot in self._slots.items()}
+
+    def residency(self, name: str) -> Residency:
+        """Return whether a model is in memory, and the progress of its load."""
+        with self._condition:
+            slot = self._slots[name]
+            error = slot.error.message if slot.state == "failed" and slot.error is not None else None
+            return Residency(slot.state, error, slot.progress, slot.must_unload)
+
+    def unload(self, name: str, *, wait: bool) -> None:
+        """Unload a model: now if it is not in use, else, with `wait`, when its last lease has ended.
+
+        A model that is not loaded stays as it is. Raises ModelBusy without `wait`, for a model in use or being loaded.
+        """
+        slot = self._slots[name]
+        with self._condition:
+            is_busy = slot.num_leases > 0 or slot.state == "loading"
+            if is_busy and not wait:
+                raise ModelBusy(f"{name!r} is in use. Try again later, or ask to wait until it is not.")
+            slot.must_unload = is_busy
+        if not is_busy:
+            self._unload(among={slot})
+
+    def keep(self, name: str) -> None:
+        """Forget an `unload` that still waits."""
+        with self._condition:
+            self._slots[name].must_unload = False
 
     def memory(self) -> dict[str, int]:
         """Return the bytes of weights of each loaded model."""
@@ -141,12 +183,16 @@ class ModelCache:
         model.release_decoder_weights(num_bytes)
         _trim()
 
+    def free_memory(self) -> None:
+        """Return the memory of what was unloaded, for a caller that referred to it when it was."""
+        self._free_memory()
+
     def evict(self, model: LoadedModel) -> None:
         """Forget a model if its decoder weights were released, so that the next lease loads it again."""
         with self._condition:
             for slot in self._slots.values():
                 if slot.model is model and model.has_released_decoder_weights:
-                    slot.model, slot.state = None, "unloaded"
+                    slot.model, slot.state, slot.must_unload = None, "unloaded", False
 
     def close(self) -> None:
         """Load no more models, and unload those without a lease; others are unloaded when their lease ends."""
@@ -183,8 +229,12 @@ class ModelCache:
     def _load_into(self, spec: ModelSpec, slot: _Slot) -> LoadedModel:
         """Load outside the lock, then notify the waiters."""
         model, error = None, ModelUnavailable(f"Loading {spec.name!r} was interrupted. Try again.")
+
+        def report(progress: LoadProgress) -> None:
+            slot.progress = progress
+
         try:
-            model = self._load(spec, self._catalog, self._config)
+            model = self._load(spec, self._catalog, self._config, report)
         except ModelUnavailable as failure:
             error = failure
             raise
@@ -193,6 +243,8 @@ class ModelCache:
                 slot.num_loads += 1
                 slot.model, slot.state = model, "failed" if model is None else "loaded"
                 slot.error = error if model is None else None
+                slot.progress = None
+                slot.must_unload = slot.must_unload and model is not None
                 slot.num_leases += model is not None
                 slot.last_used = time.monotonic()
                 self._condition.notify_all()
@@ -225,7 +277,7 @@ class ModelCache:
                 is_free = slot.model is not None and slot.num_leases == 0
                 if is_free and slot.last_used <= unused_since and (among is None or slot in among):
                     unloaded.append(name)
-                    slot.model, slot.state = None, "unloaded"
+                    slot.model, slot.state, slot.must_unload = None, "unloaded", False
         for name in unloaded:
             for listener in self._listeners:
                 listener(name)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import ModelUnavailable
+from audiocraft_api.core.load_progress import ReportProgress, ignore
 from audiocraft_api.model import checkpoint_file, hub, training_checkpoint, transformers_checkpoint
 from audiocraft_api.model.catalog import Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
@@ -18,7 +19,7 @@ from audiocraft_api.model.hub import Hub, WrongCheckpoint
 LANGUAGE_MODEL, CODEC = "state_dict.bin", training_checkpoint.CODEC
 
 
-def locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, str]:
+def locate(spec: ModelSpec, catalog: Catalog, config: Config, report: ReportProgress = ignore) -> tuple[Path, str]:
     """Return a checkpoint's directory and revision; download or build it if necessary.
 
     Raises WrongCheckpoint, ModelUnavailable.
@@ -29,7 +30,8 @@ def locate(spec: ModelSpec, catalog: Catalog, config: Config) -> tuple[Path, str
 
         directory = demo.build(spec.name, config.models.checkpoints_dir).absolute()
     if directory is None:
-        snapshot = Hub(offline=config.models.offline).snapshot(spec.checkpoint, hub.CHECKPOINT, spec.revision)
+        files = Hub(offline=config.models.offline, report=report)
+        snapshot = files.snapshot(spec.checkpoint, hub.CHECKPOINT, spec.revision)
         return snapshot, snapshot.name
     return directory, _fingerprint(directory)
 

@@ -24,7 +24,9 @@ JSON = "application/json"
 REF = "#/components/schemas/{model}"
 ERROR_SENTENCES = SENTENCES | {
     400: "A field is missing, unknown or out of range.",
-    404: "The task or file does not exist, or belongs to another caller.",
+    404: "The task, file or model does not exist, or belongs to another caller.",
+    409: "The model is in use. Try again later, or ask to wait until it is not.",
+    501: "This server sends generations to other machines: it can neither stream audio nor load models.",
     503: "The server is at capacity or not ready. Try again after the time in `Retry-After`.",
     504: "The audio was not ready in time. Request less audio, or submit a task.",
 }

@@ -59,9 +59,11 @@ from audiocraft_api.core.constants import (
     SILENCE_DBFS,
     WINDOW_SECONDS,
 )
+from audiocraft_api.core.load_progress import LoadPhase
 from audiocraft_api.core.params import Segment
 from audiocraft_api.core.performance import MAX_LIVE_PROMPTS
 from audiocraft_api.generation.continuation import Part
+from audiocraft_api.generation.model_control import ControlState
 from audiocraft_api.model.catalog import ModelKind
 from audiocraft_api.net.outbound import MAX_URL_CHARACTERS
 from audiocraft_api.storage.base import LINK
@@ -660,6 +662,16 @@ class PageQuery(RequestSchema):
     )
 
 
+class UnloadQuery(RequestSchema):
+    """How to unload a model."""
+
+    when_busy: Literal["wait", "refuse"] = Field(
+        "wait",
+        description="What happens while requests use the model. `wait`: it is unloaded when they have ended, also "
+        "those that arrive until then. `refuse`: the response is 409.",
+    )
+
+
 class _Response(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -882,6 +894,29 @@ class ControlsResponse(_Response):
     live: LiveControl | None = Field(description="Null for models that cannot play live.")
 
 
+class LoadProgressResponse(_Response):
+    """What the load of a model does now."""
+
+    phase: LoadPhase = Field(
+        description="`waiting` for its turn, `downloading` from the hub, `reading` files, or `preparing` for decoding."
+    )
+    repository: str | None = Field(description="Repository of the hub that is being downloaded.")
+    downloaded_bytes: int | None = Field(description="Of this repository.")
+    total_bytes: int | None = Field(description="Of this repository; may grow at the beginning.")
+
+
+class ModelStateResponse(_Response):
+    """Whether a model is in the memory of this process."""
+
+    name: str
+    state: ControlState = Field(
+        description="`unloading`: the model is unloaded once no request uses it. `failed`: the last load failed; the "
+        "next request for the model tries again."
+    )
+    error: str | None = Field(description="Why the last load failed.")
+    progress: LoadProgressResponse | None = Field(description="Of a load.")
+
+
 class ModelResponse(_Response):
     name: str = Field(description="Value for `model_size`.")
     description: str
@@ -899,6 +934,12 @@ class ModelResponse(_Response):
     sample_rate: int = Field(description="Sample rate in Hz.")
     max_duration: float = Field(description="Longest duration of a synchronous request in seconds.")
     loaded: bool = Field(description="Whether the model is in memory.")
+    state: ControlState = Field(
+        description="Whether the model is in the memory of this process. `unloading`: it is unloaded once no request "
+        "uses it. `failed`: the last load failed; the next request for the model tries again."
+    )
+    error: str | None = Field(description="Why the last load failed.")
+    progress: LoadProgressResponse | None = Field(description="Of a load.")
     licence: str = Field(description="License of the weights.")
     commercial_use: bool = Field(description="Whether the license allows commercial use.")
     allowed: bool = Field(description="Whether this server allows the model.")

@@ -18,6 +18,7 @@ from audiocraft_api_client.models import SegmentFields, TaskWorkingResponse, Url
 
 from support.http import melody_file
 from support.keys import ENVIRONMENT_KEY
+from support.live import playing
 from support.served import Server
 
 SECOND: dict[str, Any] = {"duration": 1}
@@ -213,6 +214,19 @@ def test_the_key_and_the_url_come_from_the_environment(server: Server, monkeypat
     with AudioCraft() as client:
         assert "small" in {model.name for model in client.models()}
         assert client.health().status == "healthy"
+
+
+def test_models_are_loaded_and_unloaded_by_administrators(server: Server) -> None:
+    with AudioCraft(server.url, ENVIRONMENT_KEY) as client:
+        for act in (client.load_model, client.unload_model):
+            with pytest.raises(client_package.ForbiddenError, match="scope: admin"):
+                act("demo")
+
+
+def test_models_are_named_in_the_routes(tmp_path: Path) -> None:
+    with playing(tmp_path) as (port, _, _), AudioCraft(f"http://127.0.0.1:{port}") as client:
+        assert client.load_model("facebook/musicgen-small").name == "small"
+        assert client.unload_model("demo", when_busy="refuse").state == "unloaded"
 
 
 def test_the_asynchronous_client_does_the_same(server: Server, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import torch
 
 from audiocraft_api.config import Config, load_config
 from audiocraft_api.core.errors import ModelUnavailable
+from audiocraft_api.core.load_progress import LoadProgress
 from audiocraft_api.model import hub, loading
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.loading import load_model
@@ -249,6 +250,22 @@ def _error(kind: str) -> BaseException:
         "revision": errors.RevisionNotFoundError("no", response=response),
         "broken": httpx.ReadError("gone"),
     }[kind]
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_a_download_reports_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*, tqdm_class: Any, **_options: Any) -> str:
+        with tqdm_class(total=40, unit="B") as bar:
+            bar.update(10)
+            bar.refresh()
+        return str(tmp_path)
+
+    replace_download(monkeypatch, download)
+    reports: list[LoadProgress] = []
+    with pytest.raises(ModelUnavailable):  # nothing was downloaded
+        hub.Hub(report=reports.append).snapshot("org/model", hub.CODEC)
+    assert reports[0] == LoadProgress("downloading", "org/model")
+    assert LoadProgress("downloading", "org/model", 10, 40) in reports
 
 
 @pytest.mark.usefixtures("empty_cache")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from audiocraft_api.config import Config, load_config
-from audiocraft_api.core.errors import InvalidRequest, ModelUnavailable, ShuttingDown
+from audiocraft_api.core.errors import InvalidRequest, ModelBusy, ModelUnavailable, ShuttingDown
 from audiocraft_api.model.catalog import Catalog, ModelSpec
-from audiocraft_api.model.model_cache import ModelCache, free_memory
+from audiocraft_api.model.model_cache import ModelCache, Residency, free_memory
 
 WAIT_SECONDS = 10.0
 
@@ -29,7 +29,7 @@ class Loader:
         self.error: Exception | None = None
         self.loads: list[str] = []
 
-    def __call__(self, spec: ModelSpec, _catalog: Catalog, _config: Config) -> Any:
+    def __call__(self, spec: ModelSpec, _catalog: Catalog, _config: Config, _report: Any) -> Any:
         self.loads.append(spec.name)
         self.begun.set()
         assert self.gate.wait(WAIT_SECONDS)
@@ -232,3 +232,58 @@ def test_no_lease_gets_an_unloaded_model_under_load(make_cache: Callable[..., Mo
     assert not [thread for thread in threads if thread.is_alive()]
     assert faults == []
     assert len(cache.loaded_names()) <= 1
+
+
+def test_an_unload_waits_for_the_last_lease_unless_told_otherwise(make_cache: Callable[..., ModelCache]) -> None:
+    cache = make_cache()
+    cache.unload("demo", wait=False)
+    with cache.lease("demo"), cache.lease("demo"):
+        with pytest.raises(ModelBusy, match="in use"):
+            cache.unload("demo", wait=False)
+        cache.unload("demo", wait=True)
+        assert cache.residency("demo").is_unloading
+        assert cache.loaded_names() == ["demo"]
+    assert cache.residency("demo") == Residency("unloaded")
+    use(cache, "demo")
+    assert cache.loaded_names() == ["demo"]
+    cache.unload("demo", wait=True)
+    assert cache.loaded_names() == []
+
+
+def test_an_unload_that_waits_can_be_forgotten(make_cache: Callable[..., ModelCache]) -> None:
+    cache = make_cache()
+    with cache.lease("demo"):
+        cache.unload("demo", wait=True)
+        cache.keep("demo")
+    assert cache.residency("demo") == Residency("loaded")
+
+
+def test_an_unload_during_a_load_takes_place_after_it(make_cache: Callable[..., ModelCache], loader: Loader) -> None:
+    cache = make_cache()
+    loader.gate.clear()
+    thread = threading.Thread(target=use, args=(cache, "demo"))
+    thread.start()
+    assert loader.begun.wait(WAIT_SECONDS)
+    cache.unload("demo", wait=True)
+    assert cache.residency("demo").is_unloading
+    loader.gate.set()
+    thread.join(WAIT_SECONDS)
+    assert cache.residency("demo") == Residency("unloaded")
+
+
+def test_a_failed_load_is_not_unloading_and_says_why(make_cache: Callable[..., ModelCache], loader: Loader) -> None:
+    cache = make_cache()
+    loader.error = ModelUnavailable("No disk.")
+    loader.gate.clear()
+
+    def fail() -> None:
+        with pytest.raises(ModelUnavailable):
+            use(cache, "demo")
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    assert loader.begun.wait(WAIT_SECONDS)
+    cache.unload("demo", wait=True)
+    loader.gate.set()
+    thread.join(WAIT_SECONDS)
+    assert cache.residency("demo") == Residency("failed", "No disk.")

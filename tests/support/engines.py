@@ -65,6 +65,9 @@ class LoadedModels:
     def evict(self, model: Any) -> None:
         pass
 
+    def free_memory(self) -> None:
+        pass
+
     def on_unload(self, listener: Callable[[str], None]) -> None:
         self.unload = listener
 

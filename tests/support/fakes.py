@@ -16,6 +16,7 @@ from audiocraft_api.core.errors import AudioCraftError, NotStreamable, QueueFull
 from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
+from audiocraft_api.model.model_cache import Residency
 
 SAMPLE_RATE = 32_000
 FRAME_RATE = 50
@@ -144,6 +145,15 @@ class FakeCache:
 
     def states(self) -> dict[str, str]:
         return {}
+
+    def residency(self, _name: str) -> Residency:
+        return Residency()
+
+    def unload(self, name: str, *, wait: bool) -> None:
+        """Do nothing: nothing is loaded."""
+
+    def keep(self, name: str) -> None:
+        """Do nothing: nothing is loaded."""
 
     def memory(self) -> dict[str, int]:
         return {}

@@ -119,7 +119,7 @@ def test_a_long_load_counts_as_loading_and_not_as_a_stall(
 ) -> None:
     loading = threading.Event()
 
-    def load(spec: ModelSpec, catalog: Catalog, config: Config) -> Any:
+    def load(spec: ModelSpec, catalog: Catalog, config: Config, _report: Any) -> Any:
         loading.set()
         assert resume.wait(TIMEOUT_SECONDS)
         return load_model(spec, catalog, config)

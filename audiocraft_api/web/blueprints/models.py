@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, get_args
 
 from flask import Blueprint
@@ -27,8 +28,10 @@ from audiocraft_api.core.constants import (
     MIN_SEGMENT_SECONDS,
     SILENCE_DBFS,
 )
+from audiocraft_api.core.errors import InvalidRequest, NotFound
 from audiocraft_api.core.performance import MAX_LIVE_PROMPTS
 from audiocraft_api.core.separation import STEMS
+from audiocraft_api.generation.model_control import ModelState
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.schemas import (
@@ -42,10 +45,12 @@ from audiocraft_api.web.schemas import (
     FadeControl,
     KeyControl,
     LiveControl,
+    LoadProgressResponse,
     LoopControl,
     LoudnessControl,
     ModelResponse,
     ModelsResponse,
+    ModelStateResponse,
     NegativePromptControl,
     NotesControl,
     SegmentsControl,
@@ -53,9 +58,12 @@ from audiocraft_api.web.schemas import (
     TimeSignature,
     TimeSignatureControl,
     TrimSilenceControl,
+    UnloadQuery,
     VariationsControl,
 )
 from audiocraft_api.web.services import services
+
+NAME = {"name": "Name of a model, or the ID of its checkpoint on the Hugging Face Hub."}
 
 blueprint = Blueprint("models", __name__)
 
@@ -64,11 +72,65 @@ blueprint = Blueprint("models", __name__)
 @Operation(summary="List the models", tag="models", access=Access.READ, responses={200: (ModelsResponse,)})
 def models() -> dict[str, Any]:
     loaded = set(services().cache.loaded_names())
-    described = [_describe(spec, spec.name in loaded) for spec in services().catalog]
+    states = services().models.states([spec.name for spec in services().catalog])
+    described = [_describe(spec, spec.name in loaded, states[spec.name]) for spec in services().catalog]
     return ModelsResponse(models=described).model_dump()
 
 
-def _describe(spec: ModelSpec, loaded: bool) -> ModelResponse:
+@blueprint.post("/models/<path:name>/load")
+@Operation(
+    summary="Load a model",
+    tag="models",
+    access=Access.ADMIN,
+    responses={202: (ModelStateResponse,)},
+    description="Loads and warms up the model in the background, in the process that responds. `GET /models` has the "
+    "progress. A model that is loaded or being loaded stays as it is.",
+    parameters=NAME,
+    errors=(404, 501, 503),
+)
+def load(name: str) -> tuple[dict[str, Any], int]:
+    spec = _model_called(name)
+    services().models.load(spec.name)
+    return _state_of(spec), 202
+
+
+@blueprint.post("/models/<path:name>/unload")
+@Operation(
+    summary="Unload a model",
+    tag="models",
+    access=Access.ADMIN,
+    responses={202: (ModelStateResponse,)},
+    description="Frees the memory of the model in the process that responds. The next request for the model loads it "
+    "again. A model that is not loaded stays as it is.",
+    query=UnloadQuery,
+    parameters=NAME,
+    errors=(404, 409, 501),
+)
+def unload(query: UnloadQuery, name: str) -> tuple[dict[str, Any], int]:
+    spec = _model_called(name)
+    services().models.unload(spec.name, wait=query.when_busy == "wait")
+    return _state_of(spec), 202
+
+
+def _model_called(name: str) -> ModelSpec:
+    """Return a model by name or checkpoint. Raises NotFound."""
+    try:
+        return services().catalog.called(name)
+    except InvalidRequest as error:
+        raise NotFound(error.message) from None
+
+
+def _state_of(spec: ModelSpec) -> dict[str, Any]:
+    found = services().models.states([spec.name])[spec.name]
+    return ModelStateResponse(name=spec.name, **_state_fields(found)).model_dump()
+
+
+def _state_fields(found: ModelState) -> dict[str, Any]:
+    progress = None if found.progress is None else LoadProgressResponse(**asdict(found.progress))
+    return {"state": found.state, "error": found.error, "progress": progress}
+
+
+def _describe(spec: ModelSpec, loaded: bool, state: ModelState) -> ModelResponse:
     return ModelResponse(
         name=spec.name,
         description=spec.description,
@@ -84,6 +146,7 @@ def _describe(spec: ModelSpec, loaded: bool) -> ModelResponse:
         sample_rate=spec.sample_rate,
         max_duration=min(spec.max_duration_seconds, MAX_DURATION_SECONDS),
         loaded=loaded,
+        **_state_fields(state),
         licence=spec.licence,
         commercial_use=spec.commercial_use,
         allowed=services().catalog.is_allowed(spec),

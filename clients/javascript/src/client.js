@@ -69,6 +69,17 @@ export class AudioCraft {
     return (await this.#http.json("GET", "/models", {signal})).models;
   }
 
+  /** Begins to load a model; `models` has the progress. */
+  loadModel(name, {signal} = {}) {
+    return this.#http.json("POST", `/models/${encodeURIComponent(name)}/load`, {signal});
+  }
+
+  /** Unloads a model: once no request uses it, or only if none does. */
+  unloadModel(name, {whenBusy = "wait", signal} = {}) {
+    const path = `/models/${encodeURIComponent(name)}/unload?when_busy=${encodeURIComponent(whenBusy)}`;
+    return this.#http.json("POST", path, {signal});
+  }
+
   health({signal} = {}) {
     return this.#http.json("GET", "/health", {signal});
   }

@@ -32,6 +32,10 @@ export class LimitExceededError extends AudioCraftError {}
 export class UnavailableError extends AudioCraftError {}
 /** This server generates audio on other machines and cannot stream it. */
 export class NotStreamableError extends AudioCraftError {}
+/** The model is in use; wait, or try again later. */
+export class ModelBusyError extends AudioCraftError {}
+/** This server generates audio on other machines and loads no models. */
+export class NoModelsHereError extends AudioCraftError {}
 /** The audio was not ready in time. */
 export class DeadlineExceededError extends AudioCraftError {}
 /** The generation failed. */
@@ -71,6 +75,8 @@ export const ERROR_CLASSES = Object.freeze({
   moderation_unavailable: UnavailableError,
   shutting_down: UnavailableError,
   not_streamable: NotStreamableError,
+  model_busy: ModelBusyError,
+  no_models_here: NoModelsHereError,
   deadline_exceeded: DeadlineExceededError,
   generation_failed: GenerationFailedError,
   no_loop: GenerationFailedError,

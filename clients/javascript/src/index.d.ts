@@ -17,6 +17,7 @@ import type {
   MelodyFields,
   MelodyTaskFields,
   ModelResponse,
+  ModelStateResponse,
   PerformanceResponse,
   RejectedAnswer,
   ResumedAnswer,
@@ -142,6 +143,10 @@ export class AudioCraft {
   /** Downloads the audio of a result or a task, or a stem, with the key that an `<audio>` element cannot send. */
   download(of: {audio_url: string} | string, options?: CallOptions): Promise<Blob>;
   models(options?: CallOptions): Promise<ModelResponse[]>;
+  /** Begins to load a model; `models` has the progress. Needs a key with the scope `admin`. */
+  loadModel(name: string, options?: CallOptions): Promise<ModelStateResponse>;
+  /** Unloads a model: once no request uses it, or only if none does. Needs a key with the scope `admin`. */
+  unloadModel(name: string, options?: CallOptions & {whenBusy?: "wait" | "refuse"}): Promise<ModelStateResponse>;
   health(options?: CallOptions): Promise<HealthResponse>;
 }
 
@@ -257,6 +262,8 @@ export class IdempotencyConflictError extends AudioCraftError {}
 export class LimitExceededError extends AudioCraftError {}
 export class UnavailableError extends AudioCraftError {}
 export class NotStreamableError extends AudioCraftError {}
+export class ModelBusyError extends AudioCraftError {}
+export class NoModelsHereError extends AudioCraftError {}
 export class DeadlineExceededError extends AudioCraftError {}
 export class GenerationFailedError extends AudioCraftError {}
 export class CanceledError extends AudioCraftError {}

@@ -1102,6 +1102,18 @@ export interface HealthResponse {
   queue: QueueResponse;
 }
 
+/** What the load of a model does now. */
+export interface LoadProgressResponse {
+  /** `waiting` for its turn, `downloading` from the hub, `reading` files, or `preparing` for decoding. */
+  phase: "waiting" | "downloading" | "reading" | "preparing";
+  /** Repository of the hub that is being downloaded. */
+  repository: string | null;
+  /** Of this repository. */
+  downloaded_bytes: number | null;
+  /** Of this repository; may grow at the beginning. */
+  total_bytes: number | null;
+}
+
 export interface ModelResponse {
   /** Value for `model_size`. */
   name: string;
@@ -1129,6 +1141,15 @@ export interface ModelResponse {
   max_duration: number;
   /** Whether the model is in memory. */
   loaded: boolean;
+  /**
+   * Whether the model is in the memory of this process. `unloading`: it is unloaded once no request uses it.
+   * `failed`: the last load failed; the next request for the model tries again.
+   */
+  state: "unloaded" | "loading" | "loaded" | "unloading" | "failed";
+  /** Why the last load failed. */
+  error: string | null;
+  /** Of a load. */
+  progress: LoadProgressResponse | null;
   /** License of the weights. */
   licence: string;
   /** Whether the license allows commercial use. */
@@ -1137,6 +1158,20 @@ export interface ModelResponse {
   allowed: boolean;
   /** The controls that requests for this model may use. */
   controls: ControlsResponse;
+}
+
+/** Whether a model is in the memory of this process. */
+export interface ModelStateResponse {
+  name: string;
+  /**
+   * `unloading`: the model is unloaded once no request uses it. `failed`: the last load failed; the next request
+   * for the model tries again.
+   */
+  state: "unloaded" | "loading" | "loaded" | "unloading" | "failed";
+  /** Why the last load failed. */
+  error: string | null;
+  /** Of a load. */
+  progress: LoadProgressResponse | null;
 }
 
 export interface ModelsResponse {

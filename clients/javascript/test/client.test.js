@@ -234,6 +234,11 @@ describe("errors", () => {
     await assert.rejects(new AudioCraft({baseUrl}).models(), {message: "Invalid or missing API key"});
   });
 
+  it("tell a missing scope", async () => {
+    await assert.rejects(client.loadModel("demo"), audiocraft.ForbiddenError);
+    await assert.rejects(client.unloadModel("demo", {whenBusy: "refuse"}), audiocraft.ForbiddenError);
+  });
+
   it("tell the category and the suggestion for a refused prompt", async () => {
     await assert.rejects(client.generateAudio("sad piano, kill yourself, 90 bpm", SECOND), (error) => {
       assert.ok(error instanceof audiocraft.PromptRefusedError);

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Any, Optional, Union
+from typing import Any, Literal, Optional, Union
 from urllib.parse import quote
 
 import httpx
@@ -42,6 +42,7 @@ from audiocraft_api_client.models import (
     LiveFields,
     ModelResponse,
     ModelsResponse,
+    ModelStateResponse,
     PerformanceResponse,
     StreamFields,
     TaskAcceptedResponse,
@@ -149,6 +150,17 @@ class AsyncAudioCraft:
     async def models(self) -> list[ModelResponse]:
         """List the models."""
         return ModelsResponse.model_validate(await self._json(Request("GET", "/models"))).models
+
+    async def load_model(self, name: str) -> ModelStateResponse:
+        """Begin to load a model; `models` has the progress. Needs a key with the scope `admin`."""
+        return ModelStateResponse.model_validate(
+            await self._json(Request("POST", f"/models/{quote(name, safe='')}/load"))
+        )
+
+    async def unload_model(self, name: str, *, when_busy: Literal["wait", "refuse"] = "wait") -> ModelStateResponse:
+        """Unload a model: once no request uses it, or only if none does. Needs a key with the scope `admin`."""
+        request = Request("POST", f"/models/{quote(name, safe='')}/unload", {"params": {"when_busy": when_busy}})
+        return ModelStateResponse.model_validate(await self._json(request))
 
     async def health(self) -> HealthResponse:
         return HealthResponse.model_validate(await self._json(Request("GET", "/health")))

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Optional, Union
+from typing import Any, Literal, Optional, Union
 from urllib.parse import quote
 
 import httpx
@@ -44,6 +44,7 @@ from audiocraft_api_client.models import (
     LiveFields,
     ModelResponse,
     ModelsResponse,
+    ModelStateResponse,
     PerformanceResponse,
     StreamFields,
     TaskAcceptedResponse,
@@ -149,6 +150,15 @@ class AudioCraft:
     def models(self) -> list[ModelResponse]:
         """List the models."""
         return ModelsResponse.model_validate(self._json(Request("GET", "/models"))).models
+
+    def load_model(self, name: str) -> ModelStateResponse:
+        """Begin to load a model; `models` has the progress. Needs a key with the scope `admin`."""
+        return ModelStateResponse.model_validate(self._json(Request("POST", f"/models/{quote(name, safe='')}/load")))
+
+    def unload_model(self, name: str, *, when_busy: Literal["wait", "refuse"] = "wait") -> ModelStateResponse:
+        """Unload a model: once no request uses it, or only if none does. Needs a key with the scope `admin`."""
+        request = Request("POST", f"/models/{quote(name, safe='')}/unload", {"params": {"when_busy": when_busy}})
+        return ModelStateResponse.model_validate(self._json(request))
 
     def health(self) -> HealthResponse:
         return HealthResponse.model_validate(self._json(Request("GET", "/health")))

@@ -78,6 +78,14 @@ class NotStreamableError(AudioCraftError):
     """The server generates audio on other machines and cannot stream it."""
 
 
+class ModelBusyError(AudioCraftError):
+    """The model is in use; wait, or try again later."""
+
+
+class NoModelsHereError(AudioCraftError):
+    """This server generates audio on other machines and loads no models."""
+
+
 class DeadlineExceededError(AudioCraftError):
     """The audio was not ready in time."""
 
@@ -123,6 +131,8 @@ ERROR_CLASSES = {
     "moderation_unavailable": UnavailableError,
     "shutting_down": UnavailableError,
     "not_streamable": NotStreamableError,
+    "model_busy": ModelBusyError,
+    "no_models_here": NoModelsHereError,
     "deadline_exceeded": DeadlineExceededError,
     "generation_failed": GenerationFailedError,
     "no_loop": GenerationFailedError,

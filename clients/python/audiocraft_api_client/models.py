@@ -905,6 +905,15 @@ class HealthResponse(_Response):
     queue: QueueResponse
 
 
+class LoadProgressResponse(_Response):
+    """What the load of a model does now."""
+
+    phase: Literal["waiting", "downloading", "reading", "preparing"]
+    repository: Optional[str]
+    downloaded_bytes: Optional[int]
+    total_bytes: Optional[int]
+
+
 class ModelResponse(_Response):
     name: str
     description: str
@@ -920,10 +929,22 @@ class ModelResponse(_Response):
     sample_rate: int
     max_duration: float
     loaded: bool
+    state: Literal["unloaded", "loading", "loaded", "unloading", "failed"]
+    error: Optional[str]
+    progress: Optional[LoadProgressResponse]
     licence: str
     commercial_use: bool
     allowed: bool
     controls: ControlsResponse
+
+
+class ModelStateResponse(_Response):
+    """Whether a model is in the memory of this process."""
+
+    name: str
+    state: Literal["unloaded", "loading", "loaded", "unloading", "failed"]
+    error: Optional[str]
+    progress: Optional[LoadProgressResponse]
 
 
 class ModelsResponse(_Response):
