@@ -6,6 +6,7 @@ than 2 GB of memory is written beside them, and its path is printed: make it a f
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -36,7 +37,17 @@ def main() -> None:
     limits = ["-timeout=5", "-rss_limit_mb=2048", "-max_len=4096", f"-max_total_time={seconds}"]
     # libFuzzer writes new inputs into the first directory and only reads the second.
     command = [sys.argv[0], *limits, f"-artifact_prefix={found}/", str(found), str(CORPUS / name)]
-    atheris.Setup(command, TARGETS[name])
+
+    def target(data: bytes) -> None:
+        try:
+            TARGETS[name](data)
+        except BaseException:
+            path = found / f"failed-{hashlib.sha256(data).hexdigest()[:16]}"
+            path.write_bytes(data)
+            print(f"This input fails: {path}", flush=True)
+            raise
+
+    atheris.Setup(command, target)
     atheris.Fuzz()
 
 
