@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import threading
@@ -53,12 +54,17 @@ def cache(config: Config) -> Iterator[ModelCache]:
 def short_windows(demo_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelCache]:
     """The demo models with windows of 19 s instead of 30 s (audiocraft's MusicGen requires more than 18)."""
     directory = tmp_path_factory.mktemp("short")
+    declared = {}
     for name in ("demo", "demo-melody"):
+        declared[name] = {"checkpoint": str(directory / name), "melody": name == "demo-melody", "window_seconds": 19}
         shutil.copytree(demo_checkpoints / name, directory / name)
         package = torch.load(directory / name / "state_dict.bin", weights_only=True)
         package["xp.cfg"] = package["xp.cfg"].replace("segment_duration: 30", "segment_duration: 19")
         torch.save(package, directory / name / "state_dict.bin")
-    config = load_config({}, checkpoints_dir=directory, offline=True, device="cpu")
+    (directory / "models.json").write_text(json.dumps(declared))
+    config = load_config(
+        {}, checkpoints_dir=directory, models_file=directory / "models.json", offline=True, device="cpu"
+    )
     cache = ModelCache(Catalog(config), config)
     yield cache
     cache.close()
