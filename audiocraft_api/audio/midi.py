@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple
 
 from audiocraft_api.core.melody_line import REST, MelodyLine, line_of
@@ -200,7 +200,8 @@ def _top_pitches(
     is_smpte = bool(division & 0x8000)
     seconds_per_tick = _smpte_tick(division) if is_smpte else DEFAULT_TEMPO / 1e6 / division
     sounding, seconds, tick, has_notes = _Sounding(), 0.0, 0, False
-    for next_tick, at_once in groupby(events, key=lambda event: event.tick):
+    moments = groupby(events, key=lambda event: event.tick)
+    for next_tick, at_once in chain(moments, [(last_tick, iter(()))]):
         seconds += (next_tick - tick) * seconds_per_tick
         if seconds > max_seconds:
             raise MidiError(f"must be at most {max_seconds:g} seconds long")
@@ -213,12 +214,6 @@ def _top_pitches(
                 sounding.apply(event)
             elif not is_smpte:
                 seconds_per_tick = event.value / 1e6 / division
-    seconds += (last_tick - tick) * seconds_per_tick
-    if seconds > max_seconds:
-        raise MidiError(f"must be at most {max_seconds:g} seconds long")
-    if last_tick > tick:
-        yield sounding.top, seconds
-        has_notes |= sounding.top != REST
     if not has_notes:
         raise MidiError("contains no notes outside of the drum channel, 10")
 
