@@ -23,10 +23,10 @@ MAX_MULTIPLE = 64
 
 @dataclass(frozen=True)
 class Tempo:
-    """What was measured: the estimate of the tempo, and the tempo near the one that was asked for, if there is one."""
+    """A measured tempo. Each field is None if it could not be measured."""
 
-    estimated_bpm: float | None
-    bpm: float | None
+    estimated_bpm: float | None  # the most likely tempo
+    bpm: float | None  # the exact tempo near the requested one
 
 
 def tempo_near(mono: npt.NDArray[np.float32], sample_rate: int, wanted_bpm: float, tolerance: float) -> Tempo:

@@ -122,7 +122,7 @@ class PlainEngine:
                     self._stats[request.params.model].idle()
                     self._running = None
                     self._condition.notify_all()
-            del request  # its error refers to the model, which may be unloaded meanwhile
+            del request  # otherwise its error would keep an unloaded model in memory
 
     def _serve(self, request: EngineRequest) -> None:
         """Run a request to its end; a failure ends only this request."""

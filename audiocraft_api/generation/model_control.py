@@ -44,9 +44,9 @@ class ModelControl:
         self._loads: dict[str, EngineRequest] = {}  # by model, until they end
 
     def load(self, name: str) -> None:
-        """Begin to load a model as preloading does; do nothing for one that is loaded or being loaded.
+        """Begin to load and warm up a model, unless it is loaded or being loaded.
 
-        Also forgets an `unload` that waits. Raises NoModelsHere, QueueFull, ShuttingDown.
+        A pending `unload` of the model is dropped. Raises NoModelsHere, QueueFull, ShuttingDown.
         """
         engine = self._require_engine()
         self._cache.keep(name)

@@ -433,7 +433,7 @@ class FileFields(RequestSchema):
         DEFAULT_CANDIDATES,
         ge=1,
         le=MAX_CANDIDATES,
-        description="Of a loop: how many clips to generate, of which the one that closes best is returned.",
+        description="Number of clips to generate for a loop. The clip with the smoothest seam is returned.",
     )
     stems: bool = Field(False, description="Whether to also return drums, bass, other and vocals as further files.")
 

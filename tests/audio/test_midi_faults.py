@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import struct
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +10,10 @@ from typing import Any
 import mido
 import pytest
 
-import audiocraft_api
 from support import hostile_audio
 from support.melodies import midi_file, saved
+from support.scripts import run_support
 
-SCRIPT = Path(__file__).parents[1] / "support" / "read_many_midi.py"
 NUM_MUTATIONS = 5_000
 NUM_QUICK_MUTATIONS = 300
 MAX_BYTES = 120e6  # of the interpreter, a file of 20 MiB and the events of the longest one
@@ -70,16 +66,7 @@ def report_on(files: Iterable[bytes], directory: Path) -> dict[str, Any]:
     with open(packed, "wb") as file:
         for data in files:
             file.write(struct.pack("<Q", len(data)) + data)
-    process = subprocess.run(
-        [sys.executable, str(SCRIPT), str(packed)],
-        env={"PYTHONPATH": str(Path(audiocraft_api.__file__).parents[1])},
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-2000:]
-    report: dict[str, Any] = json.loads(process.stdout)
-    return report
+    return run_support("read_many_midi.py", packed)
 
 
 def mutations(count: int, seed: int) -> Iterator[bytes]:

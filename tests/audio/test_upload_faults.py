@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 import struct
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-import audiocraft_api
 from audiocraft_api.core.errors import InvalidMelody
 from support import hostile_audio, hostile_containers, recordings
+from support.scripts import run_support
 from support.uploads import make_decoder
 
-SUPPORT = Path(__file__).parents[1] / "support"
 NUM_MUTATIONS = 10_000
 NUM_MUTATED_UPLOADS = 16
 MAX_CPU_SECONDS = 4.0  # the decoder's limit of 3, and starting it
@@ -30,21 +25,6 @@ def seeds(directory: Path) -> list[bytes]:
     """Return a short recording of each kind, mono and stereo."""
     tones = [hostile_audio.tone(0.6, 16_000, channels) for channels in (1, 2)]
     return [data for tone in tones for data in recordings.record(directory, tone, 16_000).values()]
-
-
-def run_support(script: str, argument: Path) -> dict[str, Any]:
-    """Run a script of tests/support in a child process and return the JSON that it prints."""
-    environment = {"PYTHONPATH": str(Path(audiocraft_api.__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, str(SUPPORT / script), str(argument)],
-        env=environment,
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-2000:]
-    report: dict[str, Any] = json.loads(process.stdout)
-    return report
 
 
 @pytest.mark.fault

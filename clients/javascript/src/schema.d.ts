@@ -55,7 +55,7 @@ export interface ContinuationFields {
   loop?: boolean;
   /** Length of the loop; `time_signature`, or 4/4, gives the beats of a bar. */
   bars?: number;
-  /** Of a loop: how many clips to generate, of which the one that closes best is returned. */
+  /** Number of clips to generate for a loop. The clip with the smoothest seam is returned. */
   candidates?: number;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
@@ -132,7 +132,7 @@ export interface ContinuationTaskFields {
   loop?: boolean;
   /** Length of the loop; `time_signature`, or 4/4, gives the beats of a bar. */
   bars?: number;
-  /** Of a loop: how many clips to generate, of which the one that closes best is returned. */
+  /** Number of clips to generate for a loop. The clip with the smoothest seam is returned. */
   candidates?: number;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
@@ -280,7 +280,7 @@ export interface GenerateFields {
   loop?: boolean;
   /** Length of the loop; `time_signature`, or 4/4, gives the beats of a bar. */
   bars?: number;
-  /** Of a loop: how many clips to generate, of which the one that closes best is returned. */
+  /** Number of clips to generate for a loop. The clip with the smoothest seam is returned. */
   candidates?: number;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
@@ -382,7 +382,7 @@ export interface MelodyFields {
   loop?: boolean;
   /** Length of the loop; `time_signature`, or 4/4, gives the beats of a bar. */
   bars?: number;
-  /** Of a loop: how many clips to generate, of which the one that closes best is returned. */
+  /** Number of clips to generate for a loop. The clip with the smoothest seam is returned. */
   candidates?: number;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
@@ -450,7 +450,7 @@ export interface MelodyTaskFields {
   loop?: boolean;
   /** Length of the loop; `time_signature`, or 4/4, gives the beats of a bar. */
   bars?: number;
-  /** Of a loop: how many clips to generate, of which the one that closes best is returned. */
+  /** Number of clips to generate for a loop. The clip with the smoothest seam is returned. */
   candidates?: number;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;
@@ -565,7 +565,7 @@ export interface TaskFields {
   loop?: boolean;
   /** Length of the loop; `time_signature`, or 4/4, gives the beats of a bar. */
   bars?: number;
-  /** Of a loop: how many clips to generate, of which the one that closes best is returned. */
+  /** Number of clips to generate for a loop. The clip with the smoothest seam is returned. */
   candidates?: number;
   /** Whether to also return drums, bass, other and vocals as further files. */
   stems?: boolean;

@@ -60,7 +60,7 @@ class ContinuationFields(TypedDict, total=False):
         "`duration`. WAV, FLAC and Ogg Vorbis only.",
     ]
     bars: Annotated[int, "Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."]
-    candidates: Annotated[int, "Of a loop: how many clips to generate, of which the one that closes best is returned."]
+    candidates: Annotated[int, "Number of clips to generate for a loop. The clip with the smoothest seam is returned."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     notes: Annotated[
         str,
@@ -121,7 +121,7 @@ class ContinuationTaskFields(TypedDict, total=False):
         "`duration`. WAV, FLAC and Ogg Vorbis only.",
     ]
     bars: Annotated[int, "Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."]
-    candidates: Annotated[int, "Of a loop: how many clips to generate, of which the one that closes best is returned."]
+    candidates: Annotated[int, "Number of clips to generate for a loop. The clip with the smoothest seam is returned."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     notes: Annotated[
         str,
@@ -248,7 +248,7 @@ class GenerateFields(TypedDict, total=False):
         "`duration`. WAV, FLAC and Ogg Vorbis only.",
     ]
     bars: Annotated[int, "Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."]
-    candidates: Annotated[int, "Of a loop: how many clips to generate, of which the one that closes best is returned."]
+    candidates: Annotated[int, "Number of clips to generate for a loop. The clip with the smoothest seam is returned."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
 
 
@@ -327,7 +327,7 @@ class MelodyFields(TypedDict, total=False):
         "`duration`. WAV, FLAC and Ogg Vorbis only.",
     ]
     bars: Annotated[int, "Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."]
-    candidates: Annotated[int, "Of a loop: how many clips to generate, of which the one that closes best is returned."]
+    candidates: Annotated[int, "Number of clips to generate for a loop. The clip with the smoothest seam is returned."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     notes: Annotated[
         str,
@@ -380,7 +380,7 @@ class MelodyTaskFields(TypedDict, total=False):
         "`duration`. WAV, FLAC and Ogg Vorbis only.",
     ]
     bars: Annotated[int, "Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."]
-    candidates: Annotated[int, "Of a loop: how many clips to generate, of which the one that closes best is returned."]
+    candidates: Annotated[int, "Number of clips to generate for a loop. The clip with the smoothest seam is returned."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     notes: Annotated[
         str,
@@ -472,7 +472,7 @@ class TaskFields(TypedDict, total=False):
         "`duration`. WAV, FLAC and Ogg Vorbis only.",
     ]
     bars: Annotated[int, "Length of the loop; `time_signature`, or 4/4, gives the beats of a bar."]
-    candidates: Annotated[int, "Of a loop: how many clips to generate, of which the one that closes best is returned."]
+    candidates: Annotated[int, "Number of clips to generate for a loop. The clip with the smoothest seam is returned."]
     stems: Annotated[bool, "Whether to also return drums, bass, other and vocals as further files."]
     webhook_url: Annotated[
         str,
