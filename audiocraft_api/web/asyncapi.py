@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from audiocraft_api import __version__
 from audiocraft_api.web.live_answers import ANSWERS
-from audiocraft_api.web.live_schemas import MESSAGES
+from audiocraft_api.web.schemas.live import MESSAGES
 
 REF = "#/components/schemas/{model}"
 ADDRESS = "/ws/live"

@@ -11,10 +11,11 @@ from audiocraft_api.generation.command import GenerateCommand
 from audiocraft_api.generation.continuation import continued, with_codes
 from audiocraft_api.generation.stored_codes import from_bytes
 from audiocraft_api.storage.base import link_of, name_of
-from audiocraft_api.web.admission import check_segments_of_windows
 from audiocraft_api.web.auth import caller
+from audiocraft_api.web.request_checks import check_segments_of_windows
 from audiocraft_api.web.responses import AUDIO_GONE
-from audiocraft_api.web.schemas import ContinueFromFields, TextFields
+from audiocraft_api.web.schemas.continue_from import ContinueFromFields
+from audiocraft_api.web.schemas.generation import TextFields
 from audiocraft_api.web.services import services
 
 

@@ -24,7 +24,7 @@ from audiocraft_api.core.errors import (
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.observing import count_error
 from audiocraft_api.web.operations import dialect_of, operation_of
-from audiocraft_api.web.schemas import ErrorResponse
+from audiocraft_api.web.schemas.responses import ErrorResponse
 
 SENTENCES = {
     400: "The request is malformed.",

@@ -20,10 +20,10 @@ from audiocraft_api.web.admission import reserve_stream_slot
 from audiocraft_api.web.auth import caller, client_address
 from audiocraft_api.web.live_contract import LiveContract
 from audiocraft_api.web.live_play import LivePlay
-from audiocraft_api.web.live_schemas import StartMessage
 from audiocraft_api.web.live_socket import LiveSocket
 from audiocraft_api.web.live_steering import rejected
 from audiocraft_api.web.observing import count_error
+from audiocraft_api.web.schemas.live import StartMessage
 from audiocraft_api.web.services import services
 from audiocraft_api.web.websocket import check_handshake, close_websocket, prepare_socket
 from audiocraft_api.web.websocket_messages import (

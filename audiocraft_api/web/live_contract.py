@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from audiocraft_api.core.errors import InvalidRequest
 from audiocraft_api.live.session import Message
-from audiocraft_api.web.live_schemas import LiveMessage, StartMessage
 from audiocraft_api.web.live_steering import parse_message
+from audiocraft_api.web.schemas.live import LiveMessage, StartMessage
 
 
 class LiveContract(Protocol):

@@ -26,12 +26,13 @@ from audiocraft_api.core.request import AudioInfo
 from audiocraft_api.generation.performance_recipe import performance_json
 from audiocraft_api.live.session import OUTPUT_RATE, PCM, LiveSession, LiveStart, Message
 from audiocraft_api.storage.base import new_stem
-from audiocraft_api.web.admission import admitted_live, require_live, settle_charge
+from audiocraft_api.web.admission import admitted_live, settle_charge
 from audiocraft_api.web.auth import caller, client_address
 from audiocraft_api.web.context import request_id
-from audiocraft_api.web.live_schemas import StartMessage
 from audiocraft_api.web.live_socket import LiveSocket
 from audiocraft_api.web.live_steering import LiveSteering
+from audiocraft_api.web.request_checks import require_live
+from audiocraft_api.web.schemas.live import StartMessage
 from audiocraft_api.web.services import services
 
 POLL_SECONDS = 0.02  # how long a message of the client may wait

@@ -10,8 +10,8 @@ from simple_websocket import Server
 from audiocraft_api.core.errors import InvalidRequest, RateLimited
 from audiocraft_api.live.session import Message
 from audiocraft_api.web.live_contract import LiveContract
-from audiocraft_api.web.live_schemas import LiveMessage
 from audiocraft_api.web.live_steering import client_message, unreadable
+from audiocraft_api.web.schemas.live import LiveMessage
 from audiocraft_api.web.websocket_messages import receive, send, send_audio
 
 BURST_SECONDS = 5.0  # of messages

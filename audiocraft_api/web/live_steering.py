@@ -18,9 +18,10 @@ from audiocraft_api.core.performance import Controls, WeightedPrompt
 from audiocraft_api.live.session import LiveSession, Message
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.policy.prompt_policy import PromptPolicy
-from audiocraft_api.web.admission import require_music
 from audiocraft_api.web.errors import details_of
-from audiocraft_api.web.live_schemas import (
+from audiocraft_api.web.parsing import parse_json_text
+from audiocraft_api.web.request_checks import require_music
+from audiocraft_api.web.schemas.live import (
     MAX_ID_CHARACTERS,
     MESSAGES,
     ConfigMessage,
@@ -37,8 +38,7 @@ from audiocraft_api.web.live_schemas import (
     spoken,
     weighted,
 )
-from audiocraft_api.web.parsing import parse_json_text
-from audiocraft_api.web.schemas import LivePromptFields
+from audiocraft_api.web.schemas.performance import LivePromptFields
 
 SAMPLING = ("temperature", "top_k", "top_p", "cfg_coef")
 WISHES = ("bpm", "key")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from audiocraft_api.audio.looping import LoopShape, beats_per_bar
 from audiocraft_api.core.constants import DEFAULT_CANDIDATES, MAX_LONG_DURATION_SECONDS, MIN_DURATION_SECONDS
 from audiocraft_api.core.errors import InvalidRequest
-from audiocraft_api.web.schemas import LOOP_FORMATS, ContinuationFields, FileFields, GenerationFields, TextFields
+from audiocraft_api.web.schemas.forms import ContinuationFields
+from audiocraft_api.web.schemas.generation import LOOP_FORMATS, FileFields, GenerationFields, TextFields
 
 EXCLUDED = ("duration", "segments", "continue_from", "performance", "fade_in", "fade_out", "trim_silence")
 

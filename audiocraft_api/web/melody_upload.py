@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import BinaryIO, cast
 
 from audiocraft_api.generation.command import GenerateCommand
-from audiocraft_api.web.schemas import FormFields
+from audiocraft_api.web.schemas.forms import FormFields
 from audiocraft_api.web.services import services
 
 

@@ -18,7 +18,7 @@ from werkzeug.routing import Rule
 from audiocraft_api import __version__
 from audiocraft_api.web.errors import SENTENCES
 from audiocraft_api.web.operations import Access, Operation, operation_of
-from audiocraft_api.web.schemas import ErrorResponse
+from audiocraft_api.web.schemas.responses import ErrorResponse
 
 JSON = "application/json"
 REF = "#/components/schemas/{model}"

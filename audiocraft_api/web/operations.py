@@ -15,7 +15,10 @@ from flask import Flask
 from pydantic import BaseModel
 
 from audiocraft_api.web.parsing import parse_form, parse_json, parse_query
-from audiocraft_api.web.schemas import ErrorResponse, FormFields, RequestSchema, TextFields
+from audiocraft_api.web.schemas.base import RequestSchema
+from audiocraft_api.web.schemas.forms import FormFields
+from audiocraft_api.web.schemas.generation import TextFields
+from audiocraft_api.web.schemas.responses import ErrorResponse
 
 View = TypeVar("View", bound=Callable[..., Any])
 

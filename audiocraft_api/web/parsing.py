@@ -18,7 +18,8 @@ from werkzeug.exceptions import LengthRequired
 from werkzeug.formparser import FormDataParser
 
 from audiocraft_api.core.errors import InvalidRequest, StorageUnavailable, UnsupportedMediaType
-from audiocraft_api.web.schemas import PERFORMANCE_TAGS, RequestSchema
+from audiocraft_api.web.schemas.base import RequestSchema
+from audiocraft_api.web.schemas.performance import PERFORMANCE_TAGS
 from audiocraft_api.web.services import services
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")

@@ -16,7 +16,8 @@ from audiocraft_api.tasks.task import Task
 from audiocraft_api.tasks.view import task_json
 from audiocraft_api.web.context import request_id
 from audiocraft_api.web.disconnect import client_gone
-from audiocraft_api.web.schemas import GenerateBase64Response, GenerateUrlResponse, TaskAcceptedResponse
+from audiocraft_api.web.schemas.responses import GenerateBase64Response, GenerateUrlResponse
+from audiocraft_api.web.schemas.tasks import TaskAcceptedResponse
 from audiocraft_api.web.services import services
 
 _Fields: TypeAlias = dict[str, Any]  # of a JSON object

@@ -112,7 +112,7 @@ def test_keys_of_cadences_are_found() -> None:
 
 
 def test_keys_have_the_names_that_requests_accept() -> None:
-    from audiocraft_api.web.schemas import KEY
+    from audiocraft_api.web.schemas.field_types import KEY
 
     assert all(KEY.fullmatch(f"{note} {mode}") for note in NOTES for mode in CADENCES)
 

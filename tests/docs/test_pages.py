@@ -12,7 +12,10 @@ from audiocraft_api import __version__
 from audiocraft_api.audio.convert import FORMATS
 from audiocraft_api.config import all_settings, load_config, variable_name
 from audiocraft_api.model.catalog import Catalog
-from audiocraft_api.web.schemas import GenerateRequest, GenerateUrlResponse, HealthResponse, MelodyRequest, TaskRequest
+from audiocraft_api.web.schemas.forms import MelodyRequest
+from audiocraft_api.web.schemas.generation import GenerateRequest
+from audiocraft_api.web.schemas.responses import GenerateUrlResponse, HealthResponse
+from audiocraft_api.web.schemas.tasks import TaskRequest
 from support.documents import PAGES, ROOT, anchors, code_blocks, page, section
 
 page_by_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

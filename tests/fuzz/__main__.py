@@ -14,10 +14,7 @@ import atheris
 
 # What the targets call. Instrumenting everything that they import takes as long as fuzzing.
 PARSERS = [
-    *(
-        f"audiocraft_api.web.{name}"
-        for name in ("parsing", "schemas", "live_schemas", "live_steering", "blueprints.audio")
-    ),
+    *(f"audiocraft_api.web.{name}" for name in ("parsing", "schemas", "live_steering", "blueprints.audio")),
     *(f"audiocraft_api.generation.{name}" for name in ("recipe", "performance_recipe")),
     *(f"audiocraft_api.{name}" for name in ("audio.midi", "audio.notes", "core.melody_line")),
     *("audiocraft_api.audio.mp3_header", "audiocraft_api.audio.tags", "audiocraft_api.core.performance"),

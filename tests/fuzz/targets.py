@@ -24,7 +24,10 @@ from audiocraft_api.generation.recipe import Recipe
 from audiocraft_api.web.blueprints.audio import ONE_RANGE, conditional
 from audiocraft_api.web.live_steering import parse_message
 from audiocraft_api.web.parsing import StrictRequest, parse_form, parse_json_text, parse_query, read_json_object
-from audiocraft_api.web.schemas import GenerateRequest, MelodyFields, PageQuery, PerformanceFields
+from audiocraft_api.web.schemas.forms import MelodyFields
+from audiocraft_api.web.schemas.generation import GenerateRequest
+from audiocraft_api.web.schemas.performance import PerformanceFields
+from audiocraft_api.web.schemas.tasks import PageQuery
 
 FILE = bytes(range(256)) * 4
 MAX_SECONDS = 30.0

@@ -8,7 +8,7 @@ import re
 from flask.testing import FlaskClient
 
 from audiocraft_api.web.live_answers import ANSWERS
-from audiocraft_api.web.live_schemas import MESSAGES
+from audiocraft_api.web.schemas.live import MESSAGES
 
 
 def test_the_document_describes_every_message_and_its_references_resolve(client: FlaskClient) -> None:

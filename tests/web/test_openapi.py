@@ -14,7 +14,8 @@ from openapi_spec_validator import validate
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from audiocraft_api.web.schemas import GenerateRequest, MelodyRequest
+from audiocraft_api.web.schemas.forms import MelodyRequest
+from audiocraft_api.web.schemas.generation import GenerateRequest
 from support.fakes import ShortEngine
 from support.generated_requests import send_all
 from support.http import fake_app, melody_file

@@ -20,12 +20,8 @@ from audiocraft_api.web.responses import (
     generate_audio_json,
     task_accepted_response,
 )
-from audiocraft_api.web.schemas import (
-    ContinuationFields,
-    ContinuationRequest,
-    ContinuationTaskRequest,
-    TaskAcceptedResponse,
-)
+from audiocraft_api.web.schemas.forms import ContinuationFields, ContinuationRequest
+from audiocraft_api.web.schemas.tasks import ContinuationTaskRequest, TaskAcceptedResponse
 from audiocraft_api.web.services import services
 from audiocraft_api.web.task_submission import respond_by_task, submit_task
 

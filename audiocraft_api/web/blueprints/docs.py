@@ -15,15 +15,9 @@ from audiocraft_api.web.asyncapi import build_asyncapi
 from audiocraft_api.web.auth import needs_key
 from audiocraft_api.web.openapi import build_openapi
 from audiocraft_api.web.operations import Access, access
-from audiocraft_api.web.schemas import (
-    ContinuationRequest,
-    ContinuationTaskRequest,
-    GenerateRequest,
-    MelodyRequest,
-    MelodyTaskRequest,
-    StreamRequest,
-    TaskRequest,
-)
+from audiocraft_api.web.schemas.forms import ContinuationRequest, MelodyRequest
+from audiocraft_api.web.schemas.generation import GenerateRequest, StreamRequest
+from audiocraft_api.web.schemas.tasks import ContinuationTaskRequest, MelodyTaskRequest, TaskRequest
 from audiocraft_api.web.services import services
 
 PAGES = Path(__file__).parent.parent / "pages"

@@ -11,7 +11,7 @@ from audiocraft_api.web.continuing import continued_from
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.request_headers import PREFER, parse_idempotency_key, parse_preference
 from audiocraft_api.web.responses import AUDIO_DESCRIPTION, AUDIO_RESPONSES, generate_audio_json
-from audiocraft_api.web.schemas import GenerateRequest
+from audiocraft_api.web.schemas.generation import GenerateRequest
 from audiocraft_api.web.services import services
 from audiocraft_api.web.task_submission import respond_by_task
 

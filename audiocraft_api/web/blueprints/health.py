@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint
 
 from audiocraft_api.web.operations import Access, Operation
-from audiocraft_api.web.schemas import HealthResponse, ReadyResponse
+from audiocraft_api.web.schemas.responses import HealthResponse, ReadyResponse
 from audiocraft_api.web.services import services
 
 blueprint = Blueprint("health", __name__)

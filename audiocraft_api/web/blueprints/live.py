@@ -11,8 +11,8 @@ from simple_websocket import Server
 from audiocraft_api.web.auth import caller
 from audiocraft_api.web.live_connection import accept_live_handshake, serve_live
 from audiocraft_api.web.live_contract import PlainContract
-from audiocraft_api.web.live_schemas import PerformanceResponse
 from audiocraft_api.web.operations import Access, Operation
+from audiocraft_api.web.schemas.live import PerformanceResponse
 from audiocraft_api.web.services import services
 
 blueprint = Blueprint("live", __name__)

@@ -34,9 +34,9 @@ from audiocraft_api.core.separation import STEMS
 from audiocraft_api.generation.model_control import ModelState
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.web.operations import Access, Operation
-from audiocraft_api.web.schemas import (
-    KEY,
-    LOOP_FORMATS,
+from audiocraft_api.web.schemas.field_types import KEY, TimeSignature
+from audiocraft_api.web.schemas.generation import LOOP_FORMATS
+from audiocraft_api.web.schemas.models import (
     BpmControl,
     ContinuationControl,
     ControlsResponse,
@@ -55,7 +55,6 @@ from audiocraft_api.web.schemas import (
     NotesControl,
     SegmentsControl,
     StemsControl,
-    TimeSignature,
     TimeSignatureControl,
     TrimSilenceControl,
     UnloadQuery,

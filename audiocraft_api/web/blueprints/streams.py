@@ -20,7 +20,7 @@ from audiocraft_api.web.continuing import continued_from
 from audiocraft_api.web.disconnect import client_gone
 from audiocraft_api.web.lifetime import at_response_end
 from audiocraft_api.web.operations import Access, Operation
-from audiocraft_api.web.schemas import StreamRequest
+from audiocraft_api.web.schemas.generation import StreamRequest
 from audiocraft_api.web.services import services
 
 HEADERS = {

@@ -13,12 +13,12 @@ from audiocraft_api.web.melody_upload import with_melody
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.request_headers import IDEMPOTENCY_KEY, parse_idempotency_key
 from audiocraft_api.web.responses import check_audio_kept, current_task_json, task_accepted_response
-from audiocraft_api.web.schemas import (
+from audiocraft_api.web.schemas.responses import TaskErrorResponse
+from audiocraft_api.web.schemas.tasks import (
     TASK_RESPONSES,
     MelodyTaskRequest,
     PageQuery,
     TaskAcceptedResponse,
-    TaskErrorResponse,
     TaskRequest,
     TasksResponse,
 )

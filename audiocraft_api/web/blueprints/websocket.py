@@ -25,7 +25,7 @@ from audiocraft_api.web.continuing import continued_from
 from audiocraft_api.web.observing import count_error
 from audiocraft_api.web.operations import Access, Operation
 from audiocraft_api.web.parsing import parse_json_text
-from audiocraft_api.web.schemas import SocketRequest
+from audiocraft_api.web.schemas.generation import SocketRequest
 from audiocraft_api.web.services import services
 from audiocraft_api.web.websocket import check_handshake, close_websocket, prepare_socket
 from audiocraft_api.web.websocket_messages import (

@@ -12,7 +12,7 @@ from audiocraft_api.core.constants import MAX_SEGMENTS
 from audiocraft_api.storage.base import LINK
 from audiocraft_api.web.compat.translation import refusal
 from audiocraft_api.web.parsing import validate
-from audiocraft_api.web.schemas import RequestSchema
+from audiocraft_api.web.schemas.base import RequestSchema
 
 SECTION_MILLISECONDS = 3_000, 120_000
 # Where each section of a plan ends, as a part of the whole, and its styles.

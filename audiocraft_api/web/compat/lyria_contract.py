@@ -7,7 +7,6 @@ from typing import Any
 
 from audiocraft_api.core.errors import InvalidRequest
 from audiocraft_api.live.session import STEREO_48K, Message
-from audiocraft_api.web.admission import require_live
 from audiocraft_api.web.compat.lyria_messages import (
     ClientContent,
     ClientMessage,
@@ -19,7 +18,9 @@ from audiocraft_api.web.compat.lyria_messages import (
 )
 from audiocraft_api.web.compat.lyria_sources import LyriaSources, Source
 from audiocraft_api.web.compat.translation import model_named, refusal, renamed
-from audiocraft_api.web.live_schemas import (
+from audiocraft_api.web.parsing import parse_json_text, validate
+from audiocraft_api.web.request_checks import require_live
+from audiocraft_api.web.schemas.live import (
     ConfigMessage,
     LiveMessage,
     PauseMessage,
@@ -29,7 +30,6 @@ from audiocraft_api.web.live_schemas import (
     StartMessage,
     StopMessage,
 )
-from audiocraft_api.web.parsing import parse_json_text, validate
 from audiocraft_api.web.services import services
 
 NAMES = {"prompts": "weightedPrompts", "model_size": "model", "cfg_coef": "guidance", "top_k": "topK", "key": "scale"}

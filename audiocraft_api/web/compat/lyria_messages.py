@@ -15,7 +15,8 @@ from audiocraft_api.core.constants import (
     MIN_TEMPERATURE,
 )
 from audiocraft_api.core.performance import MAX_LIVE_PROMPTS
-from audiocraft_api.web.schemas import RequestSchema, Seed
+from audiocraft_api.web.schemas.base import RequestSchema
+from audiocraft_api.web.schemas.field_types import Seed
 
 # Fields of the config that MusicGen cannot honor, with the values that change nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {

@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 from audiocraft_api.audio.convert import ALL_FORMATS
 from audiocraft_api.core.errors import InvalidRequest
 from audiocraft_api.web.parsing import validate
-from audiocraft_api.web.schemas import StreamRequest
+from audiocraft_api.web.schemas.generation import StreamRequest
 from audiocraft_api.web.services import services
 
 

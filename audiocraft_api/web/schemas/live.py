@@ -10,20 +10,9 @@ from pydantic import Field
 from audiocraft_api.core.performance import WeightedPrompt
 from audiocraft_api.generation.wording import worded, wording
 from audiocraft_api.tasks.view import RecipePerformanceResponse
-from audiocraft_api.web.schemas import (
-    CfgCoef,
-    ExtendStride,
-    Key,
-    LivePromptFields,
-    Prompts,
-    RequestSchema,
-    Seed,
-    Temperature,
-    TopK,
-    TopP,
-    Transition,
-    Whole,
-)
+from audiocraft_api.web.schemas.base import RequestSchema
+from audiocraft_api.web.schemas.field_types import CfgCoef, ExtendStride, Key, Seed, Temperature, TopK, TopP, Whole
+from audiocraft_api.web.schemas.performance import LivePromptFields, Prompts, Transition
 
 Bpm = Annotated[Whole, Field(ge=20, le=300, description="Tempo, added to the prompts in words; null removes it.")]
 LiveKey = Annotated[Key, Field(description="Key, such as `C# minor`, added to the prompts in words; null removes it.")]

@@ -1,0 +1,1 @@
+"""The schemas of all requests and responses of the HTTP API."""
