@@ -151,6 +151,15 @@ def test_a_form_with_a_melody_has_the_fields(client: FlaskClient) -> None:
     assert body["duration"] == 2.0
 
 
+def test_a_loop_follows_notes_at_its_tempo(client: FlaskClient, engine: RhythmEngine) -> None:
+    form = {name: str(value).lower() for name, value in LOOP.items()} | {"notes": "C4:1 E4:1 G4:2"}
+    body = client.post("/generate-with-melody", data=form).json
+    assert audio_of(client, body["audio_url"]).shape == (1, SHAPE.num_samples(SAMPLE_RATE))
+    lines = [request.params.melody for request in engine.submitted]
+    assert len(lines) == 4  # one of each candidate
+    assert {line.seconds for line in lines} == {4 * 60 / 120}
+
+
 def test_a_cached_loop_has_its_report(tmp_path: Path) -> None:
     client = fake_app(tmp_path, RhythmEngine(), result_cache_entries=10).test_client()
     made, cached = (generate(client).json for _ in range(2))
