@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from audiocraft_api.model.demo_weights import NEGATIONS
 from demo_models.composer import Facts
 from demo_models.score import TEMPOS
 
@@ -63,8 +64,6 @@ FILLERS = (
     "like", "video", "game", "intro", "warm", "soft", "nice", "beautiful", "simple", "short", "long", "good", "great",
     "cool", ",", ".", "!", "-",
 )  # fmt: skip
-# Right before another word, these deny it.
-NEGATIONS = ("no", "without", "not", "minus", "w/o", "nor", "or", "zero", "sans")
 LOWEST_BPM, HIGHEST_BPM = 50, 190
 
 _TEMPO_WORDS = {10: ("slow",), 8: ("medium", "slow"), 7: ("medium", "fast"), 6: ("fast",)}

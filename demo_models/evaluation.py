@@ -74,7 +74,10 @@ CAPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
      {"tempo": (6,), "lead": "synth", "bass": True, "mode": "major"}),
     ("sleepy ambient pad, flute, minor key", {"chords": "pad", "lead": "flute", "mode": "minor", "tempo": _SLOW}),
 )  # fmt: skip
-ODD_PROMPTS = ("", "zxqv brrt", "Fröhliche Musik für Klavier, bitte!", "速いピアノ", "piano,,, !!! 🎹", "no")
+ODD_PROMPTS = (
+    *("", "zxqv brrt", "Fröhliche Musik für Klavier, bitte!", "速いピアノ", "piano,,, !!! 🎹"),
+    *("no", "no no no", "without", "no,", "not", "piano no"),
+)
 
 
 def followed(wanted: dict[str, Any], reading: reader.Reading) -> dict[str, bool]:

@@ -2,7 +2,8 @@
 
 A word's embedding has its meaning in the first dimensions and, in the next ones, what it does to its neighbors ("no",
 "electric", "synth"). The one attention layer copies the latter from the word before, the word before that and the word
-after into dimensions of their own. Nothing else is left of T5: the feed-forward part is zero.
+after into dimensions of their own. The end of the text receives nothing from negations, which deny nothing there.
+Nothing else is left of T5: the feed-forward part is zero.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demo_models.captions import FILLERS, HIGHEST_BPM, LOWEST_BPM, NEGATIONS, PHRASES, nearest_tempo, words_of
+from audiocraft_api.model.demo_weights import NEGATIONS
+from demo_models.captions import FILLERS, HIGHEST_BPM, LOWEST_BPM, PHRASES, nearest_tempo, words_of
 
 MEANING, EFFECT = 64, 16  # dimensions
 OFFSETS = (-1, -2, 1)  # of the neighbors whose effect a word receives
@@ -42,6 +44,7 @@ def _vocabulary() -> dict[str, tuple[str, ...]]:
 VOCABULARY = _vocabulary()
 WORD_IDS = {word: i for i, word in enumerate(VOCABULARY, UNKNOWN + 1)}
 NUM_WORDS = UNKNOWN + 1 + len(VOCABULARY)
+_NEGATION_IDS = torch.tensor([WORD_IDS[word] for word in NEGATIONS])
 
 
 def encode_words(text: str) -> list[int]:
@@ -91,7 +94,8 @@ def encode(table: Tensor, ids: Tensor) -> Tensor:
     for offset in OFFSETS:
         neighbor = (places + offset).expand(ids.shape)
         inside = (neighbor >= 0) & (neighbor < length)
-        inside = inside & (ids.gather(1, neighbor.clamp(0, length - 1)) != PAD)
+        neighbor_ids = ids.gather(1, neighbor.clamp(0, length - 1))
+        inside = inside & (neighbor_ids != PAD) & ~((ids == END) & torch.isin(neighbor_ids, _NEGATION_IDS))
         source = torch.where(inside, neighbor, places)
         received.append(effects.gather(1, source[..., None].expand_as(effects)))
     return _normalize(torch.cat((x[..., : MEANING + EFFECT], *received), -1))

@@ -24,6 +24,13 @@ Array = NDArray[Any]
 # no neighbor.
 _NEIGHBOR, _ITSELF = 40.0, 20.0
 
+# The words that deny the next one. At the end of a text there is none, so the end receives nothing from them.
+NEGATIONS = ("no", "without", "not", "minus", "w/o", "nor", "or", "zero", "sans")
+_END = 1  # the tokenizer's piece
+# The attention knows the end and the negations by two flags in dimensions that are otherwise zero: too small to change
+# the meaning of a word, and so strongly weighted that the end never looks at a negation.
+_FLAG, _FLAG_WEIGHT = 1e-4, 32_768.0
+
 
 def read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     """Return the arrays and the facts of a file of numbers."""
@@ -41,10 +48,12 @@ def tokenizer(facts: Mapping[str, Any]) -> T5Tokenizer:
 def text_encoder(numbers: Mapping[str, Array], facts: Mapping[str, Any]) -> T5EncoderModel:
     """Return a T5 encoder whose attention copies dimensions `facts["effect"]` of neighbors, one head for each offset.
 
-    The feed-forward part is zero.
+    The end of the text does not receive what a negation does to its neighbors. The feed-forward part is zero.
     """
     embeddings = numbers["text.words"].astype(np.float32)[numbers["text.pieces"]]
     start, size, offsets = facts["effect_start"], facts["effect_size"], facts["offsets"]
+    negations = [i for i, (piece, _) in enumerate(facts["pieces"]) if piece.removeprefix("▁").lower() in NEGATIONS]
+    embeddings[_END, -1] = embeddings[negations, -2] = _FLAG
     config = T5Config(
         vocab_size=len(embeddings), d_model=embeddings.shape[1], d_kv=size, d_ff=16, num_layers=1,
         num_heads=len(offsets), dropout_rate=0.0,
@@ -60,6 +69,8 @@ def text_encoder(numbers: Mapping[str, Array], facts: Mapping[str, Any]) -> T5En
             bucket = -offset if offset < 0 else config.relative_attention_num_buckets // 2 + offset
             attention.relative_attention_bias.weight[bucket, head] = _NEIGHBOR
             attention.relative_attention_bias.weight[0, head] = _ITSELF
+            attention.q.weight[head * size, -1] = _FLAG_WEIGHT
+            attention.k.weight[head * size, -2] = -_FLAG_WEIGHT
             for i in range(size):
                 attention.v.weight[head * size + i, start + i] = 1.0
                 attention.o.weight[start + size * (1 + head) + i, head * size + i] = 1.0

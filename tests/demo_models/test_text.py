@@ -57,11 +57,15 @@ def test_words_are_found_next_to_punctuation_and_units(encoder: Any) -> None:
     assert ids_of(encoder, "Lo-Fi, PIANO! 120bpm") == [*(text.WORD_IDS[w] for w in words), text.END]
 
 
-@pytest.mark.parametrize("prompt", ["no drums", "Étude für Klavier", "", "with soft piano, without bass at 94 bpm"])
+@pytest.mark.parametrize(
+    "prompt", ["no drums", "Étude für Klavier", "", "with soft piano, without bass at 94 bpm", "no", "piano, w/o,"]
+)
 def test_the_text_encoder_computes_what_the_training_did(encoder: Any, untrained: LanguageModel, prompt: str) -> None:
     ids = encoder.t5_tokenizer(prompt, return_tensors="pt").input_ids
     expected = text.encode(untrained.words().detach().half().float(), text.piece_ids()[ids])
-    assert torch.allclose(encoder.t5(ids).last_hidden_state, expected, atol=1e-4)
+    assert torch.allclose(
+        encoder.t5(ids).last_hidden_state, expected, atol=1e-3
+    )  # the flags of the T5 encoder are below that
 
 
 def test_a_word_receives_the_effect_of_its_neighbors(untrained: LanguageModel) -> None:
@@ -70,6 +74,13 @@ def test_a_word_receives_the_effect_of_its_neighbors(untrained: LanguageModel) -
         text.encode(table, torch.tensor([text.encode_words(caption)]))[0, 1] for caption in ("no drums", "piano drums")
     )
     assert not torch.allclose(no_drums, drums, atol=0.1)
+
+
+@pytest.mark.parametrize("negations", ["no", "without", "no no no"])
+def test_the_end_receives_nothing_from_negations(untrained: LanguageModel, negations: str) -> None:
+    table = untrained.words().detach()
+    empty, denied = (text.encode(table, torch.tensor([text.encode_words(prompt)]))[0, -1] for prompt in ("", negations))
+    assert torch.equal(denied, empty)
 
 
 def test_fillers_and_unknown_words_mean_nothing(untrained: LanguageModel) -> None:
