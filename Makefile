@@ -131,13 +131,14 @@ bench: setup
 bench-gpu: setup
 	$(BIN)/python -m bench.gpu
 
-train-demo: setup
+# librosa, which measures what the models play, needs packages that the service does not.
+train-demo: setup $(VENV)/.tests
 	$(BIN)/python -m demo_models $(if $(QUICK),--quick) $(ARGS)
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --no-header --universal --generate-hashes --python-version 3.11
 
 lock: $(VENV)/.tests
-	$(UV_COMPILE) requirements.in -o requirements.txt $(LOCK)
+	$(UV_COMPILE) --excludes requirements-excluded.in requirements.in -o requirements.txt $(LOCK)
 	$(UV_COMPILE) requirements-dev.in -o requirements-dev.txt $(LOCK)
 
 clean:
