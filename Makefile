@@ -24,7 +24,7 @@ SMOKE_TESTS := tests/web/test_end_to_end.py tests/audio/test_upload_formats.py t
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: run worker setup setup-tests test-programs test coverage test-faults fuzz smoke smoke-tests check lint bench \
-  bench-gpu train-demo lock clean
+  bench-gpu gpu-bench-bundle train-demo lock clean
 
 run: setup
 	exec $(BIN)/gunicorn -c gunicorn.conf.py app:app
@@ -128,8 +128,21 @@ check: lint test
 bench: setup
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(SECTION),--section $(SECTION))
 
+# With QUICK=1, nothing is installed: besides torch and transformers, only the packages of the bundle are needed.
+GPU_BUNDLE := build/gpu-bench
+# PYTHON, the virtual environment's Python, or the newest one that has torch.
+GPU_PYTHON = $(if $(filter file,$(origin PYTHON)),$(if $(wildcard $(VENV)/.service),$(BIN)/python),$(PYTHON))
+ifdef QUICK
+bench-gpu:
+	@python=$(or $(GPU_PYTHON),$$(scripts/find-python --with torch)) && \
+	  PYTHONPATH=$(GPU_BUNDLE) $$python -m bench.gpu --quick $(ARGS)
+else
 bench-gpu: setup
-	$(BIN)/python -m bench.gpu
+	$(BIN)/python -m bench.gpu $(ARGS)
+endif
+
+gpu-bench-bundle: $(VENV)/.service
+	$(BIN)/python -m bench.bundle $(GPU_BUNDLE)
 
 # librosa, which measures what the models play, needs packages that the service does not.
 train-demo: setup $(VENV)/.tests

@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import platform
 import shutil
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 
 from audiocraft_api.core import openmp
+from bench.machine import machine
 
 # The required value of each figure and, after "aim", the desired one.
 TARGETS = {
@@ -106,20 +104,6 @@ def run_section(
         shown = f"{value:.4g}" if isinstance(value, float) else value
         print(f"{figure:30} {shown!s:>12}   {TARGETS.get(figure, '')}", flush=True)
     return True
-
-
-def machine() -> dict[str, object]:
-    """Describe the machine and the versions that were measured."""
-    import torch
-
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
-    versions = {name: metadata.version(name) for name in ("torch", "audiocraft", "transformers")}
-    return {
-        "processor": model.partition(":")[2].strip() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **versions,
-    }
 
 
 def engine_section(quick: bool) -> dict[str, object]:

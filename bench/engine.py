@@ -80,9 +80,9 @@ def audiocraft(model: Any, seconds: float) -> tuple[float, Any]:
     return (time.perf_counter() - begin) / seconds, codes[0].numpy()
 
 
-def batching(model: Any, precision: str, seconds: float) -> dict[str, float]:
+def batching(model: Any, precision: str, seconds: float, **parts: Any) -> dict[str, float]:
     """Run one request on the batching engine; return its time per second of audio, with codec, and to first audio."""
-    with opened_engine(model, precision) as engine:
+    with opened_engine(model, precision, **parts) as engine:
         engine.submit(params(model, WARMUP_SECONDS)).result()
         begin = time.perf_counter()
         request = engine.submit(params(model, seconds))
@@ -123,9 +123,10 @@ def step_seconds(model: Any, precision: str, positions: tuple[int, ...], num_ste
     return [statistics.median(each) for each in times]
 
 
-def at_once(model: Any, precision: str, seconds: float, num_requests: int) -> float:
+def at_once(model: Any, precision: str, seconds: float, num_requests: int, **parts: Any) -> float:
     """Run many requests together; return seconds of audio per second of time, with codec."""
-    with opened_engine(model, precision, max_batch_requests=num_requests, max_waiting=num_requests) as engine:
+    settings: dict[str, Any] = {"max_batch_requests": num_requests, "max_waiting": num_requests, **parts}
+    with opened_engine(model, precision, **settings) as engine:
         for run_seconds in (WARMUP_SECONDS, seconds):
             begin = time.perf_counter()
             requests = [engine.submit(params(model, run_seconds)) for _ in range(num_requests)]
@@ -135,10 +136,13 @@ def at_once(model: Any, precision: str, seconds: float, num_requests: int) -> fl
 
 
 @contextmanager
-def opened_engine(model: Any, precision: str, codec_factory: Any = None, **settings: Any) -> Iterator[BatchingEngine]:
+def opened_engine(
+    model: Any, precision: str, codec_factory: Any = None, model_runner_factory: Any = None, **settings: Any
+) -> Iterator[BatchingEngine]:
     """Open an engine for one model, which the caller has loaded."""
     config = load_config({}, precision=precision, **settings).engine
-    engine = BatchingEngine(LoadedModel(model), config, codec_factory=codec_factory)  # type: ignore[arg-type]
+    models: Any = LoadedModel(model)
+    engine = BatchingEngine(models, config, model_runner_factory=model_runner_factory, codec_factory=codec_factory)
     try:
         yield engine
     finally:

@@ -15,6 +15,7 @@ from typing import Any
 DIRECTORY = Path("build/bench")
 # name → (dim, heads, layers), as config/model/lm/model_scale/*.yaml of audiocraft
 SCALES = {"small": (1024, 16, 24), "medium": (1536, 24, 48), "large": (2048, 32, 48), "audiogen": (1536, 24, 48)}
+T5_VOCABULARY = 32_128
 T5_BASE = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
 T5_LARGE = {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16}
 # The fields of a models file that AudioGen's shape needs.
@@ -53,7 +54,7 @@ def _write(scale: str, directory: Path) -> None:
 
     from audiocraft_api.model import demo, demo_parts
 
-    demo.add_repository(directory / "hub", demo_parts.CODEC_ID, _codec().save_pretrained)
+    demo.add_repository(directory / "hub", demo_parts.CODEC_ID, make_codec().save_pretrained)
     torch.save({"pretrained": demo_parts.CODEC_ID}, directory / "compression_state_dict.bin")
     _write_language_model(directory, T5_BASE, dim=dim, num_heads=num_heads, num_layers=num_layers)
 
@@ -85,7 +86,7 @@ def _write_language_model(directory: Path, text_encoder: dict[str, int], **argum
     from audiocraft_api.model.hub import Hub
 
     hub, encoder_id = directory / "hub", demo_parts.TEXT_ENCODER_ID
-    encoder = _text_encoder(text_encoder)
+    encoder = make_text_encoder(text_encoder)
     demo.add_repository(hub, encoder_id, demo_parts.tokenizer().save_pretrained, encoder.save_pretrained)
     configuration = released_configuration.configuration(
         text_encoder=encoder_id, melody=False, stereo=False, **arguments
@@ -140,26 +141,33 @@ def _language_model_state(lm: Any) -> dict[str, Any]:
     return state
 
 
-def _text_encoder(sizes: dict[str, int]) -> Any:
+def make_text_encoder(sizes: dict[str, int]) -> Any:
     """Return an encoder of T5's class."""
     from transformers import T5Config, T5EncoderModel
 
-    return T5EncoderModel(T5Config(**{"vocab_size": 32_128, **sizes})).eval()
+    return T5EncoderModel(T5Config(**{"vocab_size": T5_VOCABULARY, **sizes})).eval()
 
 
-def _codec() -> Any:
-    """Return an EnCodec model with the released 32 kHz configuration: 56.9 million parameters."""
-    import torch
-    from transformers import EncodecConfig, EncodecModel
+def codec_config(num_filters: int = 64, hidden_size: int = 128, codebook_dim: int = 128) -> Any:
+    """Return a configuration of EnCodec, by default the released one for 32 kHz: 56.9 million parameters."""
+    from transformers import EncodecConfig
 
-    config = EncodecConfig(
+    return EncodecConfig(
         target_bandwidths=[2.2], sampling_rate=32_000, audio_channels=1, normalize=False, use_causal_conv=False,
-        num_filters=64, num_residual_layers=1, upsampling_ratios=[8, 5, 4, 4], hidden_size=128, codebook_dim=128,
-        codebook_size=2048, norm_type="weight_norm", chunk_length_s=None, num_lstm_layers=2, kernel_size=7,
-        last_kernel_size=7, residual_kernel_size=3, use_conv_shortcut=False, pad_mode="reflect",
+        num_filters=num_filters, num_residual_layers=1, upsampling_ratios=[8, 5, 4, 4], hidden_size=hidden_size,
+        codebook_dim=codebook_dim, codebook_size=2048, norm_type="weight_norm", chunk_length_s=None,
+        num_lstm_layers=2, kernel_size=7, last_kernel_size=7, residual_kernel_size=3, use_conv_shortcut=False,
+        pad_mode="reflect",
     )  # fmt: skip
+
+
+def make_codec(config: Any = None) -> Any:
+    """Return an EnCodec model, by default of the released configuration."""
+    import torch
+    from transformers import EncodecModel
+
     torch.manual_seed(0)
-    model = EncodecModel(config).eval()
+    model = EncodecModel(config or codec_config()).eval()
     for layer in model.quantizer.layers:
         torch.nn.init.normal_(layer.codebook.embed)
     return model

@@ -19,7 +19,8 @@ from audiocraft_api.core.texts import Texts, TextSchedule
 from audiocraft_api.engine.sequence import Conditioning, WindowInputs
 
 if TYPE_CHECKING:
-    from audiocraft_api.model.audiocraft_adapter import LoadedModel, Window
+    from audiocraft_api.core.window import Window
+    from audiocraft_api.model.audiocraft_adapter import LoadedModel
 
 Conditions = Mapping[str, tuple[Tensor, Tensor]]  # name -> embeddings [1, L, D], mask [1, L]
 

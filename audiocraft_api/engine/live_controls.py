@@ -18,11 +18,11 @@ from audiocraft_api.core.errors import Canceled, InvalidRequest
 from audiocraft_api.core.performance import Change
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.core.texts import TextSchedule
+from audiocraft_api.core.window import Window
 from audiocraft_api.engine.executor import ModelExecutor
 from audiocraft_api.engine.failures import as_request_error
 from audiocraft_api.engine.live_sequence import LiveSequence, UpcomingChange
 from audiocraft_api.engine.sequence import WindowInputs
-from audiocraft_api.model.audiocraft_adapter import Window
 
 
 class LiveControls:

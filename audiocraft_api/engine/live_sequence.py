@@ -15,9 +15,9 @@ from torch import Tensor
 from audiocraft_api.core.live_request import Draft, LiveRequest
 from audiocraft_api.core.performance import Blends, Change, Controls, Timeline
 from audiocraft_api.core.request import EngineRequest
+from audiocraft_api.core.window import Window
 from audiocraft_api.engine.delay import DelayPattern
 from audiocraft_api.engine.sequence import Conditioning, Sequence
-from audiocraft_api.model.audiocraft_adapter import Window
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ from audiocraft_api.core.texts import Texts, TextSchedule
 from audiocraft_api.engine.delay import UNKNOWN, DelayPattern
 
 if TYPE_CHECKING:
-    from audiocraft_api.model.audiocraft_adapter import Window
+    from audiocraft_api.core.window import Window
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from audiocraft_api.model import xformers_stub
@@ -30,6 +29,7 @@ from torch import Tensor
 from audiocraft_api.core.errors import InvalidRequest
 from audiocraft_api.core.melody_line import MelodyLine
 from audiocraft_api.core.texts import Texts, TextSchedule
+from audiocraft_api.core.window import Window
 from audiocraft_api.model.catalog import ModelSpec
 from audiocraft_api.model.checkpoint import DECODER_PARTS
 from audiocraft_api.model.guided_loop import generate_window
@@ -43,15 +43,6 @@ ConditionTensors = dict[str, tuple[Tensor, Tensor]]  # name → condition [1, S,
 
 # Added to durations, which audiocraft truncates to whole frames: 4.1 * 50 is 204.99…. Far less than one frame.
 _EPSILON_SECONDS = 1e-6
-
-
-@dataclass(frozen=True)
-class Window:
-    """Frames that are decoded together: `num_frames` from `start`, of which the first `num_prompt_frames` are given."""
-
-    start: int
-    num_prompt_frames: int
-    num_frames: int
 
 
 class _Wrapper(MusicGen):

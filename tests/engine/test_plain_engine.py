@@ -29,8 +29,9 @@ from audiocraft_api.core.errors import (
 )
 from audiocraft_api.core.params import AudioInput, GenerationParams
 from audiocraft_api.core.request import GenerationResult
+from audiocraft_api.core.window import Window
 from audiocraft_api.engine.plain import PlainEngine
-from audiocraft_api.model.audiocraft_adapter import LoadedModel, Window
+from audiocraft_api.model.audiocraft_adapter import LoadedModel
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.model_cache import ModelCache
 
