@@ -82,7 +82,7 @@ To cvtph(From halves) {
     return result;
 }
 
-// vpmovsxbd, vcvtdq2ps and vpmovdb
+// vpmovdb
 template <class From, class FromElement, class To, class ToElement>
 To convert(From from) {
     const Lanes<From, FromElement> a(from);
@@ -137,8 +137,6 @@ inline void multiply_tiles(int sums, int left, int right) {
 #define _mm512_maddubs_epi16 emulated::maddubs<__m512i>
 #define _mm512_madd_epi16 emulated::madd<__m512i>
 #define _mm512_cvtph_ps emulated::cvtph<__m256i, __m512>
-#define _mm512_cvtepi8_epi32 emulated::convert<__m128i, int8_t, __m512i, int32_t>
-#define _mm512_cvtepi32_ps emulated::convert<__m512i, int32_t, __m512, float>
 #define _mm512_cvtepi32_epi8 emulated::convert<__m512i, int32_t, __m128i, int8_t>
 #endif
 

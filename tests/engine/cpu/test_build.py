@@ -115,6 +115,19 @@ def test_the_systems_compilers_come_before_ziglang(tmp_path: Path, monkeypatch: 
         assert build.find_compiler() == (str(tmp_path / name),)
 
 
+@pytest.mark.parametrize(
+    ("system", "machine", "flags"),
+    [
+        ("Linux", "x86_64", ["-march=native"]),
+        ("Linux", "aarch64", ["-mcpu=native"]),
+        ("Darwin", "x86_64", ["-march=native"]),
+        ("Darwin", "arm64", []),
+    ],
+)
+def test_the_flags_name_the_processor_of_the_machine(system: str, machine: str, flags: list[str]) -> None:
+    assert build.native_flags(system, machine) == flags
+
+
 # In a process without PATH, so that no other compiler can help.
 BUILD_AND_DECODE = """
 import sys

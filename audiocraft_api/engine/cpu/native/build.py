@@ -76,7 +76,7 @@ def build(directory: Path = BUILD_DIR) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         with _locked(directory):
             if not target.exists():
-                compile_to(target, compiler, ["-march=native" if platform.machine() != "arm64" else "-mcpu=native"])
+                compile_to(target, compiler, native_flags(platform.system(), platform.machine()))
             for old in directory.glob("decoder-*.so"):
                 if old != target:
                     old.unlink(missing_ok=True)
@@ -103,6 +103,15 @@ def compile_to(target: Path, compiler: Sequence[str], extra_flags: Sequence[str]
         os.replace(output, target)
 
 
+def native_flags(system: str, machine: str) -> list[str]:
+    """Return the flags that compile for the processor of this machine, named as by the module `platform`."""
+    if machine not in ("aarch64", "arm64"):
+        return ["-march=native"]
+    # Apple's compiler targets the first Apple silicon by default, which has dot products. Not every version of it
+    # enables them with `native`.
+    return [] if system == "Darwin" else ["-mcpu=native"]
+
+
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     with (directory / ".lock").open("w") as lock:
@@ -111,7 +120,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _describe_processor() -> str:
-    """Return a description of the processor and its instruction sets, which `-march=native` compiles for."""
+    """Return a description of the processor and its instruction sets, which `native_flags` compile for."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -8,6 +8,7 @@ namespace native {
 namespace {
 
 constexpr int kPackDims = kQuads * kBlock;  // dimensions in a pack of values, which has four positions
+constexpr int kStep = std::max(kBlock, 8);  // positions that are attended to together: whole blocks, pairs of packs
 
 // Quantized inputs as two planes of bytes.
 struct Planes {
@@ -41,9 +42,6 @@ struct PlanePair {
         }
     }
 };
-
-template <int Bits>
-constexpr int kZeroPoint = 1 << (Bits - 1);
 
 // Prefetches the packs that will be read next, near and far ahead. Prefetch line by line between the sums: prefetching
 // all of a pack's lines at once blocks the processor's loads and takes half as long again.
@@ -79,7 +77,7 @@ void compute_scores(const uint8_t* keys, const PrefetchPlan& plan, int head_dim,
                 sums[b].template add<Bits>(quads[b][q], quads[b][q + 1], query, d + 4 * q);
             }
     }
-    for (int b = 0; b < Blocks; ++b) sums[b].finish(query, kZeroPoint<Bits>, scores + b * kBlock);
+    for (int b = 0; b < Blocks; ++b) sums[b].finish(query, kProductZeroPoint<Bits>, scores + b * kBlock);
 }
 
 // Weighted sum of the dimensions in a pack over positions up to `end`, a multiple of 8.
@@ -97,7 +95,7 @@ void weighted_sum(const uint8_t* values, const PrefetchPlan& plan, int end, cons
             sums[q].template add<Bits>(first[q], second[q], weights, t);
         }
     }
-    for (int q = 0; q < kQuads; ++q) sums[q].finish(weights, kZeroPoint<Bits>, out + q * kBlock);
+    for (int q = 0; q < kQuads; ++q) sums[q].finish(weights, kProductZeroPoint<Bits>, out + q * kBlock);
 }
 
 // Quantize floats to unsigned integers and return the scale. The scale's sign maps the largest magnitude to the lowest
@@ -162,7 +160,7 @@ void KvCache::attend_integers(const Head& head, int length, const float* query, 
     const auto* keys = reinterpret_cast<const uint8_t*>(head.keys);
     const auto* values = reinterpret_cast<const uint8_t*>(head.values);
     float* scores = scratch.scores.data();
-    const int end = (length + kBlock - 1) / kBlock * kBlock;
+    const int end = (length + kStep - 1) / kStep * kStep;
     // Keys are followed by values, and these most likely by the next head, whose scales are prefetched here.
     const PrefetchPlan key_plan(keys, size_t(end) * head_dim_ * Bits / 8, values);
     const BFloat *next_key_scales = head.value_scales + capacity_, *next_value_scales = next_key_scales + capacity_;

@@ -16,8 +16,11 @@
 namespace native {
 
 // Outputs computed together: as many as a register has 32-bit lanes. The sums of eight rows then fit in the sixteen
-// registers of AVX2, beside the weights; and GCC moves vectors of 64 bytes, which AVX2 does not have, through memory.
-#if defined(__AVX2__) && !defined(__AVX512BW__)
+// registers of AVX2, beside the weights; and GCC moves vectors that the processor does not have, such as those of 64
+// bytes with AVX2, through memory.
+#if defined(__ARM_FEATURE_DOTPROD)
+constexpr int kBlock = 4;
+#elif defined(__AVX2__) && !defined(__AVX512BW__)
 constexpr int kBlock = 8;
 #else
 constexpr int kBlock = 16;
@@ -38,14 +41,32 @@ typedef uint32_t Quad __attribute__((vector_size(kQuadBytes)));
 // One sum per output of a block.
 typedef int32_t Sums __attribute__((vector_size(kQuadBytes)));
 
+// Weights are unsigned integers from 0 on, this one for zero.
+template <int Bits>
+constexpr int kZeroPoint = 1 << (Bits - 1);
+
+// Where products take signed bytes, weights of 8 bits are stored with their highest bit inverted, which makes zero 0.
+// Those of 6 bits are the same number either way.
+#if defined(__ARM_FEATURE_DOTPROD)
+template <int Bits>
+constexpr bool kStoredSigned = Bits == 8;
+#else
+template <int Bits>
+constexpr bool kStoredSigned = false;
+#endif
+
+// The zero point of weights as they are multiplied.
+template <int Bits>
+constexpr int kProductZeroPoint = kStoredSigned<Bits> ? 0 : kZeroPoint<Bits>;
+
 inline Quad load_quad(const uint8_t* from) {
     Quad quad;
     std::memcpy(&quad, from, sizeof quad);
     return quad;
 }
 
-// Unpack a pack of four quads. With 6 bits it is stored as three: their low six bits are the first three quads, and
-// their two high bits together are the fourth.
+// Unpack a pack of four quads, as they are multiplied. With 6 bits it is stored as three: their low six bits are the
+// first three quads, and their two high bits together are the fourth.
 template <int Bits>
 inline void unpack(const uint8_t* from, Quad (&quads)[kQuads]) {
     if (Bits == 8) {
@@ -56,14 +77,21 @@ inline void unpack(const uint8_t* from, Quad (&quads)[kQuads]) {
     quads[0] = a & 0x3f3f3f3fu;
     quads[1] = b & 0x3f3f3f3fu;
     quads[2] = c & 0x3f3f3f3fu;
+#if defined(__ARM_FEATURE_DOTPROD)
+    // Each instruction shifts bytes to the right and keeps the bits that are shifted in.
+    const uint8x16_t two = vsriq_n_u8(uint8x16_t(c), uint8x16_t(b), 2), three = vsriq_n_u8(two, uint8x16_t(a), 4);
+    quads[3] = Quad(vshrq_n_u8(three, 2));
+#else
     quads[3] = (a >> 6 & 0x03030303u) | (b >> 4 & 0x0c0c0c0cu) | (c >> 2 & 0x30303030u);
+#endif
 }
 
-// The inverse of unpack. `Word` is Quad, or uint32_t for the four inputs of a single output.
+// Pack four quads of unsigned weights. `Word` is Quad, or uint32_t for the four inputs of a single output.
 template <int Bits, class Word>
 inline void pack(const Word (&quads)[kQuads], Word (&packed)[kPackQuads<Bits>]) {
     for (int i = 0; i < kPackQuads<Bits>; ++i)
-        packed[i] = Bits == 8 ? quads[i] : quads[i] | (quads[3] >> (2 * i) & 0x03030303u) << 6;
+        packed[i] = Bits == 8 ? quads[i] ^ (kStoredSigned<Bits> ? 0x80808080u : 0u)
+                              : quads[i] | (quads[3] >> (2 * i) & 0x03030303u) << 6;
 }
 
 inline Sums sums_from(int32_t start) { return start - Sums{}; }
@@ -75,7 +103,18 @@ inline Sums broadcast4(const int8_t* inputs) {
     return sums_from(four);
 }
 
-#if defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512BW__))
+#if defined(__ARM_FEATURE_DOTPROD)
+#define NATIVE_INTEGER_KERNEL "neon-dotprod"
+
+// Add the products of two quads and eight activations to the sums.
+template <int Bits>
+inline void dot8(Sums& sums, Quad first, Quad second, const int8_t* inputs) {
+    const int8x8_t eight = vld1_s8(inputs);
+    sums = Sums(vdotq_lane_s32(int32x4_t(sums), int8x16_t(first), eight, 0));
+    sums = Sums(vdotq_lane_s32(int32x4_t(sums), int8x16_t(second), eight, 1));
+}
+
+#elif defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512BW__))
 
 #if defined(__AVX512VNNI__)
 #define NATIVE_INTEGER_KERNEL "avx512-vnni"

@@ -57,7 +57,6 @@ void pack_float_block(const float* weights, int inputs, T* to) {
 // magnitude to the lowest integer, because the negative range has one more value than the positive.
 template <int Bits>
 Half quantize_group(const float* weights, int group, uint8_t* to) {
-    constexpr int kZeroPoint = 1 << (Bits - 1);
     // Floats of the same sign order like their bits as integers, whose maximum the compiler vectorizes.
     int32_t positive = 0, negative = 0;
     for (int i = 0; i < group; ++i) {
@@ -69,11 +68,11 @@ Half quantize_group(const float* weights, int group, uint8_t* to) {
     const int32_t largest_bits = std::max(positive, negative);
     float largest;
     std::memcpy(&largest, &largest_bits, sizeof largest);
-    const Half scale = to_half((positive > negative ? -largest : largest) / kZeroPoint);
+    const Half scale = to_half((positive > negative ? -largest : largest) / kZeroPoint<Bits>);
     const float inverse = to_float(scale) != 0 ? 1 / to_float(scale) : 0;
     for (int i = 0; i < group; ++i) {
         const int rounded = int(std::nearbyint(weights[i] * inverse));
-        to[i] = uint8_t(std::min(std::max(rounded, -kZeroPoint), kZeroPoint - 1) + kZeroPoint);
+        to[i] = uint8_t(std::min(std::max(rounded, -kZeroPoint<Bits>), kZeroPoint<Bits> - 1) + kZeroPoint<Bits>);
     }
     return scale;
 }

@@ -46,7 +46,8 @@ public:
     static QuantLayout quant_layout(Format format, int inputs) {
         if (!is_integer(format)) return {};
         const int group = inputs % 128 == 0 ? 128 : 64;
-        return format == Format::kInt6 ? QuantLayout{group, 32, kMaxCrestFactor} : QuantLayout{group, 128, 0};
+        return format == Format::kInt6 ? QuantLayout{group, kProductZeroPoint<6>, kMaxCrestFactor}
+                                       : QuantLayout{group, kProductZeroPoint<8>, 0};
     }
 
 private:

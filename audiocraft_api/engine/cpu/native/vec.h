@@ -149,27 +149,18 @@ inline Vec load(const Half* from) {
 }
 
 inline Vec load(const BFloat* from) {
+#if defined(__aarch64__)  // GCC 12 widens lane by lane
+    return Vec(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(from)), 16));
+#else
     typedef uint16_t Bits __attribute__((vector_size(kWidth * 2)));
     typedef uint32_t Wide __attribute__((vector_size(kWidth * 4)));
     Bits bits;
     std::memcpy(&bits, from, sizeof bits);
     return Vec(__builtin_convertvector(bits, Wide) << 16);
-}
-
-// Intrinsics, because compilers generate poor code for conversions between int8 and int32 lanes.
-inline Vec load(const int8_t* from) {
-#if defined(__AVX512F__)
-    return Vec(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))));
-#elif defined(__AVX2__)
-    return Vec(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))));
-#else
-    Vec value;
-    for (int i = 0; i < kWidth; ++i) value[i] = from[i];
-    return value;
 #endif
 }
 
-// Store the low byte of each lane.
+// Store the low byte of each lane, with intrinsics: compilers generate poor code for it.
 inline void store(int8_t* to, IntVec value) {
 #if defined(__AVX512F__)
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(__m512i(value)));
@@ -178,6 +169,10 @@ inline void store(int8_t* to, IntVec value) {
     const int32_t first = _mm256_extract_epi32(low_bytes, 0), second = _mm256_extract_epi32(low_bytes, 4);
     std::memcpy(to, &first, 4);
     std::memcpy(to + 4, &second, 4);
+#elif defined(__aarch64__)
+    const int16x4_t words = vmovn_s32(int32x4_t(value));
+    const int8x8_t bytes = vmovn_s16(vcombine_s16(words, words));
+    std::memcpy(to, &bytes, kWidth);
 #else
     for (int i = 0; i < kWidth; ++i) to[i] = int8_t(value[i]);
 #endif
