@@ -44,6 +44,7 @@ class EngineStatus:
     num_running: int
     is_alive: bool = True  # False when its thread has died; True before the first request, which starts the thread
     models: tuple[ModelStatus, ...] = ()
+    cpu_kernels: str | None = None  # such as `avx2`, or `pytorch`; None while unknown, and on other devices
 
 
 @dataclass(frozen=True)

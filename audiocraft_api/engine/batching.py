@@ -13,7 +13,7 @@ from audiocraft_api.core.errors import QueueFull, ShuttingDown
 from audiocraft_api.core.live_request import LiveRequest
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.engine.cpu.native.library import load_library
+from audiocraft_api.engine.cpu.native.library import known_kernels, load_library
 from audiocraft_api.engine.loop import DecodeLoop
 from audiocraft_api.model.loading import choose_device, import_libraries
 
@@ -76,6 +76,7 @@ class BatchingEngine:
             num_running=sum(loop.num_running for loop in loops),
             is_alive=all(loop.is_alive for loop in loops),
             models=tuple(loop.status() for loop in loops),
+            cpu_kernels=known_kernels() if self._cache.device in ("cpu", "auto") else None,
         )
 
     def close(self, grace_seconds: float = 0.0) -> None:

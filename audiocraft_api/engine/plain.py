@@ -88,6 +88,7 @@ class PlainEngine:
                 num_running=int(self._running is not None),
                 is_alive=self._thread is None or self._thread.is_alive(),
                 models=tuple(stats.status(name) for name, stats in self._stats.items()),
+                cpu_kernels="pytorch" if self._cache.device == "cpu" else None,
             )
 
     def close(self, grace_seconds: float = 0.0) -> None:

@@ -15,11 +15,11 @@ import torch
 from audiocraft_api.config.engine import EngineSettings
 from audiocraft_api.core.errors import OutOfMemory
 from audiocraft_api.engine.backend import Backend
+from audiocraft_api.engine.cpu.native.library import known_kernels
 from audiocraft_api.engine.cpu.native_backend import (
     Format,
     NativeBackend,
     has_fast_integers,
-    integer_kernel,
     native_slot_bytes,
     native_supports,
 )
@@ -96,7 +96,7 @@ def default_backend(weights: DecoderWeights, precision: Precision, *, num_slots:
     is_cpu = weights.out_norm_weight.device.type == "cpu"
     if is_cpu and native_supports(weights):
         weight_format = native_format(precision)
-        logger.info("Decoding on the CPU with weights in %s and the %s kernels.", weight_format, integer_kernel())
+        logger.info("Decoding on the CPU with weights in %s and the %s kernels.", weight_format, known_kernels())
         return NativeBackend(weights, num_slots=num_slots, capacity=capacity, weight_format=weight_format)
     if precision not in ("auto", "exact"):
         logger.warning("Precision %s needs the native kernels, which are not available. Using float32.", precision)

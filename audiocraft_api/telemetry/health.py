@@ -46,6 +46,7 @@ class Health:
             "version": __version__,
             "models_loaded": self._cache.loaded_names(),
             "device": self._cache.device,
+            "cpu_kernels": status.cpu_kernels,
             "queue": {"waiting": status.num_waiting + self._num_queued(), "running": status.num_running},
         }
 

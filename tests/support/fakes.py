@@ -74,7 +74,7 @@ class FakeEngine:
 
     def status(self) -> EngineStatus:
         running = sum(thread.is_alive() for thread in self._threads)
-        return EngineStatus(num_waiting=0, num_running=running, is_alive=self.is_alive)
+        return EngineStatus(num_waiting=0, num_running=running, is_alive=self.is_alive, cpu_kernels="avx2")
 
     def close(self, grace_seconds: float = 0.0) -> None:
         self.closed.set()

@@ -41,7 +41,7 @@ def generate_with_melody(client: FlaskClient, **fields: Any) -> Any:
 # --- GET /health, /ready, /models
 
 
-def test_health_reports_version_models_device_and_queue(client: FlaskClient) -> None:
+def test_health_reports_version_models_device_kernels_and_queue(client: FlaskClient) -> None:
     response = client.get("/health")
     assert response.status_code == 200
     assert response.json == {
@@ -49,6 +49,7 @@ def test_health_reports_version_models_device_and_queue(client: FlaskClient) -> 
         "version": __version__,
         "models_loaded": [],
         "device": "cpu",
+        "cpu_kernels": "avx2",
         "queue": {"waiting": 0, "running": 0},
     }
 

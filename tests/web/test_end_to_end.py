@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiocraft_api.engine.cpu.native.library import kernels_of, load_library
 from support.served import Server, serve, wait_until
 
 FRAME_SECONDS = 0.02
@@ -176,4 +177,6 @@ def test_models_reports_which_models_are_loaded(server: Server) -> None:
     models = {model["name"]: model for model in server.get("/models").json()["models"]}
     assert models["demo"]["loaded"]
     assert not models["large"]["loaded"]
-    assert server.get("/health").json()["device"] in ("cpu", "cuda", "mps")
+    health = server.get("/health").json()
+    assert health["device"] in ("cpu", "cuda", "mps")
+    assert health["cpu_kernels"] == (kernels_of(load_library()) if health["device"] == "cpu" else None)

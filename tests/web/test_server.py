@@ -59,7 +59,9 @@ def test_health_responds_soon_after_the_start_without_torch(tmp_path: Path) -> N
         (worker,) = children.stdout.split()
         mapped = Path(f"/proc/{worker}/maps").read_text()
         assert "libtorch" not in mapped
-        assert server.get("/health").json()["models_loaded"] == []
+        health = server.get("/health").json()
+        assert health["models_loaded"] == []
+        assert health["cpu_kernels"] is None
         assert server.terminate() == 0
     assert seconds < 6
 

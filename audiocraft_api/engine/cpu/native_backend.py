@@ -22,6 +22,7 @@ from audiocraft_api.engine.cpu.native.library import (
     DecoderSpec,
     LayerPointers,
     SamplingParams,
+    kernels_of,
     load_library,
 )
 from audiocraft_api.engine.weights import DecoderWeights, LayerWeights, position_table
@@ -43,15 +44,9 @@ def native_supports(weights: DecoderWeights, find_library: Callable[[], ctypes.C
     return sizes_fit and head_dim % 16 == 0 and head_dim <= 256 and (find_library or load_library)() is not None
 
 
-def integer_kernel() -> str | None:
-    """Return the instructions that the library multiplies integers with, such as `avx2`, or None if it is not built."""
-    library = load_library()
-    return None if library is None else str(library.native_integer_kernel().decode())
-
-
 def has_fast_integers() -> bool:
     """Return whether the library multiplies integers with vector instructions. Without them float16 is faster."""
-    return integer_kernel() not in (None, "portable")
+    return kernels_of(load_library()) not in ("pytorch", "portable")
 
 
 def kv_bits(weight_format: Format) -> int:

@@ -58,6 +58,11 @@ class HealthResponse(ResponseSchema):
     version: str
     models_loaded: list[str] = Field(description="Names of the models in memory.")
     device: str = Field(description="Device that models run on; `auto` until the first model is loaded.")
+    cpu_kernels: str | None = Field(
+        description="Instructions that the kernels on the CPU use: `amx`, `avx512-vnni`, `avx512`, `avx-vnni`, `avx2`, "
+        "`neon-dotprod` or `portable`; `pytorch` if the native kernels are not used. `null` until they are loaded, on "
+        "other devices, and on servers whose tasks Celery workers run."
+    )
     queue: QueueResponse
 
 

@@ -1099,6 +1099,12 @@ export interface HealthResponse {
   models_loaded: Array<string>;
   /** Device that models run on; `auto` until the first model is loaded. */
   device: string;
+  /**
+   * Instructions that the kernels on the CPU use: `amx`, `avx512-vnni`, `avx512`, `avx-vnni`, `avx2`, `neon-
+   * dotprod` or `portable`; `pytorch` if the native kernels are not used. `null` until they are loaded, on other
+   * devices, and on servers whose tasks Celery workers run.
+   */
+  cpu_kernels: string | null;
   queue: QueueResponse;
 }
 

@@ -902,6 +902,7 @@ class HealthResponse(_Response):
     version: str
     models_loaded: list[str]
     device: str
+    cpu_kernels: Optional[str]
     queue: QueueResponse
 
 

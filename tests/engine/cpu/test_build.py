@@ -58,6 +58,19 @@ def test_a_library_of_edited_sources_is_replaced(compilations: Path, tmp_path: P
     assert [path.name for path in directory.glob("*.so")] == [build.library_path(directory).name]
 
 
+def test_the_kernels_are_unknown_until_the_library_is_loaded() -> None:
+    script = (
+        "import sys; from audiocraft_api.engine.cpu.native.library import known_kernels, load_library;"
+        "print(known_kernels(), 'torch' in sys.modules); load_library(); print(known_kernels())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["None False", library.kernels_of(library.load_library())]
+
+
+def test_without_a_library_the_kernels_are_those_of_pytorch() -> None:
+    assert library.kernels_of(None) == "pytorch"
+
+
 @pytest.mark.parametrize("contents", [b"", b"not a library"])
 def test_a_library_that_cannot_be_loaded_is_built_again(
     contents: bytes, compilations: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture

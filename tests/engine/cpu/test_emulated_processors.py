@@ -60,7 +60,7 @@ def kernel_of(library: ctypes.CDLL) -> str:
     [
         ("AVX2", "AVX_VNNI", "avx-vnni"),
         ("AVX512", "AVX512_VNNI", "avx512-vnni"),
-        ("AVX512", "AMX", "avx512-vnni"),
+        ("AVX512", "AMX", "amx"),
     ],
 )
 def test_integer_kernels_of_one_vector_width_return_the_same_bits(

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "decoder.h"
+#include "tiles.h"
 
 using native::Decoder;
 
@@ -52,8 +53,8 @@ extern "C" {
 
 const char* native_last_error() { return last_error; }
 
-// The instructions that multiply integers in this build.
-const char* native_integer_kernel() { return NATIVE_INTEGER_KERNEL; }
+// The instructions that multiply integers in this process.
+const char* native_integer_kernel() { return native::amx_available() ? "amx" : NATIVE_INTEGER_KERNEL; }
 
 // Return null on failure.
 Handle* native_create(const native::DecoderSpec* spec) {

@@ -125,3 +125,13 @@ def open_or_build(directory: Path = BUILD_DIR) -> ctypes.CDLL | None:
 def load_library() -> ctypes.CDLL | None:
     """Return the library for this machine, or None if there is none."""
     return open_or_build()
+
+
+def kernels_of(library: ctypes.CDLL | None) -> str:
+    """Return the instructions that a library multiplies integers with, such as `avx2`; `pytorch` without a library."""
+    return "pytorch" if library is None else str(library.native_integer_kernel().decode())
+
+
+def known_kernels() -> str | None:
+    """Return the kernels that decode on this CPU; None until `load_library` has run, which may have to compile."""
+    return kernels_of(load_library()) if load_library.cache_info().currsize else None
