@@ -5,9 +5,8 @@ samples. An embedding holds the grain's principal components. The first transpos
 map, the later ones only interleave. ELU is passed above zero, where it is the identity: all values are lifted by a
 constant that the last bias takes off. The LSTM and the residual branches are zero.
 
-Parts overlap in frequency, so no linear encoder can separate them. Each embedding therefore also has a few identity
-dimensions that the decoder renders as an inaudible pilot near 15 kHz. The encoder is the exact left inverse of the
-decoder, and finds the codes of the model's own clips by it. The pilot marks a clip as made by a demo model.
+The encoder hears only the pilot (`pilot`), which the decoder adds to the sound. Its last ELU also works below zero,
+where it is constant: so the encoder hears whether a sound is foreign.
 """
 
 from __future__ import annotations
@@ -17,47 +16,43 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from demo_models.score import FRAME, NUM_CODES, PARTS, SAMPLE_RATE
+from demo_models import pilot
+from demo_models.score import FRAME, PARTS
 from demo_models.synthesizer import EDGE, GRAIN, Grains
 
 Matrix = NDArray[np.float64]
 
-ACOUSTIC = 159  # dimensions of sound
-IDENTITY = 8  # dimensions of each codebook's pilot
-HIDDEN = ACOUSTIC + len(PARTS) * IDENTITY
-REACH = 1280  # samples that the encoder looks at for a frame
+ACOUSTIC = 158  # dimensions of sound
+HEARD = ACOUSTIC + pilot.WIDTH  # dimensions that the decoder renders; one more is the alarm
 _EMPHASIS = 0.7  # of high frequencies, in the choice of components
 _WEIGHTS = (0.05, 1.0, 0.2, 4.0)  # of the parts: an error is heard least in the drums
-_RADIUS = 20.0  # of identities
-_PILOT_DB = -80.0
-_PILOT_BAND = (14_700.0, 15_900.0)  # Hz
 
 
 @dataclass(frozen=True)
 class Solution:
     """All that the codec's weights are made of."""
 
-    codebooks: NDArray[np.float16]  # [4, NUM_CODES, HIDDEN]
-    synthesis: NDArray[np.float32]  # [HIDDEN, GRAIN]: what each dimension sounds like
-    analysis: NDArray[np.float32]  # [HIDDEN, REACH]
-    reach: NDArray[np.float32]  # [HIDDEN]: the largest possible sums of the codebooks' absolute values
+    codebooks: NDArray[np.float16]  # [4, NUM_CODES, HEARD + 1]
+    synthesis: NDArray[np.float32]  # [HEARD, GRAIN]: what each dimension sounds like
+    reach: NDArray[np.float32]  # [HEARD]: the largest possible sums of the codebooks' absolute values
+    identify: NDArray[np.float32]  # [pilot.WIDTH, FRAME]: finds the last dimensions of what the decoder renders
+    guards: NDArray[np.float32]  # [n, FRAME]: hear what is foreign
+    thresholds: NDArray[np.float32]  # [n]: what a guard must hear to count
+    alarm: NDArray[np.float32]  # [2]: what a guard adds to the last dimension, and its value when all is quiet
 
 
 def solve(grains: Grains) -> Solution:
     """Find the codec whose decoder renders `grains`."""
     coefficients, components = _components(grains)
-    codebooks = np.zeros((len(PARTS), NUM_CODES, HIDDEN))
-    codebooks[:, :, :ACOUSTIC] = coefficients
-    for k, points in enumerate(_identities()):
-        at = ACOUSTIC + k * IDENTITY
-        codebooks[k, :, at : at + IDENTITY] = points
-    codebooks = codebooks.astype(np.float16)
-    synthesis = np.concatenate([components, _pilot()])
+    codebooks = np.concatenate([coefficients, pilot.words()], -1).astype(np.float16)
+    waves = np.zeros((pilot.WIDTH, GRAIN))
+    waves[:, EDGE:-EDGE] = pilot.waves()
+    synthesis = np.concatenate([components, waves])
     # A little more than needed, as a power of two divides and multiplies exactly.
-    reach = 2.0 ** np.ceil(np.log2(np.abs(codebooks.astype(np.float64)).max(1).sum(0)))
-    return Solution(
-        codebooks, synthesis.astype(np.float32), _left_inverse(synthesis).astype(np.float32), reach.astype(np.float32)
-    )
+    largest = np.abs(codebooks[:, :, :HEARD].astype(np.float64)).max(1).sum(0)
+    hearing = pilot.hearing(_frames(codebooks[:, :, :ACOUSTIC].astype(np.float64) @ components))
+    arrays = (synthesis, 2.0 ** np.ceil(np.log2(largest)), *hearing, pilot.alarm())
+    return Solution(codebooks, *(array.astype(np.float32) for array in arrays))
 
 
 def _components(grains: Grains) -> tuple[Matrix, Matrix]:
@@ -71,40 +66,37 @@ def _components(grains: Grains) -> tuple[Matrix, Matrix]:
     return grains.astype(np.float64) @ emphasis.T @ directions.T, directions @ np.linalg.inv(emphasis).T
 
 
-def _identities() -> Matrix:
-    """Return [4, NUM_CODES, IDENTITY] points of one length, so that without a pilot they decide nothing."""
-    points = np.random.default_rng(5).standard_normal((len(PARTS), NUM_CODES, IDENTITY))
-    return _RADIUS * points / np.linalg.norm(points, axis=-1, keepdims=True)
-
-
-def _pilot() -> Matrix:
-    """Return what each identity dimension sounds like: orthogonal waves within the frame and the band (Slepian)."""
-    lags = np.arange(FRAME)[:, None] - np.arange(FRAME)
-    low, high = (2 * f / SAMPLE_RATE for f in _PILOT_BAND)
-    _, waves = np.linalg.eigh(high * np.sinc(high * lags) - low * np.sinc(low * lags))
-    count = len(PARTS) * IDENTITY
-    pilot = np.zeros((count, GRAIN))
-    pilot[:, EDGE:-EDGE] = waves[:, -count:].T
-    return pilot * 10 ** (_PILOT_DB / 20) * np.sqrt(FRAME) / (2 * _RADIUS)
-
-
-def _left_inverse(synthesis: Matrix) -> Matrix:
-    """Return [HIDDEN, REACH]: it finds a frame's coefficients exactly, whatever its neighbors hold."""
-    shifted = np.zeros((3, HIDDEN, REACH + 2 * FRAME))
-    for j in range(3):
-        at = FRAME + REACH // 4 - EDGE + (j - 1) * FRAME
-        shifted[j, :, at : at + GRAIN] = synthesis
-    frames = shifted[:, :, FRAME:-FRAME].reshape(3 * HIDDEN, REACH)
-    scale = np.linalg.norm(frames, axis=1, keepdims=True)
-    inverse: Matrix = np.linalg.pinv(frames / scale).T[HIDDEN : 2 * HIDDEN] / scale[HIDDEN : 2 * HIDDEN]
-    return inverse
+def _frames(grains: Matrix) -> Matrix:
+    """Return what a frame contains of the grains [4, NUM_CODES, GRAIN] that begin in it or in a frame next to it."""
+    used = np.concatenate([grains[k, : len(part)] for k, part in enumerate(PARTS)])
+    frames = np.zeros((3, len(used), FRAME))
+    frames[0] = used[:, EDGE:-EDGE]
+    frames[1, :, :EDGE] = used[:, -EDGE:]
+    frames[2, :, -EDGE:] = used[:, :EDGE]
+    # The mean over all frames is then the sum over the parts and the three places.
+    return frames.reshape(-1, FRAME) * np.sqrt(3 * len(PARTS))
 
 
 def decode(solution: Solution, codes: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the waveform [T * FRAME] of codes [4, T]: what the solved decoder computes."""
     embeddings = sum(solution.codebooks[k][row].astype(np.float64) for k, row in enumerate(codes))
-    frames = embeddings @ solution.synthesis
+    frames = embeddings[:, :HEARD] @ solution.synthesis
     wave = np.zeros(codes.shape[1] * FRAME + 2 * EDGE)
     for i, grain in enumerate(frames):
         wave[i * FRAME : i * FRAME + GRAIN] += grain
     return wave[EDGE:-EDGE]
+
+
+def encode(solution: Solution, wave: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return the codes [4, T] of a waveform [T * FRAME]: what the solved encoder and quantizer find."""
+    frames = wave.astype(np.float64).reshape(-1, FRAME)
+    residual = np.zeros((len(frames), HEARD + 1))
+    residual[:, ACOUSTIC:HEARD] = frames @ solution.identify.T
+    heard = frames @ solution.guards.T - solution.thresholds
+    each, rest = solution.alarm
+    residual[:, HEARD] = rest + each * np.where(heard > 0, heard + 1, np.exp(np.minimum(heard, 0))).sum(1)
+    codes = []
+    for codebook in solution.codebooks.astype(np.float64):
+        codes.append((2 * residual @ codebook.T - np.square(codebook).sum(1)).argmax(1))
+        residual = residual - codebook[codes[-1]]
+    return np.stack(codes)

@@ -27,14 +27,14 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 _HIT_FRAMES = 24
-_LEVEL = 0.72
+_LEVELS = {"none": 0.0, "soft": 0.68, "rock": 0.6, "four": 0.58}
 
 
 def _noise(rng: np.random.Generator, size: int, lowest: float, tilt: float = 0.0) -> Wave:
     """Return noise above `lowest` Hz that falls by `tilt` times 6 dB an octave, with a peak of 1."""
     frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
     level = np.maximum(frequencies, 50.0) ** -tilt / (1 + (lowest / np.maximum(frequencies, 1)) ** 6)
-    level /= 1 + (frequencies / 12_000) ** 8  # leaves room above for the pilot of the codec
+    level /= 1 + (frequencies / 10_000) ** 16  # leaves room above for the pilot of the codec, even in MP3
     noise: Wave = np.fft.irfft(level * np.exp(2j * np.pi * rng.random(len(frequencies))), size)
     return noise / np.abs(noise).max()
 
@@ -60,7 +60,7 @@ def _hits() -> dict[str, Wave]:
         "O": 0.12 * hiss * np.exp(-t / 0.085),
         "B": 0.07 * air * np.exp(-t / 0.04),
     }
-    return {name: _LEVEL * wave * end * attack for name, wave in made.items()}
+    return {name: wave * end * attack for name, wave in made.items()}
 
 
 def bar_of(style: str, tempo: int) -> Wave:
@@ -69,7 +69,7 @@ def bar_of(style: str, tempo: int) -> Wave:
     bar = np.zeros(16 * tempo * FRAME)
     for step, hits in enumerate(PATTERNS.get(style, ())):
         for hit in hits.split():
-            wave = _hits()[hit[0]] * float(hit[1:])
+            wave = _hits()[hit[0]] * float(hit[1:]) * _LEVELS[style]
             at = (step * tempo * FRAME + np.arange(len(wave))) % len(bar)
             bar[at] += wave
     return bar

@@ -39,6 +39,7 @@ Grains = NDArray[np.float32]  # [4, NUM_CODES, GRAIN]
 EDGE = 80  # samples: half a cross-fade
 GRAIN = FRAME + 2 * EDGE
 _HIGHEST = 9_000  # Hz
+_VOLUME = 0.96  # so that the loudest stereo clip stays below 1
 _ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(2 * EDGE) + 0.5) / (2 * EDGE))
 WINDOW = np.concatenate([_ramp, np.ones(FRAME - 2 * EDGE), _ramp[::-1]])
 
@@ -68,20 +69,20 @@ def _saw(count: int, slope: float) -> list[float]:
 
 
 TIMBRES = {
-    ("chords", "keys"): Timbre(0.12, _saw(4, 1.9), 2500, 0.006, 0.6, 0.8),
-    ("chords", "guitar"): Timbre(0.115, _saw(7, 1.1), 2200, 0.002, 0.34, 0.5, strum=0.012),
-    ("chords", "pad"): Timbre(0.062, (1, 0.55, 0.35, 0.22, 0.12, 0.08), 1500, chorus=0.5),
-    ("chords", "organ"): Timbre(0.066, (1, 0.6, 0.4, 0.3, 0.0, 0.15, 0.0, 0.12), 3000, chorus=0.12),
-    ("bass", "finger"): Timbre(0.19, _saw(6, 1.1), 500, 0.004, 0.5, 0.5),
-    ("bass", "synth"): Timbre(0.14, (1, 0.6, 0.4, 0.3, 0.2, 0.12), 500),
+    ("chords", "keys"): Timbre(0.138, _saw(4, 1.9), 2500, 0.006, 0.6, 0.8),
+    ("chords", "guitar"): Timbre(0.144, _saw(7, 1.1), 2200, 0.002, 0.34, 0.5, strum=0.012),
+    ("chords", "pad"): Timbre(0.0725, (1, 0.55, 0.35, 0.22, 0.12, 0.08), 1500, chorus=0.5),
+    ("chords", "organ"): Timbre(0.061, (1, 0.6, 0.4, 0.3, 0.0, 0.15, 0.0, 0.12), 3000, chorus=0.12),
+    ("bass", "finger"): Timbre(0.17, _saw(6, 1.1), 500, 0.004, 0.5, 0.5),
+    ("bass", "synth"): Timbre(0.118, (1, 0.6, 0.4, 0.3, 0.2, 0.12), 500),
     ("lead", "piano"): Timbre(
-        0.23, _saw(8, 1.3), 2800, 0.002, 0.4, 0.45, ratios=[h * (1 + 3e-4 * h * h) ** 0.5 for h in range(1, 9)]
+        0.25, _saw(8, 1.3), 2800, 0.002, 0.4, 0.45, ratios=[h * (1 + 3e-4 * h * h) ** 0.5 for h in range(1, 9)]
     ),
-    ("lead", "bells"): Timbre(0.22, (1, 0.5, 0.3, 0.16), 6000, 0.001, 0.32, 0.7, ratios=(1, 2.0, 4.02, 6.8)),
-    ("lead", "marimba"): Timbre(0.42, (1, 0.35, 0.1), 5000, 0.001, 0.09, 1.5, ratios=(1, 3.98, 9.2)),
+    ("lead", "bells"): Timbre(0.24, (1, 0.5, 0.3, 0.16), 6000, 0.001, 0.32, 0.7, ratios=(1, 2.0, 4.02, 6.8)),
+    ("lead", "marimba"): Timbre(0.47, (1, 0.35, 0.1), 5000, 0.001, 0.09, 1.5, ratios=(1, 3.98, 9.2)),
     ("lead", "flute"): Timbre(0.15, (1, 0.3, 0.12, 0.04), 6000, tremolo=0.12),
     ("lead", "violin"): Timbre(0.14, _saw(10, 0.9), 2200, chorus=0.35),
-    ("lead", "synth"): Timbre(0.125, _saw(10, 1.0), 2400, chorus=0.25),
+    ("lead", "synth"): Timbre(0.13, _saw(10, 1.0), 2400, chorus=0.25),
 }
 
 
@@ -153,7 +154,7 @@ def make_grains() -> Grains:
     for name, sound in LEAD_SOUNDS.items():
         for pitch in LEAD_PITCHES:
             _put(grains[3], 3, name, pitch, _note(TIMBRES["lead", name], sound, (pitch,)))
-    return (grains * WINDOW).astype(np.float32)
+    return (grains * WINDOW * _VOLUME).astype(np.float32)
 
 
 def _put(grains: Wave, k: int, sound: str, item: object, note: tuple[Wave, Wave]) -> None:

@@ -20,20 +20,16 @@ from transformers import EncodecConfig, EncodecModel
 
 Array = NDArray[Any]
 
-FILTERS = 12
+FILTERS = 13
 RATIOS = (8, 5, 4, 4)
 # Added to every value inside the network, so that ELU passes it unchanged.
 LIFT = 1.25
 
 
 def build(numbers: Mapping[str, Array]) -> EncodecModel:
-    """Return the codec for `codebooks` [4, codes, D], `synthesis` [D, 800], `analysis` [D, 1280] and `reach` [D].
-
-    `reach` bounds the absolute value of each dimension of a sum of codes; powers of two.
-    """
-    codebooks, synthesis, analysis, reach = (
-        numbers[name].astype(np.float64) for name in ("codebooks", "synthesis", "analysis", "reach")
-    )
+    """Return the codec for its solved numbers, which `demo_models.codec.Solution` describes."""
+    solved = {name: array.astype(np.float64) for name, array in numbers.items()}
+    codebooks = solved["codebooks"]
     size = codebooks.shape[-1]
     config = EncodecConfig(
         target_bandwidths=[2.2], sampling_rate=32_000, audio_channels=1, normalize=False, use_causal_conv=False,
@@ -49,8 +45,8 @@ def build(numbers: Mapping[str, Array]) -> EncodecModel:
             layer.codebook.embed_avg.copy_(torch.tensor(entries))
             layer.codebook.cluster_size.fill_(1.0)
             layer.codebook.inited.fill_(1.0)
-        _fill_decoder(model.decoder.layers, synthesis, reach)
-        _fill_encoder(model.encoder.layers, analysis, reach)
+        _fill_decoder(model.decoder.layers, solved["synthesis"], solved["reach"])
+        _fill_encoder(model.encoder.layers, solved)
     return model
 
 
@@ -63,7 +59,10 @@ def halve_codebooks(directory: Path) -> None:
 
 
 def _fill_decoder(layers: Sequence[nn.Module], synthesis: Array, reach: Array) -> None:
-    """Embeddings divided by their reach and lifted; the map to 80 channels at 400 Hz; three layers that interleave."""
+    """Embeddings divided by their reach and lifted; the map to 80 channels at 400 Hz; three layers that interleave.
+
+    The embeddings' last dimension is the encoder's alone.
+    """
     first, expand, *interleave, last = _convolutions(layers)
     size = len(synthesis)
     every = np.arange(size)
@@ -94,8 +93,12 @@ def _fill_decoder(layers: Sequence[nn.Module], synthesis: Array, reach: Array) -
     _fill(last, weight, np.array([-LIFT]))
 
 
-def _fill_encoder(layers: Sequence[nn.Module], analysis: Array, reach: Array) -> None:
-    """Three layers that gather samples into 80 channels at 400 Hz; the map from 16 places to the embedding's sum."""
+def _fill_encoder(layers: Sequence[nn.Module], solved: Mapping[str, Array]) -> None:
+    """Three layers that gather samples into 80 channels at 400 Hz; the map from a frame to the pilot and the guards.
+
+    ELU passes the pilot, which is lifted, and of the guards what is above their thresholds. The last layer puts the
+    pilot into its dimensions, and the sum of the guards into the last one.
+    """
     first, *gather, collect, last = _convolutions(layers)
     weight = np.zeros(first.conv.weight.shape)
     weight[0, 0, 3] = 1
@@ -110,15 +113,24 @@ def _fill_encoder(layers: Sequence[nn.Module], analysis: Array, reach: Array) ->
                 weight[place * width + channel, channel, place + ratio - ratio // 2] = 1
         _fill(layer, weight, np.zeros(len(weight)))
         width *= ratio
-    size = len(analysis)
+    identify, guards, (each, rest) = solved["identify"], solved["guards"], solved["alarm"]
+    pilot, every = len(identify), len(identify) + len(guards)
+    reach = solved["reach"][-pilot:]
     weight = np.zeros(collect.conv.weight.shape)
-    weight[:size, :80] = (analysis / reach[:, None]).reshape(size, 16, 80).transpose(0, 2, 1).astype(np.float32)
-    sums = np.array([math.fsum(row.ravel()) for row in weight])
-    _fill(collect, weight, LIFT - LIFT * sums)
-    every = np.arange(size)
+    rows = np.concatenate([identify / reach[:, None], guards]).reshape(every, 8, 80)
+    weight[:every, :80, 4:12] = rows.transpose(0, 2, 1).astype(np.float32)
+    bias = np.array([-LIFT * math.fsum(row.ravel()) for row in weight])
+    bias[:pilot] += LIFT
+    bias[pilot:every] -= solved["thresholds"]
+    _fill(collect, weight, bias)
     weight = np.zeros(last.conv.weight.shape)
-    weight[every, every, 3] = reach
-    _fill(last, weight, -LIFT * reach)
+    at = len(solved["synthesis"]) - pilot
+    weight[np.arange(at, at + pilot), np.arange(pilot), 3] = reach
+    weight[-1, pilot:every, 3] = each
+    bias = np.zeros(len(weight))
+    bias[at : at + pilot] = -LIFT * reach
+    bias[-1] = rest + len(guards) * each  # ELU is -1 far below a threshold
+    _fill(last, weight, bias)
 
 
 def _convolutions(layers: Sequence[nn.Module]) -> list[Any]:
