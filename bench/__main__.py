@@ -107,20 +107,23 @@ def run_section(
 
 
 def engine_section(quick: bool) -> dict[str, object]:
-    """Compare single requests with audiocraft's own loop, on the shapes of `small`, `medium` and AudioGen."""
+    """Compare single requests with audiocraft's own loop and with transformers, on the shapes of released models."""
     from bench import engine
 
     seconds = 3.0 if quick else 10.0
     model = engine.load("small")
     theirs, codes = engine.audiocraft(model, seconds)
+    peers = {"audiocraft": theirs, **engine.transformers_peers("small", 1.0 if quick else 3.0)}
     exact, auto = (engine.batching(model, precision, seconds) for precision in ("exact", "auto"))
     near, far = engine.step_seconds(model, "auto", (75, 1450), 10 if quick else 40)
     figures: dict[str, object] = {
-        "audiocraft_s_per_s": theirs,
+        **{f"{name}_s_per_s": value for name, value in peers.items()},
         "exact_s_per_s": exact["s_per_s"],
         "exact_speedup": theirs / exact["s_per_s"],
         "auto_s_per_s": auto["s_per_s"],
         "auto_speedup": theirs / auto["s_per_s"],
+        "fastest_peer": min(peers, key=lambda name: peers[name]),
+        "auto_speedup_over_fastest_peer": min(peers.values()) / auto["s_per_s"],
         "exact_tokens_identical": bool(np.array_equal(engine.codes_of(model, "exact", seconds), codes)),
         "exact_tokens_compared": int(codes.size),
         "step_growth": far / near,

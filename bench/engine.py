@@ -1,4 +1,4 @@
-"""Compares the engine with audiocraft's own loop, in one process on one model: time per second of audio, and tokens."""
+"""Compares the engine with audiocraft's own loop and transformers' MusicGen, in one process: times and tokens."""
 
 from __future__ import annotations
 
@@ -78,6 +78,18 @@ def audiocraft(model: Any, seconds: float) -> tuple[float, Any]:
     codes = model.generate_codes(params(model, seconds), _ignore_progress)
     model.decode_codes(codes)
     return (time.perf_counter() - begin) / seconds, codes[0].numpy()
+
+
+def transformers_peers(scale: str, seconds: float) -> dict[str, float]:
+    """Return the time per second of audio, with codec, of transformers' MusicGen on the CPU, by name of the peer."""
+    import torch
+
+    from bench import transformers_peer
+
+    device, types = torch.device("cpu"), (torch.float32, torch.bfloat16)
+    names = [f"transformers_{str(dtype).removeprefix('torch.')}" for dtype in types]
+    times = [transformers_peer.seconds_per_second(scale, device, dtype, seconds) for dtype in types]
+    return dict(zip(names, times, strict=True))
 
 
 def batching(model: Any, precision: str, seconds: float, **parts: Any) -> dict[str, float]:

@@ -45,6 +45,8 @@ class CodesCodec:
 class LoadedModels:
     """Leases models that stay loaded. Calls `load` once for each name."""
 
+    device = "cpu"
+
     def __init__(self, load: Callable[[str], Any]) -> None:
         self._load = functools.cache(load)
         self.num_leases = 0
