@@ -29,8 +29,7 @@ from audiocraft_api.core.errors import (
 from audiocraft_api.core.params import GenerationParams
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.engine.batching import BatchingEngine
-from audiocraft_api.engine.codec.batching import FEW_FRAMES, SHARED_STEPS
-from audiocraft_api.engine.codec.lstm import NUM_ROWS
+from audiocraft_api.engine.codec.batching import FEW_FRAMES, MANY_REQUESTS, SHARED_STEPS
 from audiocraft_api.engine.cpu.native_backend import native_slot_bytes
 from audiocraft_api.engine.weights import decoder_weights
 from audiocraft_api.model.catalog import Catalog
@@ -386,7 +385,7 @@ def test_a_failing_codec_ends_only_its_request(make_engine: Callable[..., GatedE
     assert wait_for_codes(gated.submit(params())).shape == (4, 100)
 
 
-@pytest.mark.parametrize(("num_requests", "num_frames"), [(1, FEW_FRAMES), (NUM_ROWS, SHARED_STEPS)])
+@pytest.mark.parametrize(("num_requests", "num_frames"), [(1, FEW_FRAMES), (MANY_REQUESTS, SHARED_STEPS)])
 def test_the_codec_gets_frames_of_few_requests_at_once_and_of_many_requests_once_per_block(
     make_engine: Callable[..., GatedEngine], num_requests: int, num_frames: int
 ) -> None:

@@ -5,12 +5,14 @@ The tests run it in a process of its own, where a sanitizer can end the process.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 
 import torch
 
 from audiocraft_api.engine.cpu.native.library import FORMATS, SamplingParams, open_library
 from audiocraft_api.engine.cpu.native_backend import NativeBackend
+from audiocraft_api.engine.cpu.native_lstm import NativeLstm, Steps
 from support.random_weights import random_weights, some_context, some_tokens
 
 NUM_SLOTS, CAPACITY = 19, 90
@@ -28,6 +30,16 @@ def main() -> None:
                 backend = NativeBackend(weights, **sizes, weight_format=weight_format, library=library)
                 use(backend, dim, has_cross)
                 backend.close()
+    for size in (16, 64, 80):
+        use_lstm(library, size)
+
+
+def use_lstm(library: ctypes.CDLL, size: int) -> None:
+    """Advance sequences of different lengths, more of them than a block of rows."""
+    lstm = NativeLstm(torch.nn.LSTM(size, size, 2), library, num_threads=3)
+    for layer in range(2):
+        sequences = [Steps(torch.randn(length, 4 * size), *torch.zeros(2, size)) for length in (3, 0, 7, 1, 5, 7, 2)]
+        assert all(torch.isfinite(output).all() for output in lstm.advance(layer, sequences))
 
 
 def use(backend: NativeBackend, dim: int, has_cross: bool) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from audiocraft_api.core.errors import OutOfMemory
 from audiocraft_api.engine.cpu.native.library import FORMATS, SamplingParams, open_library
 from audiocraft_api.engine.cpu.native_backend import Format, NativeBackend
+from audiocraft_api.engine.cpu.native_lstm import NativeLstm, Steps
 from support.random_weights import random_weights, some_context, some_tokens
 
 NUM_ROWS = 12
@@ -28,6 +29,9 @@ def main() -> None:
         counts = survived(library, weight_format)
         print(weight_format, *(f"{name}={count}" for name, count in counts.items()))
         assert min(counts.values()) > 0, "an operation that allocates nothing shows nothing"
+    counts = survived_by_lstm(library)
+    print("lstm", *(f"{name}={count}" for name, count in counts.items()))
+    assert min(counts.values()) > 0
 
 
 def survived(library: ctypes.CDLL, weight_format: Format) -> dict[str, int]:
@@ -62,6 +66,22 @@ def survived(library: ctypes.CDLL, weight_format: Format) -> dict[str, int]:
                 backend.begin(slot, some_context(weights.dim, 3 + slot))
         counts[name] = failures(library, lambda backend=backend, operation=operation: operation(backend))
         assert torch.equal(operation(backend), results[name]), f"{weight_format}: {name} differs after failures"
+    return counts
+
+
+def survived_by_lstm(library: ctypes.CDLL) -> dict[str, int]:
+    """Return how many failing allocations an LSTM survived; its result afterwards is that of a new one."""
+    module, gates = torch.nn.LSTM(32, 32), torch.randn(5, 128)
+
+    def advance(lstm: NativeLstm) -> Tensor:
+        return torch.cat(lstm.advance(0, [Steps(gates, *torch.zeros(2, 32)) for _ in range(3)]))
+
+    lstm = NativeLstm(module, library, num_threads=3)
+    counts = {
+        "create": failures(library, lambda: NativeLstm(module, library, num_threads=3)),
+        "advance": failures(library, lambda: advance(lstm)),
+    }
+    assert torch.equal(advance(lstm), advance(NativeLstm(module, library, num_threads=3)))
     return counts
 
 

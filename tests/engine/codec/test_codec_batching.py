@@ -6,9 +6,8 @@ import itertools
 
 import pytest
 
-from audiocraft_api.engine.codec.batching import EARLY_FRAMES, FEW_FRAMES, SHARED_STEPS, CodecBatching
+from audiocraft_api.engine.codec.batching import EARLY_FRAMES, FEW_FRAMES, MANY_REQUESTS, SHARED_STEPS, CodecBatching
 from audiocraft_api.engine.codec.decoder import BLOCK_FRAMES
-from audiocraft_api.engine.codec.lstm import NUM_ROWS
 
 NUM_STEPS = 200
 
@@ -29,7 +28,7 @@ def delivery_steps(joined_at: list[int], *, is_shared: bool = True, steps_per_pa
     return sent
 
 
-@pytest.mark.parametrize(("num_requests", "is_shared"), [(1, True), (NUM_ROWS - 1, True), (8, False)])
+@pytest.mark.parametrize(("num_requests", "is_shared"), [(1, True), (MANY_REQUESTS - 1, True), (8, False)])
 def test_frames_of_few_requests_or_with_a_gpu_are_sent_immediately(num_requests: int, is_shared: bool) -> None:
     for steps in delivery_steps([0] * num_requests, is_shared=is_shared):
         assert steps == list(range(FEW_FRAMES - 1, NUM_STEPS, FEW_FRAMES))

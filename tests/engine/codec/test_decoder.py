@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiocraft_api.engine.codec.decoder import BLOCK_FRAMES, StreamingCodec, WholeCodec, make_codec
-from audiocraft_api.engine.codec.lstm import NUM_ROWS, Lstm
+from audiocraft_api.engine.codec.lstm import Lstm
 from audiocraft_api.model import demo_parts, xformers_stub
 
 NUM_FRAMES = 120
@@ -201,10 +201,11 @@ def test_preparing_and_decoding_leave_the_loaded_codec_unchanged(mono: Any) -> N
     assert chunk_codec.codebooks[0].data_ptr() == mono.model.quantizer.layers[0].codebook.embed.data_ptr()
 
 
-def test_rows_are_stepped_alone_if_the_kernel_mixes_them(mono: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Lstm, "_rows_are_independent", lambda _: False)
+def test_without_the_native_library_blocks_join_to_the_whole(mono: Any) -> None:
     chunk_codec = make_codec(mono)
-    codes = [random_codes(mono, 15, seed) for seed in range(NUM_ROWS)]
+    assert isinstance(chunk_codec, StreamingCodec)
+    chunk_codec.lstm = Lstm(chunk_codec.lstm.module, is_native=False)
+    codes = [random_codes(mono, 40, seed) for seed in range(3)]
     waveforms = chunk_codec.feed_many([(chunk_codec.new_decoder(), each, True) for each in codes])
     for each, waveform in zip(codes, waveforms, strict=True):
         assert_equal_to_whole(mono, each, waveform)

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "decoder.h"
+#include "lstm.h"
 #include "tiles.h"
 
 using native::Decoder;
@@ -16,6 +17,12 @@ struct Handle {
     explicit Handle(const native::DecoderSpec& spec) : decoder(spec) {}
     std::mutex mutex;  // the decoder's scratch buffers serve one call at a time
     Decoder decoder;
+};
+
+struct LstmHandle {
+    LstmHandle(int layers, int size, const float* const* weights, int threads) : lstm(layers, size, weights, threads) {}
+    std::mutex mutex;
+    native::Lstm lstm;
 };
 
 enum Status { kOk = 0, kOutOfMemory = 1, kFailed = 2 };  // library.py declares kOutOfMemory, too
@@ -100,6 +107,22 @@ int native_forward(Handle* handle, int rows, const int64_t* tokens, const float*
 int native_sample(Handle* handle, int count, const native::SamplingParams* params, const float* logits,
                   int64_t* tokens) {
     return locked(handle, [&](Decoder& decoder) { decoder.sample(params, count, logits, tokens); });
+}
+
+// Return null on failure.
+LstmHandle* native_lstm_create(int layers, int size, const float* const* weights, int threads) {
+    LstmHandle* handle = nullptr;
+    guarded([&] { handle = new LstmHandle(layers, size, weights, threads); });
+    return handle;
+}
+
+void native_lstm_destroy(LstmHandle* handle) { delete handle; }
+
+int native_lstm_advance(LstmHandle* handle, int layer, const native::LstmSequence* sequences, int count) {
+    return guarded([&] {
+        std::lock_guard<std::mutex> lock(handle->mutex);
+        handle->lstm.advance(layer, sequences, count);
+    });
 }
 
 }  // extern "C"

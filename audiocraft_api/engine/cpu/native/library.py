@@ -68,6 +68,12 @@ class SamplingParams(Structure):
     ]
 
 
+class LstmSequence(Structure):
+    """`LstmSequence` of lstm.h."""
+
+    _fields_ = [("steps", c_int32), *((name, c_void_p) for name in ("gates", "hidden", "cell", "outputs"))]
+
+
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "native_last_error": (c_char_p, []),
     "native_integer_kernel": (c_char_p, []),
@@ -81,6 +87,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "native_clear_slot": (c_int, [c_void_p, c_int]),
     "native_forward": (c_int, [c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
     "native_sample": (c_int, [c_void_p, c_int, POINTER(SamplingParams), c_void_p, c_void_p]),
+    "native_lstm_create": (c_void_p, [c_int, c_int, POINTER(c_void_p), c_int]),
+    "native_lstm_destroy": (None, [c_void_p]),
+    "native_lstm_advance": (c_int, [c_void_p, c_int, POINTER(LstmSequence), c_int]),
 }
 
 
