@@ -24,6 +24,8 @@ TARGETS = {
     "http_10s_seconds": "≤ 10",
     "aggregate_8_rtf": "≥ 3, aim 4.5",
     "medium_auto_speedup": "≥ 14, aim 18",
+    "codec_pieces_to_whole_1": "≤ 1.1",
+    "codec_pieces_to_whole_2": "≤ 1.1",
     "auto_kl_nats": "≤ 0.005",
     "auto_logit_error": "≤ 0.06",
     "first_audio_seconds": "≤ 1.5",
@@ -150,6 +152,17 @@ def accuracy_section(_quick: bool) -> dict[str, object]:
     return accuracy.compare(engine.load("small"), "auto", num_steps=40)
 
 
+def codec_section(quick: bool) -> dict[str, object]:
+    """Compare the codec in pieces with transformers' decoding of the whole, with one thread and with two."""
+    from bench import codec
+
+    return {
+        figure: value
+        for num_threads in (1, 2)
+        for figure, value in codec.seconds_per_second(num_threads, 2.0 if quick else 10.0, 3 if quick else 5).items()
+    }
+
+
 def controls_section(quick: bool) -> dict[str, object]:
     """Compare requests that have controls with the plain one, on the shape of `small`."""
     from bench import controls, engine
@@ -233,6 +246,7 @@ SEPARATE = {"long"}  # measured only by name, because it takes ten minutes
 # Of each section: its function, and the programs that it runs.
 SECTIONS: dict[str, tuple[Callable[[bool], dict[str, object]], tuple[str, ...]]] = {
     "engine": (engine_section, ()),
+    "codec": (codec_section, ()),
     "accuracy": (accuracy_section, ()),
     "controls": (controls_section, ()),
     "long": (long_section, ()),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from audiocraft_api.config.engine import EngineSettings
 from audiocraft_api.core.request import EngineRequest
-from audiocraft_api.engine.codec.decoder import ChunkCodec, make_codec
+from audiocraft_api.engine.codec.decoder import ChunkCodec, make_codec, threads_beside_decoding
 from audiocraft_api.engine.input_processor import InputProcessor
 from audiocraft_api.engine.model_runner import ModelRunner
 from audiocraft_api.engine.precision import make_model_runner
@@ -70,5 +70,6 @@ def build_executor(
         is_exact=model_runner.is_exact,
         cache_entries=settings.condition_cache_entries,
     )
-    codec = functools.cache(lambda: (codec_factory or make_codec)(model.codec))
+    make = codec_factory or functools.partial(make_codec, num_threads=threads_beside_decoding())
+    codec = functools.cache(lambda: make(model.codec))
     return ModelExecutor(cache, model, model_runner, input_processor, codec)

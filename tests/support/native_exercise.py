@@ -5,14 +5,13 @@ The tests run it in a process of its own, where a sanitizer can end the process.
 
 from __future__ import annotations
 
-import ctypes
 import sys
 
 import torch
 
 from audiocraft_api.engine.cpu.native.library import FORMATS, SamplingParams, open_library
 from audiocraft_api.engine.cpu.native_backend import NativeBackend
-from audiocraft_api.engine.cpu.native_lstm import NativeLstm, Steps
+from audiocraft_api.engine.cpu.native_layers import NativeLayers, Steps
 from support.random_weights import random_weights, some_context, some_tokens
 
 NUM_SLOTS, CAPACITY = 19, 90
@@ -30,13 +29,24 @@ def main() -> None:
                 backend = NativeBackend(weights, **sizes, weight_format=weight_format, library=library)
                 use(backend, dim, has_cross)
                 backend.close()
+    native = NativeLayers(library, num_threads=3)
     for size in (16, 64, 80):
-        use_lstm(library, size)
+        use_lstm(native, size)
+    for num_outputs, num_inputs, num_taps, dilation in ((16, 16, 1, 1), (1, 5, 3, 2), (40, 300, 3, 1), (33, 260, 7, 4)):
+        convolution = native.convolution(
+            list(torch.randn(num_taps, num_outputs, num_inputs)), torch.randn(num_outputs), dilation
+        )
+        for length in (*range(1, 14), 97, 200):
+            x = torch.randn((num_taps - 1) * dilation + length, num_inputs)
+            y = torch.empty_like(x)
+            native.elu(x, y)
+            assert torch.isfinite(convolution(y)).all()
 
 
-def use_lstm(library: ctypes.CDLL, size: int) -> None:
+def use_lstm(native: NativeLayers, size: int) -> None:
     """Advance sequences of different lengths, more of them than a block of rows."""
-    lstm = NativeLstm(torch.nn.LSTM(size, size, 2), library, num_threads=3)
+    lstm = native.lstm(torch.nn.LSTM(size, size, 2))
+    assert lstm is not None
     for layer in range(2):
         sequences = [Steps(torch.randn(length, 4 * size), *torch.zeros(2, size)) for length in (3, 0, 7, 1, 5, 7, 2)]
         assert all(torch.isfinite(output).all() for output in lstm.advance(layer, sequences))

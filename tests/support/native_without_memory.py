@@ -16,7 +16,7 @@ from torch import Tensor
 from audiocraft_api.core.errors import OutOfMemory
 from audiocraft_api.engine.cpu.native.library import FORMATS, SamplingParams, open_library
 from audiocraft_api.engine.cpu.native_backend import Format, NativeBackend
-from audiocraft_api.engine.cpu.native_lstm import NativeLstm, Steps
+from audiocraft_api.engine.cpu.native_layers import NativeConvolution, NativeLayers, NativeLstm, Steps
 from support.random_weights import random_weights, some_context, some_tokens
 
 NUM_ROWS = 12
@@ -29,8 +29,8 @@ def main() -> None:
         counts = survived(library, weight_format)
         print(weight_format, *(f"{name}={count}" for name, count in counts.items()))
         assert min(counts.values()) > 0, "an operation that allocates nothing shows nothing"
-    counts = survived_by_lstm(library)
-    print("lstm", *(f"{name}={count}" for name, count in counts.items()))
+    counts = survived_by_layers(library)
+    print("layers", *(f"{name}={count}" for name, count in counts.items()))
     assert min(counts.values()) > 0
 
 
@@ -69,19 +69,24 @@ def survived(library: ctypes.CDLL, weight_format: Format) -> dict[str, int]:
     return counts
 
 
-def survived_by_lstm(library: ctypes.CDLL) -> dict[str, int]:
-    """Return how many failing allocations an LSTM survived; its result afterwards is that of a new one."""
+def survived_by_layers(library: ctypes.CDLL) -> dict[str, int]:
+    """Return how many failing allocations a codec's layers survived; their results afterwards are those of new ones."""
     module, gates = torch.nn.LSTM(32, 32), torch.randn(5, 128)
+    weights, x = list(torch.randn(3, 20, 300)), torch.randn(40, 300)
 
-    def advance(lstm: NativeLstm) -> Tensor:
-        return torch.cat(lstm.advance(0, [Steps(gates, *torch.zeros(2, 32)) for _ in range(3)]))
+    def make() -> tuple[NativeLstm, NativeConvolution]:
+        native = NativeLayers(library, 1)  # so that the one thread's buffer of inputs is the first convolution's
+        lstm = native.lstm(module)
+        assert lstm is not None
+        return lstm, native.convolution(weights)
 
-    lstm = NativeLstm(module, library, num_threads=3)
-    counts = {
-        "create": failures(library, lambda: NativeLstm(module, library, num_threads=3)),
-        "advance": failures(library, lambda: advance(lstm)),
-    }
-    assert torch.equal(advance(lstm), advance(NativeLstm(module, library, num_threads=3)))
+    def use(lstm: NativeLstm, convolution: NativeConvolution) -> Tensor:
+        states = [Steps(gates, *torch.zeros(2, 32)) for _ in range(3)]
+        return torch.cat([each.flatten() for each in (*lstm.advance(0, states), convolution(x))])
+
+    layers = make()
+    counts = {"create": failures(library, make), "use": failures(library, lambda: use(*layers))}
+    assert torch.equal(use(*layers), use(*make()))
     return counts
 
 

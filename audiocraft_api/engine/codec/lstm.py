@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from audiocraft_api.engine.codec.stages import Linear
-from audiocraft_api.engine.cpu.native_lstm import NativeLstm, Steps, native_lstm
+from audiocraft_api.engine.cpu.native_layers import NativeConvolution, NativeLayers, NativeLstm, Steps
 
 
 class LstmState:
@@ -28,15 +26,14 @@ class LstmState:
 class Lstm:
     """`lstm(x) + x` (transformers `modeling_encodec.py::EncodecLSTM`) for blocks of several waveforms."""
 
-    def __init__(self, module: nn.LSTM, *, is_native: bool = True) -> None:
-        """`is_native`: use the native library if `module` is on a CPU and the library supports it."""
-        self.module = module
-        on_cpu = next(module.parameters()).device.type == "cpu"
-        self._native = native_lstm(module, torch.get_num_threads()) if on_cpu and is_native else None
-        self._inputs = [_inputs(module, layer) for layer in range(module.num_layers)] if self._native else []
+    def __init__(self, module: nn.LSTM, native: NativeLayers | None) -> None:
+        """`native` is used if it supports the module's size."""
+        self._module = module
+        self._native = native.lstm(module) if native else None
+        self._inputs = _inputs(module, native) if native and self._native else []
 
     def new_state(self) -> LstmState:
-        return LstmState(self.module)
+        return LstmState(self._module)
 
     def feed(self, states: Sequence[LstmState], blocks: Sequence[Tensor]) -> list[Tensor]:
         """Advance each state by its block [n, H] and return the outputs [n, H]. Lengths may differ or be 0."""
@@ -52,14 +49,13 @@ class Lstm:
         return outputs
 
     def _advance(self, state: LstmState, block: Tensor) -> Tensor:
-        output, (state.hidden, state.cell) = self.module(block, (state.hidden, state.cell))
+        output, (state.hidden, state.cell) = self._module(block, (state.hidden, state.cell))
         return output  # type: ignore[no-any-return]
 
     def _advance_native(
         self, native: NativeLstm, states: Sequence[LstmState], blocks: Sequence[Tensor]
     ) -> Sequence[Tensor]:
         for layer, inputs in enumerate(self._inputs):
-            # The inputs' part of the gates is one product for each waveform, whose bits depend on its number of rows.
             steps = [
                 Steps(inputs(block), state.hidden[layer], state.cell[layer])
                 for state, block in zip(states, blocks, strict=True)
@@ -68,9 +64,13 @@ class Lstm:
         return blocks
 
 
-def _inputs(module: nn.LSTM, layer: int) -> Linear:
-    """Return the product of a layer's inputs with their weights, plus the biases."""
-    weight = getattr(module, f"weight_ih_l{layer}").detach()
-    if not module.bias:
-        return Linear(weight)
-    return Linear(weight, (getattr(module, f"bias_ih_l{layer}") + getattr(module, f"bias_hh_l{layer}")).detach())
+def _inputs(module: nn.LSTM, native: NativeLayers) -> list[NativeConvolution]:
+    """Return each layer's product of its inputs with their weights, plus the biases."""
+    products = []
+    for layer in range(module.num_layers):
+        weight, *biases = (
+            getattr(module, f"{name}_l{layer}").detach()
+            for name in ("weight_ih", *(("bias_ih", "bias_hh") if module.bias else ()))
+        )
+        products.append(native.convolution([weight], biases[0] + biases[1] if biases else None))
+    return products

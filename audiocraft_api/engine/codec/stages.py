@@ -4,17 +4,23 @@ A stage has the weights and is shared. Its `new_state` returns what one waveform
 input that later outputs still depend on. Nothing is computed twice, and a layer's lookahead follows from its kernel,
 stride and dilation. Everything is time-major, `[T, C]`: a convolution is then one matrix product per tap, and a
 transposed convolution writes its output in place. On a CPU that is more than twice as fast as the channel-major
-kernels. Knows nothing of codes, requests or the recurrent layer.
+kernels. The products are the native library's or, without it, PyTorch's, which are the reference implementation. Knows
+nothing of codes, requests or the recurrent layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from audiocraft_api.engine.cpu.native_layers import NativeLayers
+
+Activation = Callable[[Tensor, Tensor], None]  # writes the activation of its first argument into its second
 
 
 class StageState(Protocol):
@@ -54,7 +60,7 @@ class Linear:
         return y  # type: ignore[no-any-return]
 
 
-def _elu(x: Tensor, out: Tensor) -> None:
+def elu(x: Tensor, out: Tensor) -> None:
     """Write ELU (alpha 1) of `x` into `out`."""
     if x.device.type != "cpu":
         torch._C._nn.elu(x, out=out)  # type: ignore[call-arg]
@@ -65,67 +71,93 @@ def _elu(x: Tensor, out: Tensor) -> None:
     torch.maximum(x, out, out=out)
 
 
-def _join(held: Tensor | None, x: Tensor, activated: bool) -> Tensor:
+def _join(held: Tensor | None, x: Tensor, activation: Activation | None = None) -> Tensor:
     """Return the held input followed by the new one, to which the activation is applied if there is one."""
-    if not activated:
+    if activation is None:
         return x.contiguous() if held is None else torch.cat((held, x))
     start = 0 if held is None else held.shape[0]
     joined = x.new_empty(start + x.shape[0], x.shape[1])
     if held is not None:
         joined[:start] = held
-    _elu(x, joined[start:])
+    activation(x.contiguous(), joined[start:])
     return joined
 
 
-class _Taps:
-    """A correlation over time without padding: `y[t] = sum_j W_j x[t + j * dilation] + b`."""
+class _LinearTaps:
+    """A correlation over time with one product per tap: `y[t] = sum_j W_j x[t + j * dilation] + b`."""
 
-    def __init__(self, weights: Sequence[Tensor], bias: Tensor | None, dilation: int = 1) -> None:
-        """`weights` [out, in] per tap."""
-        self.span = (len(weights) - 1) * dilation
+    def __init__(self, weights: Sequence[Tensor], bias: Tensor | None, dilation: int) -> None:
+        self._span = (len(weights) - 1) * dilation
         self._dilation = dilation
-        self._num_taps = len(weights)
-        self.num_outputs, num_inputs = weights[0].shape
-        # With few outputs (the last layer has one), all taps are columns of a single product, which are summed after
-        # it.
-        self._joint = 1 < self._num_taps * self.num_outputs <= num_inputs
-        self._bias = bias
-        if self._joint:
-            self._products = [Linear(torch.cat(list(weights)))]
-        else:
-            self._products = [Linear(weight, bias if tap == 0 else None) for tap, weight in enumerate(weights)]
+        self._products = [Linear(weight, bias if tap == 0 else None) for tap, weight in enumerate(weights)]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return [n - span, out] for a contiguous `x` [n, in]."""
-        length = x.shape[0] - self.span
-        if length <= 0:
-            return x.new_empty(0, self.num_outputs)
-        if self._joint:
-            return self._sum_columns(self._products[0](x), length)
+        length = x.shape[0] - self._span
         y = self._products[0](x[:length])
         for tap, product in enumerate(self._products[1:], 1):
             y = product(x[tap * self._dilation : tap * self._dilation + length], addend=y)
         return y
 
-    def _sum_columns(self, columns: Tensor, length: int) -> Tensor:
-        width = columns.shape[1]
-        strides = (width, self._dilation * width + self.num_outputs, 1)
-        y = columns.as_strided((length, self._num_taps, self.num_outputs), strides).sum(1)
-        return y if self._bias is None else y.add_(self._bias)
+
+class _JointTaps:
+    """The same with a single product, for few outputs (the last layer has one): all taps are its columns."""
+
+    def __init__(self, product: Callable[[Tensor], Tensor], num_taps: int, bias: Tensor | None, dilation: int) -> None:
+        self._product, self._num_taps, self._bias, self._dilation = product, num_taps, bias, dilation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        columns = self._product(x).chunk(self._num_taps, dim=1)
+        length = x.shape[0] - (self._num_taps - 1) * self._dilation
+        y = columns[0][:length].clone() if self._bias is None else columns[0][:length] + self._bias
+        for tap, column in enumerate(columns[1:], 1):
+            y += column[tap * self._dilation : tap * self._dilation + length]
+        return y
+
+
+class _Taps:
+    """A correlation over time without padding."""
+
+    def __init__(
+        self, weights: Sequence[Tensor], bias: Tensor | None, native: NativeLayers | None, dilation: int = 1
+    ) -> None:
+        """`weights` [out, in] per tap."""
+        self.span = (len(weights) - 1) * dilation
+        self.num_outputs, num_inputs = weights[0].shape
+        if 1 < len(weights) * self.num_outputs <= num_inputs:
+            joined = torch.cat(list(weights))
+            product = native.convolution([joined]) if native else Linear(joined)
+            self._correlate: Callable[[Tensor], Tensor] = _JointTaps(product, len(weights), bias, dilation)
+        elif native:
+            self._correlate = native.convolution(weights, bias, dilation)
+        else:
+            self._correlate = _LinearTaps(weights, bias, dilation)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return [n - span, out] for a contiguous `x` [n, in]."""
+        return self._correlate(x) if x.shape[0] > self.span else x.new_empty(0, self.num_outputs)
 
 
 class Conv:
     """A convolution of stride 1 that keeps the length. Only the true ends of the waveform are padded."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, dilation: int, left: int, right: int, mode: str, activated: bool
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        native: NativeLayers | None,
+        *,
+        dilation: int,
+        left: int,
+        right: int,
+        mode: str,
+        activation: Activation | None,
     ) -> None:
         """`weight` [out, in, kernel]; `left` and `right` are the padding, `mode` torch's name for it.
 
-        `activated`: ELU is applied to the input first.
+        `activation` is applied to the input first.
         """
-        self.activated = activated
-        self.taps = _Taps(list(weight.unbind(2)), bias, dilation)
+        self.activation = activation
+        self.taps = _Taps(list(weight.unbind(2)), bias, native, dilation)
         self.left, self.right, self._mode = left, right, mode
 
     def new_state(self) -> ConvState:
@@ -152,7 +184,7 @@ class ConvState:
 
     def feed(self, x: Tensor, final: bool) -> Tensor:
         conv = self._conv
-        x = _join(self._held, x, conv.activated)
+        x = _join(self._held, x, conv.activation)
         if not self._started:
             if final:
                 return conv.taps(conv.pad(x, conv.left, conv.right))
@@ -170,18 +202,27 @@ class ConvState:
 class Upsample:
     """A transposed convolution: each input yields `stride` outputs, computed from it and the inputs just before it."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int, left: int, activated: bool) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        native: NativeLayers | None,
+        *,
+        stride: int,
+        left: int,
+        activation: Activation | None,
+    ) -> None:
         """`weight` [in, out, kernel]; `left` outputs are trimmed at the start, and the length becomes n * stride.
 
-        `activated`: ELU is applied to the input first.
+        `activation` is applied to the input first.
         """
-        self.activated = activated
+        self.activation = activation
         num_inputs, self.num_outputs, _ = weight.shape
         taps = [
             F.pad(piece, (0, stride - piece.shape[2])).permute(2, 1, 0).reshape(-1, num_inputs)
             for piece in reversed(torch.split(weight, stride, dim=2))
         ]  # each [stride * out, in]; the last belongs to the current input
-        self.taps = _Taps(taps, None if bias is None else bias.repeat(stride))
+        self.taps = _Taps(taps, None if bias is None else bias.repeat(stride), native)
         self.stride, self.left = stride, left
 
     def new_state(self) -> UpsampleState:
@@ -197,7 +238,7 @@ class UpsampleState:
     def feed(self, x: Tensor, final: bool) -> Tensor:
         up = self._upsample
         silence = x.new_zeros(up.taps.span, x.shape[1])
-        x = _join(silence if self._held is None else self._held, x, up.activated)
+        x = _join(silence if self._held is None else self._held, x, up.activation)
         if final:
             x = torch.cat((x, silence))
         self._held = x[x.shape[0] - up.taps.span :].clone()
@@ -228,7 +269,7 @@ class ResidualState:
 
     def feed(self, x: Tensor, final: bool) -> Tensor:
         y = feed_through(self._branch, x, final)
-        short = _join(self._held, x if self._shortcut is None else self._shortcut.taps(x), activated=False)
+        short = _join(self._held, x if self._shortcut is None else self._shortcut.taps(x))
         self._held = short[y.shape[0] :].clone()
         return y.add_(short[: y.shape[0]])
 

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiocraft_api.engine.codec.decoder import BLOCK_FRAMES, StreamingCodec, WholeCodec, make_codec
-from audiocraft_api.engine.codec.lstm import Lstm
 from audiocraft_api.model import demo_parts, xformers_stub
 
 NUM_FRAMES = 120
@@ -168,9 +167,10 @@ def test_a_decoder_refuses_codes_after_its_last_ones(mono: Any) -> None:
 def test_context_follows_from_the_layers(wrappers: Any, changes: dict[str, Any]) -> None:
     codec = encodec(wrappers, **changes)
     codes = random_codes(codec, 23)
-    chunk_codec = make_codec(codec, block_frames=(1, 2, 6))
-    assert isinstance(chunk_codec, StreamingCodec)
-    assert_equal_to_whole(codec, codes, chunk_codec.new_decoder().feed(codes, final=True))
+    for is_native in (True, False):
+        chunk_codec = make_codec(codec, block_frames=(1, 2, 6), is_native=is_native)
+        assert isinstance(chunk_codec, StreamingCodec)
+        assert_equal_to_whole(codec, codes, chunk_codec.new_decoder().feed(codes, final=True))
 
 
 def test_the_released_shape_joins_to_the_whole(wrappers: Any) -> None:
@@ -201,14 +201,23 @@ def test_preparing_and_decoding_leave_the_loaded_codec_unchanged(mono: Any) -> N
     assert chunk_codec.codebooks[0].data_ptr() == mono.model.quantizer.layers[0].codebook.embed.data_ptr()
 
 
-def test_without_the_native_library_blocks_join_to_the_whole(mono: Any) -> None:
-    chunk_codec = make_codec(mono)
-    assert isinstance(chunk_codec, StreamingCodec)
-    chunk_codec.lstm = Lstm(chunk_codec.lstm.module, is_native=False)
-    codes = [random_codes(mono, 40, seed) for seed in range(3)]
+def test_with_the_native_library_the_bits_depend_on_neither_blocks_nor_threads(mono: Any) -> None:
+    codes = random_codes(mono)
+    waveforms = []
+    num_threads = torch.get_num_threads()
+    for threads, schedule in ((1, BLOCK_FRAMES), (3, BLOCK_FRAMES), (1, (NUM_FRAMES,)), (2, (1,)), (2, (7, 31))):
+        torch.set_num_threads(threads)
+        waveforms.append(make_codec(mono, schedule).new_decoder().feed(codes, final=True))
+    torch.set_num_threads(num_threads)
+    assert all(np.array_equal(waveform, waveforms[0]) for waveform in waveforms)
+
+
+def test_without_the_native_library_blocks_join_to_the_whole(stereo: Any) -> None:
+    chunk_codec = make_codec(stereo, is_native=False)
+    codes = [random_codes(stereo, 40, seed) for seed in range(3)]
     waveforms = chunk_codec.feed_many([(chunk_codec.new_decoder(), each, True) for each in codes])
     for each, waveform in zip(codes, waveforms, strict=True):
-        assert_equal_to_whole(mono, each, waveform)
+        assert_equal_to_whole(stereo, each, waveform)
 
 
 # audiocraft uses torch's older weight norm.

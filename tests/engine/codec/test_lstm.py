@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from audiocraft_api.engine.codec.lstm import Lstm, LstmState
 from audiocraft_api.engine.cpu.native.library import load_library
-from audiocraft_api.engine.cpu.native_lstm import NativeLstm, Steps, native_lstm
+from audiocraft_api.engine.cpu.native_layers import NativeLayers
 
 
 @pytest.fixture(scope="module")
-def library() -> ctypes.CDLL:
-    loaded = load_library()
-    assert loaded is not None
-    return loaded
+def native() -> NativeLayers:
+    library = load_library()
+    assert library is not None
+    return NativeLayers(library, 2)
 
 
 def module_of(size: int, num_layers: int = 2, bias: bool = True) -> nn.LSTM:
@@ -40,13 +38,15 @@ def advanced(lstm: Lstm, *feeds: list[Tensor]) -> tuple[list[Tensor], list[LstmS
 
 @pytest.mark.parametrize(("size", "num_layers", "bias"), [(16, 1, True), (48, 2, False), (272, 3, True)])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0], ids=["near zero", "usual", "saturated"])
-def test_outputs_and_states_match_the_reference(size: int, num_layers: int, bias: bool, scale: float) -> None:
+def test_outputs_and_states_match_the_reference(
+    native: NativeLayers, size: int, num_layers: int, bias: bool, scale: float
+) -> None:
     module = module_of(size, num_layers, bias)
     feeds = [blocks_of(size, lengths, scale) for lengths in ((5, 1, 9, 0, 3, 7), (2, 0, 4, 6, 1, 1))]
-    outputs, states = advanced(Lstm(module), *feeds)
+    outputs, states = advanced(Lstm(module, native), *feeds)
     # float64 shows that the error is that of rounding, however small the values are.
     exact_feeds = [[block.double() for block in blocks] for blocks in feeds]
-    expected, exact_states = advanced(Lstm(module_of(size, num_layers, bias).double(), is_native=False), *exact_feeds)
+    expected, exact_states = advanced(Lstm(module_of(size, num_layers, bias).double(), None), *exact_feeds)
     for output, exact in zip(outputs, expected, strict=True):
         assert (output - exact).norm() <= 1e-6 * exact.norm()
     for state, exact_state in zip(states, exact_states, strict=True):
@@ -54,27 +54,8 @@ def test_outputs_and_states_match_the_reference(size: int, num_layers: int, bias
         assert (state.cell - exact_state.cell).norm() <= 2e-6 * exact_state.cell.norm()
 
 
-@pytest.mark.parametrize("num_neighbors", range(1, 10))
-def test_a_sequences_bits_depend_on_neither_its_neighbors_nor_the_threads(
-    library: ctypes.CDLL, num_neighbors: int
-) -> None:
-    module, size = module_of(64, 1), 64
-    gates = torch.randn(12, 4 * size)
-    (expected,) = NativeLstm(module, library, num_threads=1).advance(0, [Steps(gates, *torch.zeros(2, size))])
-    sequences = [Steps(torch.randn(3 * number, 4 * size), *torch.randn(2, size)) for number in range(num_neighbors)]
-    place = num_neighbors // 2
-    sequences.insert(place, Steps(gates, *torch.zeros(2, size)))
-    assert torch.equal(NativeLstm(module, library, num_threads=3).advance(0, sequences)[place], expected)
-
-
-def test_a_layer_of_another_size_is_pytorchs() -> None:
-    assert native_lstm(module_of(24), 1) is None
-    outputs, _ = advanced(Lstm(module_of(24)), blocks_of(24, (3, 5)))
-    expected, _ = advanced(Lstm(module_of(24), is_native=False), blocks_of(24, (3, 5)))
+def test_a_layer_of_another_size_is_pytorchs(native: NativeLayers) -> None:
+    assert native.lstm(module_of(24)) is None
+    outputs, _ = advanced(Lstm(module_of(24), native), blocks_of(24, (3, 5)))
+    expected, _ = advanced(Lstm(module_of(24), None), blocks_of(24, (3, 5)))
     assert all(torch.equal(output, other) for output, other in zip(outputs, expected, strict=True))
-
-
-def test_an_error_of_the_library_is_raised(library: ctypes.CDLL) -> None:
-    lstm = NativeLstm(module_of(16, 1), library, num_threads=1)
-    with pytest.raises(RuntimeError, match="native LSTM failed"):
-        lstm.advance(7, [Steps(torch.zeros(1, 64), *torch.zeros(2, 16))])

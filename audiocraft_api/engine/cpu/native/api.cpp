@@ -4,7 +4,9 @@
 #include <exception>
 #include <mutex>
 #include <stdexcept>
+#include <utility>
 
+#include "convolution.h"
 #include "decoder.h"
 #include "lstm.h"
 #include "tiles.h"
@@ -19,10 +21,11 @@ struct Handle {
     Decoder decoder;
 };
 
-struct LstmHandle {
-    LstmHandle(int layers, int size, const float* const* weights, int threads) : lstm(layers, size, weights, threads) {}
-    std::mutex mutex;
-    native::Lstm lstm;
+// The threads of layers that are used one after the other.
+struct Workers {
+    explicit Workers(int threads) : pool(threads) {}
+    std::mutex mutex;  // a pool serves one call at a time
+    native::Pool pool;
 };
 
 enum Status { kOk = 0, kOutOfMemory = 1, kFailed = 2 };  // library.py declares kOutOfMemory, too
@@ -54,6 +57,22 @@ int locked(Handle* handle, Body&& body) {
     });
 }
 
+template <class Body>
+int locked(Workers* workers, Body&& body) {
+    return guarded([&] {
+        std::lock_guard<std::mutex> lock(workers->mutex);
+        body(workers->pool);
+    });
+}
+
+// Return null on failure.
+template <class T, class... Arguments>
+T* created(Arguments&&... arguments) {
+    T* made = nullptr;
+    guarded([&] { made = new T(std::forward<Arguments>(arguments)...); });
+    return made;
+}
+
 }  // namespace
 
 extern "C" {
@@ -63,12 +82,8 @@ const char* native_last_error() { return last_error; }
 // The instructions that multiply integers in this process.
 const char* native_integer_kernel() { return native::amx_available() ? "amx" : NATIVE_INTEGER_KERNEL; }
 
-// Return null on failure.
-Handle* native_create(const native::DecoderSpec* spec) {
-    Handle* handle = nullptr;
-    guarded([&] { handle = new Handle(*spec); });
-    return handle;
-}
+// This and the other functions that create an object return null on failure.
+Handle* native_create(const native::DecoderSpec* spec) { return created<Handle>(*spec); }
 
 void native_destroy(Handle* handle) { delete handle; }
 
@@ -109,20 +124,34 @@ int native_sample(Handle* handle, int count, const native::SamplingParams* param
     return locked(handle, [&](Decoder& decoder) { decoder.sample(params, count, logits, tokens); });
 }
 
-// Return null on failure.
-LstmHandle* native_lstm_create(int layers, int size, const float* const* weights, int threads) {
-    LstmHandle* handle = nullptr;
-    guarded([&] { handle = new LstmHandle(layers, size, weights, threads); });
-    return handle;
+Workers* native_workers_create(int threads) { return created<Workers>(threads); }
+
+void native_workers_destroy(Workers* workers) { delete workers; }
+
+native::Lstm* native_lstm_create(Workers* workers, int layers, int size, const float* const* weights) {
+    native::Lstm* lstm = nullptr;
+    locked(workers, [&](native::Pool& pool) { lstm = new native::Lstm(pool, layers, size, weights); });
+    return lstm;
 }
 
-void native_lstm_destroy(LstmHandle* handle) { delete handle; }
+void native_lstm_destroy(native::Lstm* lstm) { delete lstm; }
 
-int native_lstm_advance(LstmHandle* handle, int layer, const native::LstmSequence* sequences, int count) {
-    return guarded([&] {
-        std::lock_guard<std::mutex> lock(handle->mutex);
-        handle->lstm.advance(layer, sequences, count);
-    });
+int native_lstm_advance(Workers* workers, native::Lstm* lstm, int layer, const native::LstmSequence* sequences,
+                        int count) {
+    return locked(workers, [&](native::Pool& pool) { lstm->advance(pool, layer, sequences, count); });
 }
+
+native::Convolution* native_convolution_create(const native::ConvolutionSpec* spec) {
+    return created<native::Convolution>(*spec);
+}
+
+void native_convolution_destroy(native::Convolution* convolution) { delete convolution; }
+
+int native_convolution_apply(Workers* workers, const native::Convolution* convolution, const float* x, int64_t length,
+                             float* y) {
+    return locked(workers, [&](native::Pool& pool) { convolution->apply(pool, x, length, y); });
+}
+
+void native_elu(const float* x, int64_t count, float* y) { native::elu(x, count, y); }
 
 }  // extern "C"

@@ -74,6 +74,16 @@ class LstmSequence(Structure):
     _fields_ = [("steps", c_int32), *((name, c_void_p) for name in ("gates", "hidden", "cell", "outputs"))]
 
 
+class ConvolutionSpec(Structure):
+    """`ConvolutionSpec` of convolution.h."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("outputs", "inputs", "taps", "dilation")),
+        ("weights", c_void_p),
+        ("bias", c_void_p),
+    ]
+
+
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "native_last_error": (c_char_p, []),
     "native_integer_kernel": (c_char_p, []),
@@ -87,9 +97,15 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "native_clear_slot": (c_int, [c_void_p, c_int]),
     "native_forward": (c_int, [c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
     "native_sample": (c_int, [c_void_p, c_int, POINTER(SamplingParams), c_void_p, c_void_p]),
-    "native_lstm_create": (c_void_p, [c_int, c_int, POINTER(c_void_p), c_int]),
+    "native_workers_create": (c_void_p, [c_int]),
+    "native_workers_destroy": (None, [c_void_p]),
+    "native_lstm_create": (c_void_p, [c_void_p, c_int, c_int, POINTER(c_void_p)]),
     "native_lstm_destroy": (None, [c_void_p]),
-    "native_lstm_advance": (c_int, [c_void_p, c_int, POINTER(LstmSequence), c_int]),
+    "native_lstm_advance": (c_int, [c_void_p, c_void_p, c_int, POINTER(LstmSequence), c_int]),
+    "native_convolution_create": (c_void_p, [POINTER(ConvolutionSpec)]),
+    "native_convolution_destroy": (None, [c_void_p]),
+    "native_convolution_apply": (c_int, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p]),
+    "native_elu": (None, [c_void_p, c_int64, c_void_p]),
 }
 
 

@@ -22,14 +22,14 @@ Vec tanh(Vec x) {
 
 }  // namespace
 
-Lstm::Lstm(int layers, int size, const float* const* weights, int threads) : size_(size), pool_(threads) {
+Lstm::Lstm(Pool& pool, int layers, int size, const float* const* weights) : size_(size) {
     if (size <= 0 || size % kBlock) throw std::invalid_argument("the size of an LSTM must be a multiple of 16");
     for (int layer = 0; layer < layers; ++layer)
-        recurrent_.emplace_back(arena_, pool_, Format::kFloat, StoredWeights{weights[layer], Format::kFloat}, 4 * size,
+        recurrent_.emplace_back(arena_, pool, Format::kFloat, StoredWeights{weights[layer], Format::kFloat}, 4 * size,
                                 size);
 }
 
-void Lstm::advance(int layer, const LstmSequence* sequences, int count) {
+void Lstm::advance(Pool& pool, int layer, const LstmSequence* sequences, int count) {
     hidden_.resize(count, size_, {});
     gates_.resize(size_t(count) * 4 * size_);
     std::vector<const LstmSequence*> running;
@@ -38,17 +38,17 @@ void Lstm::advance(int layer, const LstmSequence* sequences, int count) {
         running.erase(std::remove_if(running.begin(), running.end(), [=](auto* each) { return each->steps <= now; }),
                       running.end());
         if (running.empty()) return;
-        step(recurrent_.at(layer), running.data(), int(running.size()), now);
+        step(pool, recurrent_.at(layer), running.data(), int(running.size()), now);
     }
 }
 
-void Lstm::step(const Linear& recurrent, const LstmSequence* const* sequences, int count, int step) {
+void Lstm::step(Pool& pool, const Linear& recurrent, const LstmSequence* const* sequences, int count, int step) {
     const int num_gates = 4 * size_;
     for (int i = 0; i < count; ++i) {
         std::copy_n(sequences[i]->hidden, size_, hidden_.row(i));
         std::copy_n(sequences[i]->gates + size_t(step) * num_gates, num_gates, &gates_[size_t(i) * num_gates]);
     }
-    recurrent.apply(pool_, hidden_, count, Epilogue::kAdd, gates_.data(), num_gates);
+    recurrent.apply(pool, hidden_, count, Epilogue::kAdd, gates_.data(), num_gates);
     for (int i = 0; i < count; ++i) {
         const float* gates = &gates_[size_t(i) * num_gates];
         const LstmSequence& own = *sequences[i];

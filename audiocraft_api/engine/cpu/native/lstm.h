@@ -27,16 +27,15 @@ struct LstmSequence {
 class Lstm {
 public:
     // `weights[layer]` is [4 * size, size]. Throws std::invalid_argument unless `size` is a multiple of kBlock.
-    Lstm(int layers, int size, const float* const* weights, int threads);
+    Lstm(Pool& pool, int layers, int size, const float* const* weights);
 
-    // Advance `count` sequences, each by its own number of steps.
-    void advance(int layer, const LstmSequence* sequences, int count);
+    // Advance `count` sequences, each by its own number of steps. One call at a time.
+    void advance(Pool& pool, int layer, const LstmSequence* sequences, int count);
 
 private:
-    void step(const Linear& recurrent, const LstmSequence* const* sequences, int count, int step);
+    void step(Pool& pool, const Linear& recurrent, const LstmSequence* const* sequences, int count, int step);
 
     int size_;
-    Pool pool_;
     Arena arena_;
     std::vector<Linear> recurrent_;
     Activations hidden_;
