@@ -159,7 +159,7 @@ def codec_section(quick: bool) -> dict[str, object]:
     return {
         figure: value
         for num_threads in (1, 2)
-        for figure, value in codec.seconds_per_second(num_threads, 2.0 if quick else 10.0, 3 if quick else 5).items()
+        for figure, value in codec.seconds_per_second(num_threads, 1.0 if quick else 10.0, 4).items()
     }
 
 

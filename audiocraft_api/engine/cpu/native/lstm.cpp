@@ -27,6 +27,7 @@ Lstm::Lstm(Pool& pool, int layers, int size, const float* const* weights) : size
     for (int layer = 0; layer < layers; ++layer)
         recurrent_.emplace_back(arena_, pool, Format::kFloat, StoredWeights{weights[layer], Format::kFloat}, 4 * size,
                                 size);
+    arena_.use_huge_pages();  // a step reads all weights: small pages take 1.2 times as long
 }
 
 void Lstm::advance(Pool& pool, int layer, const LstmSequence* sequences, int count) {
