@@ -89,7 +89,8 @@ class NativeConvolution:
         self._handle = layers.created(layers.library.native_convolution_create(ctypes.byref(spec)))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return [n - span, out] for a contiguous `x` [n, in] with n > span."""
+        """Return [n - span, out] for `x` [n, in] in float32 with n > span."""
+        x = x.contiguous()
         y = torch.empty(x.shape[0] - self._span, self._num_outputs)
         function = self._layers.library.native_convolution_apply
         self._layers.call(function, self._handle, x.data_ptr(), y.shape[0], y.data_ptr())
