@@ -65,21 +65,12 @@ void Convolution::run(const float* x, int64_t begin, int64_t end, int panel_begi
     }
 }
 
+// Call run_rows with the number of rows as a constant.
+template <int Rows>
 void Convolution::run_tile(int rows, const Tile& tile) const {
-    switch (rows) {
-        case 1: return run_rows<1>(tile);
-        case 2: return run_rows<2>(tile);
-        case 3: return run_rows<3>(tile);
-        case 4: return run_rows<4>(tile);
-        case 5: return run_rows<5>(tile);
-        case 6: return run_rows<6>(tile);
-        case 7: return run_rows<std::min(kTileRows, 7)>(tile);
-        case 8: return run_rows<std::min(kTileRows, 8)>(tile);
-        case 9: return run_rows<std::min(kTileRows, 9)>(tile);
-        case 10: return run_rows<std::min(kTileRows, 10)>(tile);
-        case 11: return run_rows<std::min(kTileRows, 11)>(tile);
-        case 12: return run_rows<std::min(kTileRows, 12)>(tile);
-    }
+    if constexpr (Rows < kTileRows)
+        if (rows > Rows) return run_tile<Rows + 1>(rows, tile);
+    run_rows<Rows>(tile);
 }
 
 template <int Rows>

@@ -46,6 +46,7 @@ private:
     };
 
     void run(const float* x, int64_t begin, int64_t end, int panel_begin, int panel_end, float* y) const;
+    template <int Rows = 1>
     void run_tile(int rows, const Tile& tile) const;
     template <int Rows>
     void run_rows(const Tile& tile) const;

@@ -1,6 +1,7 @@
 #include "lstm.h"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 
 namespace native {
@@ -33,8 +34,8 @@ Lstm::Lstm(Pool& pool, int layers, int size, const float* const* weights) : size
 void Lstm::advance(Pool& pool, int layer, const LstmSequence* sequences, int count) {
     hidden_.resize(count, size_, {});
     gates_.resize(size_t(count) * 4 * size_);
-    std::vector<const LstmSequence*> running;
-    for (int i = 0; i < count; ++i) running.push_back(sequences + i);
+    std::vector<const LstmSequence*> running(count);
+    std::iota(running.begin(), running.end(), sequences);
     for (int now = 0;; ++now) {
         running.erase(std::remove_if(running.begin(), running.end(), [=](auto* each) { return each->steps <= now; }),
                       running.end());
