@@ -21,7 +21,7 @@ def find_python(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_package_can_be_required() -> None:
     found = find_python("--with", "torch")
     assert found.returncode == 0, found.stderr
-    assert found.stdout.strip() == sys.executable
+    assert Path(found.stdout.strip()).parent == Path(sys.executable).parent
 
 
 def test_a_package_that_no_python_has_is_named() -> None:
