@@ -94,7 +94,7 @@ void Convolution::run_rows(const Tile& tile) const {
     }
     for (int r = 0; r < Rows; ++r) {
         float* y = tile.y + size_t(r) * outputs_;
-        float partial[kPanel];  // the last panel may have fewer outputs
+        float partial[kPanel] = {};  // the last panel may have fewer outputs
         float* to = tile.width == kPanel ? y : partial;
         if (to == partial) std::copy_n(y, tile.width, partial);
         const float* addend = tile.is_first ? tile.bias : to;
