@@ -1,8 +1,8 @@
 """Makes everything that ships of the demo models: `python -m demo_models` (`make train-demo`).
 
-Solves the codec, trains the mono model and from it the stereo model, writes their numbers, expands them to checkpoints
-and evaluates these. Steps that are done are not repeated, and training goes on where it stopped. `--quick` takes about
-two minutes and shows only that all steps work.
+Solves the codec, trains the mono model and from it the stereo model and the melody model, writes their numbers,
+expands them to checkpoints and evaluates these. Steps that are done are not repeated, and training goes on where it
+stopped. `--quick` takes about two minutes and shows only that all steps work.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from demo_models import codec, evaluation, export, generation
 from demo_models.synthesizer import make_grains
 from demo_models.training import Trainer, load_model
 
-STEPS = {"demo": 3400, "demo-stereo": 900}
-_QUICK_STEPS = {"demo": 12, "demo-stereo": 4}
+STEPS = {"demo": 3400, "demo-stereo": 900, "demo-melody": 2500}
+_QUICK_STEPS = {"demo": 12, "demo-stereo": 4, "demo-melody": 2}
 
 
 def make(directory: Path, data: Path, *, quick: bool = False) -> dict[str, Any]:
@@ -38,10 +38,10 @@ def make(directory: Path, data: Path, *, quick: bool = False) -> dict[str, Any]:
     for name, steps in (_QUICK_STEPS if quick else STEPS).items():
         checkpoint = directory / f"{name}.pt"
         print(f"Training {name}.", flush=True)
-        Trainer(checkpoint, steps, mono=mono).run(every=4 if quick else 30)
+        Trainer(checkpoint, steps, mono=mono, melody=name == "demo-melody").run(every=4 if quick else 30)
         model = load_model(checkpoint)
         mono = mono or model
-        export.write(data / f"{name}.safetensors", export.language_model_numbers(model), model.stereo)
+        export.write(data / f"{name}.safetensors", export.language_model_numbers(model), model)
         shutil.rmtree(directory / name, ignore_errors=True)
         (directory / name).mkdir()
         demo.write_trained(directory / name, codec_file, data / f"{name}.safetensors")

@@ -111,6 +111,12 @@ _LONGEST = 16 * max(TEMPOS)  # frames of a note
 _PATHS = tuple(_paths(part, _LONGEST) for part in PARTS)
 
 
+def successors_of(part: int, code: int) -> Codes:
+    """Return a code and those that follow it when nothing new begins."""
+    path: Codes = _PATHS[part][code]
+    return path
+
+
 def _write(row: Codes, part: int, onset: int, start: int, length: int) -> None:
     """Write a note of `length` frames. A sustained note ends with its release; a decaying note rings on."""
     code = PARTS[part].codes[onset]

@@ -14,7 +14,8 @@ from safetensors.numpy import save
 
 from demo_models import text
 from demo_models.codec import Solution
-from demo_models.language_model import DIM, NUM_HEADS, NUM_LAYERS, LanguageModel
+from demo_models.dimensions import DIM, HOP, NUM_HEADS, NUM_LAYERS, WINDOW
+from demo_models.language_model import LanguageModel
 
 Array = NDArray[Any]
 
@@ -39,10 +40,17 @@ def language_model_numbers(model: LanguageModel) -> dict[str, Array]:
     }
     for kind, tables, scale in (("emb", model.inputs, 1.0), ("linears", model.outputs, SHARPNESS)):
         for k, table in enumerate(tables):
-            rows = table.shared.detach().clone() * scale  # type: ignore[operator, union-attr]
+            rows = table.rows().detach().clone() * scale  # type: ignore[operator, union-attr]
             rows[0] = 0
             arrays[f"lm.{kind}.{k}.rows"] = _half(rows)
             arrays[f"lm.{kind}.{k}.index"] = table.index.numpy().astype(np.int16)  # type: ignore[operator, union-attr]
+    if model.melody:
+        conditioner = "lm.condition_provider.conditioners.self_wav"
+        arrays |= {
+            f"{conditioner}.output_proj.weight": _half(model.embed_melody.weight),
+            f"{conditioner}.output_proj.bias": np.zeros(DIM, np.float16),
+            f"{conditioner}.chroma.spec.window": _half(torch.hann_window(WINDOW)),
+        }
     for i, layer in enumerate(model.layers):
         arrays |= {f"lm.transformer.layers.{i}.{name}": _half(tensor) for name, tensor in _layer(layer).items()}
     return arrays
@@ -67,7 +75,7 @@ def _half(tensor: Any) -> Array:
     return array
 
 
-def facts(stereo: bool = False) -> dict[str, Any]:
+def facts(model: LanguageModel | None = None) -> dict[str, Any]:
     """Return what the expansion needs to know of the text encoder and of the language model."""
     return {
         "pieces": text.pieces(),
@@ -75,13 +83,18 @@ def facts(stereo: bool = False) -> dict[str, Any]:
         "effect_size": text.EFFECT,
         "offsets": text.OFFSETS,
         "configuration": {
-            "melody": False, "stereo": stereo, "dim": DIM, "num_heads": NUM_HEADS, "num_layers": NUM_LAYERS,
-        },
-    }  # fmt: skip
+            "melody": model is not None and model.melody,
+            "stereo": model is not None and model.stereo,
+            "dim": DIM,
+            "num_heads": NUM_HEADS,
+            "num_layers": NUM_LAYERS if model is None else len(model.layers),
+        }
+        | ({"melody_hop": HOP, "text_in_prefix": False} if model is not None and model.melody else {}),
+    }
 
 
-def write(path: Path, arrays: dict[str, Array], stereo: bool = False) -> None:
+def write(path: Path, arrays: dict[str, Array], model: LanguageModel | None = None) -> None:
     """Write arrays as safetensors, with the facts in the metadata. The same arrays make the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
-    path.write_bytes(save(contiguous, {"facts": json.dumps(facts(stereo))}))
+    path.write_bytes(save(contiguous, {"facts": json.dumps(facts(model))}))

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demo_models import text
+from demo_models import alignment, text
+from demo_models.dimensions import DIM, NUM_CLASSES, NUM_HEADS, NUM_LAYERS, NUM_PLACES
 from demo_models.rounding import round_keys, round_vectors, round_weights
 from demo_models.score import NUM_CODES, PARTS, Code, Part
 from demo_models.stereo import LEADERS
 
 SPECIAL = NUM_CODES  # the token where a codebook has no code
-DIM, NUM_HEADS, NUM_LAYERS = 128, 4, 4
 _TIE = 5.0  # scale of an embedding row that starts as a copy of an output row
 _ANNOUNCED = 4.0  # norm of an embedding row of what is announced, at first; other rows begin with a norm near 1
 # Dimensions in which embeddings are zero at first. By the positions' frequencies in `_RECENT` a head can prefer the
@@ -75,6 +75,7 @@ class Table(nn.Module):
     """
 
     index: Tensor
+    used: Tensor
 
     def __init__(self, part: Part, output: Table | None = None) -> None:
         super().__init__()
@@ -101,9 +102,14 @@ class Table(nn.Module):
                     shared[i] = _TIE * output.shared[output.names[name[1]]].detach()
             shared[:, _RESERVED] = 0
         self.shared = nn.Parameter(shared)
+        self.register_buffer("used", torch.ones(DIM), persistent=False)
+
+    def rows(self) -> Tensor:
+        """Return the shared rows, zero in dimensions that are not used."""
+        return self.shared * self.used
 
     def forward(self) -> Tensor:
-        return F.embedding_bag(self.index, self.shared, mode="sum", padding_idx=0)
+        return F.embedding_bag(self.index, self.rows(), mode="sum", padding_idx=0)
 
 
 class Layer(nn.Module):
@@ -148,9 +154,9 @@ def _join(x: Tensor) -> Tensor:
 class LanguageModel(nn.Module):
     """A model with one codebook for each part, or in stereo with two: the left and the right side."""
 
-    def __init__(self, stereo: bool = False) -> None:
+    def __init__(self, stereo: bool = False, melody: bool = False) -> None:
         super().__init__()
-        self.stereo = stereo
+        self.stereo, self.melody = stereo, melody
         self.rounded = False  # whether to compute as int6 does
         self.parts = [part for part in PARTS for _ in range(2 if stereo else 1)]
         self.delays = [delay for delay in range(len(PARTS)) for _ in range(2 if stereo else 1)]
@@ -161,13 +167,14 @@ class LanguageModel(nn.Module):
         self.project = nn.Linear(text.DIM, DIM)
         self.layers = nn.ModuleList(Layer() for _ in range(NUM_LAYERS))
         self.out_norm = nn.LayerNorm(DIM)
-        if not stereo:
+        if melody:
+            self._listen()
+        if not stereo and not melody:
             for head, part in enumerate((1, 2)):
                 self._look_for_announcements(head, part)
 
     @torch.no_grad()
-    def widen(self, mono: LanguageModel) -> None:
-        """Begin as a trained mono model: in each part one side leads, and the other one is not heard yet."""
+    def _widen(self, mono: LanguageModel) -> None:
         own, state = self.state_dict(), mono.state_dict()
         for k, leader in enumerate(LEADERS):
             for kind in ("inputs", "outputs"):
@@ -175,6 +182,33 @@ class LanguageModel(nn.Module):
                 own[f"{kind}.{2 * k + leader}.shared"] = rows
                 own[f"{kind}.{2 * k + 1 - leader}.shared"] = rows if kind == "outputs" else torch.zeros_like(rows)
         self.load_state_dict(own | state)
+
+    def _listen(self) -> None:
+        """Add the embedding of the melody, and a first layer that looks up what it plays."""
+        self.embed_melody = nn.Linear(NUM_CLASSES, DIM, bias=False)
+        first = Layer()
+        alignment.set_embedding(self.embed_melody.weight)
+        kept = alignment.set_heads(first.attend.weight, first.attend_out.weight)
+        first.attend.weight.register_hook(lambda gradient: gradient * ~kept[:, None])
+        self.layers.insert(0, first)
+        for table in self.inputs:
+            table.used[list(alignment.POSITIONS_ONLY)] = 0  # type: ignore[index]
+
+    @torch.no_grad()
+    def begin_as(self, mono: LanguageModel) -> None:
+        """Begin as a trained mono model. A melody model has a layer before its layers.
+
+        In each part of a stereo model one side leads, and the other one is not heard yet.
+        """
+        if self.stereo:
+            self._widen(mono)
+            return
+        shift = {f"layers.{i}.": f"layers.{i + 1}." for i in range(NUM_LAYERS)}
+        state = {
+            next((name.replace(old, new, 1) for old, new in shift.items() if name.startswith(old)), name): tensor
+            for name, tensor in mono.state_dict().items()
+        }
+        self.load_state_dict(self.state_dict() | state)
 
     @torch.no_grad()
     def _look_for_announcements(self, head: int, part: int) -> None:
@@ -200,19 +234,25 @@ class LanguageModel(nn.Module):
         rows: Tensor = self.outputs[k]()
         return round_weights(rows) if self.rounded else rows
 
-    def forward(self, tokens: Tensor, positions: Tensor, words: Tensor, keep: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, positions: Tensor, words: Tensor, keep: Tensor, chroma: Tensor | None = None
+    ) -> Tensor:
         """Return states [B, S, DIM] for tokens [B, K, S] at positions [B, S], and padded word ids [B, L].
 
-        Where `keep` [B] is 0 the caption is dropped, as audiocraft drops it: its states are zero.
+        Where `keep` [B] is 0 the caption is dropped, as audiocraft drops it: its states are zero. A melody model also
+        needs `chroma` [B, NUM_PLACES, 12], which is zero without a melody. It comes before the tokens.
         """
         source = self.project(text.encode(self.words(), words)) * keep[:, None, None]
         mask = (words != text.PAD)[:, None, None]
-        x = sinusoids(positions)
+        num_places = 0 if chroma is None else NUM_PLACES
+        x = sinusoids(positions + num_places)
         for k, table in enumerate(self.inputs):
             x = x + F.embedding(tokens[:, k], table())
+        if chroma is not None:
+            x = torch.cat((self.embed_melody(chroma) + sinusoids(torch.arange(num_places)), x), 1)
         for layer in self.layers:
             x = layer(x, source, mask, self.rounded)
-        states: Tensor = self.out_norm(x)
+        states: Tensor = self.out_norm(x[:, num_places:])
         return states
 
 

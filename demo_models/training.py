@@ -12,18 +12,22 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from demo_models import text
 from demo_models.captions import draw_caption
 from demo_models.composer import Codes, bar_frames, compose, draw_facts
+from demo_models.dimensions import NUM_CLASSES, NUM_PLACES
 from demo_models.language_model import SPECIAL, LanguageModel
+from demo_models.melody import compose_with_melody
 from demo_models.optimizer import Muon
 from demo_models.score import NUM_CODES, PARTS
 from demo_models.stereo import widen
@@ -33,8 +37,11 @@ CAPTION_DROPOUT = 0.2
 NO_TARGET = -1
 # Frames and pieces of a batch: beginnings, windows, whole pieces of 15 s and 30 s.
 _BEGINNINGS, _WINDOWS, _LONG, _WHOLE = (24, 64), (256, 10), (750, 4), (1500, 2)
+_LONGER = (512, 4)  # windows of the melody model, whose prefix makes short ones expensive
+_ANYWHERE = (_WINDOWS[0], _LONGER[0])  # lengths that begin at any bar
 _EARLY = (_BEGINNINGS, _WINDOWS, _WINDOWS)
 _LATE = (_BEGINNINGS, _WINDOWS, _WINDOWS, _LONG, _WINDOWS, _WINDOWS, _WHOLE)
+_MELODY = (_LONGER, _LONGER, (750, 3), _LONGER, _WHOLE)
 _LATE_FROM = 0.6  # share of the steps
 _ROUNDED_FROM = 0.4  # share of the steps after which the model computes as the service's int6 does
 # Decisions are the frames in which something begins, and those at the start of a sixteenth note in which something
@@ -43,6 +50,14 @@ _DECISION_WEIGHT, _CALM_SHARE = 2.5, 0.15
 # The share of windows from the middle of a piece whose caption is that of another piece. Once music plays, it decides
 # what follows: otherwise guidance would pull every frame toward what the caption asks for, and break notes.
 _WRONG_CAPTION = 0.5
+_WITH_MELODY = 0.7  # share of the melody model's pieces that follow one
+# The melody model learns with the guidance that the service adds. A melody decides in almost every bar, and so guidance
+# would raise whatever the model finds a little less unlikely with a melody than without.
+_GUIDANCE, _FREE_WEIGHT = (1.0, 3.0, 3.0, 6.0), 0.2
+_GUIDED_FROM = 0.2  # share of the steps
+# The learning rate of the melody model falls in three cycles, which are these shares of the steps. What begins late
+# begins in the first cycle. In the last one, leads go astray in a share of the bars, and the model learns to come back.
+_MELODY_CYCLES, _ASTRAY = (0.4, 0.4, 0.2), 0.3
 _BLIND = 8  # columns at the start of a window in which what is announced cannot be known
 
 
@@ -61,17 +76,36 @@ def _shifted(values: Codes, delays: Sequence[int], fill: int) -> Codes:
     return shifted
 
 
-def _example(rng: np.random.Generator, frames: int, delays: Sequence[int]) -> tuple[Codes, Codes, Codes, int, str]:
-    """Return inputs, targets and starts of sixteenth notes [K, frames], the first position, and a caption."""
-    facts = draw_facts(rng)
+@dataclass(frozen=True)
+class _Example:
+    """Inputs, targets and starts of sixteenth notes [K, frames], the first position, and the conditions."""
+
+    inputs: Codes
+    targets: Codes
+    on_grid: Codes
+    start: int
+    caption: str
+    chroma: NDArray[np.float32] | None  # [NUM_PLACES, 12] for a melody model; zero without a melody
+
+
+def _example(rng: np.random.Generator, frames: int, model: LanguageModel, astray: float) -> _Example:
+    facts, delays = draw_facts(rng), model.delays
     bar = bar_frames(facts)
     longest = 1500 // bar + 1
     needed = -(-frames // bar) + 1
     first = 0
-    if frames == _WINDOWS[0]:
+    if frames in _ANYWHERE:
         first = int(rng.integers(max(1, longest - needed)))
-    codes = compose(rng, facts, first + needed)
-    codes = codes if len(delays) == len(codes) else widen(codes)
+    chroma = None
+    if model.melody and rng.random() < _WITH_MELODY:
+        codes, facts, classes, is_astray = compose_with_melody(rng, facts, first + needed, astray)
+        chroma = np.eye(NUM_CLASSES, dtype=np.float32)[classes]
+    else:
+        codes = compose(rng, facts, first + needed)
+        is_astray = np.zeros(codes.shape[1], bool)
+    if model.melody and chroma is None:
+        chroma = np.zeros((NUM_PLACES, NUM_CLASSES), np.float32)
+    codes = widen(codes) if model.stereo else codes
     inputs, targets = delayed(codes, delays)
     on_grid = np.broadcast_to(np.arange(codes.shape[1]) % facts.tempo == 0, codes.shape)
     window = slice(first * bar, first * bar + frames)
@@ -79,33 +113,54 @@ def _example(rng: np.random.Generator, frames: int, delays: Sequence[int]) -> tu
     if first:
         targets[:, :_BLIND] = NO_TARGET
     heard = draw_facts(rng) if first and rng.random() < _WRONG_CAPTION else facts
-    return inputs, targets, _shifted(on_grid, delays, 0)[:, 1:][:, window], window.start, draw_caption(rng, heard)
+    on_grid = _shifted(on_grid, delays, 0)[:, 1:][:, window]
+    if astray:
+        of_lead = is_astray & (np.array([part is PARTS[3] for part in model.parts])[:, None])
+        targets[_shifted(of_lead, delays, 0)[:, 1:][:, window] > 0] = NO_TARGET
+    return _Example(inputs, targets, on_grid, window.start, draw_caption(rng, heard), chroma)
 
 
-def draw_batch(rng: np.random.Generator, frames: int, size: int, delays: Sequence[int]) -> dict[str, Tensor]:
-    """Return tokens, targets and on_grid [B, K, S], positions [B, S], words [B, L] and keep [B]."""
-    examples = [_example(rng, frames, delays) for _ in range(size)]
-    ids = [text.encode_words(caption) for *_, caption in examples]
+def draw_batch(
+    rng: np.random.Generator, frames: int, size: int, model: LanguageModel, guided: bool = False, astray: float = 0.0
+) -> dict[str, Tensor]:
+    """Return tokens, targets and on_grid [B, K, S], positions [B, S], words [B, L], keep [B] and a melody's chroma."""
+    examples = [_example(rng, frames, model, astray) for _ in range(size)]
+    ids = [text.encode_words(each.caption) for each in examples]
     words = np.full((size, max(map(len, ids))), text.PAD)
     for row, sequence in zip(words, ids, strict=True):
         row[: len(sequence)] = sequence
-    starts = np.array([start for *_, start, _ in examples])
-    return {
-        "tokens": torch.tensor(np.stack([inputs for inputs, *_ in examples])),
-        "targets": torch.tensor(np.stack([targets for _, targets, *_ in examples])),
-        "on_grid": torch.tensor(np.stack([on_grid for _, _, on_grid, *_ in examples])) > 0,
+    starts = np.array([each.start for each in examples])
+    batch = {
+        "tokens": torch.tensor(np.stack([each.inputs for each in examples])),
+        "targets": torch.tensor(np.stack([each.targets for each in examples])),
+        "on_grid": torch.tensor(np.stack([each.on_grid for each in examples])) > 0,
         "positions": torch.tensor(starts[:, None] + np.arange(frames)),
         "words": torch.tensor(words),
         "keep": torch.tensor(rng.random(size) >= CAPTION_DROPOUT, dtype=torch.float32),
     }
+    if model.melody:
+        batch["chroma"] = torch.tensor(np.stack([each.chroma for each in examples]))  # type: ignore[arg-type]
+        batch["guidance"] = torch.tensor(rng.choice(_GUIDANCE if guided else [1.0], size), dtype=torch.float32)
+    return batch
 
 
 def loss_of(model: LanguageModel, batch: dict[str, Tensor]) -> tuple[Tensor, list[float]]:
     """Return the loss, and the cross-entropy of each codebook where something begins and where nothing does.
 
-    Where nothing does, the starts of sixteenth notes are more than their share.
+    Where nothing does, the starts of sixteenth notes are more than their share. The loss of a melody model is that of
+    the guided states, as the service computes them, and a share of that of the states without any condition.
     """
-    states = model(batch["tokens"], batch["positions"], batch["words"], batch["keep"])
+    inputs = (batch["tokens"], batch["positions"], batch["words"])
+    if not model.melody:
+        return _loss_of_states(model, batch, model(*inputs, batch["keep"]))
+    free = model(*inputs, torch.zeros_like(batch["keep"]), torch.zeros_like(batch["chroma"]))
+    conditional = model(*inputs, batch["keep"], batch["chroma"])
+    guided = free + batch["guidance"][:, None, None] * (conditional - free)
+    loss, figures = _loss_of_states(model, batch, guided)
+    return loss + _FREE_WEIGHT * _loss_of_states(model, batch, free)[0], figures
+
+
+def _loss_of_states(model: LanguageModel, batch: dict[str, Tensor], states: Tensor) -> tuple[Tensor, list[float]]:
     loss, figures = torch.zeros(()), []
     for k in range(len(model.outputs)):
         targets = batch["targets"][:, k]
@@ -126,14 +181,17 @@ def loss_of(model: LanguageModel, batch: dict[str, Tensor]) -> tuple[Tensor, lis
 class Trainer:
     """A training run that saves everything that it needs to go on."""
 
-    def __init__(self, path: Path, steps: int, seed: int = 0, mono: LanguageModel | None = None) -> None:
-        """Begin or resume a run. With a trained `mono` model the run makes a stereo model of it."""
+    def __init__(
+        self, path: Path, steps: int, seed: int = 0, mono: LanguageModel | None = None, melody: bool = False
+    ) -> None:
+        """Begin or resume a run. With a trained `mono` model the run makes a stereo or a melody model of it."""
         torch.manual_seed(seed)
         self.path, self.steps, self.step = path, steps, 0
+        self.cycles = [round(share * steps) for share in (_MELODY_CYCLES if melody else (1.0,))]
         self.rng = np.random.default_rng(seed)
-        self.model = LanguageModel(stereo=mono is not None)
+        self.model = LanguageModel(stereo=mono is not None and not melody, melody=melody)
         if mono is not None:
-            self.model.widen(mono)
+            self.model.begin_as(mono)
         matrices = [p for p in self.model.layers.parameters() if p.dim() == 2]
         rest = [p for p in self.model.parameters() if all(p is not matrix for matrix in matrices)]
         self.optimizers = (Muon(matrices), torch.optim.AdamW(rest, betas=(0.9, 0.97), weight_decay=0.01))
@@ -163,7 +221,10 @@ class Trainer:
         os.replace(temporary, self.path)
 
     def learning_rate(self) -> float:
-        done = self.step / self.steps
+        step, cycles = self.step, list(self.cycles)
+        while len(cycles) > 1 and step >= cycles[0]:
+            step -= cycles.pop(0)
+        done = step / cycles[0]
         return LEARNING_RATE * min(1, (self.step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def run(self, every: int = 30) -> None:
@@ -171,10 +232,12 @@ class Trainer:
         begun, first, frames = time.monotonic(), self.step, 0
         figures: dict[int, list[list[float]]] = {}
         while self.step < self.steps:
-            kinds = _EARLY if self.step < _LATE_FROM * self.steps else _LATE
-            self.model.rounded = self.step >= _ROUNDED_FROM * self.steps
+            kinds = _MELODY if self.model.melody else _EARLY if self.step < _LATE_FROM * self.cycles[0] else _LATE
+            self.model.rounded = self.step >= _ROUNDED_FROM * self.cycles[0]
             length, size = kinds[self.step % len(kinds)]
-            batch = draw_batch(self.rng, length, size, self.model.delays)
+            guided = self.step >= _GUIDED_FROM * self.cycles[0]
+            astray = _ASTRAY if self.step >= sum(self.cycles[:2]) else 0.0
+            batch = draw_batch(self.rng, length, size, self.model, guided, astray)
             figures.setdefault(length, []).append(self._train(batch))
             frames += length * size
             if self.step % every == 0 or self.step == self.steps:
@@ -211,7 +274,7 @@ def _summary(model: LanguageModel, rows: list[list[float]]) -> str:
 def load_model(path: Path) -> LanguageModel:
     """Return the model of a training checkpoint."""
     state = torch.load(path, weights_only=False)["model"]
-    model = LanguageModel(stereo=any(name.startswith("inputs.4.") for name in state))
+    model = LanguageModel(stereo="inputs.4.shared" in state, melody="embed_melody.weight" in state)
     model.load_state_dict(state)
     return model.eval()
 
@@ -221,12 +284,13 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--mono", type=Path, help="checkpoint of a mono model, to make a stereo model of it")
+    parser.add_argument("--mono", type=Path, help="checkpoint of a mono model, to make another model of it")
+    parser.add_argument("--melody", action="store_true", help="make a melody model and not a stereo model")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     mono = None if arguments.mono is None else load_model(arguments.mono)
-    Trainer(arguments.checkpoint, arguments.steps, mono=mono).run()
+    Trainer(arguments.checkpoint, arguments.steps, mono=mono, melody=arguments.melody).run()
 
 
 if __name__ == "__main__":

@@ -155,7 +155,8 @@ class LoadedModel:
         windows it is where the window starts, and the melody is shifted to there (`musicgen.py::_generate_tokens`).
 
         With `negative_description`, each text is encoded in its own length, because padding would be attended. Only a
-        model with a prefix pads the shorter one, as audiocraft does within a batch, so that both prefixes end together.
+        model with text in its prefix pads the shorter one, as audiocraft does within a batch, so that both prefixes end
+        together.
         """
         wrapper = self._wrapper()
         attributes = self._attributes(wrapper, description, melody)
@@ -166,7 +167,7 @@ class LoadedModel:
         if negative_description is not None:
             null[0].text["description"] = negative_description
         with wrapper.autocast:
-            if negative_description is not None and not self.has_prefix:
+            if negative_description is not None and "description" not in self.lm.fuser.fuse2cond["prepend"]:
                 cond, uncond = provider(provider.tokenize(attributes)), provider(provider.tokenize(null))
             else:
                 both = provider(provider.tokenize(attributes + null))

@@ -21,11 +21,9 @@ from audiocraft_api.core.constants import (
     WINDOW_SECONDS,
 )
 from audiocraft_api.core.errors import InvalidRequest
-from audiocraft_api.model.demo import TRAINED
 
 RELEASED_LICENSE = "CC-BY-NC-4.0"
-TRAINED_NOTICE = "Small demo model, trained on synthesized music."
-UNTRAINED_NOTICE = "Untrained: generates noise-like sound, so that everything can be tried without a download."
+DEMO_NOTICE = "Small demo model, trained on synthesized music."
 
 # A model's name is also the name of its directory in `checkpoints_dir`.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -77,7 +75,7 @@ def _stereo(name: str, description: str, *, melody: bool = False) -> ModelSpec:
 
 
 def _demo(name: str, description: str, **abilities: Any) -> ModelSpec:
-    description = f"{description} {TRAINED_NOTICE if name in TRAINED else UNTRAINED_NOTICE}"
+    description = f"{description} {DEMO_NOTICE}"
     return ModelSpec(name, BUILT_IN, licence="MIT", commercial_use=True, description=description, **abilities)
 
 
@@ -102,8 +100,8 @@ _DEFAULT_SPECS = (
         description="AudioGen medium: text to sound effects, 1.5 billion parameters.",
     ),
     _demo("demo", "Text to music."),
-    _demo("demo-melody", "Tiny text-and-melody-to-music model.", melody=True),
-    _demo("demo-stereo", "Tiny stereo text-to-music model.", channels=2, num_codebooks=8),
+    _demo("demo-melody", "Text and a melody to music.", melody=True),
+    _demo("demo-stereo", "Text to stereo music.", channels=2, num_codebooks=8),
 )
 
 # The models behind the public sizes of POST /generate-with-melody; other melody models are requested by name.

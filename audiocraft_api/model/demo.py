@@ -1,9 +1,9 @@
 """Makes the demo checkpoints: complete, small MusicGen models in audiocraft's own file format.
 
-Those in `TRAINED` are expanded from the numbers in `demo_data/`, which `demo_models/` trains; the others are untrained.
-The files are the same each time. `python -m audiocraft_api.model.demo [directory]` makes all of them. Each directory
-contains `state_dict.bin`, `compression_state_dict.bin` and, in the layout of the model hub's cache, the text encoder,
-the codec and the source separator that these two name by id.
+They are expanded from the numbers in `demo_data/`, which `demo_models/` trains. The files are the same each time.
+`python -m audiocraft_api.model.demo [directory]` makes all of them. Each directory contains `state_dict.bin`,
+`compression_state_dict.bin` and, in the layout of the model hub's cache, the text encoder, the codec and the source
+separator that these two name by id.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NAMES = ("demo", "demo-melody", "demo-stereo")
-TRAINED = ("demo", "demo-stereo")
 DATA = Path(__file__).parent / "demo_data"
 CODEC_FILE = "codec.safetensors"
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 def build(name: str, directory: Path, write: Callable[[str, Path], None] | None = None) -> Path:
     """Make one demo checkpoint in `directory` unless it exists, and return its path. Safe to call concurrently.
 
-    `write(name, directory)` fills its directory; by default with the trained model, if there is one.
+    `write(name, directory)` fills its directory; by default with the trained model.
     """
     target = directory / name
     if target.is_dir():
@@ -57,14 +57,11 @@ def build(name: str, directory: Path, write: Callable[[str, Path], None] | None 
 
 
 def _write(name: str, directory: Path) -> None:
-    if name in TRAINED:
-        write_trained(directory, DATA / CODEC_FILE, DATA / f"{name}.safetensors")
-    else:
-        write_untrained(name, directory)
+    write_trained(directory, DATA / CODEC_FILE, DATA / f"{name}.safetensors")
 
 
 def write_untrained(name: str, directory: Path) -> None:
-    """Write a checkpoint of random weights, which generates noise."""
+    """Write a checkpoint of random weights, which generates noise and has all of the released models' structure."""
     import torch
     from omegaconf import OmegaConf
 
@@ -91,7 +88,7 @@ def write_trained(directory: Path, codec_file: Path, model_file: Path) -> None:
     import torch
     from omegaconf import OmegaConf
 
-    from audiocraft_api.model import demo_codec, demo_weights
+    from audiocraft_api.model import demo_codec, demo_separator, demo_weights
     from audiocraft_api.model import demo_parts as parts
 
     codec_numbers, _ = demo_weights.read(codec_file)
@@ -101,6 +98,8 @@ def write_trained(directory: Path, codec_file: Path, model_file: Path) -> None:
     encoder = demo_weights.text_encoder(numbers, facts)
     add_repository(hub, parts.TEXT_ENCODER_ID, tokenizer.save_pretrained, encoder.save_pretrained)
     add_repository(hub, parts.CODEC_ID, demo_codec.build(codec_numbers).save_pretrained, demo_codec.halve_codebooks)
+    if facts["configuration"]["melody"]:
+        add_repository(hub, parts.SEPARATOR_ID, partial(demo_separator.write, parts.SEPARATOR_ID))
     state = demo_weights.language_model_state(numbers)
     config = OmegaConf.create(parts.configuration(**facts["configuration"]))
     _save(directory / "state_dict.bin", config, state)

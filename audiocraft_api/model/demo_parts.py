@@ -101,18 +101,11 @@ def save_separator(directory: Path) -> None:
     demo_separator.save_separator(directory, model, arguments)
 
 
-def configuration(
-    *, melody: bool, stereo: bool, dim: int = _LM_DIM, num_heads: int = 2, num_layers: int = 2
-) -> dict[str, Any]:
-    """Return the content of `xp.cfg`."""
+def configuration(**shape: Any) -> dict[str, Any]:
+    """Return the content of `xp.cfg`. `shape` is what `released_configuration.configuration` takes, besides the ids."""
+    untrained = {"dim": _LM_DIM, "num_heads": 2, "num_layers": 2}
     return released_configuration.configuration(
-        text_encoder=TEXT_ENCODER_ID,
-        separator=SEPARATOR_ID,
-        melody=melody,
-        stereo=stereo,
-        dim=dim,
-        num_heads=num_heads,
-        num_layers=num_layers,
+        text_encoder=TEXT_ENCODER_ID, separator=SEPARATOR_ID, **untrained | shape
     )
 
 

@@ -20,8 +20,7 @@ from audiocraft_api.core.errors import ModelUnavailable
 from audiocraft_api.core.load_progress import LoadProgress, ReportProgress, ignore
 from audiocraft_api.core.out_of_memory import is_out_of_memory
 from audiocraft_api.model import checkpoint_file, revisions, training_checkpoint, transformers_checkpoint
-from audiocraft_api.model.catalog import UNTRAINED_NOTICE, Catalog, ModelSpec
-from audiocraft_api.model.demo import TRAINED
+from audiocraft_api.model.catalog import Catalog, ModelSpec
 from audiocraft_api.model.hub import Hub, WrongCheckpoint
 
 if TYPE_CHECKING:
@@ -79,8 +78,6 @@ def load_model(spec: ModelSpec, catalog: Catalog, config: Config, report: Report
         logger.exception("Loading %s failed.", spec.name)
         raise ModelUnavailable(_sentence(spec, error), _RETRY_SECONDS) from None
     logger.info("Loaded %s on %s in %.1f s.", spec.name, model.device, time.monotonic() - begin)
-    if spec.is_built_in and spec.name not in TRAINED:
-        logger.warning("%s: %s", spec.name, UNTRAINED_NOTICE)
     return model
 
 

@@ -22,10 +22,13 @@ def configuration(
     separator: str | None = None,
     sample_rate: int = 32_000,
     window_seconds: int = 30,
+    melody_hop: int | None = None,
+    text_in_prefix: bool = True,
 ) -> dict[str, Any]:
     """Return the content of a language model's `xp.cfg`. `text_encoder` and `separator` are ids of repositories.
 
-    Without a separator, a melody model uses the released one.
+    Without a separator, a melody model uses the released one. Its chroma has one place for each `melody_hop` samples,
+    4,096 in the released models, which also put the text before the codes; otherwise cross-attention reads the text.
     """
     conditioners: dict[str, Any] = {
         "description": {
@@ -40,7 +43,10 @@ def configuration(
         }  # fmt: skip
         if separator is not None:
             chroma["separator"] = separator
+        if melody_hop is not None:
+            chroma["winhop"] = melody_hop
         conditioners = {"self_wav": {"model": "chroma_stem", "chroma_stem": chroma}, **conditioners}
+    prepended = (["self_wav", "description"] if text_in_prefix else ["self_wav"]) if melody else []
     return {
         "lm_model": "transformer_lm",
         "device": "cpu",
@@ -70,8 +76,8 @@ def configuration(
         "attribute_dropout": {"args": {"active_on_eval": False}},
         "fuser": {
             "cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1, "sum": [],
-            "prepend": ["self_wav", "description"] if melody else [],
-            "cross": [] if melody else ["description"],
+            "prepend": prepended,
+            "cross": [] if "description" in prepended else ["description"],
             "input_interpolate": [],
         },
         "conditioners": {"args": {"merge_text_conditions_p": 0.25, "drop_desc_p": 0.5}, **conditioners},

@@ -150,4 +150,4 @@ def test_the_tempo_is_heard_in_the_sound(index: int, pieces: list[Codes], grains
 def test_silence_is_silent(loaded: Any) -> None:
     codes = np.zeros((4, 50), np.int64)
     codes[0] = PARTS[0].onset("none", (6, 1))
-    assert np.abs(loaded.decode_codes(torch.tensor(codes)[None]).numpy()).max() < 1e-3
+    assert np.abs(loaded.decode_codes(torch.tensor(codes)[None]).numpy()).max() < 2e-3  # the pilot

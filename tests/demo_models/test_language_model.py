@@ -44,8 +44,8 @@ def test_the_numbers_that_ship_are_small(checkpoint: Path) -> None:
     assert (checkpoint / "codec.safetensors").stat().st_size < 6e6
 
 
-def test_a_batch_has_true_positions_and_captions() -> None:
-    batch = draw_batch(np.random.default_rng(7), 256, 4, MONO)
+def test_a_batch_has_true_positions_and_captions(untrained: LanguageModel) -> None:
+    batch = draw_batch(np.random.default_rng(7), 256, 4, untrained)
     assert batch["tokens"].shape == batch["targets"].shape == (4, 4, 256)
     assert (batch["positions"][:, 1:] - batch["positions"][:, :-1] == 1).all()
     late = batch["positions"][:, 0] > 0
@@ -70,7 +70,7 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_a_few_steps_lower_the_loss(tmp_path: Path) -> None:
     trainer = Trainer(tmp_path / "model.pt", 60)
-    batch = draw_batch(np.random.default_rng(8), 24, 16, MONO)
+    batch = draw_batch(np.random.default_rng(8), 24, 16, trainer.model)
     first = trainer._train(batch)[0]
     for _ in range(8):
         last = trainer._train(batch)[0]
@@ -79,7 +79,7 @@ def test_a_few_steps_lower_the_loss(tmp_path: Path) -> None:
 
 def test_a_stereo_model_begins_as_the_mono_model(untrained: LanguageModel, pieces: list[Codes]) -> None:
     wide = LanguageModel(stereo=True).eval()
-    wide.widen(untrained)
+    wide.begin_as(untrained)
     words, keep = torch.tensor([text.encode_words("happy waltz")]), torch.ones(1)
     mono_tokens = torch.tensor(delayed(pieces[0][:, :40], MONO)[0])[None]
     stereo_tokens = torch.tensor(delayed(widen(pieces[0])[:, :40], wide.delays)[0])[None]

@@ -11,8 +11,8 @@ import torch
 
 from audiocraft_api.core.params import AudioInput
 from audiocraft_api.model import demo
-from demo_models import generation, measures, reader, score, stereo
-from demo_models.evaluation import ODD_PROMPTS, followed
+from demo_models import following, generation, measures, reader, score, stereo
+from demo_models.evaluation import ODD_PROMPTS, followed, read_codes
 
 CAPTIONS = (
     ("happy folk tune for flute and acoustic guitar, no drums",
@@ -28,7 +28,7 @@ CAPTIONS = (
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("checkpoints")
-    for name in demo.TRAINED:
+    for name in demo.NAMES:
         demo.build(name, directory)
     return directory
 
@@ -86,7 +86,7 @@ def test_stereo_is_wide_and_keeps_its_level_in_mono(directory: Path) -> None:
         assert measures.level_in_mono(wave) > -4
 
 
-@pytest.mark.parametrize("name", demo.TRAINED)
+@pytest.mark.parametrize("name", demo.NAMES)
 def test_any_prompt_makes_music(directory: Path, name: str) -> None:
     for prompt, codes in zip(
         ODD_PROMPTS, generation.generate(generation.load(directory, name), ODD_PROMPTS, 4.0), strict=True
@@ -94,6 +94,23 @@ def test_any_prompt_makes_music(directory: Path, name: str) -> None:
         codes = codes if len(codes) == len(score.PARTS) else stereo.leaders(codes)
         assert reader.legal_steps(codes).mean() > 0.99, prompt
         assert len(reader.notes(1, codes[1])) > 0, prompt
+
+
+def test_the_lead_of_the_melody_model_plays_the_melody(directory: Path) -> None:
+    model = generation.load(directory, "demo-melody")
+    figures = following.evaluate(model, ("Frère Jacques",))
+    assert figures["codes"]["legal"] > 0.99
+    assert figures["codes"]["on_grid"] > 0.95
+    for rendition in ("sung", "played", "played in a band", "notes"):
+        assert figures[rendition] > 0.75, rendition
+
+
+def test_the_melody_model_makes_music_without_a_melody(directory: Path) -> None:
+    captions, wanted = zip(*CAPTIONS, strict=True)
+    figures = read_codes(generation.generate(generation.load(directory, "demo-melody"), captions, 10.0), wanted)
+    assert figures["legal"] > 0.99
+    assert figures["on_grid"] > 0.95
+    assert np.mean([figures[name] for name in ("lead", "chords", "drums", "bass", "mode")]) > 0.75
 
 
 def test_its_own_clip_is_continued_without_an_illegal_step_at_the_seam(model: Any, pieces: list[Any]) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from audiocraft_api.config import ConfigError, load_config
 from audiocraft_api.core.errors import InvalidRequest
-from audiocraft_api.model.catalog import TRAINED_NOTICE, UNTRAINED_NOTICE, Catalog
+from audiocraft_api.model import demo
+from audiocraft_api.model.catalog import DEMO_NOTICE, Catalog
 
 
 def catalog(**settings: Any) -> Catalog:
@@ -36,8 +37,7 @@ def test_the_released_models_are_known_by_their_public_names() -> None:
 
 def test_descriptions_of_demo_models_say_how_they_were_made() -> None:
     for spec in catalog():
-        assert (UNTRAINED_NOTICE in spec.description) == (spec.name == "demo-melody")
-        assert (TRAINED_NOTICE in spec.description) == (spec.name in ("demo", "demo-stereo"))
+        assert (DEMO_NOTICE in spec.description) == (spec.name in demo.NAMES)
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_models_lists_capabilities_and_licenses(client: FlaskClient) -> None:
     }
     assert models["melody"]["melody"]
     assert "Small demo model" in models["demo"]["description"]
-    assert "noise" in models["demo-melody"]["description"]
+    assert "Small demo model" in models["demo-melody"]["description"]
 
 
 # --- POST /generate
