@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,12 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import soundfile
 from audiocraft_api_client import AudioCraft
-from audiocraft_api_client.cli import main
+from audiocraft_api_client.cli import main, standard_output
 from audiocraft_api_client.cli.live_lines import prompts_of
 from audiocraft_api_client.errors import InvalidRequestError
 
@@ -176,6 +178,18 @@ def test_an_interrupt_ends_the_music_and_keeps_it(environ: dict[str, str]) -> No
         audio += running.stdout.read()
         (ended,) = (message for message in messages_until(running, "ended") if message["type"] == "ended")
     assert len(audio) == 44 + round(ended["duration"] * SECOND_BYTES)
+
+
+def test_all_of_the_audio_is_written_where_writes_end_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+
+    class Unbuffered(io.RawIOBase):
+        def write(self, data: Any) -> int:
+            return written.write(data[:3])
+
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=Unbuffered()))
+    standard_output.write(b"0123456789")
+    assert written.getvalue() == b"0123456789"
 
 
 def test_audio_is_played_and_what_is_taken_back_is_not(environ: dict[str, str]) -> None:

@@ -231,7 +231,9 @@ def test_a_client_that_does_not_read_loses_its_slot(tmp_path: Path) -> None:
         connection = open_websocket(server, receive_buffer=4096)
         text = json.dumps(REQUEST | {"duration": 30, "output_format": "wav32f"}).encode()
         connection.sendall(bytes([0x81, 0x80 | len(text)]) + bytes(4) + text)  # masked with zeros
-        wait_until(lambda: server.num_running() == 1)
+        received = connection.recv(4096)
+        while len(received) < 8192:  # the audio has begun
+            received += connection.recv(4096) or pytest.fail("the server closed the connection")
         wait_until(lambda: server.num_running() == 0)
         wait_until(lambda: server.post("/generate-stream", json=REQUEST).status_code == 200)
         connection.close()

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from audiocraft_api_client._requests import Task
 from audiocraft_api_client._sync import AudioCraft
+from audiocraft_api_client.cli import standard_output
 from audiocraft_api_client.cli.completion import SHELLS
 from audiocraft_api_client.errors import InvalidRequestError
 from audiocraft_api_client.models import TaskCompletedResponse, TaskFailedResponse, TaskFields, TaskWorkingResponse
@@ -51,8 +52,7 @@ def stream(client: AudioCraft, options: argparse.Namespace) -> None:
             print(json.dumps({"file": options.output, "seed": audio.seed}) if options.json else options.output)
             return
         for chunk in audio:
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+            standard_output.write(chunk)
 
 
 def models(client: AudioCraft, options: argparse.Namespace) -> None:
@@ -126,7 +126,7 @@ def _write(client: AudioCraft, task: TaskCompletedResponse, options: argparse.Na
     """Save and play the audio of a task, and print the name of the file."""
     output = options.output or task.result.filename
     if output == STANDARD_OUTPUT:
-        sys.stdout.buffer.write(client.download(task))
+        standard_output.write(client.download(task))
     else:
         client.save(task, output)
         _save_stems(client, task, Path(output))

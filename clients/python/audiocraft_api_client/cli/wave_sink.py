@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Protocol
 
 from audiocraft_api_client._requests import whole_file
+from audiocraft_api_client.cli import standard_output
 from audiocraft_api_client.models import StartedAnswer
 
 HEADER_BYTES = 44
@@ -28,8 +28,7 @@ class StandardOutput:
     """Writes WAV of unknown length to standard output. What was written cannot be taken back."""
 
     def write(self, block: bytes) -> None:
-        sys.stdout.buffer.write(block)
-        sys.stdout.buffer.flush()
+        standard_output.write(block)
 
     def seek_back(self, _frame: int) -> None:
         pass
