@@ -42,7 +42,12 @@ TUNES = {
     ),
 }
 BEAT = 0.53  # seconds: on the grid of no tempo
-CAPTIONS = ("flute and acoustic guitar", "slow violin over organ", "techno with a synth lead", "piano ballad")
+CAPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("flute and acoustic guitar", {"lead": "flute", "chords": "guitar"}),
+    ("slow violin over organ", {"lead": "violin", "chords": "organ"}),
+    ("techno with a synth lead", {"lead": "synth"}),
+    ("piano ballad", {"lead": "piano"}),
+)
 _BAND = Facts(groove=6, tempo=8, drums=True, key=0, loop=1, chords="guitar", bass="finger", lead="flute")
 
 
@@ -110,19 +115,20 @@ def following(codes: Codes, classes: Classes) -> float:
     return float((playing[at] == classes[: len(at)]).mean())
 
 
-def evaluate(model: Any, tunes: Sequence[str] = tuple(TUNES), **parameters: Any) -> dict[str, Any]:
+def evaluate(
+    model: Any, tunes: Sequence[str] = tuple(TUNES), num_captions: int = len(CAPTIONS), **parameters: Any
+) -> dict[str, Any]:
     """Return how the leads follow, by rendition, and the reader's figures of all clips."""
+    captions, wanted = zip(*CAPTIONS[:num_captions], strict=True)
     pieces: list[Codes] = []
     shares: dict[str, list[float]] = {}
     for tune in tunes:
         for name, melody, classes in renditions(model, tune):
-            clips = generation.generate(model, CAPTIONS, line(tune).seconds, melody=melody, **parameters)
+            clips = generation.generate(model, captions, line(tune).seconds, melody=melody, **parameters)
             shares.setdefault(name, []).extend(following(codes, classes) for codes in clips)
             pieces += clips
     figures: dict[str, Any] = {name: round(float(np.mean(values)), 3) for name, values in shares.items()}
-    wanted: list[dict[str, Any]] = [{"lead": "flute", "chords": "guitar"}, {"lead": "violin", "chords": "organ"}]
-    wanted += [{"lead": "synth"}, {"lead": "piano"}]
-    figures["codes"] = evaluation.read_codes(pieces, wanted * (len(pieces) // len(wanted)))
+    figures["codes"] = evaluation.read_codes(pieces, wanted * (len(pieces) // num_captions))
     return figures
 
 

@@ -98,11 +98,12 @@ def test_any_prompt_makes_music(directory: Path, name: str) -> None:
 
 def test_the_lead_of_the_melody_model_plays_the_melody(directory: Path) -> None:
     model = generation.load(directory, "demo-melody")
-    figures = following.evaluate(model, ("Frère Jacques",))
-    assert figures["codes"]["legal"] > 0.99
-    assert figures["codes"]["on_grid"] > 0.95
-    for rendition in ("sung", "played", "played in a band", "notes"):
-        assert figures[rendition] > 0.75, rendition
+    figures = following.evaluate(model, ("Frère Jacques",), num_captions=1)
+    codes = figures.pop("codes")
+    assert codes["legal"] > 0.99
+    assert codes["on_grid"] > 0.95
+    assert min(figures.values()) > 0.6
+    assert np.mean(list(figures.values())) > 0.75
 
 
 def test_the_melody_model_makes_music_without_a_melody(directory: Path) -> None:
