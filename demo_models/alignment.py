@@ -36,7 +36,6 @@ def frequency(j: int) -> float:
 
 PLACES_PER_FRAME = frequency(RATE)
 
-
 # Dimensions in which only positions may be seen, so the codes' embeddings are zero there.
 POSITIONS_ONLY = tuple(sorted({half + j + rate for half in (0, _HALF) for j in _FREQUENCIES for rate in (0, RATE)}))
 
@@ -77,6 +76,9 @@ def set_heads(attend: Tensor, out: Tensor) -> Tensor:
         if head < len(SHIFTS):
             query.zero_()
             key.zero_()
+            # A key is cos and sin of w * place, and a query cos and sin of w * (the moment's place + shift). A rotation
+            # makes the latter of what the frame's position has at the frequency that turns as fast. The product of the
+            # two peaks where both are equal.
             for row, j in enumerate(_FREQUENCIES):
                 w, w_frame = frequency(j), frequency(j + RATE)
                 angle = w * SHIFTS[head] - w_frame * (NUM_PLACES + _LEAD_DELAY)
