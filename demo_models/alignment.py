@@ -1,9 +1,8 @@
-"""How the melody model finds what the melody plays at a moment: attention heads that are set by hand.
+"""Attention heads, set by hand, with which the melody model finds the current moment in the melody.
 
-The model sees the melody as a prefix of pitch classes, one for each `HOP` samples. A head must look from a frame's
-place in the sequence at the same moment's place in the prefix, and time runs at different rates there. The frequencies
-of the position embeddings are a geometric series. `HOP` is chosen such that the ratio of the rates is a power of the
-series: frequency j + RATE of a frame's position turns exactly as fast as frequency j of the prefix.
+The melody is a prefix of the sequence, with one position ("place") for every `HOP` samples. The frequencies of the
+position embeddings form a geometric series. `HOP` is chosen such that the number of places in a frame is a power of
+the series' ratio. Frequency j + RATE of a frame's position and frequency j of a place then rotate equally fast in time.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from torch import Tensor
 
 from demo_models.dimensions import DIM, NUM_HEADS, NUM_PLACES, RATE
 
-# Heads look at the lead's moment, and one and two places later. The last head begins by looking at all places.
+# Three heads attend to the place at which the lead is, and one and two places later. The fourth head is trained.
 SHIFTS = (0, 1, 2)
 _FREQUENCIES = tuple(range(0, 33, 4))  # of the prefix; two dimensions of a head each
 _HALF = DIM // 2
 _CLASSES = range(DIM - 14, DIM - 2)  # dimensions of the pitch classes; the positions' slow sines are small in them
-_LOUDNESS = 5.0  # of a pitch class in its dimension
+_LOUDNESS = 5.0  # value of a pitch class in its dimension
 _SHARPNESS = 7.0  # of queries and keys
-_KERNEL = 5.0  # the sharpness with which `looks` looks
+_KERNEL = 5.0  # scale of the attention scores in `attention_at_steps`
 _LEAD_DELAY = 3  # frames, in MusicGen's delay pattern
 
 
@@ -36,13 +35,13 @@ def frequency(j: int) -> float:
 
 PLACES_PER_FRAME = frequency(RATE)
 
-# Dimensions in which only positions may be seen, so the codes' embeddings are zero there.
+# The embeddings of codes are zero in these dimensions, so that the heads see positions only.
 POSITIONS_ONLY = tuple(sorted({half + j + rate for half in (0, _HALF) for j in _FREQUENCIES for rate in (0, RATE)}))
 
 
 @functools.cache
-def looks(tempo: int, num_frames: int) -> NDArray[np.float64]:
-    """Return how much the heads look at each place, [sixteenth notes, NUM_PLACES], for a lead in a tempo."""
+def attention_at_steps(tempo: int, num_frames: int) -> NDArray[np.float64]:
+    """Return the mean attention of the three heads at each sixteenth note of a tempo, [notes, NUM_PLACES]."""
     frames = np.arange(0, num_frames, tempo)
     distances = frames[:, None, None] * PLACES_PER_FRAME + np.array(SHIFTS)[:, None] - np.arange(NUM_PLACES)
     scores = _KERNEL * sum(np.cos(distances * frequency(j)) for j in _FREQUENCIES)
@@ -61,9 +60,9 @@ def set_embedding(weight: Tensor) -> None:
 
 @torch.no_grad()
 def set_heads(attend: Tensor, out: Tensor) -> Tensor:
-    """Set the weights of a self-attention, [3 * DIM, DIM] and [DIM, DIM].
+    """Set the weights of a self-attention: input projection [3 * DIM, DIM] and output projection [DIM, DIM].
 
-    Returns which rows [3 * DIM] of the first training must leave as they are.
+    Returns a mask [3 * DIM] of the rows of the input projection that training must not change.
     """
     size, kept = DIM // NUM_HEADS, torch.zeros(3 * DIM, dtype=torch.bool)
     kept[: len(SHIFTS) * size] = kept[DIM : DIM + len(SHIFTS) * size] = True
@@ -76,9 +75,8 @@ def set_heads(attend: Tensor, out: Tensor) -> Tensor:
         if head < len(SHIFTS):
             query.zero_()
             key.zero_()
-            # A key is cos and sin of w * place, and a query cos and sin of w * (the moment's place + shift). A rotation
-            # makes the latter of what the frame's position has at the frequency that turns as fast. The product of the
-            # two peaks where both are equal.
+            # A key is (cos, sin) of w * place, a query (cos, sin) of w * (the lead's place + shift). The query's rows
+            # rotate the frame's position embedding by the angle between the two.
             for row, j in enumerate(_FREQUENCIES):
                 w, w_frame = frequency(j), frequency(j + RATE)
                 angle = w * SHIFTS[head] - w_frame * (NUM_PLACES + _LEAD_DELAY)

@@ -1,7 +1,8 @@
-"""Evaluates how the melody model follows melodies: `python -m demo_models.following checkpoints`.
+"""Evaluates how closely the melody model follows melodies: `python -m demo_models.following checkpoints`.
 
-Three old tunes that no training saw are sung, played, played in a band, and given as notes. The service generates to
-them at its defaults in int6. Prints one JSON line.
+Three folk tunes that are not in the training data are rendered in four ways: sung, played by a flute, played by a flute
+with a band, and as notes. The service's engine generates clips for each, with the service's defaults and int6. Prints
+one JSON line.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from demo_models.score import FRAME, FRAME_RATE, PARTS, SAMPLE_RATE, SILENCE, he
 
 Wave = NDArray[np.float32]
 
-# (MIDI pitch, beats): the beginnings of three old tunes.
+# The beginnings of three folk tunes as (MIDI pitch, length in beats).
 TUNES = {
     "Ode to Joy": (
         *((64, 1), (64, 1), (65, 1), (67, 1), (67, 1), (65, 1), (64, 1), (62, 1), (60, 1), (60, 1), (62, 1), (64, 1)),
@@ -41,7 +42,7 @@ TUNES = {
         *((72, 2), (69, 1), (69, 1.5), (68, 0.5), (69, 1), (71, 2), (68, 1), (64, 2)),
     ),
 }
-BEAT = 0.53  # seconds: on the grid of no tempo
+BEAT = 0.53  # seconds; 113 bpm, which is none of the tempos of `score`
 CAPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("flute and acoustic guitar", {"lead": "flute", "chords": "guitar"}),
     ("slow violin over organ", {"lead": "violin", "chords": "organ"}),
@@ -51,14 +52,14 @@ CAPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 _BAND = Facts(groove=6, tempo=8, drums=True, key=0, loop=1, chords="guitar", bass="finger", lead="flute")
 
 
-def line(tune: str) -> MelodyLine:
-    """Return a tune's notes."""
+def notes_of(tune: str) -> MelodyLine:
+    """Return the notes of a tune in `TUNES`."""
     pitches, beats = zip(*TUNES[tune], strict=True)
     return line_of(zip(pitches, np.cumsum(beats) * BEAT, strict=True))
 
 
 def sung(notes: MelodyLine) -> Wave:
-    """Return a tune [T] as a voice would sing it: with vibrato, and gliding from note to note."""
+    """Return the waveform [T] of a tune that a voice sings, with vibrato and glides between the notes."""
     samples = int(notes.seconds * SAMPLE_RATE)
     ends = np.array([note.end_ms for note in notes.notes]) * SAMPLE_RATE / 1000
     pitches = np.array([note.pitch for note in notes.notes], float)
@@ -72,7 +73,7 @@ def sung(notes: MelodyLine) -> Wave:
 
 
 def played(notes: MelodyLine, sound: str = "flute", band: bool = False) -> Codes:
-    """Return the codes [4, T] of a tune, alone or with a band below it."""
+    """Return the codes [4, T] of a tune that the lead plays, alone or with drums, bass and chords."""
     num_frames = int(notes.seconds * FRAME_RATE)
     codes = np.full((len(PARTS), num_frames), SILENCE, np.int64)
     codes[0] = PARTS[0].onset("none", (_BAND.tempo, 1))
@@ -88,8 +89,8 @@ def played(notes: MelodyLine, sound: str = "flute", band: bool = False) -> Codes
 
 
 def renditions(model: Any, tune: str) -> Iterator[tuple[str, AudioInput | MelodyLine, Classes]]:
-    """Yield each way to give a tune: its name, what is sent, and the pitch classes that are heard of the tune alone."""
-    notes, extractor = line(tune), model.lm.condition_provider.conditioners["self_wav"].chroma
+    """Yield each rendition of a tune: its name, what is sent to the service, and the chroma of the tune alone."""
+    notes, extractor = notes_of(tune), model.lm.condition_provider.conditioners["self_wav"].chroma
 
     def classes(wave: Wave) -> Classes:
         heard: Classes = extractor(torch.tensor(wave)[None])[0].argmax(-1).numpy()
@@ -107,7 +108,7 @@ def renditions(model: Any, tune: str) -> Iterator[tuple[str, AudioInput | Melody
 
 
 def following(codes: Codes, classes: Classes) -> float:
-    """Return in which share of the chroma's frames the lead plays their pitch class."""
+    """Return the share of chroma frames in which the lead plays the pitch class of the chroma."""
     playing = np.full(codes.shape[1], -1)
     for note in reader.notes(3, codes[3]):
         playing[note.start : note.start + note.length] = int(note.item) % NUM_CLASSES  # type: ignore[call-overload]
@@ -118,13 +119,13 @@ def following(codes: Codes, classes: Classes) -> float:
 def evaluate(
     model: Any, tunes: Sequence[str] = tuple(TUNES), num_captions: int = len(CAPTIONS), **parameters: Any
 ) -> dict[str, Any]:
-    """Return how the leads follow, by rendition, and the reader's figures of all clips."""
+    """Return the mean accuracy of each rendition, and the figures of the codes of all clips."""
     captions, wanted = zip(*CAPTIONS[:num_captions], strict=True)
     pieces: list[Codes] = []
     shares: dict[str, list[float]] = {}
     for tune in tunes:
         for name, melody, classes in renditions(model, tune):
-            clips = generation.generate(model, captions, line(tune).seconds, melody=melody, **parameters)
+            clips = generation.generate(model, captions, notes_of(tune).seconds, melody=melody, **parameters)
             shares.setdefault(name, []).extend(following(codes, classes) for codes in clips)
             pieces += clips
     figures: dict[str, Any] = {name: round(float(np.mean(values)), 3) for name, values in shares.items()}
@@ -133,9 +134,9 @@ def evaluate(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Evaluate how the melody model follows melodies.")
+    parser = argparse.ArgumentParser(description="Evaluate how closely the melody model follows melodies.")
     parser.add_argument("checkpoints", type=Path)
-    parser.add_argument("--guidance", type=float, help="in place of the service's default")
+    parser.add_argument("--guidance", type=float, help="guidance, instead of the service's default")
     arguments = parser.parse_args()
     parameters = {} if arguments.guidance is None else {"cfg_coef": arguments.guidance}
     print(json.dumps(evaluate(generation.load(arguments.checkpoints, "demo-melody"), **parameters), ensure_ascii=False))

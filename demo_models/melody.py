@@ -1,7 +1,7 @@
-"""Melodies: lines of notes, what the model sees of them, and the lead that follows what it sees.
+"""Training data of the melody model: melodies, their chroma, and leads that follow it.
 
-The model sees the chroma that audiocraft's extractor finds in a recording: at each place the pitch class that sounds
-most. The lead follows it on the grid of sixteenth notes.
+Audiocraft's extractor reduces a recording to chroma: for each place of the prefix, the pitch class that is loudest. The
+lead follows the chroma on a grid of sixteenth notes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from audiocraft_api.core.melody_line import REST, MelodyLine, line_of
 from audiocraft_api.model.line_chroma import line_chroma
-from demo_models.alignment import looks
+from demo_models.alignment import attention_at_steps
 from demo_models.composer import Codes, Facts, bar_frames, compose, draw_facts, lead_pitch, notes_of, successors_of
 from demo_models.dimensions import HOP, NUM_CLASSES, NUM_PLACES, SECONDS, WINDOW
 from demo_models.grooves import CONTOURS, GROOVES
@@ -22,19 +22,19 @@ from demo_models.score import FRAME_RATE, LEAD_PITCHES, PARTS, SAMPLE_RATE, SILE
 
 Classes = NDArray[np.int64]  # [NUM_PLACES]: the pitch class at each place
 
-_HYSTERESIS = 0.2  # by how much another class must sound more than the class that plays
+_HYSTERESIS = 0.2  # how much more attention than the current pitch class a new one needs
 _FIRST_PITCH = 69
-FOLLOWS = -1
+FOLLOWS = -1  # in place of a code: the lead follows the melody
 _WALK_STEPS = {-4: 0.05, -3: 0.07, -2: 0.13, -1: 0.25, 1: 0.25, 2: 0.13, 3: 0.07, 4: 0.05}  # of a scale, and how often
 
 
 def compose_with_melody(
     rng: np.random.Generator, facts: Facts, num_bars: int, astray: float = 0.0
 ) -> tuple[Codes, Facts, Classes, NDArray[np.bool_]]:
-    """Return the codes [4, T] of a piece whose lead follows a melody, its facts, and what is heard of the melody.
+    """Return the codes [4, T] of a piece whose lead follows a melody, its facts, and the melody's pitch classes.
 
-    Of the keys of its mode, the piece has the one that fits the melody best. In a share `astray` of its bars the lead
-    plays a tune of its own, so that a model can learn to come back; the last array [T] says in which frames.
+    The key of the piece is the one of its mode that fits the melody best. In a share `astray` of the bars, the lead
+    plays a tune of its own. The last array [T] is true in the frames of these bars.
     """
     classes = _misheard(rng, heard(draw_line(rng, facts.tempo)))
     facts = replace(facts, key=best_key(classes, facts.mode))
@@ -52,13 +52,13 @@ def best_key(classes: Classes, mode: str) -> int:
 
 
 def follow(classes: Classes, facts: Facts, given: Codes) -> Codes:
-    """Return the codes [T] of a lead: those that are given, and where `given` [T] is FOLLOWS, a melody's pitch classes.
+    """Return the codes [T] of a lead that follows a melody where `given` [T] is FOLLOWS, and equals `given` elsewhere.
 
-    At each sixteenth note, the class that is seen most begins, unless it plays already. A note that would die away
-    before the next sixteenth note begins again.
+    At each sixteenth note, the lead starts the melody's pitch class unless it is playing it already. It repeats a note
+    that would end before the next sixteenth note.
     """
     row = np.empty(len(given), np.int64)
-    seen = looks(facts.tempo, len(given)) @ np.eye(NUM_CLASSES)[classes]
+    seen = attention_at_steps(facts.tempo, len(given)) @ np.eye(NUM_CLASSES)[classes]
     pitch, code = _FIRST_PITCH, SILENCE
     for t in range(len(given)):
         if given[t] != FOLLOWS:
@@ -77,19 +77,19 @@ def follow(classes: Classes, facts: Facts, given: Codes) -> Codes:
 
 
 def _nearest(pitch: int, pitch_class: int) -> int:
-    """Return the lead's pitch of a class that is nearest to a pitch, of two the lower one."""
+    """Return the lead's pitch of a pitch class that is nearest to `pitch`, or the lower one of two."""
     return min((p for p in LEAD_PITCHES if p % NUM_CLASSES == pitch_class), key=lambda p: (abs(p - pitch), p))
 
 
 def heard(line: MelodyLine, seconds: float = SECONDS) -> Classes:
-    """Return what the model hears in the first seconds of a line."""
+    """Return the pitch classes of the first `seconds` of a line, one for each place."""
     chroma = line_chroma(line, sample_rate=SAMPLE_RATE, hop=HOP, window=WINDOW, seconds=seconds)
     classes: Classes = chroma.argmax(1)
     return classes
 
 
 def _misheard(rng: np.random.Generator, classes: Classes) -> Classes:
-    """Return classes with a few errors, as the extractor makes them with overtones and chords."""
+    """Return classes with a few errors, like those that the extractor makes with overtones and chords."""
     classes = classes.copy()
     for _ in range(rng.integers(40) if rng.random() < 0.5 else 0):
         begin = rng.integers(NUM_PLACES)
@@ -98,7 +98,7 @@ def _misheard(rng: np.random.Generator, classes: Classes) -> Classes:
 
 
 def draw_line(rng: np.random.Generator, tempo: int) -> MelodyLine:
-    """Draw a melody: of this composer, or a walk through a scale, on the grid of a tempo or off it."""
+    """Draw a melody: the lead of another piece, or a random walk through a scale with or without a tempo."""
     kind = rng.random()
     if kind < 0.4:
         return _composed(rng, tempo)
@@ -125,7 +125,7 @@ def _composed(rng: np.random.Generator, tempo: int) -> MelodyLine:
 
 
 def _walk(rng: np.random.Generator, step: int) -> MelodyLine:
-    """Return a walk of small steps. Lengths are multiples of `step` frames, or of any number of frames if it is 0."""
+    """Return a random walk through a scale. Lengths are multiples of `step` frames, or arbitrary if `step` is 0."""
     scale = KEYS[rng.integers(len(KEYS))].scale if rng.random() < 0.8 else frozenset(range(NUM_CLASSES))
     pitches = [p for p in LEAD_PITCHES if p % NUM_CLASSES in scale]
     at, line, end = int(rng.integers(len(pitches))), [], 0

@@ -51,12 +51,12 @@ _DECISION_WEIGHT, _CALM_SHARE = 2.5, 0.15
 # what follows: otherwise guidance would pull every frame toward what the caption asks for, and break notes.
 _WRONG_CAPTION = 0.5
 _WITH_MELODY = 0.7  # share of the melody model's pieces that follow one
-# The melody model learns with the guidance that the service adds. A melody decides in almost every bar, and so guidance
-# would raise whatever the model finds a little less unlikely with a melody than without.
+# Strengths of guidance in the loss of the melody model, and the weight of the loss without any condition. Otherwise
+# guidance would amplify errors in the logits of unlikely codes wherever the melody matters.
 _GUIDANCE, _FREE_WEIGHT = (1.0, 3.0, 3.0, 6.0), 0.2
 _GUIDED_FROM = 0.2  # share of the steps
-# The learning rate of the melody model falls in three cycles, which are these shares of the steps. What begins late
-# begins in the first cycle. In the last one, leads go astray in a share of the bars, and the model learns to come back.
+# The learning rate of the melody model falls in three cycles, given as shares of the steps. In the last cycle, the lead
+# plays a tune of its own in a share `_ASTRAY` of the bars, which teaches the model to return to the melody.
 _MELODY_CYCLES, _ASTRAY = (0.4, 0.4, 0.2), 0.3
 _BLIND = 8  # columns at the start of a window in which what is announced cannot be known
 
@@ -147,8 +147,8 @@ def draw_batch(
 def loss_of(model: LanguageModel, batch: dict[str, Tensor]) -> tuple[Tensor, list[float]]:
     """Return the loss, and the cross-entropy of each codebook where something begins and where nothing does.
 
-    Where nothing does, the starts of sixteenth notes are more than their share. The loss of a melody model is that of
-    the guided states, as the service computes them, and a share of that of the states without any condition.
+    Where nothing does, the starts of sixteenth notes are more than their share. For a melody model, the loss is that of
+    the guided states plus `_FREE_WEIGHT` times that of the states without conditions.
     """
     inputs = (batch["tokens"], batch["positions"], batch["words"])
     if not model.melody:

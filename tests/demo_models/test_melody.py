@@ -1,4 +1,4 @@
-"""The melody model: what it hears, the leads that its training follows, where its heads look, and its export."""
+"""The melody model: its training data, its hand-set attention heads, its loss, and its export."""
 
 from __future__ import annotations
 
@@ -95,13 +95,14 @@ def test_heads_of_the_first_layer_look_at_the_moment_that_the_lead_has_reached(
 def test_training_leaves_the_heads_that_look_as_they_are(tmp_path: Path, untrained: LanguageModel) -> None:
     trainer = Trainer(tmp_path / "melody.pt", 4, mono=untrained, melody=True)
     size = DIM // NUM_HEADS
-    before = trainer.model.layers[0].attend.weight.detach().clone()  # type: ignore[operator, union-attr]
+    first: Any = trainer.model.layers[0]
+    before = first.attend.weight.detach().clone()
     trainer._train(draw_batch(np.random.default_rng(2), 64, 2, trainer.model, guided=True))
-    after = trainer.model.layers[0].attend.weight.detach()  # type: ignore[union-attr]
-    set_by_hand = len(alignment.SHIFTS) * size
+    after = first.attend.weight.detach()
     for begin in (0, DIM):  # queries and keys
-        assert torch.equal(after[begin : begin + set_by_hand], before[begin : begin + set_by_hand])  # type: ignore[index]
-    assert not torch.equal(after[2 * DIM :], before[2 * DIM :])  # type: ignore[index]
+        rows = slice(begin, begin + len(alignment.SHIFTS) * size)
+        assert torch.equal(after[rows], before[rows])
+    assert not torch.equal(after[2 * DIM :], before[2 * DIM :])
     trainer.save()
     assert load_model(tmp_path / "melody.pt").melody
 
@@ -133,7 +134,7 @@ def test_audiocrafts_model_computes_what_the_training_did_and_hears_the_same(
     """Half precision of the exported weights is the only difference."""
     conditioner = loaded.lm.condition_provider.conditioners["self_wav"]
     assert (conditioner.chroma.winhop, conditioner.chroma_len) == (HOP, NUM_PLACES)
-    line = following.line("Ode to Joy")
+    line = following.notes_of("Ode to Joy")
     tokens, _ = delayed(melody.compose_with_melody(np.random.default_rng(5), TECHNO, 2)[0][:, :120], (0, 1, 2, 3))
     conditions, _ = loaded.condition_tensors("fast techno, no bass", melody=line)
     loaded.to_float32()
@@ -146,3 +147,12 @@ def test_audiocrafts_model_computes_what_the_training_did_and_hears_the_same(
         states = untrained_melody(*arguments)
         expected = torch.stack([states[0] @ table().T for table in untrained_melody.outputs]) * export.SHARPNESS
     assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_a_negative_prompt_is_not_padded(loaded: Any) -> None:
+    """Cross-attention would attend to padding; only text in the prefix must have the same length."""
+    prompt, negative = "flute", "slow sad piano with drums and bass"
+    conditional, unconditional = loaded.condition_tensors(prompt, negative_description=negative)
+    lengths = [len(text.encode_words(each)) for each in (prompt, negative)]
+    assert [each["description"][0].shape[1] for each in (conditional, unconditional)] == lengths
+    assert conditional["self_wav"][0].shape == unconditional["self_wav"][0].shape
