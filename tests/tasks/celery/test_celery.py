@@ -164,6 +164,8 @@ class TestSharedDeployment:
     def test_a_worker_starts_the_next_task_as_soon_as_a_thread_is_free(self, deployment: Deployment) -> None:
         tasks = [deployment.submit() for _ in range(20 * CONCURRENCY)]
         deployment.wait_for(tasks[-1], seconds=6)  # left alone, Celery looks once a second: 13 s here
+        for task_id in tasks:  # the last one may overtake others, which would then hold threads in the next test
+            deployment.wait_for(task_id)
 
     def test_a_queued_task_is_canceled_at_once_and_a_running_one_soon(self, deployment: Deployment) -> None:
         deployment.pause_generation()
