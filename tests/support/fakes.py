@@ -14,7 +14,7 @@ import numpy.typing as npt
 from audiocraft_api.core.engine import EngineStatus, QueuePlace
 from audiocraft_api.core.errors import AudioCraftError, NotStreamable, QueueFull, ShuttingDown
 from audiocraft_api.core.live_request import LiveRequest
-from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.params import GenerationParams, Waveform
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.model.model_cache import Residency
 
@@ -104,12 +104,14 @@ class FakeEngine:
         except AudioCraftError as error:
             request.fail(error)
             return
-        num_samples = num_frames * SAMPLE_RATE // FRAME_RATE
-        tone = 0.1 * np.sin(np.arange(num_samples, dtype=np.float32) * (2 * np.pi * 440 / SAMPLE_RATE))
         request.advance(num_frames)
         request.add_codes(self._codes(request.params, num_frames))
-        request.push(tone[None].astype(np.float32))
+        request.push(self._audio(request, num_frames * SAMPLE_RATE // FRAME_RATE))
         request.finish()
+
+    def _audio(self, request: EngineRequest, num_samples: int) -> Waveform:  # noqa: ARG002
+        tone = 0.1 * np.sin(np.arange(num_samples, dtype=np.float32) * (2 * np.pi * 440 / SAMPLE_RATE))
+        return tone[None].astype(np.float32)
 
     def _codes(self, params: GenerationParams, num_frames: int) -> npt.NDArray[np.uint16]:
         codes = np.random.default_rng(params.seed).integers(0, 2048, (4, num_frames), np.uint16)

@@ -17,6 +17,7 @@ import numpy as np
 
 from audiocraft_api.config import load_config
 from audiocraft_api.core.errors import ModelUnavailable, OutOfMemory
+from audiocraft_api.core.params import Waveform
 from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.factory import create_app
 from support.fakes import FakeCache, FakeEngine
@@ -43,12 +44,13 @@ class FaultyEngine(FakeEngine):
             case "out of memory once" if request.params.seed not in self._seen:
                 self._seen.add(request.params.seed)
                 request.fail(OutOfMemory("There is not enough memory.", RETRY_SECONDS))
-            case "not a number":
-                push = request.push
-                request.push = lambda chunk: push(chunk * np.float32(np.nan))  # type: ignore[method-assign]
             case _:
                 threading.Event().wait(random.uniform(0.02, 0.25))
         super()._run(request)
+
+    def _audio(self, request: EngineRequest, num_samples: int) -> Waveform:
+        audio = super()._audio(request, num_samples)
+        return audio * np.float32(np.nan) if request.params.description == "not a number" else audio
 
 
 def __getattr__(name: str) -> Any:

@@ -36,16 +36,10 @@ def audio_of(client: FlaskClient, url: str) -> Waveform:
 class PaddedEngine(FakeEngine):
     """Generates a tone with silence around it: 0.25 seconds before and 0.5 seconds after."""
 
-    def _run(self, request: EngineRequest) -> None:
-        push = request.push
-
-        def padded(chunk: Waveform) -> None:
-            chunk = chunk.copy()
-            chunk[:, : SAMPLE_RATE // 4] = chunk[:, -SAMPLE_RATE // 2 :] = 0
-            push(chunk)
-
-        request.push = padded  # type: ignore[method-assign]
-        super()._run(request)
+    def _audio(self, request: EngineRequest, num_samples: int) -> Waveform:
+        audio = super()._audio(request, num_samples)
+        audio[:, : SAMPLE_RATE // 4] = audio[:, -SAMPLE_RATE // 2 :] = 0
+        return audio
 
 
 @pytest.fixture

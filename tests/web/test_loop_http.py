@@ -34,15 +34,10 @@ class RhythmEngine(FakeEngine):
 
     tempos = (100.0, 121.0, 97.3, 140.0)
 
-    def _run(self, request: EngineRequest) -> None:
-        push, seed = request.push, request.params.seed
+    def _audio(self, request: EngineRequest, num_samples: int) -> Waveform:
+        seed = request.params.seed
         bpm = self.tempos[seed // SEED_STEP % len(self.tempos)]
-
-        def played(chunk: Waveform) -> None:
-            push(rhythm(bpm, chunk.shape[1] / SAMPLE_RATE, seed=seed % SEED_STEP)[None])
-
-        request.push = played  # type: ignore[method-assign]
-        super()._run(request)
+        return rhythm(bpm, num_samples / SAMPLE_RATE, seed=seed % SEED_STEP)[None]
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from flask.testing import FlaskClient
 
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import AudioCraftError, ModelUnavailable, StorageUnavailable, error_of
-from audiocraft_api.core.params import GenerationParams
+from audiocraft_api.core.params import Waveform
+from audiocraft_api.core.request import EngineRequest
 from audiocraft_api.factory import create_app
 from audiocraft_api.services import Services
 from audiocraft_api.web.services import services_of
@@ -449,22 +450,14 @@ def test_every_stored_code_is_restored_to_its_error() -> None:
 class BadEngine(FakeEngine):
     """Generates audio of NaN."""
 
-    def submit(self, params: GenerationParams, **options: Any) -> Any:
-        request = super().submit(params, **options)
-        push = request.push
-        request.push = lambda chunk: push(chunk * np.float32(np.nan))  # type: ignore[method-assign]
-        return request
+    def _audio(self, request: EngineRequest, num_samples: int) -> Waveform:  # noqa: ARG002
+        return np.full((1, num_samples), np.nan, np.float32)
 
 
 def test_audio_of_nan_fails_the_task(tmp_path: Path) -> None:
-    engine = BadEngine()
-    engine.open_gate.clear()
-    app = fake_app(tmp_path, engine)
+    app = fake_app(tmp_path, BadEngine())
     client = app.test_client()
-    task_id = submit(client)
-    wait_until(lambda: bool(engine.submitted))
-    engine.open_gate.set()
-    failed = wait_for(client, task_id)
+    failed = wait_for(client, submit(client))
     services_of(app).close()
     assert failed["status"] == "failed"
     assert not list((tmp_path / "audio").glob("*.wav"))
