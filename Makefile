@@ -22,6 +22,8 @@ PARALLEL_TESTS := -m "not fault and not timing" -n 3 --dist loadfile --durations
 SMOKE_TESTS := tests/web/test_end_to_end.py tests/audio/test_upload_formats.py tests/engine/codec tests/engine/cpu \
   tests/engine/test_batching.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Without bytecode, every process compiles the modules that it imports, which takes longer than the import itself.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run worker setup setup-tests test-programs test coverage test-faults fuzz smoke smoke-tests check lint bench \
   bench-gpu gpu-bench-bundle train-demo lock clean
