@@ -115,7 +115,7 @@ def engine_section(quick: bool) -> dict[str, object]:
     seconds = 3.0 if quick else 10.0
     model = engine.load("small")
     theirs, codes = engine.audiocraft(model, seconds)
-    peers = {"audiocraft": theirs, **engine.transformers_peers("small", 1.0 if quick else 3.0)}
+    peers = {"audiocraft": theirs, **engine.transformers_peers("small", 3.0)}
     exact, auto = (engine.batching(model, precision, seconds) for precision in ("exact", "auto"))
     near, far = engine.step_seconds(model, "auto", (75, 1450), 10 if quick else 40)
     figures: dict[str, object] = {
