@@ -21,7 +21,7 @@ from demo_models import codec, evaluation, export, generation
 from demo_models.synthesizer import make_grains
 from demo_models.training import Trainer, load_model
 
-STEPS = {"demo": 3400, "demo-stereo": 900, "demo-melody": 2500}
+STEPS = {"demo": 3400, "demo-stereo": 900, "demo-melody": 3625}
 _QUICK_STEPS = {"demo": 12, "demo-stereo": 4, "demo-melody": 2}
 
 

@@ -11,15 +11,18 @@ import torch
 
 from audiocraft_api.audio.convert import ffmpeg_executable
 from demo_models import generation
+from demo_models.following import notes_of
 
-# File name, model, prompt. The seed of clip i is i, and everything else is the service's default.
+# File name, model, prompt. The seed of clip i is i, and everything else is the service's default. `demo-melody` follows
+# the notes of `TUNE`.
 CLIPS = (
     ("lo-fi", "demo", "lo-fi beat with electric piano, piano melody, soft bass and drums, 75 bpm"),
     ("folk", "demo", "happy folk tune for flute and acoustic guitar, no drums"),
     ("techno", "demo", "dark techno at 125 bpm, synth lead, pads, drums and synth bass"),
     ("ambient", "demo-stereo", "ambient soundscape, music box, warm pads, no beat, no bass"),
-    ("waltz", "demo-stereo", "cheerful waltz, violin, organ, drums and bass"),
+    ("melody", "demo-melody", "happy folk tune for flute and acoustic guitar, drums and bass"),
 )
+TUNE = "Ode to Joy"
 SECONDS = 10.0
 _PICTURE = "aresample=12000,showspectrumpic=s=900x512:legend=0:scale=log:fscale=lin:drange=80,scale=900:130"
 
@@ -31,7 +34,8 @@ def write(checkpoints: Path, docs: Path) -> None:
     models = {name: generation.load(checkpoints, name) for name in {name for _, name, _ in CLIPS}}
     paths = []
     for seed, (title, name, prompt) in enumerate(CLIPS, 1):
-        codes = generation.generate(models[name], [prompt], SECONDS, seed=seed)[0]
+        parameters = {"melody": notes_of(TUNE)} if name == "demo-melody" else {}
+        codes = generation.generate(models[name], [prompt], SECONDS, seed=seed, **parameters)[0]
         wave = models[name].decode_codes(torch.tensor(codes)[None]).numpy()
         paths.append(audio / f"{title}.ogg")
         soundfile.write(paths[-1], wave.T, models[name].sample_rate, format="OGG", compression_level=0.7)

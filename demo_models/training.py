@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ CAPTION_DROPOUT = 0.2
 NO_TARGET = -1
 # Frames and pieces of a batch: beginnings, windows, whole pieces of 15 s and 30 s.
 _BEGINNINGS, _WINDOWS, _LONG, _WHOLE = (24, 64), (256, 10), (750, 4), (1500, 2)
-_LONGER = (512, 4)  # windows of the melody model, whose prefix makes short ones expensive
+_FEW_BEGINNINGS, _LONGER = (24, 16), (512, 4)  # of the melody model, whose prefix makes short pieces expensive
 _ANYWHERE = (_WINDOWS[0], _LONGER[0])  # lengths that begin at any bar
 _EARLY = (_BEGINNINGS, _WINDOWS, _WINDOWS)
 _LATE = (_BEGINNINGS, _WINDOWS, _WINDOWS, _LONG, _WINDOWS, _WINDOWS, _WHOLE)
 _MELODY = (_LONGER, _LONGER, (750, 3), _LONGER, _WHOLE)
+_MELODY_BEGINNINGS = tuple(each for other in _MELODY[1:] for each in (_FEW_BEGINNINGS, other))
+_MELODY_LATE = (_FEW_BEGINNINGS, *_MELODY)
 _LATE_FROM = 0.6  # share of the steps
 _ROUNDED_FROM = 0.4  # share of the steps after which the model computes as the service's int6 does
 # Decisions are the frames in which something begins, and those at the start of a sixteenth note in which something
@@ -55,9 +58,11 @@ _WITH_MELODY = 0.7  # share of the melody model's pieces that follow one
 # guidance would amplify errors in the logits of unlikely codes wherever the melody matters.
 _GUIDANCE, _FREE_WEIGHT = (1.0, 3.0, 3.0, 6.0), 0.2
 _GUIDED_FROM = 0.2  # share of the steps
-# The learning rate of the melody model falls in three cycles, given as shares of the steps. In the last cycle, the lead
-# plays a tune of its own in a share `_ASTRAY` of the bars, which teaches the model to return to the melody.
-_MELODY_CYCLES, _ASTRAY = (0.4, 0.4, 0.2), 0.3
+# The learning rate of the melody model falls in five cycles, which have these relative lengths. From the third cycle
+# on, the lead plays a tune of its own in a share `_ASTRAY` of the bars, which teaches the model to return to the
+# melody. In the fourth cycle, half of the batches are beginnings, from which the model learns to choose the instruments
+# that the caption asks for. In the last cycle they are fewer, so that the model also learns to continue what plays.
+_MELODY_CYCLES, _ASTRAY = (8, 8, 4, 5, 4), 0.3
 _BLIND = 8  # columns at the start of a window in which what is announced cannot be known
 
 
@@ -187,7 +192,8 @@ class Trainer:
         """Begin or resume a run. With a trained `mono` model the run makes a stereo or a melody model of it."""
         torch.manual_seed(seed)
         self.path, self.steps, self.step = path, steps, 0
-        self.cycles = [round(share * steps) for share in (_MELODY_CYCLES if melody else (1.0,))]
+        lengths = _MELODY_CYCLES if melody else (1,)
+        self.cycles = [round(length * steps / sum(lengths)) for length in lengths]
         self.rng = np.random.default_rng(seed)
         self.model = LanguageModel(stereo=mono is not None and not melody, melody=melody)
         if mono is not None:
@@ -227,12 +233,19 @@ class Trainer:
         done = step / cycles[0]
         return LEARNING_RATE * min(1, (self.step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
+    def _kinds(self) -> tuple[tuple[int, int], ...]:
+        """Return the frames and pieces of the batches that take turns at this step."""
+        if self.model.melody:
+            cycle = sum(self.step >= end for end in accumulate(self.cycles[:-1]))
+            return (_MELODY, _MELODY, _MELODY, _MELODY_BEGINNINGS, _MELODY_LATE)[cycle]
+        return _LATE if self.step >= _LATE_FROM * self.steps else _EARLY
+
     def run(self, every: int = 30) -> None:
         """Train to the last step. Prints progress and saves every `every` steps."""
         begun, first, frames = time.monotonic(), self.step, 0
         figures: dict[int, list[list[float]]] = {}
         while self.step < self.steps:
-            kinds = _MELODY if self.model.melody else _EARLY if self.step < _LATE_FROM * self.cycles[0] else _LATE
+            kinds = self._kinds()
             self.model.rounded = self.step >= _ROUNDED_FROM * self.cycles[0]
             length, size = kinds[self.step % len(kinds)]
             guided = self.step >= _GUIDED_FROM * self.cycles[0]

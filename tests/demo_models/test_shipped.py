@@ -100,6 +100,7 @@ def test_the_lead_of_the_melody_model_plays_the_melody(directory: Path) -> None:
     model = generation.load(directory, "demo-melody")
     figures = following.evaluate(model, ("Frère Jacques",), num_captions=1)
     codes = figures.pop("codes")
+    assert min(codes["lead"], codes["chords"]) >= 0.75  # the instruments of the caption
     assert codes["legal"] > 0.99
     assert codes["on_grid"] > 0.95
     assert min(figures.values()) > 0.6
