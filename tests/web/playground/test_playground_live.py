@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, Locator, WebSocketRoute, expect
 
 from audiocraft_api.web.services import services_of
 from support.live import playing
@@ -193,6 +193,33 @@ def test_a_refused_prompt_is_shown_and_the_music_plays_on(browser: Browser, tmp_
         wait_until(lambda: engine.live[-1].num_frames_done > num_frames)
         app.page.locator("#live-stop").click()
         expect(app.clips).to_have_count(1)
+
+
+def test_a_change_made_before_the_first_sound_is_sent_with_it(app: Playground) -> None:
+    sockets: list[WebSocketRoute] = []
+    held: list[bytes] = []
+    is_held = True
+
+    def receive(message: str | bytes) -> None:
+        if isinstance(message, bytes) and is_held:
+            held.append(message)
+        else:
+            sockets[0].send(message)
+
+    def connect(found: WebSocketRoute) -> None:
+        sockets.append(found)
+        found.connect_to_server().on_message(receive)
+
+    app.page.route_web_socket("**/ws/live", connect)
+    app.open("#live")
+    app.page.get_by_role("button", name="Play", exact=True).click()
+    expect(app.page.locator("#live-log li")).to_have_count(1)
+    app.page.get_by_role("textbox", name="Text 1").fill("solo cello")
+    app.page.keyboard.press("Enter")
+    is_held = False
+    for block in held:
+        sockets[0].send(block)
+    expect(app.page.locator("#live-log li").nth(1)).to_contain_text("solo cello")
 
 
 def test_what_was_played_before_the_connection_was_lost_is_kept(browser: Browser, tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ export class LivePanel extends EventTarget {
   /** `state` is idle, starting, playing, paused or ending. */
   setState(state) {
     const isOn = state !== "idle";
+    const begins = state === "playing" && this.form.dataset.state === "starting";
     this.form.dataset.state = state;
     byId("live-start").hidden = isOn;
     byId("live-buttons").hidden = !isOn;
@@ -96,6 +97,7 @@ export class LivePanel extends EventTarget {
     for (const back of this.log.querySelectorAll("button")) back.hidden = !isOn;
     setIcon(this.pause, state === "paused" ? "play" : "pause");
     this.pause.querySelector("span").textContent = state === "paused" ? "Go on" : "Pause";
+    if (begins) this.#flush(); // what was changed while the server prepared
   }
 
   setProblem(text) {
