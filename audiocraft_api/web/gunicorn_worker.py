@@ -8,6 +8,7 @@ the routes know nothing of it.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import secrets
@@ -36,6 +37,7 @@ FIRST_BYTE_SECONDS = 0.05
 # Test: test_connections_established_before_a_stop_get_their_responses.
 LAST_BYTES_SECONDS = 2.0
 LINGER_SECONDS = 1.0
+_SO_ATTACH_FILTER = 26  # of Linux; the module `socket` has no name for it
 DRAIN_SHARE = 0.8  # of the graceful timeout; the rest is for the responses of requests that were ended
 
 
@@ -143,6 +145,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         super().set_accept_enabled(enabled)
         if not self.alive:
             for listener in self.sockets:
+                ignore_new_connections(listener)
                 self._accept_pending(listener)
                 listener.close()
 
@@ -175,6 +178,33 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         Test: test_sigquit_exits_even_while_the_lock_of_the_thread_pool_is_held.
         """
         base.Worker.handle_quit(self, sig, frame)
+
+
+def ignore_new_connections(listener: socket.socket) -> None:
+    """Let the kernel drop requests for new connections to a socket, on Linux; established ones can be accepted.
+
+    A connection established between the last `accept` and `close` would be reset, and a proxy does not send its request
+    to another server. A client whose request for a connection is dropped repeats it, and is refused after `close`.
+    Test: test_a_connection_is_accepted_or_refused_but_not_reset.
+    """
+    if sys.platform != "linux":
+        return
+    # In the language of the Berkeley packet filter: load the flags of the TCP header, keep SYN and ACK, and drop the
+    # packet if only SYN is set.
+    program = b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (0x30, 0, 0, 13),
+            (0x54, 0, 0, 0x12),
+            (0x15, 0, 1, 0x02),
+            (0x06, 0, 0, 0),
+            (0x06, 0, 0, 0xFFFFFFFF),
+        )
+    )
+    buffer = ctypes.create_string_buffer(program, len(program))
+    with suppress(OSError):
+        option = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
 
 
 def _linger(connection: socket.socket) -> None:

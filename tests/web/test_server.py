@@ -23,7 +23,7 @@ import soundfile
 from gunicorn.config import Config as GunicornConfig
 
 from audiocraft_api.config import variable_name
-from audiocraft_api.web.gunicorn_worker import FIRST_BYTE_SECONDS, Worker
+from audiocraft_api.web.gunicorn_worker import FIRST_BYTE_SECONDS, Worker, ignore_new_connections
 from support.served import ROOT, Server, free_port, responds_ok, serve, wait_until
 
 REQUEST = {"prompt": "solo cello", "duration": 1}
@@ -206,6 +206,26 @@ def test_connections_established_before_a_stop_get_their_responses(tmp_path: Pat
         for connection in connections:
             connection.close()
         assert server.process.wait(20) == 0
+
+
+def test_a_connection_is_accepted_or_refused_but_not_reset() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as late:
+        address = listener.getsockname()
+        with socket.create_connection(address) as early:
+            ignore_new_connections(listener)
+            late.settimeout(0.2)
+            if sys.platform == "linux":
+                with pytest.raises(TimeoutError):
+                    late.connect(address)
+            accepted, _ = listener.accept()
+            listener.close()
+            with accepted:
+                early.sendall(b"request")
+                assert accepted.recv(7) == b"request"
+                accepted.sendall(b"response")
+                assert early.recv(8) == b"response"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
 
 
 def test_a_request_that_outlasts_the_grace_period_gets_503(tmp_path: Path, hold: Path) -> None:
