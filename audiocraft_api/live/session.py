@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from audiocraft_api.audio.convert import pcm16
 from audiocraft_api.audio.resampled_pcm import ResampledPcm
 from audiocraft_api.audio.stream_encoding import StreamEncoder, open_endless_opus
@@ -60,7 +62,8 @@ class LiveSession:
         self._first_new_frame = 0
         self._request = self._submit((Change(0, start.controls),))
         self._encoder: StreamEncoder | None = None
-        self._num_samples_to_skip = 0  # until the frame from which a performance goes on
+        self._num_samples_to_skip = 0  # of audio that was sent before a seek
+        self._seeks: list[tuple[Any, int]] = []  # tags and frames of seeks that were not answered yet
         self._num_samples_sent = 0
         self._num_frames_before = 0  # made by requests that ended with a seek
         self._was_dry = True
@@ -108,13 +111,14 @@ class LiveSession:
         self.playback.pause()
         return self.playback.position
 
-    def seek_back(self, frame: int, controls: Controls | None) -> None:
+    def seek_back(self, frame: int, controls: Controls | None, tag: Any) -> None:
         """Forget the performance from a frame on, and go on from there, with other controls if given.
 
-        The engine generates everything before the frame again, without sending it. Raises InvalidRequest, and as the
-        constructor.
+        The engine generates everything before the frame again; what was sent of it is not sent again. A message with
+        the tag precedes the audio of the frame. Raises InvalidRequest, and as the constructor.
         """
-        if not 0 < frame <= self.num_frames:
+        last_frame = max(self.num_frames, self._request.changes[-1].frame + 1)  # a change may wait for its frame
+        if self.info is None or not 0 < frame <= last_frame:
             raise InvalidRequest("position must be within the music that was generated, and after its beginning.")
         kept = [change for change in self._request.changes if change.frame < frame]
         if controls is not None:
@@ -124,11 +128,14 @@ class LiveSession:
         self._request = self._submit(tuple(kept))
         self._num_frames_before, self._first_new_frame = made, frame
         self.controls = kept[-1].controls
-        assert self.info is not None
-        self._num_samples_sent = self._num_samples_to_skip = self._samples(frame)
-        self.playback.seek(frame)
+        self._seeks.append((tag, frame))
         self._unheard.clear()
-        self._was_dry, self._has_played, self._measured_from = True, False, None
+        self._measured_from = None
+        if self._num_samples_sent >= self._samples(frame):  # otherwise the listener keeps all that was sent
+            self._num_samples_sent = self._samples(frame)
+            self.playback.seek(frame)
+            self._was_dry, self._has_played = True, False
+        self._num_samples_to_skip = self._num_samples_sent
 
     def stop(self, *, at_once: bool = False) -> None:
         """End the performance with the frames that are complete, those before a seek included unless `at_once`."""
@@ -164,10 +171,14 @@ class LiveSession:
             self.info = self._request.audio_info
         if blocks and self._encoder is None and self._start.output_format != PCM:
             self._encoder = self._open_encoder(len(blocks[0]))
+        yield from self._answer_seeks()
         yield from map(self._message_of, outcomes)
         for block in blocks:
-            if audio := self._encode(block):
-                yield audio
+            num_samples_before = self._num_samples_to_skip + self._num_samples_until_seek
+            for part in np.split(block, [num_samples_before], axis=1):
+                if audio := self._encode(part):
+                    yield audio
+                yield from self._answer_seeks()
         yield from self._report_pace()
         if has_ended and not blocks and not outcomes:
             self.has_ended = True
@@ -187,6 +198,17 @@ class LiveSession:
         request = LiveRequest(params)
         self._engine.submit_live(request)
         return request
+
+    @property
+    def _num_samples_until_seek(self) -> int:
+        """Samples to send before the frame of the last seek."""
+        return max(0, self._samples(self._first_new_frame) - self._num_samples_sent)
+
+    def _answer_seeks(self) -> Iterator[Message]:
+        """Say from which frame the next audio is, if it is that of the last seek."""
+        if self._seeks and not self._num_samples_until_seek:
+            yield from ({"type": "applied", "to": tag, "frame": frame} for tag, frame in self._seeks)
+            self._seeks.clear()
 
     def _message_of(self, outcome: Outcome) -> Message:
         tag, asked = outcome.draft.tag

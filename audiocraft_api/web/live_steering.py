@@ -144,13 +144,13 @@ class LiveSteering:
             case ResetContextMessage():
                 session.change(session.controls, 0.0, _tag(message), resets_context=True)
             case SeekBackMessage():
-                frame = round(message.position * FRAME_RATE)
-                if message.prompts is not None:
-                    self._prompts = weighted(message.prompts)
-                session.seek_back(frame, None if message.prompts is None else self._controls(session))
+                frame, tag = round(message.position * FRAME_RATE), _tag(message)
                 if message.prompts is None:
+                    session.seek_back(frame, None, tag)
                     self.forget_rejected(session)
-                yield _applied(message, frame)
+                else:
+                    self._prompts = weighted(message.prompts)
+                    session.seek_back(frame, self._controls(session), tag)
             case TransitionMessage():
                 self._transition_seconds = message.seconds
                 yield _applied(message, session.num_frames)

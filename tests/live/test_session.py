@@ -151,10 +151,10 @@ def test_seeking_replays_what_is_kept_without_sending_it(session: LiveSession, e
     engine.make(60)
     poll(session)
     before = engine.request
-    session.seek_back(40, ROCK)
+    session.seek_back(40, ROCK, "a")
     assert before.should_stop
     assert engine.request.changes == (Change(0, JAZZ), Change(40, ROCK))
-    assert poll(session) == (b"", [])
+    assert poll(session) == (b"", [{"type": "applied", "to": "a", "frame": 40}])
     assert engine.request.num_frames_allowed == 90
     engine.make(30)
     engine.make(55)
@@ -162,7 +162,25 @@ def test_seeking_replays_what_is_kept_without_sending_it(session: LiveSession, e
     assert session.num_frames_made == 75
     for frame in (0, 56):
         with pytest.raises(InvalidRequest, match="position"):
-            session.seek_back(frame, None)
+            session.seek_back(frame, None, "b")
+
+
+def test_seeking_past_what_was_sent_first_sends_the_audio_before(session: LiveSession, engine: HeldEngine) -> None:
+    session.play()
+    engine.make(50)
+    poll(session)
+    engine.request.advance(60)  # the codec has not decoded the last frames yet
+    session.seek_back(52, None, "a")
+    assert poll(session) == (b"", [])
+    engine.make(40)
+    assert poll(session) == (b"", [])
+    engine.make(70)
+    assert list(session.poll(0)) == [
+        samples(50, 52),
+        {"type": "applied", "to": "a", "frame": 52},
+        samples(52, 70),
+    ]
+    assert session.playback.position == 0
 
 
 def test_a_session_that_is_stopped_while_it_seeks_keeps_what_was_played(
@@ -171,7 +189,7 @@ def test_a_session_that_is_stopped_while_it_seeks_keeps_what_was_played(
     session.play()
     engine.make(60)
     poll(session)
-    session.seek_back(40, None)
+    session.seek_back(40, None, "a")
     session.stop()
     engine.make(39)
     poll(session)
@@ -179,7 +197,7 @@ def test_a_session_that_is_stopped_while_it_seeks_keeps_what_was_played(
     engine.make(40)
     poll(session)
     assert engine.request.is_stopping
-    session.seek_back(20, None)
+    session.seek_back(20, None, "b")
     session.stop(at_once=True)
     assert engine.request.is_stopping
 
@@ -230,7 +248,7 @@ def test_a_session_can_send_stereo_at_48_khz(engine: HeldEngine, clock: Clock) -
 def test_an_abandoned_session_is_complete(session: LiveSession, engine: HeldEngine) -> None:
     engine.make(60)
     poll(session)
-    session.seek_back(40, ROCK)
+    session.seek_back(40, ROCK, "a")
     waiting = threading.Thread(target=session.abandon)
     waiting.start()
     engine.make(39)

@@ -96,6 +96,27 @@ def test_seek_back_goes_on_from_an_earlier_second(server: Server) -> None:
     assert len(client.audio) == (ended["frames"] - 25) * FRAME_BYTES
 
 
+def test_seek_back_to_a_change_that_was_not_heard_yet_loses_no_audio(server: Server) -> None:
+    client = LiveClient(server.port, START)
+    client.receive_audio(10)
+    client.send({"type": "pause"})
+    client.send({"type": "prompts", "prompts": [{"text": "organ"}], "id": "change"})
+    while (applied := client.receive_until("applied")).get("id") != "change":
+        pass
+    frame = applied["frame"]
+    client.send({"type": "seek_back", "position": (frame + 1) / 50, "prompts": [{"text": "drums"}]})
+    client.send({"type": "play"})
+    while (sought := client.receive_until("applied"))["to"] != "seek_back":
+        pass
+    assert sought["frame"] == frame + 1
+    assert len(client.audio) == (frame + 1) * FRAME_BYTES
+    client.send({"type": "stop"})
+    ended = client.receive_all()
+    assert len(client.audio) == ended["frames"] * FRAME_BYTES
+    changes = server.get(f"/performances/{ended['performance']}").json()["changes"]
+    assert [change["frame"] for change in changes] == [0, frame, frame + 1]
+
+
 def test_a_refused_prompt_is_reported_and_the_music_plays_on(server: Server) -> None:
     client = LiveClient(server.port, START)
     client.receive_until("started")
