@@ -64,6 +64,8 @@ class LiveSession:
         self._encoder: StreamEncoder | None = None
         self._num_samples_to_skip = 0  # of audio that was sent before a seek
         self._seeks: list[tuple[Any, int]] = []  # tags and frames of seeks that were not answered yet
+        self._drafts: list[Draft] = []  # changes that were not answered yet
+        self._answers: list[Message] = []  # to send next
         self._num_samples_sent = 0
         self._num_frames_before = 0  # made by requests that ended with a seek
         self._was_dry = True
@@ -99,6 +101,7 @@ class LiveSession:
             raise InvalidRequest(f"A performance has at most {MAX_LIVE_CHANGES} changes. Start a new session.")
         self.controls = controls
         draft = Draft(controls, round(transition_seconds * FRAME_RATE), resets_context, (tag, self._clock()))
+        self._drafts.append(draft)
         self._request.change(draft)
 
     def play(self) -> int:
@@ -114,12 +117,16 @@ class LiveSession:
     def seek_back(self, frame: int, controls: Controls | None, tag: Any) -> None:
         """Forget the performance from a frame on, and go on from there, with other controls if given.
 
+        These include changes that have no frame yet. Without other controls, such changes are rejected.
+
         The engine generates everything before the frame again; what was sent of it is not sent again. A message with
         the tag precedes the audio of the frame. Raises InvalidRequest, and as the constructor.
         """
         last_frame = max(self.num_frames, self._request.changes[-1].frame + 1)  # a change may wait for its frame
         if self.info is None or not 0 < frame <= last_frame:
             raise InvalidRequest("position must be within the music that was generated, and after its beginning.")
+        _, outcomes = self._request.take(0)
+        self._answers += map(self._message_of, outcomes)
         kept = [change for change in self._request.changes if change.frame < frame]
         if controls is not None:
             kept.append(Change(frame, controls))
@@ -128,6 +135,13 @@ class LiveSession:
         self._request = self._submit(tuple(kept))
         self._num_frames_before, self._first_new_frame = made, frame
         self.controls = kept[-1].controls
+        for draft in self._drafts:
+            if controls is None or draft.resets_context:
+                error = InvalidRequest("The music went back before this change was applied.")
+                self._answers.append({"type": "rejected", "to": draft.tag[0], "error": error})
+            else:
+                self._seeks.append((draft.tag[0], frame))
+        self._drafts.clear()
         self._seeks.append((tag, frame))
         self._unheard.clear()
         self._measured_from = None
@@ -171,6 +185,8 @@ class LiveSession:
             self.info = self._request.audio_info
         if blocks and self._encoder is None and self._start.output_format != PCM:
             self._encoder = self._open_encoder(len(blocks[0]))
+        yield from self._answers
+        self._answers.clear()
         yield from self._answer_seeks()
         yield from map(self._message_of, outcomes)
         for block in blocks:
@@ -212,6 +228,7 @@ class LiveSession:
 
     def _message_of(self, outcome: Outcome) -> Message:
         tag, asked = outcome.draft.tag
+        self._drafts.remove(outcome.draft)
         if outcome.error is None:
             self._unheard.append((outcome.frame, asked))
             return {"type": "applied", "to": tag, "frame": outcome.frame}

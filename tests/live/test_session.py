@@ -183,6 +183,30 @@ def test_seeking_past_what_was_sent_first_sends_the_audio_before(session: LiveSe
     assert session.playback.position == 0
 
 
+def test_seeking_answers_all_changes_that_wait(session: LiveSession, engine: HeldEngine) -> None:
+    engine.make(60)
+    poll(session)
+    session.change(ROCK, 0.0, "settled")
+    draft = engine.request.next_draft()
+    assert draft is not None
+    engine.request.settle(draft, Change(60, ROCK))
+    session.change(JAZZ, 0.0, "waiting")
+    session.change(JAZZ, 0.0, "reset", resets_context=True)
+    session.seek_back(40, ROCK, "back")
+    settled, reset, waiting, back = poll(session)[1]
+    assert (settled["to"], settled["type"], settled["frame"]) == ("settled", "applied", 60)
+    assert (reset["to"], reset["type"]) == ("reset", "rejected")
+    assert [(m["to"], m["type"], m["frame"]) for m in (waiting, back)] == [
+        ("waiting", "applied", 40),
+        ("back", "applied", 40),
+    ]
+    engine.make(60)
+    session.change(JAZZ, 0.0, "waiting")
+    session.seek_back(30, None, "back")
+    assert [(m["to"], m["type"]) for m in poll(session)[1]] == [("waiting", "rejected"), ("back", "applied")]
+    assert session.controls is JAZZ
+
+
 def test_a_session_that_is_stopped_while_it_seeks_keeps_what_was_played(
     session: LiveSession, engine: HeldEngine
 ) -> None:
