@@ -52,10 +52,10 @@ def _write(scale: str, directory: Path) -> None:
         return
     import torch
 
-    from audiocraft_api.model import demo, demo_parts
+    from audiocraft_api.model import demo
 
-    demo.add_repository(directory / "hub", demo_parts.CODEC_ID, make_codec().save_pretrained)
-    torch.save({"pretrained": demo_parts.CODEC_ID}, directory / "compression_state_dict.bin")
+    demo.add_repository(directory / "hub", demo.CODEC_ID, make_codec().save_pretrained)
+    torch.save({"pretrained": demo.CODEC_ID}, directory / "compression_state_dict.bin")
     _write_language_model(directory, T5_BASE, dim=dim, num_heads=num_heads, num_layers=num_layers)
 
 
@@ -81,13 +81,14 @@ def _write_language_model(directory: Path, text_encoder: dict[str, int], **argum
     import torch
     from omegaconf import OmegaConf
 
-    from audiocraft_api.model import demo, demo_parts, released_configuration
+    from audiocraft_api.model import demo, released_configuration
     from audiocraft_api.model.checkpoint import build_language_model
     from audiocraft_api.model.hub import Hub
+    from bench import untrained
 
-    hub, encoder_id = directory / "hub", demo_parts.TEXT_ENCODER_ID
+    hub, encoder_id = directory / "hub", demo.TEXT_ENCODER_ID
     encoder = make_text_encoder(text_encoder)
-    demo.add_repository(hub, encoder_id, demo_parts.tokenizer().save_pretrained, encoder.save_pretrained)
+    demo.add_repository(hub, encoder_id, untrained.tokenizer().save_pretrained, encoder.save_pretrained)
     configuration = released_configuration.configuration(
         text_encoder=encoder_id, melody=False, stereo=False, **arguments
     )

@@ -1,7 +1,8 @@
-"""The parts of the demo checkpoints: small untrained networks of the released models' structure, from a fixed seed.
+"""Small untrained models of the released models' structure, from a fixed seed, for tests and benchmarks.
 
-Knows nothing of files. Every size that is part of the interface (number and size of codebooks, frame and sample rate,
-delays, chroma prefix) is that of the released models; only widths and depths are small.
+Every size that is part of the interface (number and size of codebooks, frame and sample rate, delays, chroma prefix) is
+that of the released models; only widths and depths are small. `write` makes checkpoints that are named like the demo
+models.
 """
 
 from __future__ import annotations
@@ -15,11 +16,7 @@ from demucs.demucs import Demucs
 from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel, T5Config, T5EncoderModel, T5Tokenizer
 
-from audiocraft_api.model import demo_separator, released_configuration
-
-TEXT_ENCODER_ID = "audiocraft-api/demo-text-encoder"
-CODEC_ID = "audiocraft-api/demo-codec"
-SEPARATOR_ID = "audiocraft-api/demo-separator"
+from audiocraft_api.model import demo, demo_separator
 
 _TEXT_DIM = 32
 _LM_DIM = 64
@@ -30,6 +27,26 @@ _CODEBOOK_SCALE = 0.8
 _WORDS = """a and the of with in for bpm fast slow soft warm dark bright calm happy sad epic lo fi beat beats drums bass
 guitar piano synth strings violin cello flute organ choir voice ambient techno house jazz rock pop folk blues funk hip
 hop classical electronic acoustic electric orchestral cinematic melody rhythm groove loop solo major minor song music"""
+
+
+def write(name: str, directory: Path) -> None:
+    """Write the checkpoint of a model that generates noise. `name` is that of a demo model."""
+    from omegaconf import OmegaConf
+
+    from audiocraft_api.model.checkpoint import build_language_model
+    from audiocraft_api.model.hub import Hub
+
+    hub = directory / "hub"
+    words = tokenizer()
+    encoder = text_encoder(len(words))
+    demo.add_repository(hub, demo.TEXT_ENCODER_ID, words.save_pretrained, encoder.save_pretrained)
+    demo.add_repository(hub, demo.CODEC_ID, codec().save_pretrained)
+    if name == "demo-melody":
+        demo.add_repository(hub, demo.SEPARATOR_ID, save_separator)
+    shape = {"melody": name == "demo-melody", "stereo": name == "demo-stereo"}
+    config = OmegaConf.create(demo.configuration(dim=_LM_DIM, num_heads=2, num_layers=2, **shape))
+    lm = build_language_model(config, Hub(hub, offline=True), torch.device("cpu"))
+    demo.save(directory, config, language_model_state(lm))
 
 
 def draw(module: nn.Module, seed: int, gains: dict[str, float]) -> None:
@@ -99,14 +116,6 @@ def save_separator(directory: Path) -> None:
     model = Demucs(**arguments).eval()
     draw(model, 3, {})
     demo_separator.save_separator(directory, model, arguments)
-
-
-def configuration(**shape: Any) -> dict[str, Any]:
-    """Return the content of `xp.cfg`. `shape` is what `released_configuration.configuration` takes, besides the ids."""
-    untrained = {"dim": _LM_DIM, "num_heads": 2, "num_layers": 2}
-    return released_configuration.configuration(
-        text_encoder=TEXT_ENCODER_ID, separator=SEPARATOR_ID, **untrained | shape
-    )
 
 
 def language_model_state(lm: nn.Module) -> dict[str, Tensor]:

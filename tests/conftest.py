@@ -27,10 +27,11 @@ def demo_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     you change.
     """
     from audiocraft_api.model import demo
+    from bench import untrained
 
     directory = tmp_path_factory.mktemp("checkpoints")
     for name in demo.NAMES:
-        demo.build(name, directory, demo.write_untrained)
+        demo.build(name, directory, untrained.write)
     return directory
 
 

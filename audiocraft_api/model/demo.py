@@ -20,12 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audiocraft_api.model import released_configuration
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 NAMES = ("demo", "demo-melody", "demo-stereo")
 DATA = Path(__file__).parent / "demo_data"
 CODEC_FILE = "codec.safetensors"
+TEXT_ENCODER_ID = "audiocraft-api/demo-text-encoder"
+CODEC_ID = "audiocraft-api/demo-codec"
+SEPARATOR_ID = "audiocraft-api/demo-separator"
 
 logger = logging.getLogger(__name__)
 
@@ -60,57 +65,38 @@ def _write(name: str, directory: Path) -> None:
     write_trained(directory, DATA / CODEC_FILE, DATA / f"{name}.safetensors")
 
 
-def write_untrained(name: str, directory: Path) -> None:
-    """Write a checkpoint of random weights, which generates noise and has all of the released models' structure."""
-    import torch
-    from omegaconf import OmegaConf
-
-    from audiocraft_api.model import demo_parts as parts
-    from audiocraft_api.model.checkpoint import build_language_model
-    from audiocraft_api.model.hub import Hub
-
-    hub = directory / "hub"
-    tokenizer = parts.tokenizer()
-    encoder = parts.text_encoder(len(tokenizer))
-    add_repository(hub, parts.TEXT_ENCODER_ID, tokenizer.save_pretrained, encoder.save_pretrained)
-    add_repository(hub, parts.CODEC_ID, parts.codec().save_pretrained)
-    if name == "demo-melody":
-        add_repository(hub, parts.SEPARATOR_ID, parts.save_separator)
-
-    config = OmegaConf.create(parts.configuration(melody=name == "demo-melody", stereo=name == "demo-stereo"))
-    lm = build_language_model(config, Hub(hub, offline=True), torch.device("cpu"))
-    _save(directory / "state_dict.bin", config, parts.language_model_state(lm))
-    torch.save({"pretrained": parts.CODEC_ID}, directory / "compression_state_dict.bin")
-
-
 def write_trained(directory: Path, codec_file: Path, model_file: Path) -> None:
     """Write the checkpoint of a trained model from its shipped numbers."""
-    import torch
     from omegaconf import OmegaConf
 
     from audiocraft_api.model import demo_codec, demo_separator, demo_weights
-    from audiocraft_api.model import demo_parts as parts
 
     codec_numbers, _ = demo_weights.read(codec_file)
     numbers, facts = demo_weights.read(model_file)
     hub = directory / "hub"
     tokenizer = demo_weights.tokenizer(facts)
     encoder = demo_weights.text_encoder(numbers, facts)
-    add_repository(hub, parts.TEXT_ENCODER_ID, tokenizer.save_pretrained, encoder.save_pretrained)
-    add_repository(hub, parts.CODEC_ID, demo_codec.build(codec_numbers).save_pretrained, demo_codec.halve_codebooks)
+    add_repository(hub, TEXT_ENCODER_ID, tokenizer.save_pretrained, encoder.save_pretrained)
+    add_repository(hub, CODEC_ID, demo_codec.build(codec_numbers).save_pretrained, demo_codec.halve_codebooks)
     if facts["configuration"]["melody"]:
-        add_repository(hub, parts.SEPARATOR_ID, partial(demo_separator.write, parts.SEPARATOR_ID))
+        add_repository(hub, SEPARATOR_ID, partial(demo_separator.write, SEPARATOR_ID))
     state = demo_weights.language_model_state(numbers)
-    config = OmegaConf.create(parts.configuration(**facts["configuration"]))
-    _save(directory / "state_dict.bin", config, state)
-    torch.save({"pretrained": parts.CODEC_ID}, directory / "compression_state_dict.bin")
+    config = OmegaConf.create(configuration(**facts["configuration"]))
+    save(directory, config, state)
 
 
-def _save(path: Path, config: DictConfig, state: dict[str, Any]) -> None:
+def configuration(**shape: Any) -> dict[str, Any]:
+    """Return the content of `xp.cfg`. `shape` is what `released_configuration.configuration` takes, besides the ids."""
+    return released_configuration.configuration(text_encoder=TEXT_ENCODER_ID, separator=SEPARATOR_ID, **shape)
+
+
+def save(directory: Path, config: DictConfig, state: dict[str, Any]) -> None:
+    """Write the language model, and the file that names the codec."""
     import torch
     from omegaconf import OmegaConf
 
-    torch.save({"xp.cfg": OmegaConf.to_yaml(config), "best_state": state}, path)
+    torch.save({"xp.cfg": OmegaConf.to_yaml(config), "best_state": state}, directory / "state_dict.bin")
+    torch.save({"pretrained": CODEC_ID}, directory / "compression_state_dict.bin")
 
 
 def add_repository(hub: Path, repository: str, *saves: Any) -> None:

@@ -14,11 +14,11 @@ import torch
 from omegaconf import OmegaConf
 
 from audiocraft_api.engine.weights import decoder_weights
-from audiocraft_api.model import demo_parts, released_configuration
+from audiocraft_api.model import demo, released_configuration
 from audiocraft_api.model.checkpoint import build_language_model
 from audiocraft_api.model.demo import add_repository
 from audiocraft_api.model.hub import Hub
-from bench import gpu, graph_checks, random_model, shapes
+from bench import gpu, graph_checks, random_model, shapes, untrained
 from support.distributions import hide_all_but, required_by
 
 ROOT = Path(__file__).parent.parent.parent
@@ -33,8 +33,8 @@ def model(request: pytest.FixtureRequest) -> random_model.RandomModel:
 def test_the_random_model_has_the_weights_of_audiocrafts(model: random_model.RandomModel, tmp_path: Path) -> None:
     dim, num_heads, num_layers = random_model.TINY
     encoder = shapes.make_text_encoder(random_model.TINY_TEXT_ENCODER)
-    name = demo_parts.TEXT_ENCODER_ID
-    add_repository(tmp_path, name, demo_parts.tokenizer().save_pretrained, encoder.save_pretrained)
+    name = demo.TEXT_ENCODER_ID
+    add_repository(tmp_path, name, untrained.tokenizer().save_pretrained, encoder.save_pretrained)
     configuration = released_configuration.configuration(
         text_encoder=name, melody=False, stereo=False, dim=dim, num_heads=num_heads, num_layers=num_layers
     )

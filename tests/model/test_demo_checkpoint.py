@@ -15,6 +15,7 @@ from audiocraft_api.config import load_config
 from audiocraft_api.model import demo
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.loading import load_model
+from bench import untrained
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -23,7 +24,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", demo.NAMES)
 def test_a_checkpoint_is_made_with_the_same_bytes_each_time(name: str, demo_checkpoints: Path, tmp_path: Path) -> None:
-    assert contents(demo.build(name, tmp_path, demo.write_untrained)) == contents(demo_checkpoints / name)
+    assert contents(demo.build(name, tmp_path, untrained.write)) == contents(demo_checkpoints / name)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_an_existing_checkpoint_is_not_changed(tmp_path: Path) -> None:
 
 
 def test_two_threads_can_make_the_same_checkpoint_at_once(tmp_path: Path, demo_checkpoints: Path) -> None:
-    threads = [threading.Thread(target=demo.build, args=("demo", tmp_path, demo.write_untrained)) for _ in range(2)]
+    threads = [threading.Thread(target=demo.build, args=("demo", tmp_path, untrained.write)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -24,8 +24,8 @@ from audiocraft_api.core.separation import STEMS
 from audiocraft_api.core.waiting import Waiter
 from audiocraft_api.model import demo, demo_separator, separator
 from audiocraft_api.model.catalog import Catalog
-from audiocraft_api.model.demo_parts import draw
 from audiocraft_api.model.stem_separators import DEMO_DIRECTORY, StemSeparators
+from bench.untrained import draw
 
 RATE = 32_000
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from audiocraft_api.config import Config
 from audiocraft_api.core.errors import ModelUnavailable
 from audiocraft_api.core.params import GenerationParams
-from audiocraft_api.model import demo_parts, hub, released_configuration
+from audiocraft_api.model import demo, hub, released_configuration
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.checkpoint import build_codec
 from audiocraft_api.model.checkpoint_file import _configuration_types
@@ -24,7 +24,7 @@ from audiocraft_api.model.model_cache import ModelCache
 
 NAME = "mine"
 CODEC = "compression_state_dict.bin"
-PRETRAINED = f"//pretrained/{demo_parts.CODEC_ID}"
+PRETRAINED = f"//pretrained/{demo.CODEC_ID}"
 OWN_CODEC = "//sig/0123abcd/checkpoint.th"
 
 
@@ -108,7 +108,7 @@ def test_a_pair_that_audiocraft_exported_gives_the_same_model(directory: Path, d
 
     with torch.serialization.safe_globals(_configuration_types()):
         export.export_lm(directory / "checkpoint.th", directory / "state_dict.bin")
-    export.export_pretrained_compression_model(demo_parts.CODEC_ID, directory / CODEC)
+    export.export_pretrained_compression_model(demo.CODEC_ID, directory / CODEC)
     (directory / "checkpoint.th").unlink()
     assert torch.equal(codes(load(directory)), demo_codes(demo_checkpoints))
 
@@ -178,7 +178,7 @@ def test_a_checkpoint_of_a_codec_is_no_language_model(directory: Path) -> None:
     torch.save(state, directory / "checkpoint.th")
     (directory / CODEC).unlink()
     assert expected in refusal(directory)
-    torch.save({"pretrained": demo_parts.CODEC_ID}, directory / CODEC)
+    torch.save({"pretrained": demo.CODEC_ID}, directory / CODEC)
     assert expected in refusal(directory)
 
 
@@ -227,7 +227,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_the_reason(
     directory: Path, change: Callable[[dict[str, Any]], None], expected: str
 ) -> None:
     resave(directory, change)
-    torch.save({"pretrained": demo_parts.CODEC_ID}, directory / CODEC)
+    torch.save({"pretrained": demo.CODEC_ID}, directory / CODEC)
     message = refusal(directory)
     assert expected in message
     assert "checkpoint.th" in message

@@ -20,10 +20,11 @@ from transformers import (
 from audiocraft_api.config import load_config
 from audiocraft_api.core.errors import ModelUnavailable
 from audiocraft_api.core.params import AudioInput, GenerationParams
-from audiocraft_api.model import demo, demo_parts, hub, revisions, transformers_checkpoint
+from audiocraft_api.model import demo, hub, revisions, transformers_checkpoint
 from audiocraft_api.model.catalog import Catalog
 from audiocraft_api.model.loading import load_model
 from audiocraft_api.model.separator import RELEASED_ID
+from bench import untrained
 
 KINDS = ("mono", "stereo", "melody")
 TEXTS = ["slow piano with warm strings", "techno"]
@@ -47,7 +48,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save(kind: str, directory: Path) -> None:
-    tokenizer = demo_parts.tokenizer()
+    tokenizer = untrained.tokenizer()
     decoder = {
         "hidden_size": 64, "num_attention_heads": 4, "ffn_dim": 256, "num_hidden_layers": 2, "dropout": 0.0,
         "num_codebooks": 8 if kind == "stereo" else 4, "audio_channels": 2 if kind == "stereo" else 1,
@@ -55,18 +56,18 @@ def save(kind: str, directory: Path) -> None:
     config_class, model_class = MusicgenConfig, MusicgenForConditionalGeneration
     if kind == "melody":
         config_class, model_class = MusicgenMelodyConfig, MusicgenMelodyForConditionalGeneration
-    text_encoder = demo_parts.text_encoder(len(tokenizer))
+    text_encoder = untrained.text_encoder(len(tokenizer))
     text_config = text_encoder.config.to_dict()
-    codec_config = EncodecConfig(**demo_parts.codec().config.to_dict()).to_dict()
+    codec_config = EncodecConfig(**untrained.codec().config.to_dict()).to_dict()
     torch.manual_seed(len(kind))
     model = model_class(config_class(text_encoder=text_config, audio_encoder=codec_config, decoder=decoder)).eval()
     model.text_encoder.load_state_dict(text_encoder.state_dict())
-    model.audio_encoder.load_state_dict(demo_parts.codec().state_dict())
+    model.audio_encoder.load_state_dict(untrained.codec().state_dict())
     # In several files, as large models are.
     model.save_pretrained(directory, max_shard_size="1MB" if kind == "mono" else "5GB")
     tokenizer.save_pretrained(directory)
     if kind == "melody":
-        demo.add_repository(directory / "hub", RELEASED_ID, demo_parts.save_separator)
+        demo.add_repository(directory / "hub", RELEASED_ID, untrained.save_separator)
 
 
 def load(directory: Path, kind: str, **settings: Any) -> Any:
@@ -83,7 +84,7 @@ def test_weights_of_transformers_give_the_same_logits(saved: Path) -> None:
         ours = load(saved, kind)
         ours.to_float32()
         codes = torch.randint(0, 2048, (1, ours.num_codebooks, NUM_FRAMES))
-        text = demo_parts.tokenizer()(texts, return_tensors="pt")
+        text = untrained.tokenizer()(texts, return_tensors="pt")
         expected = theirs(**text, decoder_input_ids=codes.flatten(0, 1)).logits
         found = ours.lm(codes, [], condition_tensors=text_conditions(ours.lm, texts))
         torch.testing.assert_close(found.flatten(0, 1), expected, atol=1e-4, rtol=0)
@@ -97,7 +98,7 @@ def test_melody_weights_of_transformers_give_the_same_logits(saved: Path) -> Non
     ours.to_float32()
     codes = torch.randint(0, 2048, (len(TEXTS), 4, NUM_FRAMES))
     chroma = torch.nn.functional.one_hot(torch.randint(0, 12, (len(TEXTS), CHROMA_FRAMES)), 12).float()
-    text = demo_parts.tokenizer()(TEXTS, return_tensors="pt", padding=True)
+    text = untrained.tokenizer()(TEXTS, return_tensors="pt", padding=True)
     expected = theirs(**text, input_features=chroma, decoder_input_ids=codes.flatten(0, 1)).logits
     melody = ours.lm.condition_provider.conditioners.self_wav.output_proj(chroma)
     conditions = {"self_wav": (melody, torch.ones(melody.shape[:2])), **text_conditions(ours.lm, TEXTS)}

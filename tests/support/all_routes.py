@@ -35,13 +35,13 @@ def write_models(directory: Path) -> Path:
     """Write models of transformers' and of AudioGen's format, and return a models file that declares them."""
     from transformers import MusicgenConfig, MusicgenForConditionalGeneration
 
-    from audiocraft_api.model import demo_parts
+    from bench import untrained
 
-    tokenizer = demo_parts.tokenizer()
+    tokenizer = untrained.tokenizer()
     decoder = {"hidden_size": 64, "num_attention_heads": 4, "ffn_dim": 128, "num_hidden_layers": 2}
-    text_encoder = demo_parts.text_encoder(len(tokenizer)).config.to_dict()
+    text_encoder = untrained.text_encoder(len(tokenizer)).config.to_dict()
     config = MusicgenConfig(
-        text_encoder=text_encoder, audio_encoder=demo_parts.codec().config.to_dict(), decoder=decoder
+        text_encoder=text_encoder, audio_encoder=untrained.codec().config.to_dict(), decoder=decoder
     )
     MusicgenForConditionalGeneration(config).save_pretrained(directory / "transformers")
     tokenizer.save_pretrained(directory / "transformers")

@@ -25,6 +25,7 @@ from audiocraft_api.engine.model_runner import ModelRunner
 from audiocraft_api.engine.weights import converted, decoder_weights
 from audiocraft_api.model import demo
 from audiocraft_api.model.catalog import Catalog
+from bench import untrained
 
 SECONDS = 120.0  # limit of every wait
 
@@ -108,7 +109,7 @@ def join_engine_threads() -> None:
 @functools.cache
 def demo_model(directory: Path, name: str) -> Any:
     """Return a demo checkpoint, loaded once for all tests."""
-    demo.build(name, directory, demo.write_untrained)
+    demo.build(name, directory, untrained.write)
     from audiocraft_api.model.loading import load_model
 
     config = Config(checkpoints_dir=directory, device="cpu")

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiocraft_api.engine.codec.decoder import BLOCK_FRAMES, StreamingCodec, WholeCodec, make_codec
-from audiocraft_api.model import demo_parts, xformers_stub
+from audiocraft_api.model import xformers_stub
+from bench import untrained
 
 NUM_FRAMES = 120
 
@@ -29,7 +30,7 @@ def wrappers() -> Any:
 
 @pytest.fixture(scope="module")
 def mono(wrappers: Any) -> Any:
-    return wrappers.HFEncodecCompressionModel(demo_parts.codec())
+    return wrappers.HFEncodecCompressionModel(untrained.codec())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def encodec(wrappers: Any, **changes: Any) -> Any:
         "codebook_size": 2048, "chunk_length_s": None, "num_lstm_layers": 2, "use_conv_shortcut": False,
     }  # fmt: skip
     model = EncodecModel(EncodecConfig(**(options | changes))).eval()
-    demo_parts.draw(model.decoder, 7, {})
+    untrained.draw(model.decoder, 7, {})
     model.decoder.layers[-1].conv.parametrizations.weight.original0.data *= 0.25  # as loud as music
     generator = torch.Generator().manual_seed(8)
     for layer in model.quantizer.layers:
