@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from audiocraft_api.model import demo
-from demo_models import codec, evaluation, export, generation
+from demo_models import codec, evaluation, export, generation, rare_words
 from demo_models.synthesizer import make_grains
 from demo_models.training import Trainer, load_model
 
 STEPS = {"demo": 3400, "demo-stereo": 900, "demo-melody": 3625}
+WORD_STEPS = {"demo": 300, "demo-stereo": 300, "demo-melody": 200}  # of `rare_words`
 _QUICK_STEPS = {"demo": 12, "demo-stereo": 4, "demo-melody": 2}
 
 
@@ -40,6 +41,7 @@ def make(directory: Path, data: Path, *, quick: bool = False) -> dict[str, Any]:
         print(f"Training {name}.", flush=True)
         Trainer(checkpoint, steps, mono=mono, melody=name == "demo-melody").run(every=4 if quick else 30)
         model = load_model(checkpoint)
+        rare_words.learn(model, 4 if quick else WORD_STEPS[name])
         mono = mono or model
         export.write(data / f"{name}.safetensors", export.language_model_numbers(model), model)
         shutil.rmtree(directory / name, ignore_errors=True)

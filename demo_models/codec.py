@@ -3,7 +3,8 @@
 Overlap-add of grains is linear, so the decoder has to be one linear map from the sum of the codes' embeddings to 800
 samples. An embedding holds the grain's principal components. The first transposed convolution (50 to 400 Hz) holds the
 map, the later ones only interleave. ELU is passed above zero, where it is the identity: all values are lifted by a
-constant that the last bias takes off. The LSTM and the residual branches are zero.
+constant that the last bias takes off. The last residual branch is a soft limiter. The LSTM and the other branches are
+zero.
 
 The encoder hears only the pilot (`pilot`), which the decoder adds to the sound. Its last ELU also works below zero,
 where it is constant: so the encoder hears whether a sound is foreign.
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from audiocraft_api.model.demo_codec import LIMIT, LIMIT_SHARPNESS, LIMIT_SLOPE
 from demo_models import pilot
 from demo_models.score import FRAME, PARTS
 from demo_models.synthesizer import EDGE, GRAIN, Grains
@@ -84,7 +86,17 @@ def decode(solution: Solution, codes: NDArray[np.int64]) -> NDArray[np.float64]:
     wave = np.zeros(codes.shape[1] * FRAME + 2 * EDGE)
     for i, grain in enumerate(frames):
         wave[i * FRAME : i * FRAME + GRAIN] += grain
-    return wave[EDGE:-EDGE]
+    return limit(wave[EDGE:-EDGE])
+
+
+def limit(wave: Matrix) -> Matrix:
+    """Return a waveform whose samples beyond the limit are nearer to it."""
+
+    def beyond(samples: Matrix) -> Matrix:  # what an ELU passes
+        x = LIMIT_SHARPNESS * (samples - LIMIT)
+        return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+
+    return wave - (1 - LIMIT_SLOPE) / LIMIT_SHARPNESS * (beyond(wave) - beyond(-wave))
 
 
 def encode(solution: Solution, wave: NDArray[np.floating]) -> NDArray[np.int64]:

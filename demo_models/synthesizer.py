@@ -39,7 +39,7 @@ Grains = NDArray[np.float32]  # [4, NUM_CODES, GRAIN]
 EDGE = 80  # samples: half a cross-fade
 GRAIN = FRAME + 2 * EDGE
 _HIGHEST = 9_000  # Hz
-_VOLUME = 0.96  # so that the loudest stereo clip stays below 1
+_VOLUME = 1.06  # mono clips then have -20 to -14 LUFS
 _ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(2 * EDGE) + 0.5) / (2 * EDGE))
 WINDOW = np.concatenate([_ramp, np.ones(FRAME - 2 * EDGE), _ramp[::-1]])
 
@@ -78,8 +78,8 @@ TIMBRES = {
     ("lead", "piano"): Timbre(
         0.25, _saw(8, 1.3), 2800, 0.002, 0.4, 0.45, ratios=[h * (1 + 3e-4 * h * h) ** 0.5 for h in range(1, 9)]
     ),
-    ("lead", "bells"): Timbre(0.24, (1, 0.5, 0.3, 0.16), 6000, 0.001, 0.32, 0.7, ratios=(1, 2.0, 4.02, 6.8)),
-    ("lead", "marimba"): Timbre(0.47, (1, 0.35, 0.1), 5000, 0.001, 0.09, 1.5, ratios=(1, 3.98, 9.2)),
+    ("lead", "bells"): Timbre(0.24, (1, 0.5, 0.3, 0.16), 6000, 0.001, 0.38, 0.7, ratios=(1, 2.0, 4.02, 6.8)),
+    ("lead", "marimba"): Timbre(0.43, (1, 0.35, 0.1), 5000, 0.001, 0.09, 1.5, ratios=(1, 3.98, 9.2)),
     ("lead", "flute"): Timbre(0.15, (1, 0.3, 0.12, 0.04), 6000, tremolo=0.12),
     ("lead", "violin"): Timbre(0.14, _saw(10, 0.9), 2200, chorus=0.35),
     ("lead", "synth"): Timbre(0.13, _saw(10, 1.0), 2400, chorus=0.25),

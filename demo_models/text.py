@@ -31,10 +31,10 @@ def _vocabulary() -> dict[str, tuple[str, ...]]:
     words: dict[str, list[str]] = {word: [] for word in (*FILLERS, *NEGATIONS, "bpm", "beats", "per", "minute")}
     for statement, phrases in PHRASES.items():
         for phrase in phrases:
+            denies = any(word in NEGATIONS for word in words_of(phrase))  # then the statement is not what words mean
             for word in words_of(phrase):
                 meanings = words.setdefault(word, [])
-                denied = statement.startswith("no ") and word not in ("drumless", "bassless", "beatless")
-                if word not in FILLERS and word not in NEGATIONS and not denied and statement not in meanings:
+                if word not in FILLERS and word not in NEGATIONS and not denies and statement not in meanings:
                     meanings.append(statement)
     for number in range(LOWEST_BPM, HIGHEST_BPM + 1):
         words[str(number)] = [f"tempo {nearest_tempo(number)}"]
@@ -74,9 +74,14 @@ class WordTable(nn.Module):
         free[END] = 1.0
         for name, buffer in {"index": index, "free": free, "effect_of": effect}.items():
             self.register_buffer(name, buffer, persistent=False)
+        self._statements = statements
         self.shared = nn.Parameter(torch.randn(1 + len(statements), MEANING))
         self.own = nn.Parameter(0.2 * torch.randn(NUM_WORDS, MEANING))
         self.effect = nn.Parameter(0.5 * torch.randn(NUM_WORDS, EFFECT))
+
+    def row_of(self, statement: str) -> int:
+        """Return the shared row of a statement."""
+        return 1 + self._statements.index(statement)
 
     def forward(self) -> Tensor:
         shared = torch.cat((torch.zeros(1, MEANING), self.shared[1:]))

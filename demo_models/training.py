@@ -11,7 +11,7 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from demo_models import text
 from demo_models.captions import draw_caption
-from demo_models.composer import Codes, bar_frames, compose, draw_facts
+from demo_models.composer import Codes, Facts, bar_frames, compose, draw_facts
 from demo_models.dimensions import NUM_CLASSES, NUM_PLACES
 from demo_models.language_model import SPECIAL, LanguageModel
 from demo_models.melody import compose_with_melody
@@ -82,6 +82,17 @@ def _shifted(values: Codes, delays: Sequence[int], fill: int) -> Codes:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What the pieces of a batch are about, and what is said about them."""
+
+    facts: Callable[[np.random.Generator], Facts] = draw_facts
+    caption: Callable[[np.random.Generator, Facts], str] = draw_caption
+
+
+EVERYTHING = Source()
+
+
+@dataclass(frozen=True)
 class _Example:
     """Inputs, targets and starts of sixteenth notes [K, frames], the first position, and the conditions."""
 
@@ -93,8 +104,8 @@ class _Example:
     chroma: NDArray[np.float32] | None  # [NUM_PLACES, 12] for a melody model; zero without a melody
 
 
-def _example(rng: np.random.Generator, frames: int, model: LanguageModel, astray: float) -> _Example:
-    facts, delays = draw_facts(rng), model.delays
+def _example(rng: np.random.Generator, frames: int, model: LanguageModel, astray: float, source: Source) -> _Example:
+    facts, delays = source.facts(rng), model.delays
     bar = bar_frames(facts)
     longest = 1500 // bar + 1
     needed = -(-frames // bar) + 1
@@ -117,19 +128,25 @@ def _example(rng: np.random.Generator, frames: int, model: LanguageModel, astray
     inputs, targets = inputs[:, window], targets[:, window].copy()
     if first:
         targets[:, :_BLIND] = NO_TARGET
-    heard = draw_facts(rng) if first and rng.random() < _WRONG_CAPTION else facts
+    heard = source.facts(rng) if first and rng.random() < _WRONG_CAPTION else facts
     on_grid = _shifted(on_grid, delays, 0)[:, 1:][:, window]
     if astray:
         of_lead = is_astray & (np.array([part is PARTS[3] for part in model.parts])[:, None])
         targets[_shifted(of_lead, delays, 0)[:, 1:][:, window] > 0] = NO_TARGET
-    return _Example(inputs, targets, on_grid, window.start, draw_caption(rng, heard), chroma)
+    return _Example(inputs, targets, on_grid, window.start, source.caption(rng, heard), chroma)
 
 
 def draw_batch(
-    rng: np.random.Generator, frames: int, size: int, model: LanguageModel, guided: bool = False, astray: float = 0.0
+    rng: np.random.Generator,
+    frames: int,
+    size: int,
+    model: LanguageModel,
+    guided: bool = False,
+    astray: float = 0.0,
+    source: Source = EVERYTHING,
 ) -> dict[str, Tensor]:
     """Return tokens, targets and on_grid [B, K, S], positions [B, S], words [B, L], keep [B] and a melody's chroma."""
-    examples = [_example(rng, frames, model, astray) for _ in range(size)]
+    examples = [_example(rng, frames, model, astray, source) for _ in range(size)]
     ids = [text.encode_words(each.caption) for each in examples]
     words = np.full((size, max(map(len, ids))), text.PAD)
     for row, sequence in zip(words, ids, strict=True):

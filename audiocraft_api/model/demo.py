@@ -77,7 +77,8 @@ def write_trained(directory: Path, codec_file: Path, model_file: Path) -> None:
     tokenizer = demo_weights.tokenizer(facts)
     encoder = demo_weights.text_encoder(numbers, facts)
     add_repository(hub, TEXT_ENCODER_ID, tokenizer.save_pretrained, encoder.save_pretrained)
-    add_repository(hub, CODEC_ID, demo_codec.build(codec_numbers).save_pretrained, demo_codec.halve_codebooks)
+    codec = demo_codec.build(codec_numbers, stereo=facts["configuration"]["stereo"])
+    add_repository(hub, CODEC_ID, codec.save_pretrained, demo_codec.halve_codebooks)
     if facts["configuration"]["melody"]:
         add_repository(hub, SEPARATOR_ID, partial(demo_separator.write, SEPARATOR_ID))
     state = demo_weights.language_model_state(numbers)

@@ -20,15 +20,20 @@ from transformers import EncodecConfig, EncodecModel
 
 Array = NDArray[Any]
 
+STEREO_GAIN = 0.84  # of the sound, because two sides are louder than one
+# A soft limiter: above `LIMIT` samples grow by a quarter as fast, with a knee as wide as 1 / `LIMIT_SHARPNESS`.
+LIMIT, LIMIT_SLOPE, LIMIT_SHARPNESS = 0.85, 0.25, 40.0
 FILTERS = 13
 RATIOS = (8, 5, 4, 4)
 # Added to every value inside the network, so that ELU passes it unchanged.
 LIFT = 1.25
 
 
-def build(numbers: Mapping[str, Array]) -> EncodecModel:
+def build(numbers: Mapping[str, Array], *, stereo: bool = False) -> EncodecModel:
     """Return the codec for its solved numbers, which `demo_models.codec.Solution` describes."""
     solved = {name: array.astype(np.float64) for name, array in numbers.items()}
+    if stereo:
+        solved["synthesis"][: -len(solved["identify"])] *= STEREO_GAIN  # the pilot stays as it is
     codebooks = solved["codebooks"]
     size = codebooks.shape[-1]
     config = EncodecConfig(
@@ -61,7 +66,7 @@ def halve_codebooks(directory: Path) -> None:
 def _fill_decoder(layers: Sequence[nn.Module], synthesis: Array, reach: Array) -> None:
     """Embeddings divided by their reach and lifted; the map to 80 channels at 400 Hz; three layers that interleave.
 
-    The embeddings' last dimension is the encoder's alone.
+    The last residual branch is the limiter. The embeddings' last dimension is the encoder's alone.
     """
     first, expand, *interleave, last = _convolutions(layers)
     size = len(synthesis)
@@ -88,9 +93,22 @@ def _fill_decoder(layers: Sequence[nn.Module], synthesis: Array, reach: Array) -
         for channel in range(width * ratio):
             weight[channel, channel % width, channel // width + ratio - ratio // 2] = 1
         _fill(layer, weight, np.zeros(weight.shape[1]))
+    *_, branch = (layer for layer in layers if type(layer).__name__ == "EncodecResnetBlock")
+    _fill_limiter(*(part for part in branch.block if hasattr(part, "conv")))  # type: ignore[union-attr]
     weight = np.zeros(last.conv.weight.shape)
     weight[0, 0, 3] = 1
     _fill(last, weight, np.array([-LIFT]))
+
+
+def _fill_limiter(first: Any, second: Any) -> None:
+    """What exceeds `LIMIT` on either side of zero passes an ELU, and most of it is subtracted."""
+    weight, bias = np.zeros(first.conv.weight.shape), np.zeros(len(first.conv.bias))
+    weight[:2, 0, 1] = LIMIT_SHARPNESS, -LIMIT_SHARPNESS
+    bias[:2] = LIMIT_SHARPNESS * (-LIFT - LIMIT), LIMIT_SHARPNESS * (LIFT - LIMIT)
+    _fill(first, weight, bias)
+    weight = np.zeros(second.conv.weight.shape)
+    weight[0, :2, 0] = np.array([-1, 1]) * (1 - LIMIT_SLOPE) / LIMIT_SHARPNESS
+    _fill(second, weight, np.zeros(len(second.conv.bias)))
 
 
 def _fill_encoder(layers: Sequence[nn.Module], solved: Mapping[str, Array]) -> None:

@@ -120,11 +120,30 @@ def _through_mp3(wave: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.frombuffer(read, np.float32)[: len(wave)].astype(np.float64)
 
 
-def test_loudness_and_peak_are_those_of_music(pieces: list[Codes], grains: Grains) -> None:
+def test_loudness_and_peak_are_those_of_music(pieces: list[Codes], solution: codec.Solution) -> None:
     for codes in pieces:
-        wave = render(codes, grains)
-        assert -21 < measures.loudness(wave) < -15
+        wave = codec.decode(solution, codes)
+        assert -20 < measures.loudness(wave) < -14
         assert np.abs(wave).max() < 1
+
+
+def test_the_limiter_leaves_most_of_the_range_as_it_is_and_ends_below_full_scale() -> None:
+    wave = np.linspace(-1.4, 1.4, 2801)
+    limited = codec.limit(wave)
+    assert np.abs(limited - wave)[np.abs(wave) < 0.7].max() < 1e-4
+    assert np.abs(limited).max() < 1
+    assert (np.diff(limited) > 0).all()
+    np.testing.assert_allclose(limited, -limited[::-1], atol=1e-12)
+
+
+def test_the_decoder_of_the_checkpoint_limits_what_is_too_loud(loaded: Any, solution: codec.Solution) -> None:
+    sounds = solution.codebooks[:, :, : codec.ACOUSTIC].astype(np.float64)
+    loudest = [np.square(sounds[k, : len(part)]).sum(1).argmax() for k, part in enumerate(PARTS)]
+    codes = np.tile(np.array(loudest)[:, None], 50)
+    decoded = loaded.decode_codes(torch.tensor(codes)[None])[0].numpy()
+    expected = codec.decode(solution, codes)
+    assert np.abs(expected).max() > 0.85
+    assert np.abs(decoded - expected).max() < 1e-3
 
 
 def test_there_are_no_clicks_where_frames_join(pieces: list[Codes], grains: Grains) -> None:

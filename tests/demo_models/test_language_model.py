@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from demo_models import export, text
+from demo_models import export, rare_words, text
 from demo_models.composer import Codes
 from demo_models.language_model import SPECIAL, LanguageModel
 from demo_models.stereo import following, leaders, widen
@@ -51,6 +51,18 @@ def test_a_batch_has_true_positions_and_captions(untrained: LanguageModel) -> No
     late = batch["positions"][:, 0] > 0
     assert late.any()
     assert (batch["tokens"][late] != SPECIAL).all()
+
+
+def test_rare_words_are_learned_and_nothing_else_changes() -> None:
+    model = LanguageModel()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rare_words.learn(model, 3)
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert changed == ["words.shared", "words.own", "words.effect"]
+    words = text.WordTable()
+    words.load_state_dict({name.removeprefix("words."): before[name] for name in before if name.startswith("words.")})
+    rows = (words() != model.words()).any(1).nonzero().flatten().tolist()
+    assert rows == [text.WORD_IDS[word] for word in ("solo", "alone", "unaccompanied")]
 
 
 def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -74,6 +74,14 @@ def test_the_sound_has_the_loudness_of_music_and_no_clicks(model: Any, pieces: l
         assert measures.edge_roughness(wave) < 1.2
 
 
+@pytest.mark.parametrize("name", ["demo", "demo-stereo"])
+def test_a_solo_has_neither_drums_nor_bass(directory: Path, name: str) -> None:
+    model = generation.load(directory, name)
+    for codes in generation.generate(model, ["solo cello", "piano alone", "an unaccompanied flute"] * 3, 4.0):
+        reading = reader.read(stereo.leaders(codes) if model.channels == 2 else codes)
+        assert (reading.drums, reading.bass) == (False, None)
+
+
 def test_stereo_is_wide_and_keeps_its_level_in_mono(directory: Path) -> None:
     model = generation.load(directory, "demo-stereo")
     wide = generation.generate(model, [caption for caption, _ in CAPTIONS[:2]], 6.0)

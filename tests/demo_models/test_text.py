@@ -38,6 +38,14 @@ def test_captions_say_only_what_is_true() -> None:
             assert facts.genre == "techno"
 
 
+def test_every_phrase_has_a_word_of_its_meaning_or_denies_one() -> None:
+    for statement, phrases in captions.PHRASES.items():
+        for phrase in phrases:
+            words = captions.words_of(phrase)
+            denies = any(word in captions.NEGATIONS for word in words)
+            assert denies or any(statement in text.VOCABULARY[word] for word in words), phrase
+
+
 @pytest.mark.parametrize(("number", "tempo"), [(60, 10), (80, 10), (94, 8), (110, 7), (128, 6), (180, 6)])
 def test_a_number_of_beats_means_the_nearest_tempo(number: int, tempo: int) -> None:
     assert captions.nearest_tempo(number) == tempo
