@@ -131,15 +131,18 @@ def read_sound(waves: Sequence[Any], wanted: Sequence[dict[str, Any]], pieces: S
     return figures | {"quietest_lufs": round(min(levels), 1), "loudest_lufs": round(max(levels), 1)}
 
 
-def evaluate(model: Any, seconds: float = 15.0, count: int = len(CAPTIONS)) -> dict[str, Any]:
-    """Return all figures of a model. Of a stereo model, loudness and peak are measured in stereo, the rest in mono."""
-    captions, wanted = zip(*CAPTIONS[:count], strict=True)
+def evaluate(model: Any, seconds: float = 15.0, count: int = len(CAPTIONS), rounds: int = 1) -> dict[str, Any]:
+    """Return all figures of a model. Of a stereo model, loudness and peak are measured in stereo, the rest in mono.
+
+    Each of the first `count` captions is generated `rounds` times, with other seeds.
+    """
+    captions, wanted = zip(*CAPTIONS[:count] * rounds, strict=True)
     begin = time.monotonic()
     pieces = generation.generate(model, captions, seconds)
     waves = [model.decode_codes(torch.tensor(codes)[None]).numpy() for codes in pieces]
     took = time.monotonic() - begin
     odd = generation.generate(model, ODD_PROMPTS, seconds)
-    figures: dict[str, Any] = {"model": model.spec.name, "seconds": seconds, "captions": count}
+    figures: dict[str, Any] = {"model": model.spec.name, "seconds": seconds, "captions": count, "rounds": rounds}
     if model.channels == 2:
         figures["stereo"] = {
             "followers_keep_their_rules": round(float(np.mean([stereo.following(codes) for codes in pieces])), 4),
@@ -150,7 +153,7 @@ def evaluate(model: Any, seconds: float = 15.0, count: int = len(CAPTIONS)) -> d
     figures["codes"] = read_codes(pieces, wanted)
     figures["sound"] = read_sound(waves, wanted, pieces)
     figures["odd_prompts"] = read_codes(odd, [{}] * len(odd))
-    figures["generated_per_second"] = round(count * seconds / took, 1)
+    figures["generated_per_second"] = round(len(pieces) * seconds / took, 1)
     return figures
 
 
@@ -159,8 +162,10 @@ def main() -> None:
     parser.add_argument("checkpoints", type=Path)
     parser.add_argument("name", nargs="?", default="demo")
     parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--rounds", type=int, default=5, help="times that each caption is generated")
     arguments = parser.parse_args()
-    print(json.dumps(evaluate(generation.load(arguments.checkpoints, arguments.name), arguments.seconds)))
+    model = generation.load(arguments.checkpoints, arguments.name)
+    print(json.dumps(evaluate(model, arguments.seconds, rounds=arguments.rounds)))
 
 
 if __name__ == "__main__":
