@@ -134,7 +134,7 @@ def read_sound(waves: Sequence[Any], wanted: Sequence[dict[str, Any]], pieces: S
 def evaluate(model: Any, seconds: float = 15.0, count: int = len(CAPTIONS), rounds: int = 1) -> dict[str, Any]:
     """Return all figures of a model. Of a stereo model, loudness and peak are measured in stereo, the rest in mono.
 
-    Each of the first `count` captions is generated `rounds` times, with other seeds.
+    Each of the first `count` captions is generated `rounds` times, with different seeds.
     """
     captions, wanted = zip(*CAPTIONS[:count] * rounds, strict=True)
     begin = time.monotonic()

@@ -63,7 +63,7 @@ class LiveSession:
         self._request = self._submit((Change(0, start.controls),))
         self._encoder: StreamEncoder | None = None
         self._num_samples_to_skip = 0  # of audio that was sent before a seek
-        self._seeks: list[tuple[Any, int]] = []  # tags and frames of seeks that were not answered yet
+        self._seeks: list[Any] = []  # tags to answer before the audio of `_first_new_frame`
         self._drafts: list[Draft] = []  # changes that were not answered yet
         self._answers: list[Message] = []  # to send next
         self._num_samples_sent = 0
@@ -117,7 +117,7 @@ class LiveSession:
     def seek_back(self, frame: int, controls: Controls | None, tag: Any) -> None:
         """Forget the performance from a frame on, and go on from there, with other controls if given.
 
-        These include changes that have no frame yet. Without other controls, such changes are rejected.
+        The other controls include changes that have no frame yet. Without other controls, such changes are rejected.
 
         The engine generates everything before the frame again; what was sent of it is not sent again. A message with
         the tag precedes the audio of the frame. Raises InvalidRequest, and as the constructor.
@@ -129,27 +129,29 @@ class LiveSession:
         self._answers += map(self._message_of, outcomes)
         kept = [change for change in self._request.changes if change.frame < frame]
         if controls is not None:
-            kept.append(Change(frame, controls))
+            resets_context = any(draft.resets_context for draft in self._drafts)
+            kept.append(Change(frame, controls, resets_context=resets_context))
         made = self.num_frames_made
         self._request.cancel()
         self._request = self._submit(tuple(kept))
         self._num_frames_before, self._first_new_frame = made, frame
         self.controls = kept[-1].controls
-        for draft in self._drafts:
-            if controls is None or draft.resets_context:
+        for waiting, _ in (draft.tag for draft in self._drafts):
+            if controls is None:
                 error = InvalidRequest("The music went back before this change was applied.")
-                self._answers.append({"type": "rejected", "to": draft.tag[0], "error": error})
+                self._answers.append({"type": "rejected", "to": waiting, "error": error})
             else:
-                self._seeks.append((draft.tag[0], frame))
+                self._seeks.append(waiting)
         self._drafts.clear()
-        self._seeks.append((tag, frame))
-        self._unheard.clear()
-        self._measured_from = None
-        if self._num_samples_sent >= self._samples(frame):  # otherwise the listener keeps all that was sent
+        self._seeks.append(tag)
+        if self._num_samples_sent >= self._samples(frame):
             self._num_samples_sent = self._samples(frame)
             self.playback.seek(frame)
-            self._was_dry, self._has_played = True, False
+            self._unheard.clear()
+        else:  # the listener keeps all that was sent
+            self._unheard = [(change, asked) for change, asked in self._unheard if change < frame]
         self._num_samples_to_skip = self._num_samples_sent
+        self._was_dry, self._has_played, self._measured_from = True, False, None
 
     def stop(self, *, at_once: bool = False) -> None:
         """End the performance with the frames that are complete, those before a seek included unless `at_once`."""
@@ -185,16 +187,14 @@ class LiveSession:
             self.info = self._request.audio_info
         if blocks and self._encoder is None and self._start.output_format != PCM:
             self._encoder = self._open_encoder(len(blocks[0]))
-        yield from self._answers
-        self._answers.clear()
-        yield from self._answer_seeks()
+        yield from self.answers()
         yield from map(self._message_of, outcomes)
         for block in blocks:
             num_samples_before = self._num_samples_to_skip + self._num_samples_until_seek
             for part in np.split(block, [num_samples_before], axis=1):
                 if audio := self._encode(part):
                     yield audio
-                yield from self._answer_seeks()
+                yield from self.answers()
         yield from self._report_pace()
         if has_ended and not blocks and not outcomes:
             self.has_ended = True
@@ -220,10 +220,12 @@ class LiveSession:
         """Samples to send before the frame of the last seek."""
         return max(0, self._samples(self._first_new_frame) - self._num_samples_sent)
 
-    def _answer_seeks(self) -> Iterator[Message]:
-        """Say from which frame the next audio is, if it is that of the last seek."""
+    def answers(self) -> Iterator[Message]:
+        """Yield the messages that are due before more audio is sent."""
+        yield from self._answers
+        self._answers.clear()
         if self._seeks and not self._num_samples_until_seek:
-            yield from ({"type": "applied", "to": tag, "frame": frame} for tag, frame in self._seeks)
+            yield from ({"type": "applied", "to": tag, "frame": self._first_new_frame} for tag in self._seeks)
             self._seeks.clear()
 
     def _message_of(self, outcome: Outcome) -> Message:

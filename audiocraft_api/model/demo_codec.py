@@ -21,7 +21,7 @@ from transformers import EncodecConfig, EncodecModel
 Array = NDArray[Any]
 
 STEREO_GAIN = 0.84  # of the sound, because two sides are louder than one
-# A soft limiter: above `LIMIT` samples grow by a quarter as fast, with a knee as wide as 1 / `LIMIT_SHARPNESS`.
+# A soft limiter: above `LIMIT`, samples grow only a quarter as fast. The knee is about 1 / `LIMIT_SHARPNESS` wide.
 LIMIT, LIMIT_SLOPE, LIMIT_SHARPNESS = 0.85, 0.25, 40.0
 FILTERS = 13
 RATIOS = (8, 5, 4, 4)

@@ -151,6 +151,7 @@ class LiveSteering:
                 else:
                     self._prompts = weighted(message.prompts)
                     session.seek_back(frame, self._controls(session), tag)
+                yield from session.answers()
             case TransitionMessage():
                 self._transition_seconds = message.seconds
                 yield _applied(message, session.num_frames)

@@ -183,6 +183,31 @@ def test_seeking_past_what_was_sent_first_sends_the_audio_before(session: LiveSe
     assert session.playback.position == 0
 
 
+def test_seeking_twice_answers_both_before_the_audio_that_follows(session: LiveSession, engine: HeldEngine) -> None:
+    engine.make(50)
+    poll(session)
+    engine.request.advance(60)
+    session.seek_back(55, ROCK, "a")
+    assert list(session.answers()) == []
+    session.seek_back(56, JAZZ, "b")
+    engine.make(70)
+    assert list(session.poll(0)) == [
+        samples(50, 56),
+        {"type": "applied", "to": "a", "frame": 56},
+        {"type": "applied", "to": "b", "frame": 56},
+        samples(56, 70),
+    ]
+    session.seek_back(30, ROCK, "c")
+    assert [message["to"] for message in session.answers()] == ["c"]
+    session.seek_back(31, JAZZ, "d")
+    engine.make(40)
+    assert list(session.poll(0)) == [
+        samples(30, 31),
+        {"type": "applied", "to": "d", "frame": 31},
+        samples(31, 40),
+    ]
+
+
 def test_seeking_answers_all_changes_that_wait(session: LiveSession, engine: HeldEngine) -> None:
     engine.make(60)
     poll(session)
@@ -193,13 +218,14 @@ def test_seeking_answers_all_changes_that_wait(session: LiveSession, engine: Hel
     session.change(JAZZ, 0.0, "waiting")
     session.change(JAZZ, 0.0, "reset", resets_context=True)
     session.seek_back(40, ROCK, "back")
-    settled, reset, waiting, back = poll(session)[1]
-    assert (settled["to"], settled["type"], settled["frame"]) == ("settled", "applied", 60)
-    assert (reset["to"], reset["type"]) == ("reset", "rejected")
-    assert [(m["to"], m["type"], m["frame"]) for m in (waiting, back)] == [
+    assert [(m["to"], m["type"], m["frame"]) for m in session.answers()] == [
+        ("settled", "applied", 60),
         ("waiting", "applied", 40),
+        ("reset", "applied", 40),
         ("back", "applied", 40),
     ]
+    assert engine.request.changes == (Change(0, JAZZ), Change(40, ROCK, resets_context=True))
+    assert poll(session)[1] == []
     engine.make(60)
     session.change(JAZZ, 0.0, "waiting")
     session.seek_back(30, None, "back")
