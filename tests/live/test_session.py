@@ -67,6 +67,14 @@ def poll(session: LiveSession) -> tuple[bytes, list[Any]]:
     return audio, [event for event in events if not isinstance(event, bytes)]
 
 
+def change_at(frame: int, session: LiveSession, engine: HeldEngine) -> None:
+    """Ask for rock, which the engine applies at a frame."""
+    session.change(ROCK, 0.0, f"rock at {frame}")
+    draft = engine.request.next_draft()
+    assert draft is not None
+    engine.request.settle(draft, Change(frame, ROCK))
+
+
 def samples(first: int, last: int) -> bytes:
     return np.rint(block(first, last).T * 32768).astype("<i2").tobytes()
 
@@ -125,10 +133,7 @@ def test_the_time_from_a_change_to_its_playback_is_measured(
     session.play()
     engine.make(50)
     poll(session)
-    session.change(ROCK, 0.0, "a")
-    draft = engine.request.next_draft()
-    assert draft is not None
-    engine.request.settle(draft, Change(60, ROCK))
+    change_at(60, session, engine)
     engine.make(100)
     poll(session)
     clock.now += 1.0  # frame 50 is heard
@@ -211,15 +216,12 @@ def test_seeking_twice_answers_both_before_the_audio_that_follows(session: LiveS
 def test_seeking_answers_all_changes_that_wait(session: LiveSession, engine: HeldEngine) -> None:
     engine.make(60)
     poll(session)
-    session.change(ROCK, 0.0, "settled")
-    draft = engine.request.next_draft()
-    assert draft is not None
-    engine.request.settle(draft, Change(60, ROCK))
+    change_at(60, session, engine)
     session.change(JAZZ, 0.0, "waiting")
     session.change(JAZZ, 0.0, "reset", resets_context=True)
     session.seek_back(40, ROCK, "back")
     assert [(m["to"], m["type"], m["frame"]) for m in session.answers()] == [
-        ("settled", "applied", 60),
+        ("rock at 60", "applied", 60),
         ("waiting", "applied", 40),
         ("reset", "applied", 40),
         ("back", "applied", 40),
